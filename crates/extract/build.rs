@@ -1,0 +1,7 @@
+//! Links this package's targets to libtorch.
+
+mod link;
+
+fn main() {
+    link::link_libtorch();
+}

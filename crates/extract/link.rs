@@ -1,0 +1,31 @@
+//! Link arguments that every package with a binary, a test or a benchmark on libtorch passes from its build script.
+//!
+//! Cargo hands `cargo::rustc-link-arg` to the targets of the package that prints it and to no other, so
+//! `luthier-extract`, `luthier` and `luthier-benches` each have a build script that calls [`link_libtorch`].
+//! Each depends on `torch-sys` directly, because that is what makes cargo set `DEP_TCH_LIBTORCH_LIB`.
+
+use std::env;
+use std::path::Path;
+
+/// Makes the binary find libtorch at run time, and keeps CUDA in it where libtorch has CUDA.
+pub(crate) fn link_libtorch() {
+    let lib = env::var_os("DEP_TCH_LIBTORCH_LIB").expect("DEP_TCH_LIBTORCH_LIB: unset, expected from torch-sys");
+    // `.libtorch` in the workspace is a link: the binary must outlive it, so it names the folder behind it.
+    let lib = Path::new(&lib).canonicalize().unwrap_or_else(|error| {
+        panic!(
+            "{}: {error}\nhint: `cargo xtask setup` puts libtorch there",
+            Path::new(&lib).display()
+        )
+    });
+    let target_os = env::var("CARGO_CFG_TARGET_OS").expect("CARGO_CFG_TARGET_OS: unset, expected from cargo");
+    if target_os != "windows" {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    }
+    // No symbol of libtorch_cuda is called by name (it registers itself when loaded), so the linker would drop it,
+    // and `Cuda::is_available()` would be false without a word: LaurentMazare/tch-rs#907, #964.
+    if target_os == "linux" && lib.join("libtorch_cuda.so").exists() {
+        for argument in ["-Wl,--no-as-needed", "-ltorch_cuda", "-ltorch"] {
+            println!("cargo::rustc-link-arg={argument}");
+        }
+    }
+}

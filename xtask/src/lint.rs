@@ -1,0 +1,88 @@
+//! `cargo xtask lint`: format, clippy, documentation and the edges between crates.
+
+mod edges;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use crate::setup;
+use crate::workspace::Workspace;
+
+/// Runs every check, the failing ones included, and prints one line for each that passes.
+pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
+    setup::ensure(workspace)?;
+    let mut document = workspace.cargo(["doc", "--release", "--workspace", "--no-deps"]);
+    document.env("RUSTDOCFLAGS", "-D warnings");
+    let passed = [
+        check("format", "cargo fmt --all", || {
+            output(workspace.cargo(["fmt", "--all", "--check"]))
+        })?,
+        check(
+            "clippy",
+            "mend what it names; `cargo clippy --fix --release --workspace` does some of it",
+            || {
+                let args = [
+                    "clippy",
+                    "--release",
+                    "--workspace",
+                    "--all-targets",
+                    "--",
+                    "-D",
+                    "warnings",
+                ];
+                output(workspace.cargo(args))
+            },
+        )?,
+        check(
+            "documentation",
+            "mend what it names; `cargo doc --workspace --no-deps` shows it again",
+            || output(document),
+        )?,
+        check(
+            "crate edges",
+            "move the code to a crate that may know it, see ARCHITECTURE.md",
+            || edges::violations(workspace),
+        )?,
+    ];
+    Ok(if passed.iter().all(|&passed| passed) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs one check, which returns what is wrong, or `None`; says whether it passed.
+fn check(name: &str, mend: &str, run: impl FnOnce() -> Result<Option<String>>) -> Result<bool> {
+    print!("{name}: ");
+    io::stdout().flush().context("stdout: not written")?;
+    let start = Instant::now();
+    match run()? {
+        None => {
+            println!("ok ({:.1} s)", start.elapsed().as_secs_f64());
+            Ok(true)
+        }
+        Some(findings) => {
+            println!("failed\n{}\nhint: {mend}", findings.trim_end());
+            Ok(false)
+        }
+    }
+}
+
+/// Everything `command` printed, if it failed.
+fn output(mut command: Command) -> Result<Option<String>> {
+    if io::stdout().is_terminal() {
+        command.env("CARGO_TERM_COLOR", "always");
+    }
+    let output = command
+        .output()
+        .with_context(|| format!("{}: not started", command.get_program().display()))?;
+    if output.status.success() {
+        return Ok(None);
+    }
+    Ok(Some(
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+    ))
+}

@@ -1,0 +1,77 @@
+//! `cargo xtask setup`: finds or fetches libtorch and links it into the workspace.
+//!
+//! In this order: `LIBTORCH`, `LIBTORCH_USE_PYTORCH`, what is linked already, the user's cache, a download.
+//! Whatever is found must be of the version that `tch` needs before anything is linked.
+
+mod download;
+mod find;
+mod libtorch;
+mod link;
+mod prerequisites;
+mod python;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use libtorch::{Device, Libtorch};
+
+use crate::workspace::Workspace;
+
+/// Packages that carry the path of libtorch: see `crates/extract/link.rs`.
+const LINKED_PACKAGES: [&str; 3] = ["luthier-extract", "luthier", "luthier-benches"];
+
+/// What `cargo xtask setup` can be asked for.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Have the CUDA parts as well (Linux; 2.2 GB to download, 3.4 GB on disk)
+    ///
+    /// Without it, a libtorch that is linked already stays. To go back from CUDA, remove `.libtorch` and run setup again.
+    #[arg(long)]
+    cuda: bool,
+}
+
+/// Sets up, and says where libtorch lies.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    let libtorch = link_to(workspace, if options.cuda { Device::Cuda } else { Device::Cpu })?;
+    println!("{libtorch}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sets up if that has not been done, in silence if it has.
+pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
+    link_to(workspace, Device::Cpu).map(drop)
+}
+
+fn link_to(workspace: &Workspace, device: Device) -> Result<Libtorch> {
+    let (libtorch, relinked) = provide(workspace, device)?;
+    if relinked {
+        // Cargo does not see where a link leads, so the packages with libtorch's path in them would keep the old one.
+        // torch-sys can stay: it depends on the headers alone, and they are of one version.
+        let packages = LINKED_PACKAGES.iter().flat_map(|package| ["--package", package]);
+        let status = workspace
+            .cargo(["clean", "--release", "--quiet"])
+            .args(packages)
+            .status();
+        ensure!(
+            status.context("cargo clean: not started")?.success(),
+            "cargo clean: failed, its words are above"
+        );
+    }
+    Ok(libtorch)
+}
+
+/// Finds or fetches libtorch and links it; says whether the link is new.
+fn provide(workspace: &Workspace, device: Device) -> Result<(Libtorch, bool)> {
+    let found = find::find(workspace, device)?;
+    if let Some(libtorch) = found.as_ref().filter(|libtorch| link::leads_to(workspace, libtorch)) {
+        return Ok((libtorch.clone(), false));
+    }
+    // Everything that is missing, named at once, before minutes go by.
+    prerequisites::check(workspace, found.is_none())?;
+    let libtorch = match found {
+        Some(libtorch) => libtorch,
+        None => download::download(workspace, device)?,
+    };
+    link::replace(workspace, &libtorch)?;
+    Ok((libtorch, true))
+}
