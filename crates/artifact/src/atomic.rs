@@ -1,0 +1,76 @@
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+use crate::{Error, Result};
+
+/// Writes a file so that a reader, at any instant and after any crash, sees the old bytes or the new ones, never a part.
+///
+/// Missing parent folders are made. The bytes go to a temporary file beside `path`, which is synced and renamed.
+///
+/// # Errors
+/// [`Error::Io`] naming `path`; the old file is then untouched and no temporary file is left.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically_with(path, |file| file.write_all(bytes))
+}
+
+/// [`write_atomically`] for what is too large to be built in memory first: `write` gets a buffered writer.
+///
+/// # Errors
+/// As [`write_atomically`], and whatever `write` returns.
+pub fn write_atomically_with(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let file = NamedTempFile::with_prefix_in(".luthier-", folder).map_err(Error::io(path))?;
+    let mut writer = BufWriter::new(file.as_file());
+    write(&mut writer).and_then(|()| writer.flush()).and_then(|()| file.as_file().sync_all()).map_err(Error::io(path))?;
+    drop(writer);
+    share(file.as_file()).map_err(Error::io(path))?;
+    file.persist(path).map_err(|error| Error::io(path)(error.error))?;
+    // The rename itself is durable only once the folder is. Windows has no such call and needs none.
+    #[cfg(unix)]
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))?;
+    Ok(())
+}
+
+/// Temporary files are private; what stays has the permissions of an ordinary file.
+#[cfg(unix)]
+fn share(file: &File) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn share(_: &File) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_a_file_and_leaves_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/folder/file.txt");
+        write_atomically(&path, b"old").unwrap();
+        write_atomically(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(path.parent().unwrap().read_dir().unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failure_names_the_file_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        let error = write_atomically(&path, b"bytes").unwrap_err().to_string();
+        assert!(error.starts_with(&path.display().to_string()), "{error}");
+        assert_eq!(folder.path().read_dir().unwrap().count(), 1);
+    }
+}

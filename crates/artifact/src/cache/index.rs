@@ -1,0 +1,300 @@
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
+
+use super::{Execution, FileStat, RunStage};
+use crate::{Digest, Error, Key, Result};
+
+/// Changes with `schema.sql`; kept in SQLite's `user_version`.
+const LAYOUT: i64 = 1;
+
+/// How long to wait for another process's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// `index.sqlite`: everything small, and the features of single images.
+#[derive(Debug)]
+pub(super) struct Index {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+impl Index {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let wrap = |source| Error::Index { path: path.to_owned(), source };
+        let connection = match connect(path) {
+            Err(error) if is_damaged(&error) => {
+                set_aside(path)?;
+                connect(path).map_err(wrap)?
+            }
+            other => other.map_err(wrap)?,
+        };
+        let found = layout(&connection).map_err(wrap)?;
+        if found != LAYOUT {
+            return Err(Error::Layout { path: path.to_owned(), expected: LAYOUT, found });
+        }
+        Ok(Index { path: path.to_owned(), connection: Mutex::new(connection) })
+    }
+
+    /// Runs a query. A panic elsewhere cannot leave a transaction half done: SQLite rolls it back on drop.
+    pub(super) fn with<T>(&self, query: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let mut connection: MutexGuard<'_, _> = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        query(&mut connection).map_err(|source| Error::Index { path: self.path.clone(), source })
+    }
+
+    /// Runs statements in one transaction, which takes the write lock at its start:
+    /// a read that turns into a write could fail for good if another process wrote in between.
+    pub(super) fn write<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        self.with(|connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = query(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        })
+    }
+
+    pub(super) fn execution(&self, key: &Digest) -> Result<Option<Execution>> {
+        self.with(|connection| {
+            connection
+                .prepare_cached("SELECT key, stage, parts, outputs, seconds, checksum FROM execution WHERE key = ?")?
+                .query_row([key.as_bytes()], execution)
+                .optional()
+        })
+        .map(Option::flatten)
+    }
+
+    pub(super) fn executions_of(&self, stage: &str) -> Result<Vec<Execution>> {
+        self.with(|connection| {
+            connection
+                .prepare("SELECT key, stage, parts, outputs, seconds, checksum FROM execution WHERE stage = ?")?
+                .query_map([stage], execution)?
+                .filter_map(rusqlite::Result::transpose)
+                .collect()
+        })
+    }
+
+    pub(super) fn record(&self, execution: &Execution) -> Result<()> {
+        let Execution { key, outputs, seconds } = execution;
+        let digest = key.digest();
+        let parts = serde_json::to_string(&key.parts).expect("plain data always serialize");
+        let outputs = serde_json::to_string(outputs).expect("plain data always serialize");
+        let sum = checksum(&[digest.as_bytes(), key.stage.as_bytes(), parts.as_bytes(), outputs.as_bytes()]);
+        self.write(|connection| {
+            connection.execute(
+                "INSERT OR REPLACE INTO execution (key, stage, parts, outputs, seconds, checksum) VALUES (?, ?, ?, ?, ?, ?)",
+                params![digest.as_bytes(), key.stage, parts, outputs, seconds, sum],
+            )
+        })?;
+        Ok(())
+    }
+
+    pub(super) fn record_run(&self, project: &str, time: u64, stages: &[RunStage]) -> Result<()> {
+        self.write(|connection| {
+            connection.execute("INSERT INTO run (project, time) VALUES (?, ?)", params![project, time as i64])?;
+            let run = connection.last_insert_rowid();
+            let mut insert = connection.prepare_cached("INSERT INTO run_stage (run, stage, key) VALUES (?, ?, ?)")?;
+            for RunStage { stage, key } in stages {
+                insert.execute(params![run, stage, key.as_bytes()])?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn last_run(&self, project: &str) -> Result<Vec<RunStage>> {
+        self.with(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT stage, key FROM run_stage WHERE run = (SELECT max(id) FROM run WHERE project = ?)",
+                )?
+                .query_map([project], |row| Ok(RunStage { stage: row.get(0)?, key: digest(row, 1)? }))?
+                .collect()
+        })
+    }
+
+    pub(super) fn file_digests(&self, files: &[(PathBuf, FileStat)]) -> Result<Vec<Option<Digest>>> {
+        self.with(|connection| {
+            let transaction = connection.transaction()?;
+            let mut select = transaction
+                .prepare_cached("SELECT size, mtime_ns, inode, digest, checksum FROM file WHERE path = ?")?;
+            let mut find = |path: &Path, stat: &FileStat| {
+                let Some(path) = path.to_str() else { return Ok(None) };
+                let found = select
+                    .query_row([path], |row| Ok((file_stat(row)?, digest(row, 3)?, row.get::<_, Vec<u8>>(4)?)))
+                    .optional()?;
+                Ok(found.and_then(|(seen, digest, sum)| {
+                    (seen == *stat && sum == file_checksum(path, &seen, &digest)).then_some(digest)
+                }))
+            };
+            files.iter().map(|(path, stat)| find(path, stat)).collect()
+        })
+    }
+
+    pub(super) fn remember_files(&self, files: &[&(PathBuf, FileStat, Digest)]) -> Result<()> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        self.write(|connection| {
+            let mut insert = connection.prepare_cached(
+                "INSERT OR REPLACE INTO file (path, size, mtime_ns, inode, digest, checksum) VALUES (?, ?, ?, ?, ?, ?)",
+            )?;
+            for (path, stat, digest) in files {
+                let Some(path) = path.to_str() else { continue };
+                insert.execute(params![
+                    path,
+                    stat.size as i64,
+                    stat.mtime_ns,
+                    stat.inode as i64,
+                    digest.as_bytes(),
+                    file_checksum(path, stat, digest)
+                ])?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn features(&self, extractor: &Digest, images: &[Digest]) -> Result<HashMap<Digest, Vec<f32>>> {
+        self.with(|connection| {
+            let transaction = connection.transaction()?;
+            let mut select = transaction
+                .prepare_cached("SELECT vector, checksum FROM feature WHERE extractor = ? AND image = ?")?;
+            let mut found = HashMap::with_capacity(images.len());
+            for image in images {
+                let mut rows = select.query([extractor.as_bytes(), image.as_bytes()])?;
+                let Some(row) = rows.next()? else { continue };
+                let vector = row.get_ref(0)?.as_blob()?;
+                if row.get_ref(1)?.as_blob()? == checksum(&[extractor.as_bytes(), image.as_bytes(), vector]) {
+                    let values = vector.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+                    found.insert(*image, values.collect());
+                } else {
+                    tracing::warn!("cached features of image {} fail their checksum; to be computed again", image.short());
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    pub(super) fn count_features(&self, extractor: &Digest, images: &[Digest]) -> Result<usize> {
+        self.with(|connection| {
+            let transaction = connection.transaction()?;
+            let mut select = transaction.prepare_cached("SELECT 1 FROM feature WHERE extractor = ? AND image = ?")?;
+            images.iter().try_fold(0, |count, image| {
+                Ok(count + usize::from(select.exists([extractor.as_bytes(), image.as_bytes()])?))
+            })
+        })
+    }
+
+    pub(super) fn store_features(&self, extractor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
+        self.write(|connection| {
+            let mut insert = connection.prepare_cached(
+                "INSERT OR REPLACE INTO feature (extractor, image, vector, checksum) VALUES (?, ?, ?, ?)",
+            )?;
+            for (image, values) in rows {
+                let vector: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                let sum = checksum(&[extractor.as_bytes(), image.as_bytes(), &vector]);
+                insert.execute(params![extractor.as_bytes(), image.as_bytes(), vector, sum])?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn export(&self, path: &Path) -> Result<Option<(FileStat, Digest)>> {
+        self.with(|connection| {
+            connection
+                .prepare_cached("SELECT size, mtime_ns, inode, source FROM export WHERE path = ?")?
+                .query_row([path.to_string_lossy()], |row| Ok((file_stat(row)?, digest(row, 3)?)))
+                .optional()
+        })
+    }
+
+    pub(super) fn remember_export(&self, path: &Path, stat: &FileStat, source: &Digest) -> Result<()> {
+        self.write(|connection| {
+            connection.execute(
+                "INSERT OR REPLACE INTO export (path, size, mtime_ns, inode, source) VALUES (?, ?, ?, ?, ?)",
+                params![
+                    path.to_string_lossy(),
+                    stat.size as i64,
+                    stat.mtime_ns,
+                    stat.inode as i64,
+                    source.as_bytes()
+                ],
+            )
+        })?;
+        Ok(())
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // With WAL, NORMAL survives a killed process; only a power cut can lose the last transactions, never damage the file.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // Two processes may both find no tables: the second waits for the lock and finds them.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if layout(&transaction)? == 0 {
+        transaction.execute_batch(include_str!("schema.sql"))?;
+        transaction.pragma_update(None, "user_version", LAYOUT)?;
+    }
+    transaction.commit()?;
+    Ok(connection)
+}
+
+fn layout(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn is_damaged(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+}
+
+/// Moves a damaged index out of the way, for whoever wants to look at it.
+fn set_aside(path: &Path) -> Result<()> {
+    let aside = path.with_extension("sqlite.damaged");
+    tracing::warn!("{}: not a readable index; moved to {}, a new one begins", path.display(), aside.display());
+    std::fs::rename(path, &aside).map_err(Error::io(path))?;
+    for suffix in ["sqlite-wal", "sqlite-shm"] {
+        super::objects::remove(&path.with_extension(suffix))?;
+    }
+    Ok(())
+}
+
+/// The first 16 bytes of blake3 over the parts, each preceded by its length.
+fn checksum(parts: &[&[u8]]) -> [u8; 16] {
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.extend((part.len() as u64).to_le_bytes());
+        bytes.extend(*part);
+    }
+    *Digest::of(&bytes).as_bytes().first_chunk().expect("a digest has 32 bytes")
+}
+
+fn file_checksum(path: &str, stat: &FileStat, digest: &Digest) -> [u8; 16] {
+    let FileStat { size, mtime_ns, inode } = stat;
+    checksum(&[path.as_bytes(), &size.to_le_bytes(), &mtime_ns.to_le_bytes(), &inode.to_le_bytes(), digest.as_bytes()])
+}
+
+/// Columns 0 to 2: size, mtime_ns, inode. SQLite's integers are signed; the bits stay.
+fn file_stat(row: &Row<'_>) -> rusqlite::Result<FileStat> {
+    Ok(FileStat { size: row.get::<_, i64>(0)? as u64, mtime_ns: row.get(1)?, inode: row.get::<_, i64>(2)? as u64 })
+}
+
+pub(super) fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+    row.get::<_, [u8; 32]>(column).map(Digest::from_bytes)
+}
+
+/// A recorded execution, or `None` if the row fails its checksum.
+fn execution(row: &Row<'_>) -> rusqlite::Result<Option<Execution>> {
+    let key_digest = digest(row, 0)?;
+    let (stage, parts, outputs): (String, String, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
+    let sum: Vec<u8> = row.get(5)?;
+    let expected = checksum(&[key_digest.as_bytes(), stage.as_bytes(), parts.as_bytes(), outputs.as_bytes()]);
+    let (Ok(parts), Ok(outputs)) = (serde_json::from_str(&parts), serde_json::from_str(&outputs)) else { return Ok(None) };
+    if sum != expected {
+        tracing::warn!("cached record of stage {stage} fails its checksum; taken as missing");
+        return Ok(None);
+    }
+    Ok(Some(Execution { key: Key { stage, parts }, outputs, seconds: row.get(4)? }))
+}

@@ -1,0 +1,272 @@
+//! The cache: content-addressed objects beside one SQLite index.
+//!
+//! Rules that every function here keeps:
+//! - an object is whole or absent: it is written beside its place, synced and renamed;
+//! - a row names an object only after the object is synced;
+//! - whatever is read is checked against its digest or checksum, and what does not agree is a miss and a warning.
+
+mod index;
+mod lock;
+mod objects;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use index::Index;
+use lock::Lock;
+use objects::Objects;
+use serde::{Deserialize, Serialize};
+pub use upkeep::{CacheStats, DryRun, GcReport, VerifyReport};
+
+use crate::{Artifact, Digest, Error, Key, Result};
+
+/// A file younger than this when it was read may change again without a new modification time,
+/// because file systems count time in ticks of up to two seconds (FAT).
+const MTIME_TICK: Duration = Duration::from_secs(2);
+
+/// One output of a stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Its name within the stage, for example `train`.
+    pub name: String,
+    /// The digest of the artifact.
+    pub digest: Digest,
+}
+
+/// What a stage made of a key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Execution {
+    /// The key.
+    pub key: Key,
+    /// The outputs, in the order in which the stage names them.
+    pub outputs: Vec<Output>,
+    /// How long the stage ran, in seconds.
+    pub seconds: f64,
+}
+
+/// The key that a run of a project used for a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunStage {
+    /// The stage's name.
+    pub stage: String,
+    /// The digest of its key.
+    pub key: Digest,
+}
+
+/// What tells, without reading it, whether a file is still the one that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStat {
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time in nanoseconds since 1970, negative before.
+    pub mtime_ns: i64,
+    /// Inode number; 0 where the system has none.
+    pub inode: u64,
+}
+
+impl FileStat {
+    /// The stat of a file with this metadata.
+    pub fn new(metadata: &Metadata) -> Self {
+        let mtime_ns = metadata.modified().map_or(0, |time| match time.duration_since(UNIX_EPOCH) {
+            Ok(after) => after.as_nanos() as i64,
+            Err(before) => -(before.duration().as_nanos() as i64),
+        });
+        #[cfg(unix)]
+        let inode = std::os::unix::fs::MetadataExt::ino(metadata);
+        #[cfg(not(unix))]
+        let inode = 0;
+        FileStat { size: metadata.len(), mtime_ns, inode }
+    }
+
+    /// The stat of the file at `path`, links followed.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|metadata| FileStat::new(&metadata))
+    }
+
+    /// Whether the file was at rest at `now`, so that any later change gives it another modification time.
+    fn is_settled(&self, now: SystemTime) -> bool {
+        let tick = now - MTIME_TICK;
+        let tick_ns = tick.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
+        self.mtime_ns < tick_ns
+    }
+}
+
+/// The cache in one folder. Any number of processes and threads may use it at once.
+#[derive(Debug)]
+pub struct Cache {
+    folder: PathBuf,
+    objects: Objects,
+    index: Index,
+    lock: Lock,
+}
+
+impl Cache {
+    /// Opens the cache in `folder`, which is made if it is missing.
+    ///
+    /// An index that SQLite cannot read is moved aside with a warning, and a new one is begun.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder cannot be made or written, [`Error::Layout`] if another version of Luthier wrote it.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let root = folder.join("objects");
+        fs::create_dir_all(&root).map_err(Error::io(&root))?;
+        // A cache never belongs into version control, and users rarely think of it.
+        let ignore = folder.join(".gitignore");
+        if !ignore.exists() {
+            crate::write_atomically(&ignore, b"*\n")?;
+        }
+        let lock = Lock::shared(&folder.join("lock"))?;
+        let index = Index::open(&folder.join("index.sqlite"))?;
+        Ok(Cache { folder: folder.to_owned(), objects: Objects::new(root), index, lock })
+    }
+
+    /// The folder of the cache.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Stores an artifact.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be written.
+    pub fn put(&self, artifact: &impl Artifact) -> Result<Digest> {
+        self.objects.put(&artifact.encode())
+    }
+
+    /// The artifact with this digest, or `None` if it is not in the cache, damaged, or of another format.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it is there and cannot be read.
+    pub fn get<A: Artifact>(&self, digest: &Digest) -> Result<Option<A>> {
+        let Some(bytes) = self.objects.get(digest)? else { return Ok(None) };
+        match A::decode(&bytes) {
+            Ok(artifact) => Ok(Some(artifact)),
+            Err(error) => {
+                tracing::warn!("{}: {error}; taken as missing", self.objects.path(digest).display());
+                objects::remove(&self.objects.path(digest))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// What this key gave before, if all its outputs are still there.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn execution(&self, key: &Digest) -> Result<Option<Execution>> {
+        let found = self.index.execution(key)?;
+        Ok(found.filter(|execution| execution.outputs.iter().all(|output| self.objects.contains(&output.digest))))
+    }
+
+    /// The parts of a key that was recorded before, even if its outputs are gone.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn recorded_key(&self, key: &Digest) -> Result<Option<Key>> {
+        Ok(self.index.execution(key)?.map(|execution| execution.key))
+    }
+
+    /// Among all recorded keys of the same stage, the one that differs from `key` in the fewest parts.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn nearest_key(&self, key: &Key) -> Result<Option<Key>> {
+        let recorded = self.index.executions_of(&key.stage)?;
+        let others = recorded.into_iter().map(|execution| execution.key).filter(|other| other != key);
+        Ok(others.min_by_key(|other| (key.differences(other).len(), other.digest())))
+    }
+
+    /// Records what a stage made of a key. The outputs must have been [`put`](Cache::put) before.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn record(&self, execution: &Execution) -> Result<()> {
+        self.index.record(execution)
+    }
+
+    /// Records a finished run of a project with the keys of its stages.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn record_run(&self, project: &str, stages: &[RunStage]) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.index.record_run(project, now, stages)
+    }
+
+    /// The keys of a project's last finished run; empty if there was none.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn last_run(&self, project: &str) -> Result<Vec<RunStage>> {
+        self.index.last_run(project)
+    }
+
+    /// The digests of these files' bytes as they were read when the files had these stats; the same order.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn file_digests(&self, files: &[(PathBuf, FileStat)]) -> Result<Vec<Option<Digest>>> {
+        self.index.file_digests(files)
+    }
+
+    /// Remembers what these files held, so that they need not be read again while their stats stay.
+    ///
+    /// A file changed within the last two seconds is left out: it could change again under the same stat.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn remember_files(&self, files: &[(PathBuf, FileStat, Digest)]) -> Result<()> {
+        let now = SystemTime::now();
+        let settled: Vec<_> = files.iter().filter(|(_, stat, _)| stat.is_settled(now)).collect();
+        self.index.remember_files(&settled)
+    }
+
+    /// The cached features of these images, by image. Rows that fail their checksum are left out with a warning.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn features(&self, extractor: &Digest, images: &[Digest]) -> Result<HashMap<Digest, Vec<f32>>> {
+        self.index.features(extractor, images)
+    }
+
+    /// How many of these images have cached features, without reading them.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn count_features(&self, extractor: &Digest, images: &[Digest]) -> Result<usize> {
+        self.index.count_features(extractor, images)
+    }
+
+    /// Stores features in one transaction.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails; then none of them is stored.
+    pub fn store_features(&self, extractor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
+        self.index.store_features(extractor, rows)
+    }
+
+    /// Whether the file at `path` is still as it was written from `source`.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn is_exported(&self, path: &Path, source: &Digest) -> Result<bool> {
+        let Ok(stat) = FileStat::of(path) else { return Ok(false) };
+        Ok(self.index.export(path)? == Some((stat, *source)))
+    }
+
+    /// Remembers that the file at `path` was just written from `source`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file is not there, [`Error::Index`] if the index fails.
+    pub fn remember_export(&self, path: &Path, source: &Digest) -> Result<()> {
+        let stat = FileStat::of(path).map_err(Error::io(path))?;
+        self.index.remember_export(path, &stat, source)
+    }
+}

@@ -1,0 +1,97 @@
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::{Digest, Error, Result, write_atomically};
+
+/// Files named by the digest of their bytes: `objects/ab/cdef…`.
+#[derive(Debug)]
+pub(super) struct Objects {
+    root: PathBuf,
+}
+
+/// A stored file whose name is a digest.
+pub(super) struct ObjectFile {
+    pub(super) digest: Digest,
+    pub(super) path: PathBuf,
+    pub(super) bytes: u64,
+}
+
+impl Objects {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Objects { root }
+    }
+
+    pub(super) fn path(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.to_string();
+        self.root.join(&hex[..2]).join(&hex[2..])
+    }
+
+    /// Stores bytes, unless they are there already, whole.
+    pub(super) fn put(&self, bytes: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(bytes);
+        if self.get(&digest)?.is_none() {
+            write_atomically(&self.path(&digest), bytes)?;
+        }
+        Ok(digest)
+    }
+
+    /// The bytes with this digest, or `None` if there are none or the file holds others; such a file is removed.
+    pub(super) fn get(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
+        let path = self.path(digest);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(&path)(error)),
+        };
+        if Digest::of(&bytes) == *digest {
+            return Ok(Some(bytes));
+        }
+        tracing::warn!("{}: bytes do not match their digest; forgotten, to be computed again", path.display());
+        remove(&path)?;
+        Ok(None)
+    }
+
+    /// Whether a file is there, without reading it.
+    pub(super) fn contains(&self, digest: &Digest) -> bool {
+        self.path(digest).is_file()
+    }
+
+    /// Every stored file, ordered by digest. Files with other names are not ours and are left alone.
+    pub(super) fn list(&self) -> Result<Vec<ObjectFile>> {
+        let mut files = Vec::new();
+        for shard in entries(&self.root)? {
+            for path in entries(&shard)? {
+                let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let Ok(digest) = (name(&shard) + &name(&path)).parse() else { continue };
+                let metadata = match fs::metadata(&path) {
+                    Ok(metadata) => metadata,
+                    // Removed by another process since the folder was read.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(Error::io(&path)(error)),
+                };
+                files.push(ObjectFile { digest, path, bytes: metadata.len() });
+            }
+        }
+        files.sort_by_key(|file| file.digest);
+        Ok(files)
+    }
+}
+
+/// Removes a file; that it is gone already is no error, because other processes remove too.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the order does not show: the list is sorted by digest")]
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let listing = match fs::read_dir(folder) {
+        Ok(listing) => listing,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(folder)(error)),
+    };
+    listing.map(|entry| entry.map(|entry| entry.path()).map_err(Error::io(folder))).collect()
+}

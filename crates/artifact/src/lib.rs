@@ -1,0 +1,48 @@
+//! What the stages of Luthier exchange, and where it is kept.
+//!
+//! - [`Digest`]: the blake3 digest by which every artifact, image and configuration is known
+//! - [`Artifact`]: a type with a canonical byte form; [`Manifest`] and [`FeatureTable`] are the two that travel between crates
+//! - [`Key`]: what a stage's result depends on, each part kept by name, so that a miss can be explained
+//! - [`Cache`]: content-addressed objects beside one SQLite index
+//!
+//! This crate knows nothing of images, tensors or statistics.
+
+mod atomic;
+mod cache;
+mod digest;
+mod error;
+mod key;
+mod manifest;
+mod matrix;
+mod table;
+
+pub use atomic::{write_atomically, write_atomically_with};
+pub use cache::{
+    Cache, CacheStats, DryRun, Execution, FileStat, GcReport, Output, RunStage, VerifyReport,
+};
+pub use digest::Digest;
+pub use error::{Error, Result};
+pub use key::{Key, KeyBuilder, KeyPart};
+pub use manifest::{Content, Manifest, ManifestEntry, Split};
+pub use matrix::{Tensors, TensorsBuilder};
+pub use table::{ExtractorInfo, FeatureTable};
+
+/// A value with one canonical byte form: equal values encode to equal bytes.
+pub trait Artifact: Sized {
+    /// Names the type and the version of its format, for example `feature-table/1`.
+    const FORMAT: &'static str;
+
+    /// The canonical bytes.
+    fn encode(&self) -> Vec<u8>;
+
+    /// Reads what [`encode`](Artifact::encode) wrote.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if `bytes` are not of this [`FORMAT`](Artifact::FORMAT).
+    fn decode(bytes: &[u8]) -> Result<Self>;
+
+    /// The digest of the canonical bytes.
+    fn digest(&self) -> Digest {
+        Digest::of(&self.encode())
+    }
+}
