@@ -1,0 +1,98 @@
+use std::path::PathBuf;
+
+/// What can go wrong with training or using a model.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Labels and rows do not pair up.
+    #[error("{labels} labels for {rows} rows, expected one a row")]
+    Labels {
+        /// The number of rows.
+        rows: usize,
+        /// The number of labels.
+        labels: usize,
+    },
+    /// There is nothing to tell apart.
+    #[error("{found} classes, expected at least 2")]
+    TooFewClasses {
+        /// The number of classes.
+        found: usize,
+    },
+    /// A label is not the place of a class.
+    #[error("label {label} at row {row}, expected less than the number of classes, {n_classes}")]
+    LabelOutOfRange {
+        /// The row, counted from 0.
+        row: usize,
+        /// The label.
+        label: usize,
+        /// The number of classes.
+        n_classes: usize,
+    },
+    /// A class has too few images: without any, its intercept has no optimum.
+    #[error("class {class} has {found} training images, expected at least {expected}")]
+    TooFewImages {
+        /// The class: its name, or its label where names are not known.
+        class: String,
+        /// The smallest number that will do.
+        expected: usize,
+        /// The number of images.
+        found: usize,
+    },
+    /// A value is infinite or not a number.
+    #[error("feature at row {row}, column {column} is {value}, expected a finite number")]
+    NotFinite {
+        /// The row, counted from 0.
+        row: usize,
+        /// The column, counted from 0.
+        column: usize,
+        /// What was there instead.
+        value: f64,
+    },
+    /// A matrix does not have the width the model was trained with.
+    #[error("features have {found} columns, expected {expected}")]
+    Width {
+        /// The width the model was trained with.
+        expected: usize,
+        /// The width of the matrix.
+        found: usize,
+    },
+    /// C is not an inverse strength of regularization.
+    #[error("C is {found}, expected a positive number or auto")]
+    C {
+        /// What was given.
+        found: String,
+    },
+    /// The number of folds is too small to hold any of them out.
+    #[error("{found} folds, expected at least 2")]
+    Folds {
+        /// The number of folds.
+        found: usize,
+    },
+    /// Scaling or projecting failed.
+    #[error(transparent)]
+    Features(#[from] luthier_features::Error),
+    /// The solver ended at coefficients that are not finite.
+    #[error("coefficients found by {solver} with C = {c} are not finite")]
+    Diverged {
+        /// The solver.
+        solver: luthier_features::Solver,
+        /// The inverse strength of regularization.
+        c: f64,
+    },
+    /// smartcore failed.
+    #[error("smartcore: {0}")]
+    Smartcore(#[from] smartcore::error::Failed),
+    /// A file could not be read.
+    #[error(transparent)]
+    Read(luthier_artifact::Error),
+    /// A file is not a model.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        source: luthier_artifact::Error,
+    },
+}
+
+/// The result of an operation on models.
+pub type Result<T> = std::result::Result<T, Error>;

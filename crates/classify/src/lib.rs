@@ -1,0 +1,26 @@
+//! Logistic regression on principal components, the choice of its C, and the model file.
+//!
+//! - [`LogisticRegression`] → [`FittedLogisticRegression`]: scikit-learn's model, to its optimum, by either [`Solver`]
+//! - [`ChooseC`]: a given C, or the one of smallest log loss in stratified cross-validation
+//! - [`ClassifyConfig`] → [`Model`]: the stage `classify`; an encoded model *is* the file `model.safetensors`
+//! - [`Classifier`]: smartcore's `SupervisedEstimator` and `Predictor` over the same code
+//!
+//! Everything is computed in `f64`, and gives the same bytes for any number of threads.
+//!
+//! This crate knows features and labels: no images, no tensors of a network.
+
+mod choice;
+mod error;
+mod estimator;
+mod logistic;
+mod model;
+mod softmax;
+mod stage;
+
+pub use choice::{CandidateC, ChooseC};
+pub use error::{Error, Result};
+pub use estimator::Classifier;
+pub use logistic::{FittedLogisticRegression, LogisticRegression};
+pub use luthier_features::Solver;
+pub use model::{Model, TrainingInfo};
+pub use stage::ClassifyConfig;

@@ -1,0 +1,280 @@
+mod lbfgs;
+mod objective;
+mod reference;
+
+use luthier_features::Solver;
+use ndarray::{Array1, Array2, ArrayView2, Axis, s};
+
+use self::objective::Objective;
+use crate::softmax::{argmax_rows, softmax_loss, softmax_rows};
+use crate::{Error, Result};
+
+/// Multinomial logistic regression with an L2 penalty.
+///
+/// Minimizes scikit-learn's objective, `C · Σ log loss + ½ ‖weight‖²`: the bias is not penalized. There is one
+/// optimum, and it is what [`fit`](LogisticRegression::fit) finds; scikit-learn stops earlier by default.
+///
+/// With two classes scikit-learn fits one weight vector `w` for the second class against the first. The same
+/// probabilities come from the rows `-w/2` and `w/2`, which is how they are given here.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogisticRegression {
+    /// The inverse strength of regularization, positive.
+    pub c: f64,
+    /// Who computes.
+    pub solver: Solver,
+    /// The fit has converged when no entry of the gradient of `mean log loss + ½ ‖weight‖² / (C n)` is larger.
+    /// smartcore has its own rule; its result is held to this one all the same.
+    pub tolerance: f64,
+    /// faer's solver gives up after this many iterations; smartcore's does after 1,000.
+    pub max_iterations: usize,
+}
+
+/// What [`LogisticRegression::fit`] found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FittedLogisticRegression {
+    /// The weights, `[k, p]`: a row a class.
+    pub weight: Array2<f64>,
+    /// The intercepts, `[k]`, which add up to 0.
+    pub bias: Array1<f64>,
+    /// How many iterations it took; `None` from smartcore, which does not tell.
+    pub iterations: Option<usize>,
+    /// The largest magnitude in the gradient at the end.
+    pub gradient_norm: f64,
+    /// Whether the gradient is within the tolerance.
+    pub converged: bool,
+}
+
+impl LogisticRegression {
+    /// A regression with this C, held to a gradient of 1e-10.
+    ///
+    /// Coefficients are then within 1e-6 of the largest for C up to about 1, and less well known for larger C, where
+    /// the penalty hardly holds the weights of separable classes; probabilities hardly change any more.
+    ///
+    /// # Errors
+    /// [`Error::C`] unless `c` is positive and finite.
+    pub fn new(c: f64, solver: Solver) -> Result<Self> {
+        let regression = LogisticRegression {
+            c,
+            solver,
+            tolerance: 1e-10,
+            max_iterations: 10_000,
+        };
+        regression.check_c().map(|()| regression)
+    }
+
+    fn check_c(&self) -> Result<()> {
+        let is_positive = self.c > 0.0 && self.c.is_finite();
+        if is_positive {
+            Ok(())
+        } else {
+            Err(Error::C {
+                found: self.c.to_string(),
+            })
+        }
+    }
+
+    /// Fits `x`, `[n, p]`, to `labels`, one a row, each below `n_classes`.
+    ///
+    /// A fit that does not converge is a warning, and told in the result.
+    ///
+    /// # Errors
+    /// [`Error::C`], [`Error::TooFewClasses`] below two classes, [`Error::Labels`] unless there is a label a row,
+    /// [`Error::LabelOutOfRange`], [`Error::TooFewImages`] if a class has no row, [`Error::NotFinite`] if a value is
+    /// infinite or not a number, [`Error::Diverged`] or [`Error::Smartcore`] if the solver fails.
+    pub fn fit(&self, x: ArrayView2<'_, f64>, labels: &[usize], n_classes: usize) -> Result<FittedLogisticRegression> {
+        let fitted = self.fit_from(x, labels, n_classes, None)?;
+        if !fitted.converged {
+            tracing::warn!(
+                "logistic regression with C = {} stopped at a gradient of {:.1e}, expected {:.1e}: lower C, or keep fewer components",
+                self.c,
+                fitted.gradient_norm,
+                self.tolerance,
+            );
+        }
+        Ok(fitted)
+    }
+
+    /// [`fit`](Self::fit) without the warning, starting from an earlier fit of as many classes and columns.
+    pub(crate) fn fit_from(
+        &self,
+        x: ArrayView2<'_, f64>,
+        labels: &[usize],
+        n_classes: usize,
+        start: Option<&FittedLogisticRegression>,
+    ) -> Result<FittedLogisticRegression> {
+        self.check_c()?;
+        check_labels(x.nrows(), labels, n_classes)?;
+        check_finite(x)?;
+
+        let x = x.as_standard_layout();
+        let objective = Objective::new(x.view(), labels, n_classes, self.c);
+        let (coefficients, iterations) = match self.solver {
+            Solver::Faer => {
+                let start = start.map_or_else(
+                    || Array2::zeros(objective.dim()),
+                    FittedLogisticRegression::coefficients,
+                );
+                let (coefficients, iterations) =
+                    lbfgs::minimize(&objective, start, self.tolerance, self.max_iterations);
+                (coefficients, Some(iterations))
+            }
+            Solver::Smartcore => (reference::minimize(&x.to_owned(), labels, n_classes, self.c)?, None),
+        };
+        if !coefficients.iter().all(|value| value.is_finite()) {
+            return Err(Error::Diverged {
+                solver: self.solver,
+                c: self.c,
+            });
+        }
+        let gradient_norm = objective.gradient_norm(&coefficients);
+        let p = coefficients.nrows() - 1;
+        // The same constant added to every intercept changes no probability: of all optima the one around zero.
+        let bias = coefficients.row(p);
+        Ok(FittedLogisticRegression {
+            weight: coefficients.slice(s![..p, ..]).t().as_standard_layout().into_owned(),
+            bias: &bias - bias.sum() / n_classes as f64,
+            iterations,
+            gradient_norm,
+            converged: gradient_norm <= self.tolerance,
+        })
+    }
+}
+
+impl FittedLogisticRegression {
+    /// The probability of each class for each row of `x`, `[n, p]`: `[n, k]`, rows that add up to 1.
+    ///
+    /// # Errors
+    /// [`Error::Width`] if `x` does not have the width seen by `fit`.
+    pub fn predict_proba(&self, x: ArrayView2<'_, f64>) -> Result<Array2<f64>> {
+        self.scores(x).map(softmax_rows)
+    }
+
+    /// The most probable class of each row of `x`, `[n, p]`: the first of them on a tie.
+    ///
+    /// # Errors
+    /// [`Error::Width`] if `x` does not have the width seen by `fit`.
+    pub fn predict(&self, x: ArrayView2<'_, f64>) -> Result<Vec<usize>> {
+        self.predict_proba(x).map(|probabilities| argmax_rows(&probabilities))
+    }
+
+    /// The mean log loss (natural logarithm) on `x`, `[n, p]`, with these labels.
+    pub(crate) fn log_loss(&self, x: ArrayView2<'_, f64>, labels: &[usize]) -> Result<f64> {
+        let mut scores = self.scores(x)?;
+        let losses = scores.rows_mut().into_iter().zip(labels).map(|(mut row, &label)| {
+            softmax_loss(row.as_slice_mut().expect("a row of a new matrix is contiguous"), label)
+        });
+        Ok(losses.sum::<f64>() / labels.len() as f64)
+    }
+
+    /// `x · weightᵀ + bias`, `[n, k]`.
+    fn scores(&self, x: ArrayView2<'_, f64>) -> Result<Array2<f64>> {
+        if x.ncols() != self.weight.ncols() {
+            return Err(Error::Width {
+                expected: self.weight.ncols(),
+                found: x.ncols(),
+            });
+        }
+        Ok((x.dot(&self.weight.t()) + &self.bias).as_standard_layout().into_owned())
+    }
+
+    /// Weight and bias as the solvers have them: `[p + 1, k]`, the bias in the last row.
+    fn coefficients(&self) -> Array2<f64> {
+        let bias = self.bias.view().insert_axis(Axis(0));
+        ndarray::concatenate(Axis(0), &[self.weight.t(), bias]).expect("weight and bias have a column a class")
+    }
+}
+
+fn check_labels(rows: usize, labels: &[usize], n_classes: usize) -> Result<()> {
+    if n_classes < 2 {
+        return Err(Error::TooFewClasses { found: n_classes });
+    }
+    if labels.len() != rows {
+        return Err(Error::Labels {
+            rows,
+            labels: labels.len(),
+        });
+    }
+    let mut counts = vec![0usize; n_classes];
+    for (row, &label) in labels.iter().enumerate() {
+        *counts
+            .get_mut(label)
+            .ok_or(Error::LabelOutOfRange { row, label, n_classes })? += 1;
+    }
+    match counts.iter().position(|&count| count == 0) {
+        Some(label) => Err(Error::TooFewImages {
+            class: label.to_string(),
+            expected: 1,
+            found: 0,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Names the first value that is infinite or not a number.
+pub(crate) fn check_finite<T: Copy + Into<f64>>(x: ArrayView2<'_, T>) -> Result<()> {
+    match x.indexed_iter().find(|&(_, &value)| !value.into().is_finite()) {
+        Some(((row, column), &value)) => Err(Error::NotFinite {
+            row,
+            column,
+            value: value.into(),
+        }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    fn error(x: Array2<f64>, labels: &[usize], n_classes: usize) -> String {
+        let regression = LogisticRegression::new(1.0, Solver::Faer).unwrap();
+        regression.fit(x.view(), labels, n_classes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn labels_that_do_not_fit_are_errors_that_say_so() {
+        let x = array![[0.0], [1.0]];
+        assert_eq!(error(x.clone(), &[0, 0], 1), "1 classes, expected at least 2");
+        assert_eq!(error(x.clone(), &[0], 2), "1 labels for 2 rows, expected one a row");
+        assert_eq!(
+            error(x.clone(), &[0, 2], 2),
+            "label 2 at row 1, expected less than the number of classes, 2"
+        );
+        assert_eq!(
+            error(x, &[0, 1], 3),
+            "class 2 has 0 training images, expected at least 1"
+        );
+        assert_eq!(
+            error(Array2::zeros((0, 1)), &[], 2),
+            "class 0 has 0 training images, expected at least 1"
+        );
+        assert_eq!(
+            error(array![[f64::NAN], [1.0]], &[0, 1], 2),
+            "feature at row 0, column 0 is NaN, expected a finite number"
+        );
+    }
+
+    #[test]
+    fn c_must_be_positive() {
+        for c in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(
+                matches!(LogisticRegression::new(c, Solver::Faer), Err(Error::C { .. })),
+                "{c}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_fit_cut_short_says_that_it_did_not_converge() {
+        let x = array![[0.0, 1.0], [1.0, -1.0], [2.0, 0.5], [0.5, 0.1]];
+        let regression = LogisticRegression {
+            max_iterations: 1,
+            ..LogisticRegression::new(1.0, Solver::Faer).unwrap()
+        };
+        let fitted = regression.fit(x.view(), &[0, 1, 1, 0], 2).unwrap();
+        assert_eq!(fitted.iterations, Some(1));
+        assert!(!fitted.converged && fitted.gradient_norm > regression.tolerance);
+    }
+}

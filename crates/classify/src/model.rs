@@ -1,0 +1,226 @@
+use std::path::Path;
+
+use luthier_artifact::{Artifact, ExtractorInfo, Tensors, TensorsBuilder};
+use luthier_features::{Projection, Solver};
+use ndarray::{Array1, Array2, ArrayView2};
+use serde::{Deserialize, Serialize};
+
+use crate::logistic::check_finite;
+use crate::softmax::softmax_rows;
+use crate::{CandidateC, Error, FittedLogisticRegression, Result};
+
+/// How a model was trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingInfo {
+    /// The number of training images.
+    pub n_train: usize,
+    /// The inverse strength of regularization.
+    pub c: f64,
+    /// What cross-validation found for each candidate; empty if C was given.
+    pub c_search: Vec<CandidateC>,
+    /// The solver's iterations; `None` from smartcore, which does not tell.
+    pub iterations: Option<usize>,
+    /// Whether the fit converged.
+    pub converged: bool,
+    /// The largest magnitude in the gradient at the end of the fit.
+    pub gradient_norm: f64,
+    /// The number of principal components.
+    pub n_components: usize,
+    /// The share of the variance that they explain, 0 to 1.
+    pub explained_variance_ratio: f64,
+    /// Who fitted the regression.
+    pub solver: Solver,
+}
+
+/// A trained classifier of features: `[n, d]` to the probabilities of `k` classes, by way of `p` components.
+///
+/// Encoded it is the file `model.safetensors`, whose tensors have the names of the fields with a dot for the first
+/// underscore.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// The class names in label order, `k` of them.
+    pub classes: Vec<String>,
+    /// How the features were made: those of an image to be predicted must be made the same way.
+    pub extractor: ExtractorInfo,
+    /// How it was trained.
+    pub training: TrainingInfo,
+    /// The mean of each feature, `[d]`.
+    pub scaler_mean: Array1<f32>,
+    /// The scale of each feature, `[d]`.
+    pub scaler_scale: Array1<f32>,
+    /// The mean of each scaled feature, `[d]`.
+    pub pca_mean: Array1<f32>,
+    /// The principal components, `[p, d]`.
+    pub pca_components: Array2<f32>,
+    /// The weights on the components, `[k, p]`.
+    pub classifier_weight: Array2<f32>,
+    /// The intercepts, `[k]`.
+    pub classifier_bias: Array1<f32>,
+    /// All of the above as one affine map of the features, `[k, d]`: this is what predicts.
+    pub head_weight: Array2<f32>,
+    /// Its intercepts, `[k]`.
+    pub head_bias: Array1<f32>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    classes: Vec<String>,
+    extractor: ExtractorInfo,
+    training: TrainingInfo,
+}
+
+impl Model {
+    /// Puts the parts together and folds them into the head.
+    ///
+    /// With scale σ, means μ and m, components V, weights W and intercepts b the scores of features x are
+    /// `W V ((x - μ) / σ - m) + b`. The head is computed in `f64` and rounded once.
+    pub(crate) fn assemble(
+        classes: Vec<String>,
+        extractor: ExtractorInfo,
+        training: TrainingInfo,
+        projection: &Projection,
+        classifier: &FittedLogisticRegression,
+    ) -> Self {
+        let Projection { scaler, pca, .. } = projection;
+        let on_scaled = classifier.weight.dot(&pca.components);
+        let head_weight = &on_scaled / &scaler.scale;
+        let head_bias = &classifier.bias - &head_weight.dot(&scaler.mean) - on_scaled.dot(&pca.mean);
+        let vector = |values: &Array1<f64>| values.mapv(|value| value as f32);
+        let matrix = |values: &Array2<f64>| values.mapv(|value| value as f32);
+        Model {
+            classes,
+            extractor,
+            training,
+            scaler_mean: vector(&scaler.mean),
+            scaler_scale: vector(&scaler.scale),
+            pca_mean: vector(&pca.mean),
+            pca_components: matrix(&pca.components),
+            classifier_weight: matrix(&classifier.weight),
+            classifier_bias: vector(&classifier.bias),
+            head_weight: matrix(&head_weight),
+            head_bias: vector(&head_bias),
+        }
+    }
+
+    /// Reads a model file.
+    ///
+    /// # Errors
+    /// [`Error::Read`] if the file cannot be read; [`Error::File`], which names it, what was expected and what was
+    /// found, if it is not a model.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path)
+            .map_err(luthier_artifact::Error::io(path))
+            .map_err(Error::Read)?;
+        Model::decode(&bytes).map_err(|source| Error::File {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// The probability of each class for each row of `features`, `[n, d]`: `[n, k]`, rows that add up to 1.
+    ///
+    /// # Errors
+    /// [`Error::Width`] if the features do not have the width the model was trained with, [`Error::NotFinite`] if
+    /// one is infinite or not a number.
+    pub fn predict_proba(&self, features: ArrayView2<'_, f32>) -> Result<Array2<f64>> {
+        let expected = self.head_weight.ncols();
+        if features.ncols() != expected {
+            return Err(Error::Width {
+                expected,
+                found: features.ncols(),
+            });
+        }
+        check_finite(features)?;
+        let weight = self.head_weight.mapv(f64::from);
+        let scores = features.mapv(f64::from).dot(&weight.t()) + self.head_bias.mapv(f64::from);
+        Ok(softmax_rows(scores.as_standard_layout().into_owned()))
+    }
+}
+
+impl Artifact for Model {
+    const FORMAT: &'static str = "model/1";
+
+    fn encode(&self) -> Vec<u8> {
+        let Model {
+            classes,
+            extractor,
+            training,
+            ..
+        } = self.clone();
+        TensorsBuilder::new(
+            Self::FORMAT,
+            &Header {
+                classes,
+                extractor,
+                training,
+            },
+        )
+        .tensor("scaler.mean", &self.scaler_mean)
+        .tensor("scaler.scale", &self.scaler_scale)
+        .tensor("pca.mean", &self.pca_mean)
+        .tensor("pca.components", &self.pca_components)
+        .tensor("classifier.weight", &self.classifier_weight)
+        .tensor("classifier.bias", &self.classifier_bias)
+        .tensor("head.weight", &self.head_weight)
+        .tensor("head.bias", &self.head_bias)
+        .finish()
+    }
+
+    fn decode(bytes: &[u8]) -> luthier_artifact::Result<Self> {
+        let tensors = Tensors::open(Self::FORMAT, bytes)?;
+        let Header {
+            classes,
+            extractor,
+            training,
+        } = tensors.header()?;
+        let pca_components: Array2<f32> = tensors.matrix("pca.components")?;
+        let ((p, d), k) = (pca_components.dim(), classes.len());
+        if p != training.n_components {
+            return Err(tensors.wrong(format!(
+                "pca.components with {p} rows for {} components",
+                training.n_components
+            )));
+        }
+        let vector = |name: &str, length: usize| -> luthier_artifact::Result<Array1<f32>> {
+            let vector = tensors.vector(name)?;
+            check(&tensors, name, vector.as_slice(), vector.shape(), &[length])?;
+            Ok(vector)
+        };
+        let matrix = |name: &str, rows: usize, columns: usize| -> luthier_artifact::Result<Array2<f32>> {
+            let matrix = tensors.matrix(name)?;
+            check(&tensors, name, matrix.as_slice(), matrix.shape(), &[rows, columns])?;
+            Ok(matrix)
+        };
+        Ok(Model {
+            scaler_mean: vector("scaler.mean", d)?,
+            scaler_scale: vector("scaler.scale", d)?,
+            pca_mean: vector("pca.mean", d)?,
+            pca_components: matrix("pca.components", p, d)?,
+            classifier_weight: matrix("classifier.weight", k, p)?,
+            classifier_bias: vector("classifier.bias", k)?,
+            head_weight: matrix("head.weight", k, d)?,
+            head_bias: vector("head.bias", k)?,
+            classes,
+            extractor,
+            training,
+        })
+    }
+}
+
+/// Checks a tensor's shape, and that its values are finite.
+fn check(
+    tensors: &Tensors<'_>,
+    name: &str,
+    values: Option<&[f32]>,
+    shape: &[usize],
+    expected: &[usize],
+) -> luthier_artifact::Result<()> {
+    if shape != expected {
+        return Err(tensors.wrong(format!("{name} of shape {shape:?} instead of {expected:?}")));
+    }
+    let values = values.expect("tensors are read in C order");
+    match values.iter().find(|value| !value.is_finite()) {
+        Some(value) => Err(tensors.wrong(format!("{value} in {name}"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,22 @@
+//! Scaling features and projecting them onto their principal components, with scikit-learn's numbers.
+//!
+//! - [`StandardScaler`] → [`FittedScaler`]: zero mean and unit variance a column
+//! - [`Pca`] → [`FittedPca`]: the components that [`Keep`] asks for, by either [`Solver`]
+//! - [`FeaturesConfig`] → [`Projection`]: the stage `features`, which is the one after the other
+//!
+//! Everything is computed in `f64`, and gives the same bytes for any number of threads. Fitted types also implement
+//! smartcore's `UnsupervisedEstimator` and `Transformer`.
+//!
+//! This crate knows matrices only: no images, no tensors, no files.
+
+mod error;
+mod estimator;
+mod linalg;
+mod pca;
+mod scaler;
+mod stage;
+
+pub use error::{Error, Result};
+pub use pca::{FittedPca, Keep, Pca, Solver};
+pub use scaler::{FittedScaler, StandardScaler};
+pub use stage::{FeaturesConfig, Projection};

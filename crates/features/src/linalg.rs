@@ -1,0 +1,99 @@
+//! The border between `ndarray`, which holds matrices, and faer, which computes with them.
+
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
+use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::{Accum, Mat, MatMut, MatRef, Par};
+use ndarray::Array2;
+
+use crate::{Error, Result};
+
+/// faer cuts its work into as many parts as it is told, and sums over the parts: the number is fixed, and not that
+/// of the threads, so that results do not depend on the machine's size.
+const PARTS: usize = 8;
+
+fn par() -> Par {
+    Par::rayon(PARTS)
+}
+
+/// Eigenvalues in descending order, and the eigenvectors in columns of the same order.
+pub(crate) struct Eigen {
+    /// `[n]`, not negative.
+    pub(crate) values: Vec<f64>,
+    ascending: Mat<f64>,
+}
+
+impl Eigen {
+    /// The eigenvectors of the `count` largest eigenvalues, `[n, count]`.
+    pub(crate) fn vectors(&self, count: usize) -> MatRef<'_, f64> {
+        let n = self.ascending.ncols();
+        self.ascending.subcols(n - count, count).reverse_cols()
+    }
+}
+
+/// faer's view of a matrix in C order.
+pub(crate) fn view(x: &Array2<f64>) -> MatRef<'_, f64> {
+    let slice = x.as_slice().expect("matrices are kept in C order");
+    MatRef::from_row_major_slice(slice, x.nrows(), x.ncols())
+}
+
+/// `a · b`, in C order.
+pub(crate) fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Array2<f64> {
+    let (n_rows, n_columns) = (a.nrows(), b.ncols());
+    let mut c = Array2::zeros((n_rows, n_columns));
+    let slice = c.as_slice_mut().expect("a new array is in C order");
+    matmul(
+        MatMut::from_row_major_slice_mut(slice, n_rows, n_columns),
+        Accum::Replace,
+        a,
+        b,
+        1.0,
+        par(),
+    );
+    c
+}
+
+/// The eigendecomposition of the Gram matrix `x · xᵀ`.
+///
+/// # Errors
+/// [`Error::NoConvergence`] if it fails.
+pub(crate) fn gram_eigen(x: MatRef<'_, f64>) -> Result<Eigen> {
+    let size = x.nrows();
+    let mut gram = Mat::zeros(size, size);
+    triangular::matmul(
+        gram.as_mut(),
+        BlockStructure::TriangularLower,
+        Accum::Replace,
+        x,
+        BlockStructure::Rectangular,
+        x.transpose(),
+        BlockStructure::Rectangular,
+        1.0,
+        par(),
+    );
+
+    let mut vectors = Mat::zeros(size, size);
+    let mut values = faer::diag::Diag::zeros(size);
+    let scratch = self_adjoint_evd_scratch::<f64>(size, ComputeEigenvectors::Yes, par(), Default::default());
+    self_adjoint_evd(
+        gram.as_ref(),
+        values.as_mut(),
+        Some(vectors.as_mut()),
+        par(),
+        MemStack::new(&mut MemBuffer::new(scratch)),
+        Default::default(),
+    )
+    .map_err(|_| Error::NoConvergence { size })?;
+    // A Gram matrix has no negative eigenvalues; computed ones can be below zero by a rounding error.
+    let values = values
+        .column_vector()
+        .iter()
+        .rev()
+        .map(|&value| value.max(0.0))
+        .collect();
+    Ok(Eigen {
+        values,
+        ascending: vectors,
+    })
+}

@@ -1,0 +1,288 @@
+mod gram;
+mod reference;
+
+use std::fmt;
+use std::str::FromStr;
+
+use ndarray::{Array1, Array2, ArrayView2, Axis};
+use serde::{Deserialize, Serialize};
+
+use crate::scaler::check_finite;
+use crate::{Error, Result, linalg};
+
+/// How many principal components are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// As many as explain more than this share of the variance, between 0 and 1.
+    Variance(f64),
+    /// This number of them, at least 1.
+    Components(usize),
+}
+
+impl Keep {
+    /// As many components as explain more than `share` of the variance.
+    ///
+    /// # Errors
+    /// [`Error::Variance`] unless `0 < share < 1`.
+    pub fn variance(share: f64) -> Result<Self> {
+        if share > 0.0 && share < 1.0 {
+            Ok(Keep::Variance(share))
+        } else {
+            Err(Error::Variance { found: share })
+        }
+    }
+
+    /// `count` components.
+    ///
+    /// # Errors
+    /// [`Error::Components`] if `count` is 0.
+    pub fn components(count: usize) -> Result<Self> {
+        Keep::Components(count).check(usize::MAX)
+    }
+
+    /// This value, if it can be had of `available` components.
+    fn check(self, available: usize) -> Result<Self> {
+        match self {
+            Keep::Variance(share) => Keep::variance(share),
+            Keep::Components(asked) if asked == 0 || asked > available => Err(Error::Components { asked, available }),
+            Keep::Components(_) => Ok(self),
+        }
+    }
+
+    /// How many components are kept of those with these variances, given in descending order.
+    ///
+    /// scikit-learn's `searchsorted(cumsum(ratio), share, side="right") + 1`: the shares of the kept ones add up to
+    /// more than `share`, not just to `share`.
+    fn count(self, variances: &[f64], total: f64) -> usize {
+        match self {
+            Keep::Components(count) => count,
+            Keep::Variance(share) => {
+                let cumulative = variances.iter().scan(0.0, |sum, variance| {
+                    *sum += variance / total;
+                    Some(*sum)
+                });
+                (cumulative.take_while(|&sum| sum <= share).count() + 1).min(variances.len())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Keep::Variance(share) => share.fmt(f),
+            Keep::Components(count) => count.fmt(f),
+        }
+    }
+}
+
+/// Who computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Solver {
+    /// faer's matrix products and eigendecomposition: the fast one.
+    #[default]
+    Faer,
+    /// smartcore's estimators: the reference, some hundred times slower.
+    Smartcore,
+}
+
+impl fmt::Display for Solver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Solver::Faer => "faer",
+            Solver::Smartcore => "smartcore",
+        })
+    }
+}
+
+impl FromStr for Solver {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "faer" => Ok(Solver::Faer),
+            "smartcore" => Ok(Solver::Smartcore),
+            _ => Err(Error::UnknownSolver { found: name.to_owned() }),
+        }
+    }
+}
+
+/// Principal component analysis.
+///
+/// Same rules as scikit-learn's `PCA`: columns are centred, variances are divided by `n - 1`, and the sign of a
+/// component is such that its entry of largest magnitude is positive (`svd_flip(u_based_decision=False)`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pca {
+    keep: Keep,
+    solver: Solver,
+}
+
+/// What [`Pca::fit`] found. The `p` components are in order of descending variance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FittedPca {
+    /// The mean of each column, `[d]`.
+    pub mean: Array1<f64>,
+    /// The components, orthonormal rows of `[p, d]`.
+    pub components: Array2<f64>,
+    /// The variance along each component, `[p]`.
+    pub explained_variance: Array1<f64>,
+    /// The variance along each component as a share of the variance of all the data, `[p]`, each in 0 to 1.
+    pub explained_variance_ratio: Array1<f64>,
+}
+
+/// The kept components of centred data, before their signs are settled.
+struct Decomposition {
+    components: Array2<f64>,
+    /// Of the kept components, in descending order.
+    variances: Vec<f64>,
+    /// Of all the data.
+    total_variance: f64,
+}
+
+impl Pca {
+    /// An analysis that keeps the components `keep` asks for.
+    pub fn new(keep: Keep, solver: Solver) -> Self {
+        Pca { keep, solver }
+    }
+
+    /// Finds the principal components of `x`, `[n, d]`.
+    ///
+    /// # Errors
+    /// [`Error::TooFewRows`] below two rows; [`Error::NotFinite`] if a value is infinite or not a number;
+    /// [`Error::Components`] if more are to be kept than the smaller of `n` and `d`; [`Error::Variance`] if the share
+    /// to keep is no share; [`Error::NoVariance`] if all rows are the same; [`Error::NoConvergence`] or
+    /// [`Error::Smartcore`] if the solver fails.
+    pub fn fit(&self, x: ArrayView2<'_, f64>) -> Result<FittedPca> {
+        let (n_rows, n_columns) = x.dim();
+        if n_rows < 2 {
+            return Err(Error::TooFewRows {
+                expected: 2,
+                found: n_rows,
+            });
+        }
+        check_finite(x)?;
+        let keep = self.keep.check(n_rows.min(n_columns))?;
+
+        let mean = x.sum_axis(Axis(0)) / n_rows as f64;
+        let centred = (&x - &mean).as_standard_layout().into_owned();
+        if centred.iter().all(|&deviation| deviation == 0.0) {
+            return Err(Error::NoVariance);
+        }
+        let Decomposition {
+            mut components,
+            variances,
+            total_variance,
+        } = match self.solver {
+            Solver::Faer => gram::decompose(&centred, keep)?,
+            Solver::Smartcore => reference::decompose(&centred, keep)?,
+        };
+        settle_signs(&mut components);
+        let explained_variance = Array1::from(variances);
+        let explained_variance_ratio = &explained_variance / total_variance;
+        Ok(FittedPca {
+            mean,
+            components,
+            explained_variance,
+            explained_variance_ratio,
+        })
+    }
+}
+
+impl FittedPca {
+    /// The number of components, `p`.
+    pub fn n_components(&self) -> usize {
+        self.components.nrows()
+    }
+
+    /// Projects `x`, `[n, d]`, onto the components, to `[n, p]`.
+    ///
+    /// # Errors
+    /// [`Error::Width`] if `x` does not have the width seen by `fit`.
+    pub fn transform(&self, x: ArrayView2<'_, f64>) -> Result<Array2<f64>> {
+        if x.ncols() != self.mean.len() {
+            return Err(Error::Width {
+                expected: self.mean.len(),
+                found: x.ncols(),
+            });
+        }
+        let centred = (&x - &self.mean).as_standard_layout().into_owned();
+        Ok(linalg::product(
+            linalg::view(&centred),
+            linalg::view(&self.components).transpose(),
+        ))
+    }
+}
+
+/// Turns each component so that its entry of largest magnitude, the first of them if there are several, is positive.
+fn settle_signs(components: &mut Array2<f64>) {
+    for mut component in components.rows_mut() {
+        let largest = component.iter().fold(
+            0.0f64,
+            |largest, &entry| if entry.abs() > largest.abs() { entry } else { largest },
+        );
+        if largest < 0.0 {
+            component.mapv_inplace(|entry| -entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn a_share_reached_exactly_takes_one_more_component() {
+        let keep = Keep::variance(0.5).unwrap();
+        assert_eq!(keep.count(&[2.0, 1.0, 1.0], 4.0), 2);
+        assert_eq!(keep.count(&[2.1, 1.0, 0.9], 4.0), 1);
+    }
+
+    #[test]
+    fn a_share_beyond_rounding_keeps_every_component() {
+        assert_eq!(Keep::Variance(1.0 - f64::EPSILON / 2.0).count(&[0.1; 10], 1.0), 10);
+    }
+
+    #[test]
+    fn shares_and_counts_are_checked_and_named() {
+        assert_eq!(
+            Keep::variance(98.0).unwrap_err().to_string(),
+            "variance to keep is 98, expected more than 0 and less than 1"
+        );
+        assert!(Keep::variance(f64::NAN).is_err());
+        assert!(Keep::components(0).is_err());
+        let x = array![[1.0, 2.0, 0.0], [3.0, 5.0, 1.0]];
+        let asked = Pca::new(Keep::Components(3), Solver::Faer).fit(x.view()).unwrap_err();
+        assert_eq!(
+            asked.to_string(),
+            "3 components are asked for, expected 1 to 2, the smaller of rows and columns"
+        );
+    }
+
+    #[test]
+    fn names_read_back() {
+        for solver in [Solver::Faer, Solver::Smartcore] {
+            assert_eq!(solver.to_string().parse::<Solver>().unwrap(), solver);
+        }
+        assert_eq!(
+            "svd".parse::<Solver>().unwrap_err().to_string(),
+            "solver is \"svd\", expected faer or smartcore"
+        );
+        assert_eq!(Keep::Variance(0.98).to_string(), "0.98");
+        assert_eq!(Keep::Components(98).to_string(), "98");
+    }
+
+    #[test]
+    fn rows_that_are_all_the_same_have_no_components() {
+        let x = Array2::from_elem((5, 3), 0.1);
+        for solver in [Solver::Faer, Solver::Smartcore] {
+            assert!(matches!(
+                Pca::new(Keep::Variance(0.9), solver).fit(x.view()),
+                Err(Error::NoVariance)
+            ));
+        }
+    }
+}

@@ -1,0 +1,181 @@
+use luthier_artifact::{Artifact, Digest, FeatureTable, Key, Tensors, TensorsBuilder};
+use ndarray::{Array2, ArrayView2};
+use serde::{Deserialize, Serialize};
+
+use crate::{FittedPca, FittedScaler, Keep, Pca, Result, Solver, StandardScaler};
+
+/// The stage `features`: scale, then project.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FeaturesConfig {
+    /// How many components are kept.
+    pub keep: Keep,
+    /// Who computes the components.
+    pub solver: Solver,
+}
+
+impl FeaturesConfig {
+    /// Changes when the stage gives other results for the same inputs.
+    pub const VERSION: u32 = 1;
+
+    /// What the projection of the feature table with digest `train` depends on.
+    pub fn key(&self, train: Digest) -> Key {
+        let FeaturesConfig { keep, solver } = self;
+        Key::stage("features", Self::VERSION)
+            .field("keep", keep)
+            .field("solver", solver)
+            .input("train", train)
+            .finish()
+    }
+
+    /// Fits the projection to the training features.
+    ///
+    /// # Errors
+    /// Those of [`StandardScaler::fit`] and [`Pca::fit`].
+    pub fn run(&self, train: &FeatureTable) -> Result<Projection> {
+        Projection::fit(*self, train.features())
+    }
+}
+
+/// From features to principal components: what the stage `features` gives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Projection {
+    /// How it was made.
+    pub config: FeaturesConfig,
+    /// The scaling of each feature.
+    pub scaler: FittedScaler,
+    /// The components of the scaled features.
+    pub pca: FittedPca,
+}
+
+impl Projection {
+    /// Fits scaler and components to `x`, `[n, d]`.
+    ///
+    /// # Errors
+    /// Those of [`StandardScaler::fit`] and [`Pca::fit`].
+    pub fn fit(config: FeaturesConfig, x: ArrayView2<'_, f32>) -> Result<Self> {
+        let scaler = StandardScaler::fit(x)?;
+        let pca = Pca::new(config.keep, config.solver).fit(scaler.transform(x)?.view())?;
+        Ok(Projection { config, scaler, pca })
+    }
+
+    /// Scales and projects `x`, `[n, d]`, to `[n, p]`.
+    ///
+    /// # Errors
+    /// Those of [`FittedScaler::transform`].
+    pub fn transform(&self, x: ArrayView2<'_, f32>) -> Result<Array2<f64>> {
+        self.pca.transform(self.scaler.transform(x)?.view())
+    }
+}
+
+impl Artifact for Projection {
+    const FORMAT: &'static str = "projection/1";
+
+    fn encode(&self) -> Vec<u8> {
+        let Projection { config, scaler, pca } = self;
+        TensorsBuilder::new(Self::FORMAT, config)
+            .tensor("scaler.mean", &scaler.mean)
+            .tensor("scaler.scale", &scaler.scale)
+            .tensor("pca.mean", &pca.mean)
+            .tensor("pca.components", &pca.components)
+            .tensor("pca.explained_variance", &pca.explained_variance)
+            .tensor("pca.explained_variance_ratio", &pca.explained_variance_ratio)
+            .finish()
+    }
+
+    fn decode(bytes: &[u8]) -> luthier_artifact::Result<Self> {
+        let tensors = Tensors::open(Self::FORMAT, bytes)?;
+        let scaler = FittedScaler {
+            mean: tensors.vector("scaler.mean")?,
+            scale: tensors.vector("scaler.scale")?,
+        };
+        let pca = FittedPca {
+            mean: tensors.vector("pca.mean")?,
+            components: tensors.matrix("pca.components")?,
+            explained_variance: tensors.vector("pca.explained_variance")?,
+            explained_variance_ratio: tensors.vector("pca.explained_variance_ratio")?,
+        };
+        let (p, d) = pca.components.dim();
+        for (name, length, expected) in [
+            ("scaler.mean", scaler.mean.len(), d),
+            ("scaler.scale", scaler.scale.len(), d),
+            ("pca.mean", pca.mean.len(), d),
+            ("pca.explained_variance", pca.explained_variance.len(), p),
+            ("pca.explained_variance_ratio", pca.explained_variance_ratio.len(), p),
+        ] {
+            if length != expected {
+                return Err(tensors.wrong(format!("{name} of length {length} beside components of {p} × {d}")));
+            }
+        }
+        Ok(Projection {
+            config: tensors.header()?,
+            scaler,
+            pca,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    const CONFIG: FeaturesConfig = FeaturesConfig {
+        keep: Keep::Variance(0.98),
+        solver: Solver::Faer,
+    };
+
+    #[test]
+    fn every_field_and_input_changes_the_key() {
+        let train = Digest::of(b"train");
+        let key = CONFIG.key(train).digest();
+        assert_eq!(CONFIG.key(train).digest(), key);
+        assert_ne!(
+            FeaturesConfig {
+                keep: Keep::Variance(0.97),
+                ..CONFIG
+            }
+            .key(train)
+            .digest(),
+            key
+        );
+        assert_ne!(
+            FeaturesConfig {
+                keep: Keep::Components(98),
+                ..CONFIG
+            }
+            .key(train)
+            .digest(),
+            key
+        );
+        assert_ne!(
+            FeaturesConfig {
+                solver: Solver::Smartcore,
+                ..CONFIG
+            }
+            .key(train)
+            .digest(),
+            key
+        );
+        assert_ne!(CONFIG.key(Digest::of(b"other")).digest(), key);
+    }
+
+    #[test]
+    fn the_key_is_pinned() {
+        assert_eq!(
+            CONFIG.key(Digest::of(b"train")).digest().to_string(),
+            "5e5e12746893a4172518fb60a0f1e507ffc6703319d19bc0804a3ea887fd6691"
+        );
+    }
+
+    #[test]
+    fn tensors_that_do_not_fit_together_are_refused() {
+        let mut projection = Projection::fit(CONFIG, array![[1.0, 2.0], [3.0, 5.0], [4.0, -1.0]].view()).unwrap();
+        projection.pca.mean = array![0.0];
+        let error = Projection::decode(&projection.encode()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "expected projection/1, found pca.mean of length 1 beside components of 2 × 2"
+        );
+    }
+}
