@@ -1,0 +1,18 @@
+//! How well a model does: the metrics, and the report that shows them.
+//!
+//! - [`EvaluateConfig::run`] turns [`Predictions`] into an [`Evaluation`]; it is a pure function
+//! - [`write_report`] renders an [`Evaluation`] and its [`Context`] as a page, tables and plots
+//!
+//! Figures agree with scikit-learn's. This crate knows nothing of tensors or features, nor how a model was trained.
+
+mod error;
+mod evaluate;
+mod interval;
+mod metrics;
+mod report;
+
+pub use error::{Error, Result};
+pub use evaluate::{EvaluateConfig, Evaluation, Predictions, Row};
+pub use interval::{BOOTSTRAP_RESAMPLES, Estimate};
+pub use metrics::ClassMetrics;
+pub use report::{Context, Skipped, Warning, write_report};

@@ -1,0 +1,103 @@
+use luthier_artifact::Digest;
+use serde::Serialize;
+
+use super::{Context, Skipped, Warning};
+use crate::{ClassMetrics, Estimate};
+
+/// Changes when a field of `report.json` changes its name or meaning, not when one is added.
+const SCHEMA: &str = "luthier-report/1";
+
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: &'static str,
+    n: usize,
+    confidence: f64,
+    accuracy: Estimate,
+    macro_f1: Estimate,
+    log_loss: f64,
+    top_k: Vec<TopK>,
+    warnings: &'a [Warning],
+    facts: Vec<Fact<'a>>,
+    classes: &'a [String],
+    per_class: Vec<Class<'a>>,
+    macro_average: ClassMetrics,
+    weighted_average: ClassMetrics,
+    confusion: &'a [Vec<u64>],
+    skipped: &'a [Skipped],
+    predictions: Vec<Prediction<'a>>,
+}
+
+#[derive(Serialize)]
+struct TopK {
+    k: usize,
+    accuracy: f64,
+}
+
+#[derive(Serialize)]
+struct Fact<'a> {
+    name: &'a str,
+    value: &'a str,
+}
+
+#[derive(Serialize)]
+struct Class<'a> {
+    class: &'a str,
+    #[serde(flatten)]
+    metrics: ClassMetrics,
+}
+
+#[derive(Serialize)]
+struct Prediction<'a> {
+    file: &'a str,
+    image: Digest,
+    true_class: &'a str,
+    predicted_class: &'a str,
+    probabilities: &'a [f64],
+}
+
+/// Everything the report knows, as JSON.
+pub(super) fn report(context: &Context<'_>) -> Vec<u8> {
+    let evaluation = context.evaluation;
+    let class_of = |label: usize| evaluation.classes[label].as_str();
+    let report = Report {
+        schema: SCHEMA,
+        n: evaluation.n,
+        confidence: evaluation.confidence,
+        accuracy: evaluation.accuracy,
+        macro_f1: evaluation.macro_f1,
+        log_loss: evaluation.log_loss,
+        top_k: evaluation
+            .top_k
+            .iter()
+            .map(|&(k, accuracy)| TopK { k, accuracy })
+            .collect(),
+        warnings: context.warnings,
+        facts: context.facts.iter().map(|(name, value)| Fact { name, value }).collect(),
+        classes: &evaluation.classes,
+        per_class: evaluation
+            .classes
+            .iter()
+            .zip(&evaluation.per_class)
+            .map(|(class, &metrics)| Class { class, metrics })
+            .collect(),
+        macro_average: evaluation.macro_average,
+        weighted_average: evaluation.weighted_average,
+        confusion: &evaluation.confusion,
+        skipped: context.skipped,
+        predictions: context
+            .files
+            .iter()
+            .zip(&evaluation.rows)
+            .map(|(file, row)| Prediction {
+                file,
+                image: row.image,
+                true_class: class_of(row.truth),
+                predicted_class: class_of(row.predicted),
+                probabilities: &row.probabilities,
+            })
+            .collect(),
+    };
+    let mut json = serde_json::to_vec_pretty(&report).expect("numbers, strings and digests always serialize");
+    json.push(b'\n');
+    json
+}

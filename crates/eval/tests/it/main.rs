@@ -1,0 +1,5 @@
+//! The crate from outside: metrics against golden figures, and the files of a report.
+
+mod metrics;
+mod report;
+mod synthetic;

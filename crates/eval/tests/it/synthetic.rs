@@ -1,0 +1,71 @@
+//! Evaluations made up for the tests, and their reports.
+
+use std::path::Path;
+
+use luthier_artifact::Digest;
+use luthier_eval::{Context, EvaluateConfig, Evaluation, Predictions, write_report};
+use ndarray::Array2;
+
+/// `n` images in these classes; about one in five is wrong, mostly in favour of the next class.
+pub(crate) fn evaluation(classes: &[String], n: usize) -> Evaluation {
+    let n_classes = classes.len();
+    let images: Vec<Digest> = (0..n).map(|row| Digest::of(&row.to_le_bytes())).collect();
+    let truth: Vec<usize> = (0..n).map(|row| row % n_classes).collect();
+    // The digest's bytes serve as random numbers.
+    let mut probabilities = Array2::from_shape_fn((n, n_classes), |(row, class)| {
+        // The class's share keeps bytes that happen to be equal from making a tie.
+        let noise = (f64::from(images[row].as_bytes()[class % 32]) + class as f64 / n_classes as f64) / 256.0;
+        let wrong = images[row].as_bytes()[31] < 51;
+        let shift = if wrong {
+            1 + usize::from(images[row].as_bytes()[30] < 64)
+        } else {
+            0
+        };
+        (4.0 * noise
+            + if class == (truth[row] + shift) % n_classes {
+                5.0
+            } else {
+                0.0
+            })
+        .exp()
+    });
+    probabilities.outer_iter_mut().for_each(|mut row| row /= row.sum());
+    let predictions = Predictions {
+        classes,
+        images: &images,
+        truth: &truth,
+        probabilities: probabilities.view(),
+    };
+    EvaluateConfig {
+        confidence: 0.95,
+        seed: 0,
+    }
+    .run(&predictions)
+    .unwrap()
+}
+
+pub(crate) fn names<const N: usize>(names: [&str; N]) -> Vec<String> {
+    names.map(str::to_owned).to_vec()
+}
+
+/// A file name for each row.
+pub(crate) fn files(evaluation: &Evaluation) -> Vec<String> {
+    (0..evaluation.n).map(|row| format!("folder/{row:05}.jpg")).collect()
+}
+
+/// Writes the report of an evaluation of which nothing else is known.
+pub(crate) fn write(folder: &Path, evaluation: &Evaluation) {
+    let context = Context {
+        evaluation,
+        files: &files(evaluation),
+        skipped: &[],
+        warnings: &[],
+        facts: &[],
+        thumbnail: &|_| None,
+    };
+    write_report(folder, &context).unwrap();
+}
+
+pub(crate) fn read(folder: &Path, name: &str) -> String {
+    String::from_utf8(std::fs::read(folder.join(name)).unwrap()).unwrap()
+}
