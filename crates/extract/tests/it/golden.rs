@@ -1,0 +1,96 @@
+//! Against Pillow and torchvision: `fixtures/golden/extract.json`, made by the script beside it.
+
+use std::path::{Path, PathBuf};
+
+use image::{Rgb, RgbImage};
+use luthier_extract::{
+    Device, Embedded, Extractor, ExtractorConfig, ImageFile, Precision, Preprocess, Resize, WeightsSource,
+    WeightsStore, decode,
+};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+#[derive(Deserialize)]
+struct Golden {
+    tolerance: Tolerance,
+    pixels: Vec<Pixels>,
+    features: Features,
+}
+
+#[derive(Deserialize)]
+struct Tolerance {
+    features: f32,
+}
+
+#[derive(Deserialize)]
+struct Pixels {
+    image: String,
+    squash: String,
+    crop: String,
+}
+
+#[derive(Deserialize)]
+struct Features {
+    image: String,
+    values: Vec<f32>,
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+fn golden() -> Golden {
+    serde_json::from_slice(&std::fs::read(fixtures().join("golden/extract.json")).unwrap()).unwrap()
+}
+
+fn image(name: &str) -> RgbImage {
+    let Some(size) = name.strip_prefix("synthetic ") else {
+        return decode(&std::fs::read(fixtures().join("instruments").join(name)).unwrap()).unwrap();
+    };
+    let (width, height) = size.split_once('x').unwrap();
+    RgbImage::from_fn(width.parse().unwrap(), height.parse().unwrap(), |x, y| {
+        Rgb([0, 1, 2].map(|c| ((7 * x + 13 * y + 50 * c + x * y / 17) % 256) as u8))
+    })
+}
+
+#[test]
+fn pixels_are_those_of_pillow_bit_for_bit() {
+    let golden = golden();
+    assert!(golden.pixels.len() > 10);
+    for Pixels { image: name, squash, crop } in golden.pixels {
+        for (resize, expected) in [(Resize::Squash, squash), (Resize::Crop, crop)] {
+            let pixels = Preprocess::new(resize).run(&image(&name));
+            let found: String = Sha256::digest(pixels).iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(found, expected, "{name}, {resize}");
+        }
+    }
+}
+
+#[test]
+fn untrained_features_are_those_of_torchvision_with_the_same_weights() {
+    let Golden { features, tolerance, .. } = golden();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image.png");
+    image(&features.image).save(&path).unwrap();
+    let config = ExtractorConfig {
+        resize: Resize::Squash,
+        weights: WeightsSource::Untrained,
+        precision: Precision::Fp32,
+        device: Device::Cpu,
+        batch: 2,
+    };
+    let extractor = Extractor::load(&config, &WeightsStore::new("unused".into(), None), 2, &()).unwrap();
+    let mut found = Vec::new();
+    extractor
+        .embed(&[ImageFile { path, digest: None }], &(), |_, embedded| {
+            let Embedded::Features(row) = embedded else { panic!("{embedded:?}") };
+            found = row;
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(found.len(), features.values.len());
+    let scale = features.values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    for (place, (found, expected)) in found.iter().zip(&features.values).enumerate() {
+        assert!((found - expected).abs() <= tolerance.features * scale, "feature {place}: {found}, {expected}");
+    }
+}
