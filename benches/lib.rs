@@ -1,1 +1,48 @@
-//! Benchmarks.
+//! Inputs of the benchmarks, the same at every run.
+
+use image::codecs::jpeg::JpegEncoder;
+use image::{Rgb, RgbImage};
+use ndarray::Array2;
+
+/// A JPEG with the fine and coarse structure of a photograph: gradients, edges and grain.
+pub fn jpeg(width: u32, height: u32, seed: u32) -> Vec<u8> {
+    let image = RgbImage::from_fn(width, height, |x, y| {
+        let grain = hash(x.wrapping_mul(7919) ^ y.wrapping_mul(104_729) ^ seed) % 24;
+        let edge = if (x / 37 + y / 29) % 5 == 0 { 60 } else { 0 };
+        let shade = |part: u32| (x * part / width * 3 + y * 90 / height + edge + grain).min(255) as u8;
+        Rgb([shade(40), shade(25), shade(55)])
+    });
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, 90)
+        .encode_image(&image)
+        .expect("memory takes what is written");
+    bytes
+}
+
+/// Features `f32 [n, 2048]` of `classes` classes, correlated like those of a network, and their labels.
+pub fn features(n: usize, classes: usize) -> (Array2<f32>, Vec<usize>) {
+    const FACTORS: usize = 256;
+    let noise = |row: usize, column: usize, salt: u32| {
+        let bits = hash((row as u32).wrapping_mul(2_654_435_761) ^ (column as u32).wrapping_mul(40_503) ^ salt);
+        bits as f32 / u32::MAX as f32 - 0.5
+    };
+    let labels: Vec<usize> = (0..n).map(|row| row % classes).collect();
+    let loadings = Array2::from_shape_fn((FACTORS, 2048), |(factor, column)| {
+        noise(factor, column, 1) / (1.0 + factor as f32).sqrt()
+    });
+    let scores = Array2::from_shape_fn((n, FACTORS), |(row, factor)| {
+        noise(row, factor, 2) + if factor % classes == labels[row] { 0.7 } else { 0.0 }
+    });
+    let mut x = scores.dot(&loadings);
+    // Behind the last ReLU nothing is negative.
+    x.indexed_iter_mut()
+        .for_each(|((row, column), value)| *value = (*value + 0.1 * noise(row, column, 3)).max(0.0));
+    (x, labels)
+}
+
+/// The finalizer of MurmurHash3: every bit of the input changes every bit of the result half of the time.
+fn hash(mut bits: u32) -> u32 {
+    bits = (bits ^ (bits >> 16)).wrapping_mul(0x85EB_CA6B);
+    bits = (bits ^ (bits >> 13)).wrapping_mul(0xC2B2_AE35);
+    bits ^ (bits >> 16)
+}

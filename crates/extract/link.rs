@@ -5,18 +5,25 @@
 //! Each depends on `torch-sys` directly, because that is what makes cargo set `DEP_TCH_LIBTORCH_LIB`.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// The folder `lib` or `include` of libtorch.
+///
+/// `.libtorch` in the workspace is a link: a binary must outlive it, so the folder behind it is named.
+pub(crate) fn libtorch_folder(name: &str) -> PathBuf {
+    let lib = env::var_os("DEP_TCH_LIBTORCH_LIB").expect("DEP_TCH_LIBTORCH_LIB: unset, expected from torch-sys");
+    let folder = Path::new(&lib).with_file_name(name);
+    folder.canonicalize().unwrap_or_else(|error| {
+        panic!(
+            "{}: {error}\nhint: `cargo xtask setup` puts libtorch there",
+            folder.display()
+        )
+    })
+}
 
 /// Makes the binary find libtorch at run time, and keeps CUDA in it where libtorch has CUDA.
 pub(crate) fn link_libtorch() {
-    let lib = env::var_os("DEP_TCH_LIBTORCH_LIB").expect("DEP_TCH_LIBTORCH_LIB: unset, expected from torch-sys");
-    // `.libtorch` in the workspace is a link: the binary must outlive it, so it names the folder behind it.
-    let lib = Path::new(&lib).canonicalize().unwrap_or_else(|error| {
-        panic!(
-            "{}: {error}\nhint: `cargo xtask setup` puts libtorch there",
-            Path::new(&lib).display()
-        )
-    });
+    let lib = libtorch_folder("lib");
     let target_os = env::var("CARGO_CFG_TARGET_OS").expect("CARGO_CFG_TARGET_OS: unset, expected from cargo");
     if target_os != "windows" {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());

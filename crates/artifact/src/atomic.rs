@@ -28,13 +28,18 @@ pub fn write_atomically_with(path: &Path, write: impl FnOnce(&mut BufWriter<&Fil
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let file = NamedTempFile::with_prefix_in(".luthier-", folder).map_err(Error::io(path))?;
     let mut writer = BufWriter::new(file.as_file());
-    write(&mut writer).and_then(|()| writer.flush()).and_then(|()| file.as_file().sync_all()).map_err(Error::io(path))?;
+    write(&mut writer)
+        .and_then(|()| writer.flush())
+        .and_then(|()| file.as_file().sync_all())
+        .map_err(Error::io(path))?;
     drop(writer);
     share(file.as_file()).map_err(Error::io(path))?;
     file.persist(path).map_err(|error| Error::io(path)(error.error))?;
     // The rename itself is durable only once the folder is. Windows has no such call and needs none.
     #[cfg(unix)]
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))?;
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(Error::io(folder))?;
     Ok(())
 }
 
@@ -51,6 +56,7 @@ fn share(_: &File) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files are only counted")]
 mod tests {
     use super::*;
 

@@ -28,7 +28,11 @@ pub struct Key {
 impl Key {
     /// Starts the key of a stage. `version` changes when the stage's code gives other results.
     pub fn stage(name: &str, version: u32) -> KeyBuilder {
-        KeyBuilder(Key { stage: name.to_owned(), parts: Vec::new() }).field("version", version)
+        KeyBuilder(Key {
+            stage: name.to_owned(),
+            parts: Vec::new(),
+        })
+        .field("version", version)
     }
 
     /// The digest by which the cache knows this key.
@@ -48,13 +52,20 @@ impl Key {
 
     /// The value of a part.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.parts.iter().find(|part| part.name == name).map(|part| part.value.as_str())
+        self.parts
+            .iter()
+            .find(|part| part.name == name)
+            .map(|part| part.value.as_str())
     }
 
     /// The parts whose values differ from `earlier`, as (name, earlier value, value); a missing part is `None`.
     pub fn differences<'a>(&'a self, earlier: &'a Key) -> Vec<(&'a str, Option<&'a str>, Option<&'a str>)> {
         let ours = self.parts.iter().map(|part| part.name.as_str());
-        let gone = earlier.parts.iter().map(|part| part.name.as_str()).filter(|name| self.get(name).is_none());
+        let gone = earlier
+            .parts
+            .iter()
+            .map(|part| part.name.as_str())
+            .filter(|name| self.get(name).is_none());
         ours.chain(gone)
             .map(|name| (name, earlier.get(name), self.get(name)))
             .filter(|(_, before, now)| before != now)
@@ -70,7 +81,10 @@ impl KeyBuilder {
     /// Adds a field of the configuration.
     #[must_use]
     pub fn field(mut self, name: &str, value: impl Display) -> Self {
-        self.0.parts.push(KeyPart { name: name.to_owned(), value: value.to_string() });
+        self.0.parts.push(KeyPart {
+            name: name.to_owned(),
+            value: value.to_string(),
+        });
         self
     }
 
@@ -91,7 +105,9 @@ mod tests {
     use super::*;
 
     fn example() -> KeyBuilder {
-        Key::stage("features", 1).field("variance", 0.98).input("train", Digest::of(b"rows"))
+        Key::stage("features", 1)
+            .field("variance", 0.98)
+            .input("train", Digest::of(b"rows"))
     }
 
     #[test]
@@ -99,7 +115,7 @@ mod tests {
         // A change here makes every cache in the world miss: bump it knowingly.
         assert_eq!(
             example().finish().digest().to_string(),
-            "PIN"
+            "8a14c7f165157fc60cceb78fae652029ddaecf38be40c8e5fa923e08d6c06528"
         );
     }
 
@@ -112,11 +128,23 @@ mod tests {
 
     #[test]
     fn differences_name_what_changed_came_and_went() {
-        let earlier = Key::stage("s", 1).field("same", 1).field("changed", 1).field("gone", 1).finish();
-        let now = Key::stage("s", 1).field("same", 1).field("changed", 2).field("new", 1).finish();
+        let earlier = Key::stage("s", 1)
+            .field("same", 1)
+            .field("changed", 1)
+            .field("gone", 1)
+            .finish();
+        let now = Key::stage("s", 1)
+            .field("same", 1)
+            .field("changed", 2)
+            .field("new", 1)
+            .finish();
         assert_eq!(
             now.differences(&earlier),
-            [("changed", Some("1"), Some("2")), ("new", None, Some("1")), ("gone", Some("1"), None)]
+            [
+                ("changed", Some("1"), Some("2")),
+                ("new", None, Some("1")),
+                ("gone", Some("1"), None)
+            ]
         );
     }
 }

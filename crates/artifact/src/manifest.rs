@@ -80,10 +80,15 @@ impl Artifact for Manifest {
 
     fn decode(bytes: &[u8]) -> Result<Self> {
         let expected = Self::FORMAT;
-        let (format, manifest): (String, Manifest) =
-            serde_json::from_slice(bytes).map_err(|error| Error::Format { expected, found: error.to_string() })?;
+        let (format, manifest): (String, Manifest) = serde_json::from_slice(bytes).map_err(|error| Error::Format {
+            expected,
+            found: error.to_string(),
+        })?;
         if format != expected {
-            return Err(Error::Format { expected, found: format });
+            return Err(Error::Format {
+                expected,
+                found: format,
+            });
         }
         Ok(manifest)
     }

@@ -2,8 +2,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use ndarray::{Array1, Array2, ArrayD, IxDyn};
-use safetensors::tensor::{Dtype, View};
 use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, View};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -73,19 +73,25 @@ impl TensorsBuilder {
     /// A file of this format, whose metadata hold `header` as JSON.
     pub fn new(format: &'static str, header: &impl Serialize) -> Self {
         let header = serde_json::to_string(&(format, header)).expect("plain data always serialize");
-        TensorsBuilder { header, tensors: Vec::new() }
+        TensorsBuilder {
+            header,
+            tensors: Vec::new(),
+        }
     }
 
     /// Adds a tensor. Elements are written in C order, whatever the array's strides.
     #[must_use]
-    pub fn tensor<T: Element, D: ndarray::Dimension>(
-        mut self,
-        name: &str,
-        array: &ndarray::ArrayRef<T, D>,
-    ) -> Self {
+    pub fn tensor<T: Element, D: ndarray::Dimension>(mut self, name: &str, array: &ndarray::ArrayRef<T, D>) -> Self {
         let mut bytes = Vec::with_capacity(array.len() * size_of::<T>());
         array.iter().for_each(|value| value.write(&mut bytes));
-        self.tensors.push((name.to_owned(), RawTensor { dtype: T::DTYPE, shape: array.shape().to_vec(), bytes }));
+        self.tensors.push((
+            name.to_owned(),
+            RawTensor {
+                dtype: T::DTYPE,
+                shape: array.shape().to_vec(),
+                bytes,
+            },
+        ));
         self
     }
 
@@ -111,7 +117,10 @@ impl<'a> Tensors<'a> {
     /// # Errors
     /// [`Error::Format`] if they are not safetensors or of another format.
     pub fn open(format: &'static str, bytes: &'a [u8]) -> Result<Self> {
-        let wrong = |found: String| Error::Format { expected: format, found };
+        let wrong = |found: String| Error::Format {
+            expected: format,
+            found,
+        };
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| wrong(error.to_string()))?;
         let header = metadata
             .metadata()
@@ -125,7 +134,11 @@ impl<'a> Tensors<'a> {
             return Err(wrong(found));
         }
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| wrong(error.to_string()))?;
-        Ok(Tensors { format, header, tensors })
+        Ok(Tensors {
+            format,
+            header,
+            tensors,
+        })
     }
 
     /// The header that was given to [`TensorsBuilder::new`].
@@ -133,7 +146,8 @@ impl<'a> Tensors<'a> {
     /// # Errors
     /// [`Error::Format`] if it has other fields.
     pub fn header<T: DeserializeOwned>(&self) -> Result<T> {
-        let (_, header): (String, T) = serde_json::from_str(&self.header).map_err(|error| self.wrong(error.to_string()))?;
+        let (_, header): (String, T) =
+            serde_json::from_str(&self.header).map_err(|error| self.wrong(error.to_string()))?;
         Ok(header)
     }
 
@@ -142,7 +156,9 @@ impl<'a> Tensors<'a> {
     /// # Errors
     /// [`Error::Format`] if it is missing, of another type or not one-dimensional.
     pub fn vector<T: Element>(&self, name: &str) -> Result<Array1<T>> {
-        self.array(name)?.into_dimensionality().map_err(|error| self.wrong(format!("{name}: {error}")))
+        self.array(name)?
+            .into_dimensionality()
+            .map_err(|error| self.wrong(format!("{name}: {error}")))
     }
 
     /// A matrix by name.
@@ -150,11 +166,16 @@ impl<'a> Tensors<'a> {
     /// # Errors
     /// [`Error::Format`] if it is missing, of another type or not two-dimensional.
     pub fn matrix<T: Element>(&self, name: &str) -> Result<Array2<T>> {
-        self.array(name)?.into_dimensionality().map_err(|error| self.wrong(format!("{name}: {error}")))
+        self.array(name)?
+            .into_dimensionality()
+            .map_err(|error| self.wrong(format!("{name}: {error}")))
     }
 
     fn array<T: Element>(&self, name: &str) -> Result<ArrayD<T>> {
-        let view = self.tensors.tensor(name).map_err(|error| self.wrong(error.to_string()))?;
+        let view = self
+            .tensors
+            .tensor(name)
+            .map_err(|error| self.wrong(error.to_string()))?;
         if view.dtype() != T::DTYPE {
             return Err(self.wrong(format!("{name} of type {:?} instead of {:?}", view.dtype(), T::DTYPE)));
         }
@@ -164,6 +185,9 @@ impl<'a> Tensors<'a> {
 
     /// The error of this format with what was found instead.
     pub fn wrong(&self, found: String) -> Error {
-        Error::Format { expected: self.format, found }
+        Error::Format {
+            expected: self.format,
+            found,
+        }
     }
 }

@@ -57,7 +57,10 @@ impl Artifact for FeatureTable {
     const FORMAT: &'static str = "feature-table/1";
 
     fn encode(&self) -> Vec<u8> {
-        let header = Header { classes: self.classes.clone(), extractor: self.extractor.clone() };
+        let header = Header {
+            classes: self.classes.clone(),
+            extractor: self.extractor.clone(),
+        };
         let labels: Array1<i64> = self.labels.iter().map(|&label| label as i64).collect();
         let images = Array2::from_shape_fn((self.images.len(), 32), |(row, byte)| self.images[row].as_bytes()[byte]);
         TensorsBuilder::new(Self::FORMAT, &header)
@@ -71,7 +74,11 @@ impl Artifact for FeatureTable {
         let tensors = Tensors::open(Self::FORMAT, bytes)?;
         let Header { classes, extractor } = tensors.header()?;
         let features: Array2<f32> = tensors.matrix("features")?;
-        let labels: Vec<usize> = tensors.vector::<i64>("labels")?.iter().map(|&label| label as usize).collect();
+        let labels: Vec<usize> = tensors
+            .vector::<i64>("labels")?
+            .iter()
+            .map(|&label| label as usize)
+            .collect();
         let images: Vec<Digest> = tensors
             .matrix::<u8>("images")?
             .outer_iter()
@@ -80,12 +87,22 @@ impl Artifact for FeatureTable {
             .map_err(|row: Vec<u8>| tensors.wrong(format!("an image digest of {} bytes", row.len())))?;
         let n = features.nrows();
         if labels.len() != n || images.len() != n {
-            return Err(tensors.wrong(format!("{n} rows, {} labels and {} digests", labels.len(), images.len())));
+            return Err(tensors.wrong(format!(
+                "{n} rows, {} labels and {} digests",
+                labels.len(),
+                images.len()
+            )));
         }
         if let Some(label) = labels.iter().find(|&&label| label >= classes.len()) {
             return Err(tensors.wrong(format!("label {label} among {} classes", classes.len())));
         }
-        Ok(FeatureTable { classes, extractor, labels, images, features })
+        Ok(FeatureTable {
+            classes,
+            extractor,
+            labels,
+            images,
+            features,
+        })
     }
 }
 
@@ -122,7 +139,10 @@ mod tests {
         let mut table = example();
         table.labels[1] = 2;
         let error = FeatureTable::decode(&table.encode()).unwrap_err();
-        assert_eq!(error.to_string(), "expected feature-table/1, found label 2 among 2 classes");
+        assert_eq!(
+            error.to_string(),
+            "expected feature-table/1, found label 2 among 2 classes"
+        );
     }
 
     #[test]

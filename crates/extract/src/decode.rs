@@ -27,9 +27,13 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, Unreadable> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_ALLOC);
     reader.limits(limits);
-    let reader = reader.with_guessed_format().map_err(|error| Unreadable(error.to_string()))?;
+    let reader = reader
+        .with_guessed_format()
+        .map_err(|error| Unreadable(error.to_string()))?;
     let Some(format) = reader.format() else {
-        return Err(Unreadable("not an image: the bytes begin like no known format".to_owned()));
+        return Err(Unreadable(
+            "not an image: the bytes begin like no known format".to_owned(),
+        ));
     };
     let damaged = |error: image::ImageError| Unreadable(format!("damaged {}: {error}", name(format)));
     if format == ImageFormat::Jpeg
@@ -46,15 +50,28 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, Unreadable> {
     let orientation = decoder.orientation().map_err(damaged)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     image.apply_orientation(orientation);
-    Ok(if image.color().has_alpha() { composite_onto_white(image) } else { image.into_rgb8() })
+    Ok(if image.color().has_alpha() {
+        composite_onto_white(image)
+    } else {
+        image.into_rgb8()
+    })
 }
 
 pub(crate) fn too_large(width: u32, height: u32) -> Unreadable {
-    Unreadable(format!("too large: {width} × {height} pixels take more than {} MiB", MAX_ALLOC >> 20))
+    Unreadable(format!(
+        "too large: {width} × {height} pixels take more than {} MiB",
+        MAX_ALLOC >> 20
+    ))
 }
 
 fn name(format: ImageFormat) -> String {
-    format.extensions_str().first().copied().unwrap_or("image").to_uppercase().replace("JPG", "JPEG")
+    format
+        .extensions_str()
+        .first()
+        .copied()
+        .unwrap_or("image")
+        .to_uppercase()
+        .replace("JPG", "JPEG")
 }
 
 fn composite_onto_white(image: DynamicImage) -> RgbImage {
@@ -97,7 +114,11 @@ mod tests {
             assert_eq!(decode(&encode(&image, format)).unwrap(), gradient(), "{format:?}");
         }
         for format in [ImageFormat::Jpeg, ImageFormat::Gif] {
-            assert_eq!(decode(&encode(&image, format)).unwrap().dimensions(), (40, 30), "{format:?}");
+            assert_eq!(
+                decode(&encode(&image, format)).unwrap().dimensions(),
+                (40, 30),
+                "{format:?}"
+            );
         }
     }
 
@@ -111,7 +132,13 @@ mod tests {
     #[test]
     fn sixteen_bit_grey_becomes_rgb() {
         let image = image::ImageBuffer::<Luma<u16>, _>::from_pixel(2, 2, Luma([0x8080]));
-        assert_eq!(decode(&encode(&image.into(), ImageFormat::Png)).unwrap().get_pixel(0, 0).0, [128; 3]);
+        assert_eq!(
+            decode(&encode(&image.into(), ImageFormat::Png))
+                .unwrap()
+                .get_pixel(0, 0)
+                .0,
+            [128; 3]
+        );
     }
 
     #[test]
@@ -127,7 +154,10 @@ mod tests {
         assert_eq!(upright.dimensions(), (30, 40));
         // The bottom left corner comes to the top left.
         let (found, expected) = (upright.get_pixel(0, 0).0, image.get_pixel(0, 29).0);
-        assert!(found.iter().zip(expected).all(|(&a, b)| a.abs_diff(b) < 12), "{found:?} {expected:?}");
+        assert!(
+            found.iter().zip(expected).all(|(&a, b)| a.abs_diff(b) < 12),
+            "{found:?} {expected:?}"
+        );
     }
 
     #[test]
@@ -136,13 +166,19 @@ mod tests {
         for length in 1..bytes.len() {
             assert!(decode(&bytes[..length]).is_err(), "{length} of {} bytes", bytes.len());
         }
-        assert_eq!(message(&bytes[..bytes.len() - 10]), "damaged JPEG: cut short, its end marker is missing");
+        assert_eq!(
+            message(&bytes[..bytes.len() - 10]),
+            "damaged JPEG: cut short, its end marker is missing"
+        );
     }
 
     #[test]
     fn what_is_not_an_image_is_named() {
         assert_eq!(message(b""), "empty file");
-        assert_eq!(message(b"a violin, said the text file"), "not an image: the bytes begin like no known format");
+        assert_eq!(
+            message(b"a violin, said the text file"),
+            "not an image: the bytes begin like no known format"
+        );
         let png = encode(&gradient().into(), ImageFormat::Png);
         assert!(message(&png[..png.len() / 2]).starts_with("damaged PNG: "));
     }

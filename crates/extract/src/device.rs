@@ -51,15 +51,21 @@ impl Device {
     /// # Errors
     /// [`Error::Device`] naming what is missing.
     pub fn check(self, precision: Precision) -> Result<()> {
-        let fail = |message: &str| Err(Error::Device { device: self.to_string(), message: message.to_owned() });
+        let fail = |message: &str| {
+            Err(Error::Device {
+                device: self.to_string(),
+                message: message.to_owned(),
+            })
+        };
         match self {
             Device::Cpu if precision == Precision::Fp16 => fail("no fp16 on the CPU, expected fp32 or bf16"),
             Device::Cuda(_) if !tch::Cuda::is_available() => {
                 fail("CUDA is not available to this build (`cargo xtask setup --cuda`, then build again) or machine")
             }
-            Device::Cuda(n) if n as i64 >= tch::Cuda::device_count() => {
-                fail(&format!("found {} CUDA devices, numbered from 0", tch::Cuda::device_count()))
-            }
+            Device::Cuda(n) if n as i64 >= tch::Cuda::device_count() => fail(&format!(
+                "found {} CUDA devices, numbered from 0",
+                tch::Cuda::device_count()
+            )),
             Device::Mps if !tch::utils::has_mps() => fail("no Apple GPU found"),
             _ => Ok(()),
         }
@@ -94,7 +100,11 @@ impl FromStr for Device {
             "cpu" => Ok(Device::Cpu),
             "cuda" => Ok(Device::Cuda(0)),
             "mps" => Ok(Device::Mps),
-            _ => text.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Device::Cuda).ok_or_else(expected),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Device::Cuda)
+                .ok_or_else(expected),
         }
     }
 }

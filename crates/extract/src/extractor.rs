@@ -5,7 +5,7 @@ use luthier_artifact::{Digest, ExtractorInfo, Key};
 use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 
-use crate::network::{Network, WIDTH};
+use crate::network::{Kernels, Network, Target, WIDTH};
 use crate::{Device, Error, Observer, Precision, Preprocess, Resize, Result, WeightsSource, WeightsStore, decode};
 
 /// Everything that the features of an image depend on, beside its bytes.
@@ -33,17 +33,24 @@ impl ExtractorConfig {
     /// What features in the cache are known by.
     ///
     /// The batch is part of it: batches of another size may be computed in another order. The number of threads is not:
-    /// features are the same with any. A CUDA device's number is not either.
+    /// with oneDNN's kernels features are the same with any. A CUDA device's number is not either.
     ///
     /// # Errors
     /// [`Error::Io`] if the weights file cannot be read.
     pub fn key(&self) -> Result<Key> {
-        let ExtractorConfig { resize, weights, precision, device, batch } = self;
+        let ExtractorConfig {
+            resize,
+            weights,
+            precision,
+            device,
+            batch,
+        } = self;
         Ok(Key::stage("extractor", Self::VERSION)
             .field("resize", resize)
             .field("weights", weights.sha256()?)
             .field("precision", precision)
             .field("device", device.kind())
+            .field("kernels", Kernels::best(*device).name())
             .field("batch", batch)
             .field("libtorch", Self::LIBTORCH)
             .finish())
@@ -95,13 +102,34 @@ impl Extractor {
     ///
     /// # Errors
     /// [`Error::Device`] if the device cannot do what is asked; those of the weights, naming their file.
-    pub fn load(config: &ExtractorConfig, store: &WeightsStore, n_threads: usize, observer: &dyn Observer) -> Result<Self> {
+    pub fn load(
+        config: &ExtractorConfig,
+        store: &WeightsStore,
+        n_threads: usize,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         config.device.check(config.precision)?;
         let n_threads = n_threads.max(1);
         tch::set_num_threads(n_threads as i32);
         let parameters = config.weights.load(store, observer)?;
-        let network = Network::new(&parameters, config.device, config.precision)?;
-        Ok(Extractor { network, resize: config.resize, batch: config.batch.max(1), n_threads })
+        let (device, precision, batch) = (config.device, config.precision, config.batch.max(1));
+        let target = Target {
+            kernels: Kernels::best(device),
+            device,
+            precision,
+            batch,
+        };
+        tracing::debug!(
+            "network on {device} in {precision}, {} kernels, batches of {batch}, {n_threads} threads",
+            target.kernels.name()
+        );
+        let network = Network::new(&parameters, target)?;
+        Ok(Extractor {
+            network,
+            resize: config.resize,
+            batch,
+            n_threads,
+        })
     }
 
     /// Embeds image files. `done` gets each file's place in `files` and what became of it, in no particular order.
@@ -122,7 +150,10 @@ impl Extractor {
             .num_threads(self.n_threads)
             .thread_name(|n| format!("decode-{n}"))
             .build()
-            .map_err(|error| Error::Io { path: "threads".into(), source: std::io::Error::other(error) })?;
+            .map_err(|error| Error::Io {
+                path: "threads".into(),
+                source: std::io::Error::other(error),
+            })?;
         let (send, receive) = sync_channel(2 * self.batch);
         let resize = self.resize;
         let decode_all = move || {
@@ -130,7 +161,11 @@ impl Extractor {
                 || (send.clone(), Preprocess::new(resize)),
                 |(send, preprocess), (place, file)| {
                     // A failed send means that the receiver stopped for a reason of its own.
-                    if observer.is_interrupted() { None } else { send.send((place, read(file, preprocess))).ok() }
+                    if observer.is_interrupted() {
+                        None
+                    } else {
+                        send.send((place, read(file, preprocess))).ok()
+                    }
                 },
             )
         };
@@ -167,7 +202,10 @@ impl Extractor {
             return Ok(());
         }
         let features = self.network.forward(pixels)?;
-        places.drain(..).zip(features.chunks_exact(WIDTH)).try_for_each(|(place, row)| done(place, Embedded::Features(row.to_vec())))
+        places
+            .drain(..)
+            .zip(features.chunks_exact(WIDTH))
+            .try_for_each(|(place, row)| done(place, Embedded::Features(row.to_vec())))
     }
 }
 
@@ -182,7 +220,9 @@ fn read(file: &ImageFile, preprocess: &mut Preprocess) -> Result<Image> {
         Err(error) => return Ok(Image::Unreadable(error.to_string())),
     };
     if file.digest.is_some_and(|digest| digest != Digest::of(&bytes)) {
-        return Err(Error::Changed { path: file.path.clone() });
+        return Err(Error::Changed {
+            path: file.path.clone(),
+        });
     }
     Ok(match decode(&bytes) {
         Ok(image) => Image::Pixels(preprocess.run(&image)),

@@ -11,11 +11,15 @@ use crate::decode::{MAX_ALLOC, Unreadable, too_large};
 /// `None` if its colours are CMYK, which libjpeg does not convert.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Option<DynamicImage>, Unreadable> {
     if is_cut_short(bytes) {
-        return Err(Unreadable("damaged JPEG: cut short, its end marker is missing".to_owned()));
+        return Err(Unreadable(
+            "damaged JPEG: cut short, its end marker is missing".to_owned(),
+        ));
     }
     // libjpeg's fatal errors unwind with their message; they do not reach the panic hook.
     catch_unwind(AssertUnwindSafe(|| decompress(bytes))).unwrap_or_else(|panic| {
-        let message = panic.downcast_ref::<String>().map_or("libjpeg failed", |message| message.as_str());
+        let message = panic
+            .downcast_ref::<String>()
+            .map_or("libjpeg failed", |message| message.as_str());
         Err(damaged(message.trim_start_matches("libjpeg fatal error: ")))
     })
 }

@@ -15,6 +15,7 @@ mod extractor;
 mod jpeg;
 mod network;
 mod observer;
+mod onednn;
 mod preprocess;
 mod resize;
 mod scan;

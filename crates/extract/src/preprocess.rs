@@ -55,7 +55,10 @@ impl Preprocess {
 
     /// Preprocessing with this kind of resize. A buffer is kept from image to image.
     pub fn new(resize: Resize) -> Self {
-        Preprocess { resize, scratch: Vec::new() }
+        Preprocess {
+            resize,
+            scratch: Vec::new(),
+        }
     }
 
     /// Resizes an image to RGB `u8 [224, 224, 3]`.
@@ -86,7 +89,11 @@ mod tests {
 
     #[test]
     fn squash_keeps_the_corners_and_crop_cuts_the_edges() {
-        let stripes = RgbImage::from_fn(600, 300, |x, _| if x < 100 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) });
+        let stripes = RgbImage::from_fn(
+            600,
+            300,
+            |x, _| if x < 100 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) },
+        );
         let squashed = Preprocess::new(Resize::Squash).run(&stripes);
         let cropped = Preprocess::new(Resize::Crop).run(&stripes);
         assert_eq!((squashed.len(), cropped.len()), (Preprocess::BYTES, Preprocess::BYTES));
@@ -100,7 +107,10 @@ mod tests {
             for resize in [Resize::Squash, Resize::Crop] {
                 let image = RgbImage::from_pixel(width, height, Rgb([7, 8, 9]));
                 let bytes = Preprocess::new(resize).run(&image);
-                assert!(bytes.chunks_exact(3).all(|pixel| pixel == [7, 8, 9]), "{width} × {height}, {resize}");
+                assert!(
+                    bytes.chunks_exact(3).all(|pixel| pixel == [7, 8, 9]),
+                    "{width} × {height}, {resize}"
+                );
             }
         }
     }

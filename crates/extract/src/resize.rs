@@ -11,9 +11,14 @@ use image::RgbImage;
 /// Bits behind the binary point of a coefficient: what 32 bits leave for 8-bit values and sign.
 const PRECISION: u32 = 32 - 8 - 2;
 
+/// What sums begin with, so that cutting off rounds to the nearest.
+const HALF: i32 = 1 << (PRECISION - 1);
+
 /// How a row or column of pixels becomes another: a weighted sum for each pixel of the result.
 #[derive(Clone, Debug)]
 pub(crate) struct Axis {
+    /// By how many pixels the whole result is shorter than its source; negative if it is longer.
+    shrinks_by: isize,
     /// The first source pixel of each sum, and where its coefficients lie.
     taps: Vec<(usize, Range<usize>)>,
     coefficients: Vec<i32>,
@@ -25,12 +30,18 @@ impl Axis {
         let scale = from as f64 / to as f64;
         // When shrinking, the triangle covers all pixels that fall into one; when growing, two neighbours.
         let support = scale.max(1.0);
-        let mut axis = Axis { taps: Vec::with_capacity(window.len()), coefficients: Vec::new() };
+        let shrinks_by = from as isize - to as isize;
+        let mut axis = Axis {
+            shrinks_by,
+            taps: Vec::with_capacity(window.len()),
+            coefficients: Vec::new(),
+        };
         for place in window {
             let center = (place as f64 + 0.5) * scale;
             let first = (center - support + 0.5).max(0.0) as usize;
             let last = ((center + support + 0.5) as usize).min(from);
-            let weight = |pixel: usize| (1.0 - ((pixel as f64 - center + 0.5) / support).abs()).max(0.0);
+            // Times the reciprocal, not divided: as Pillow does it, down to the last bit.
+            let weight = |pixel: usize| (1.0 - ((pixel as f64 - center + 0.5) * (1.0 / support)).abs()).max(0.0);
             let sum: f64 = (first..last).map(weight).sum();
             let start = axis.coefficients.len();
             // Weights are never negative, so that adding a half and cutting off rounds to the nearest.
@@ -57,41 +68,72 @@ impl Axis {
     }
 
     fn sums(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        self.taps.iter().map(|(first, range)| (*first, &self.coefficients[range.clone()]))
+        self.taps
+            .iter()
+            .map(|(first, range)| (*first, &self.coefficients[range.clone()]))
     }
 }
 
 /// Resizes an image; the result is RGB, `u8 [vertical, horizontal, 3]`. `scratch` is a buffer to keep between calls.
 pub(crate) fn resize(image: &RgbImage, horizontal: &Axis, vertical: &Axis, scratch: &mut Vec<u8>) -> Vec<u8> {
-    let stride = 3 * image.width() as usize;
-    let rows = vertical.range();
-    let width = 3 * horizontal.len();
-    scratch.clear();
-    for row in image.as_raw()[rows.start * stride..rows.end * stride].chunks_exact(stride) {
-        for (first, coefficients) in horizontal.sums() {
-            let pixels = &row[3 * first..3 * (first + coefficients.len())];
-            let mut sums = [1 << (PRECISION - 1); 3];
-            for (pixel, &coefficient) in pixels.chunks_exact(3).zip(coefficients) {
+    let (pixels, width) = (image.as_raw(), image.width() as usize);
+    let mut resized = Vec::with_capacity(3 * horizontal.len() * vertical.len());
+    // The order shows in the rounding between the passes. This is Pillow 13's, which goes by pixels, not by ratios
+    // (python-pillow/Pillow#9549); earlier ones always began with the rows.
+    if vertical.shrinks_by > 2 * horizontal.shrinks_by.max(0) {
+        let columns = horizontal.range();
+        resize_columns(pixels, width, columns.clone(), 0, vertical, scratch);
+        resize_rows(scratch, columns.len(), columns.start, horizontal, &mut resized);
+    } else {
+        let rows = vertical.range();
+        resize_rows(
+            &pixels[3 * width * rows.start..3 * width * rows.end],
+            width,
+            0,
+            horizontal,
+            scratch,
+        );
+        resize_columns(
+            scratch,
+            horizontal.len(),
+            0..horizontal.len(),
+            rows.start,
+            vertical,
+            &mut resized,
+        );
+    }
+    resized
+}
+
+/// Resizes every row of `pixels`, which are `width` long and begin at column `left` of the image.
+fn resize_rows(pixels: &[u8], width: usize, left: usize, axis: &Axis, resized: &mut Vec<u8>) {
+    resized.clear();
+    for row in pixels.chunks_exact(3 * width) {
+        for (first, coefficients) in axis.sums() {
+            let mut sums = [HALF; 3];
+            for (pixel, &coefficient) in row[3 * (first - left)..].chunks_exact(3).zip(coefficients) {
                 for (sum, &value) in sums.iter_mut().zip(pixel) {
                     *sum += i32::from(value) * coefficient;
                 }
             }
-            scratch.extend(sums.map(round));
+            resized.extend(sums.map(round));
         }
     }
-    let mut resized = Vec::with_capacity(vertical.len() * width);
-    let mut sums = vec![0; width];
-    for (first, coefficients) in vertical.sums() {
-        sums.fill(1 << (PRECISION - 1));
-        let rows = scratch[(first - rows.start) * width..].chunks_exact(width);
-        for (row, &coefficient) in rows.zip(coefficients) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
+}
+
+/// Resizes the given columns of `pixels`, whose rows are `width` long and begin at row `top` of the image.
+fn resize_columns(pixels: &[u8], width: usize, columns: Range<usize>, top: usize, axis: &Axis, resized: &mut Vec<u8>) {
+    resized.clear();
+    let mut sums = vec![HALF; 3 * columns.len()];
+    for (first, coefficients) in axis.sums() {
+        sums.fill(HALF);
+        for (row, &coefficient) in pixels.chunks_exact(3 * width).skip(first - top).zip(coefficients) {
+            for (sum, &value) in sums.iter_mut().zip(&row[3 * columns.start..3 * columns.end]) {
                 *sum += i32::from(value) * coefficient;
             }
         }
         resized.extend(sums.iter().map(|&sum| round(sum)));
     }
-    resized
 }
 
 /// A sum as an 8-bit value. It cannot leave their range by more than rounding, since its weights sum to 1.

@@ -76,12 +76,19 @@ pub fn scan(source: &DataSource, cache: &Cache, rehash: Rehash, observer: &dyn O
         DataSource::Whole { data, .. } => n_ignored += list(data, Split::Train, &mut files)?,
     }
     let (mut entries, n_read) = digest(source, files, cache, rehash, observer)?;
-    if let DataSource::Whole { test_fraction, seed, .. } = source {
+    if let DataSource::Whole {
+        test_fraction, seed, ..
+    } = source
+    {
         choose_test_images(&mut entries, *test_fraction, *seed);
     }
     let manifest = Manifest::new(entries);
     check_classes(source, &manifest)?;
-    Ok(Scan { manifest, n_ignored, n_read })
+    Ok(Scan {
+        manifest,
+        n_ignored,
+        n_read,
+    })
 }
 
 /// Whether files are read even if their stat says that they are unchanged.
@@ -114,7 +121,10 @@ fn is_hidden(entry: &DirEntry) -> bool {
 }
 
 fn walk_error(folder: &Path, error: walkdir::Error) -> Error {
-    Error::Io { path: error.path().unwrap_or(folder).to_owned(), source: error.into() }
+    Error::Io {
+        path: error.path().unwrap_or(folder).to_owned(),
+        source: error.into(),
+    }
 }
 
 /// Whether a file's name ends like an image's: jpg, jpeg, png, gif, bmp, webp, tif or tiff, in any case.
@@ -136,7 +146,9 @@ struct Listed {
 /// Appends the image files below `folder`; the result is how many other files were passed over.
 fn list(folder: &Path, split: Split, files: &mut Vec<Listed>) -> Result<usize> {
     if !folder.is_dir() {
-        return Err(Error::MissingFolder { path: folder.to_owned() });
+        return Err(Error::MissingFolder {
+            path: folder.to_owned(),
+        });
     }
     let n_before = files.len();
     let mut n_ignored = 0;
@@ -147,7 +159,17 @@ fn list(folder: &Path, split: Split, files: &mut Vec<Listed>) -> Result<usize> {
             // A link that leads nowhere is one bad image, not the end.
             Err(error) if is_dangling_image(&error) => {
                 let path = error.path().expect("a missing target has a path");
-                files.extend(listed(folder, path, split, FileStat { size: 0, mtime_ns: 0, inode: 0 }, Some(error.to_string())));
+                files.extend(listed(
+                    folder,
+                    path,
+                    split,
+                    FileStat {
+                        size: 0,
+                        mtime_ns: 0,
+                        inode: 0,
+                    },
+                    Some(error.to_string()),
+                ));
                 continue;
             }
             Err(error) => return Err(walk_error(folder, error)),
@@ -173,22 +195,37 @@ fn list(folder: &Path, split: Split, files: &mut Vec<Listed>) -> Result<usize> {
         }
     }
     if files.len() == n_before {
-        return Err(Error::NoImages { path: folder.to_owned() });
+        return Err(Error::NoImages {
+            path: folder.to_owned(),
+        });
     }
     Ok(n_ignored)
 }
 
 fn is_dangling_image(error: &walkdir::Error) -> bool {
-    error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    error
+        .io_error()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
         && error.path().is_some_and(is_image_name)
         && error.depth() >= 2
 }
 
 fn listed(folder: &Path, path: &Path, split: Split, stat: FileStat, unreadable: Option<String>) -> Option<Listed> {
-    let parts: Vec<_> = path.strip_prefix(folder).ok()?.iter().map(|part| part.to_string_lossy()).collect();
+    let parts: Vec<_> = path
+        .strip_prefix(folder)
+        .ok()?
+        .iter()
+        .map(|part| part.to_string_lossy())
+        .collect();
     let is_unicode = path.to_str().is_some();
     let unreadable = unreadable.or_else(|| (!is_unicode).then(|| "file name is not UTF-8".to_owned()));
-    Some(Listed { split, class: parts.first()?.to_string(), file: parts.join("/"), stat, unreadable })
+    Some(Listed {
+        split,
+        class: parts.first()?.to_string(),
+        file: parts.join("/"),
+        stat,
+        unreadable,
+    })
 }
 
 /// Reads the files whose digests are not known by their stat.
@@ -241,7 +278,12 @@ fn digest(
     let entries = files
         .into_iter()
         .zip(contents)
-        .map(|(Listed { split, class, file, .. }, content)| ManifestEntry { split, class, file, content })
+        .map(|(Listed { split, class, file, .. }, content)| ManifestEntry {
+            split,
+            class,
+            file,
+            content,
+        })
         .collect();
     Ok((entries, n_read))
 }
@@ -277,9 +319,18 @@ fn choose_test_images(entries: &mut [ManifestEntry], test_fraction: f64, seed: u
 }
 
 fn check_classes(source: &DataSource, manifest: &Manifest) -> Result<()> {
-    let has = |class: &str, split| manifest.entries.iter().any(|entry| entry.split == split && entry.class == class);
-    let test_only: Vec<String> =
-        manifest.classes.iter().filter(|class| !has(class, Split::Train)).cloned().collect();
+    let has = |class: &str, split| {
+        manifest
+            .entries
+            .iter()
+            .any(|entry| entry.split == split && entry.class == class)
+    };
+    let test_only: Vec<String> = manifest
+        .classes
+        .iter()
+        .filter(|class| !has(class, Split::Train))
+        .cloned()
+        .collect();
     if !test_only.is_empty() {
         return Err(Error::TestOnlyClasses {
             train: source.folder(Split::Train).to_owned(),
@@ -288,7 +339,10 @@ fn check_classes(source: &DataSource, manifest: &Manifest) -> Result<()> {
         });
     }
     if let [class] = manifest.classes.as_slice() {
-        return Err(Error::SingleClass { path: source.folder(Split::Train).to_owned(), class: class.clone() });
+        return Err(Error::SingleClass {
+            path: source.folder(Split::Train).to_owned(),
+            class: class.clone(),
+        });
     }
     Ok(())
 }

@@ -1,13 +1,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use luthier_artifact::{
-    Artifact, Cache, Content, Digest, ExtractorInfo, FeatureTable, Key, Manifest, Split,
-};
+use luthier_artifact::{Artifact, Cache, Content, Digest, ExtractorInfo, FeatureTable, Key, Manifest, Split};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use crate::{DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageFile, Observer, Result, WIDTH, WeightsStore};
+use crate::{
+    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageFile, Observer, Result, WIDTH, WeightsStore,
+};
 
 /// How much work a killed process may lose at most.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
@@ -44,7 +44,10 @@ pub struct SkippedImages(pub Vec<(Digest, String)>);
 impl SkippedImages {
     /// Why an image was skipped, if it was.
     pub fn reason(&self, image: &Digest) -> Option<&str> {
-        self.0.binary_search_by_key(image, |(digest, _)| *digest).ok().map(|place| self.0[place].1.as_str())
+        self.0
+            .binary_search_by_key(image, |(digest, _)| *digest)
+            .ok()
+            .map(|place| self.0[place].1.as_str())
     }
 }
 
@@ -58,8 +61,13 @@ impl Artifact for SkippedImages {
     fn decode(bytes: &[u8]) -> luthier_artifact::Result<Self> {
         let expected = Self::FORMAT;
         let wrong = |found: String| luthier_artifact::Error::Format { expected, found };
-        let (format, skipped): (String, Self) = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
-        if format == expected { Ok(skipped) } else { Err(wrong(format)) }
+        let (format, skipped): (String, Self) =
+            serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
+        if format == expected {
+            Ok(skipped)
+        } else {
+            Err(wrong(format))
+        }
     }
 }
 
@@ -77,7 +85,11 @@ impl ExtractConfig {
         let digest = extractor.digest();
         let mut key = Key::stage("extract", Self::VERSION);
         for part in extractor.parts {
-            let name = if part.name == "version" { "extractor version" } else { &part.name };
+            let name = if part.name == "version" {
+                "extractor version"
+            } else {
+                &part.name
+            };
             key = key.field(name, part.value);
         }
         Ok(key.field("extractor", digest).input("manifest", manifest).finish())
@@ -102,13 +114,21 @@ impl ExtractConfig {
         let images = distinct_images(manifest);
         let mut features = HashMap::with_capacity(images.len());
         for images in images.keys().copied().collect::<Vec<_>>().chunks(LOOKUP) {
-            features.extend(cache.features(&extractor, images)?.into_iter().filter(|(_, row)| row.len() == WIDTH));
+            features.extend(
+                cache
+                    .features(&extractor, images)?
+                    .into_iter()
+                    .filter(|(_, row)| row.len() == WIDTH),
+            );
         }
         let n_reused = features.len();
         let mut missing: Vec<ImageFile> = images
             .into_iter()
             .filter(|(digest, _)| !features.contains_key(digest))
-            .map(|(digest, entry)| ImageFile { path: source.path(&manifest.entries[entry]), digest: Some(digest) })
+            .map(|(digest, entry)| ImageFile {
+                path: source.path(&manifest.entries[entry]),
+                digest: Some(digest),
+            })
             .collect();
         // Files of a folder often lie together on the disk.
         missing.sort_by(|a, b| a.path.cmp(&b.path));
@@ -116,7 +136,12 @@ impl ExtractConfig {
         if !missing.is_empty() {
             let network = Extractor::load(&self.extractor, store, n_threads, observer)?;
             observer.begin("images embedded", missing.len() as u64);
-            let mut commit = Commit { cache, extractor, pending: Vec::new(), since: Instant::now() };
+            let mut commit = Commit {
+                cache,
+                extractor,
+                pending: Vec::new(),
+                since: Instant::now(),
+            };
             let outcome = network.embed(&missing, observer, |place, embedded| {
                 observer.advance(1);
                 let digest = missing[place].digest.expect("scanned images have digests");
@@ -169,7 +194,11 @@ struct Commit<'a> {
 impl Commit<'_> {
     fn push(&mut self, image: Digest, row: Vec<f32>) -> Result<()> {
         self.pending.push((image, row));
-        if self.since.elapsed() >= COMMIT_INTERVAL { self.flush() } else { Ok(()) }
+        if self.since.elapsed() >= COMMIT_INTERVAL {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -191,13 +220,19 @@ fn distinct_images(manifest: &Manifest) -> HashMap<Digest, usize> {
     images
 }
 
-fn table(manifest: &Manifest, split: Split, features: &HashMap<Digest, Vec<f32>>, extractor: &ExtractorInfo) -> FeatureTable {
+fn table(
+    manifest: &Manifest,
+    split: Split,
+    features: &HashMap<Digest, Vec<f32>>,
+    extractor: &ExtractorInfo,
+) -> FeatureTable {
     let mut rows: Vec<(usize, Digest)> = (manifest.entries.iter())
         .filter(|entry| entry.split == split)
         .filter_map(|entry| match entry.content {
-            Content::Digest(digest) if features.contains_key(&digest) => {
-                Some((manifest.label(&entry.class).expect("every class of an entry is listed"), digest))
-            }
+            Content::Digest(digest) if features.contains_key(&digest) => Some((
+                manifest.label(&entry.class).expect("every class of an entry is listed"),
+                digest,
+            )),
             _ => None,
         })
         .collect();
@@ -207,16 +242,26 @@ fn table(manifest: &Manifest, split: Split, features: &HashMap<Digest, Vec<f32>>
         row.assign(&ndarray::aview1(&features[digest]));
     }
     let (labels, images) = rows.into_iter().unzip();
-    FeatureTable { classes: manifest.classes.clone(), extractor: extractor.clone(), labels, images, features: matrix }
+    FeatureTable {
+        classes: manifest.classes.clone(),
+        extractor: extractor.clone(),
+        labels,
+        images,
+        features: matrix,
+    }
 }
 
 /// Every class needs a readable image in each split where it has images at all.
 fn check_classes(manifest: &Manifest, features: &HashMap<Digest, Vec<f32>>, skipped: &SkippedImages) -> Result<()> {
     for split in [Split::Train, Split::Test] {
         for class in &manifest.classes {
-            let entries: Vec<_> =
-                manifest.entries.iter().filter(|entry| entry.split == split && entry.class == *class).collect();
-            let is_readable = |content: &Content| matches!(content, Content::Digest(digest) if features.contains_key(digest));
+            let entries: Vec<_> = manifest
+                .entries
+                .iter()
+                .filter(|entry| entry.split == split && entry.class == *class)
+                .collect();
+            let is_readable =
+                |content: &Content| matches!(content, Content::Digest(digest) if features.contains_key(digest));
             if entries.is_empty() || entries.iter().any(|entry| is_readable(&entry.content)) {
                 continue;
             }

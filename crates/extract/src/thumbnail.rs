@@ -14,7 +14,12 @@ pub fn thumbnail(bytes: &[u8], side: u32) -> Result<Vec<u8>, Unreadable> {
     let scaled = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
     let (width, height) = (scaled(image.width()), scaled(image.height()));
     let axis = |from: u32, to: u32| Axis::whole(from as usize, to as usize);
-    let small = resize(&image, &axis(image.width(), width), &axis(image.height(), height), &mut Vec::new());
+    let small = resize(
+        &image,
+        &axis(image.width(), width),
+        &axis(image.height(), height),
+        &mut Vec::new(),
+    );
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, 80)
         .write_image(&small, width, height, ExtendedColorType::Rgb8)
@@ -34,7 +39,9 @@ mod tests {
     fn the_longer_side_is_bounded_and_small_images_stay() {
         for (from, to) in [((400, 100), (128, 32)), ((50, 20), (50, 20)), ((2000, 1), (128, 1))] {
             let mut bytes = Cursor::new(Vec::new());
-            RgbImage::new(from.0, from.1).write_to(&mut bytes, ImageFormat::Png).unwrap();
+            RgbImage::new(from.0, from.1)
+                .write_to(&mut bytes, ImageFormat::Png)
+                .unwrap();
             let jpeg = thumbnail(bytes.get_ref(), 128).unwrap();
             assert_eq!(decode(&jpeg).unwrap().dimensions(), to);
         }

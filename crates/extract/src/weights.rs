@@ -1,6 +1,7 @@
 use std::fs::{self, File};
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest as _, Sha256};
@@ -22,10 +23,23 @@ pub struct NamedWeights {
     pub sha256: &'static str,
 }
 
+/// How long to wait for a server that does not answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The hub that serves the weights, unless a mirror is set.
 const HUB: &str = "https://huggingface.co";
 
 impl NamedWeights {
+    /// Weights that the hub serves at `path` and whose SHA-256 is pinned.
+    pub const fn new(name: &'static str, description: &'static str, path: &'static str, sha256: &'static str) -> Self {
+        NamedWeights {
+            name,
+            description,
+            path,
+            sha256,
+        }
+    }
+
     /// All of them; the first is the default.
     pub const ALL: [NamedWeights; 2] = [
         NamedWeights {
@@ -71,7 +85,10 @@ impl WeightsSource {
             return Ok(WeightsSource::File(text.into()));
         }
         let known: Vec<_> = NAMED.iter().map(|named| named.name).collect();
-        Err(Error::UnknownWeights { name: text.to_owned(), known: known.join(", ") })
+        Err(Error::UnknownWeights {
+            name: text.to_owned(),
+            known: known.join(", "),
+        })
     }
 
     /// A name for people: the known name, the file's name without its ending, or `untrained`.
@@ -114,30 +131,54 @@ pub(crate) struct Parameters(Vec<(String, Tensor)>);
 impl Parameters {
     /// The parameter with this name, as torchvision calls it.
     pub(crate) fn get(&self, name: &str) -> &Tensor {
-        let (_, tensor) = self.0.iter().find(|(known, _)| known == name).expect("every parameter was checked at load");
+        let (_, tensor) = self
+            .0
+            .iter()
+            .find(|(known, _)| known == name)
+            .expect("every parameter was checked at load");
         tensor
     }
 
     fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io(path))?;
-        let wrong = |found: String| Error::Weights { path: path.to_owned(), found };
+        let wrong = |found: String| Error::Weights {
+            path: path.to_owned(),
+            found,
+        };
         let file = SafeTensors::deserialize(&bytes).map_err(|error| wrong(error.to_string()))?;
         let expected = parameters();
-        let missing: Vec<_> = expected.iter().map(|known| &known.name).filter(|name| file.tensor(name).is_err()).collect();
+        let missing: Vec<_> = expected
+            .iter()
+            .map(|known| &known.name)
+            .filter(|name| file.tensor(name).is_err())
+            .collect();
         if let Some(first) = missing.first() {
-            return Err(wrong(format!("{} tensors missing, the first is {first}", missing.len())));
+            return Err(wrong(format!(
+                "{} tensors missing, the first is {first}",
+                missing.len()
+            )));
         }
         // A deeper network has all the tensors of ResNet-50, and more.
         let is_expected = |name: &str| {
-            expected.iter().any(|known| known.name == name) || name.starts_with("fc.") || name.ends_with("num_batches_tracked")
+            expected.iter().any(|known| known.name == name)
+                || name.starts_with("fc.")
+                || name.ends_with("num_batches_tracked")
         };
         if let Some(name) = file.names().into_iter().filter(|name| !is_expected(name)).min() {
             return Err(wrong(format!("{name}, which ResNet-50 lacks")));
         }
         let read = |ParameterShape { name, shape }: ParameterShape| {
             let view = file.tensor(&name).expect("no tensor is missing");
-            if view.shape().iter().map(|&length| length as i64).ne(shape.iter().copied()) {
-                return Err(wrong(format!("{name} of shape {:?} instead of {shape:?}", view.shape())));
+            if view
+                .shape()
+                .iter()
+                .map(|&length| length as i64)
+                .ne(shape.iter().copied())
+            {
+                return Err(wrong(format!(
+                    "{name} of shape {:?} instead of {shape:?}",
+                    view.shape()
+                )));
             }
             let kind = match view.dtype() {
                 Dtype::F32 => Kind::Float,
@@ -162,7 +203,8 @@ mod untrained {
     use super::{ParameterShape, Parameters, parameters};
 
     /// Names what [`initialise`] does: a change there needs a change here.
-    pub(super) const RECIPE: &str = "ResNet-50, He uniform (fan in), splitmix64 seeded 0, last batch norm of a block 0.5, version 1";
+    pub(super) const RECIPE: &str =
+        "ResNet-50, He uniform (fan in), splitmix64 seeded 0, last batch norm of a block 0.5, version 1";
 
     /// Convolutions get uniform numbers of variance 2 / fan-in (He et al., 2015, arXiv:1502.01852), batch norms are the
     /// identity, except that the last of each block halves, so that sixteen residual sums do not overflow fp16.
@@ -232,6 +274,10 @@ impl WeightsStore {
             fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
             let partial = path.with_extension("safetensors.part");
             self.download(weights, &partial, observer)?;
+            if path.is_file() {
+                // Another process downloaded them while this one waited.
+                return Ok(path);
+            }
             // Of a wrong file nothing can be kept: the next attempt begins anew.
             if let Err(error) = check_sha256(&partial, weights.sha256) {
                 fs::remove_file(&partial).map_err(Error::io(&partial))?;
@@ -247,12 +293,29 @@ impl WeightsStore {
     fn download(&self, weights: &NamedWeights, partial: &Path, observer: &dyn Observer) -> Result<()> {
         let hub = self.mirror.as_deref().unwrap_or(HUB).trim_end_matches('/');
         let url = format!("{hub}/{}", weights.path);
-        let fail = |message: String| Error::Download { name: weights.name.to_owned(), url: url.clone(), message };
-        let mut file = File::options().create(true).append(true).open(partial).map_err(Error::io(partial))?;
+        let fail = |message: String| Error::Download {
+            name: weights.name.to_owned(),
+            url: url.clone(),
+            message,
+        };
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(partial)
+            .map_err(Error::io(partial))?;
         // Two processes may want the same weights: the second waits, and finds nothing left to do.
         file.lock().map_err(Error::io(partial))?;
-        let have = file.seek(std::io::SeekFrom::End(0)).map_err(Error::io(partial))?;
-        let mut request = ureq::get(&url);
+        if self.has(weights) {
+            return Ok(());
+        }
+        let have = file.seek(SeekFrom::End(0)).map_err(Error::io(partial))?;
+        let timeout = Some(CONNECT_TIMEOUT);
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .timeout_resolve(timeout)
+            .timeout_connect(timeout)
+            .build()
+            .into();
+        let mut request = agent.get(&url);
         if have > 0 {
             request = request.header("Range", format!("bytes={have}-"));
         }
@@ -288,7 +351,11 @@ impl WeightsStore {
         }
         observer.end();
         if left.is_some_and(|left| got < left) {
-            return Err(fail(format!("connection closed after {} of {} bytes", done + got, done + left.unwrap_or(0))));
+            return Err(fail(format!(
+                "connection closed after {} of {} bytes",
+                done + got,
+                done + left.unwrap_or(0)
+            )));
         }
         file.sync_all().map_err(Error::io(partial))
     }
@@ -299,7 +366,11 @@ fn check_sha256(path: &Path, expected: &str) -> Result<()> {
     if found == expected {
         return Ok(());
     }
-    Err(Error::WeightsDigest { path: path.to_owned(), expected: expected.to_owned(), found })
+    Err(Error::WeightsDigest {
+        path: path.to_owned(),
+        expected: expected.to_owned(),
+        found,
+    })
 }
 
 fn sha256_of(path: &Path) -> Result<String> {

@@ -20,11 +20,12 @@ impl FeaturesConfig {
     /// What the projection of the feature table with digest `train` depends on.
     pub fn key(&self, train: Digest) -> Key {
         let FeaturesConfig { keep, solver } = self;
-        Key::stage("features", Self::VERSION)
-            .field("keep", keep)
-            .field("solver", solver)
-            .input("train", train)
-            .finish()
+        let key = Key::stage("features", Self::VERSION);
+        let key = match keep {
+            Keep::Variance(share) => key.field("variance", share),
+            Keep::Components(count) => key.field("components", count),
+        };
+        key.field("solver", solver).input("train", train).finish()
     }
 
     /// Fits the projection to the training features.

@@ -23,7 +23,10 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let wrap = |source| Error::Index { path: path.to_owned(), source };
+        let wrap = |source| Error::Index {
+            path: path.to_owned(),
+            source,
+        };
         let connection = match connect(path) {
             Err(error) if is_damaged(&error) => {
                 set_aside(path)?;
@@ -33,15 +36,25 @@ impl Index {
         };
         let found = layout(&connection).map_err(wrap)?;
         if found != LAYOUT {
-            return Err(Error::Layout { path: path.to_owned(), expected: LAYOUT, found });
+            return Err(Error::Layout {
+                path: path.to_owned(),
+                expected: LAYOUT,
+                found,
+            });
         }
-        Ok(Index { path: path.to_owned(), connection: Mutex::new(connection) })
+        Ok(Index {
+            path: path.to_owned(),
+            connection: Mutex::new(connection),
+        })
     }
 
     /// Runs a query. A panic elsewhere cannot leave a transaction half done: SQLite rolls it back on drop.
     pub(super) fn with<T>(&self, query: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut connection: MutexGuard<'_, _> = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        query(&mut connection).map_err(|source| Error::Index { path: self.path.clone(), source })
+        query(&mut connection).map_err(|source| Error::Index {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Runs statements in one transaction, which takes the write lock at its start:
@@ -80,7 +93,12 @@ impl Index {
         let digest = key.digest();
         let parts = serde_json::to_string(&key.parts).expect("plain data always serialize");
         let outputs = serde_json::to_string(outputs).expect("plain data always serialize");
-        let sum = checksum(&[digest.as_bytes(), key.stage.as_bytes(), parts.as_bytes(), outputs.as_bytes()]);
+        let sum = checksum(&[
+            digest.as_bytes(),
+            key.stage.as_bytes(),
+            parts.as_bytes(),
+            outputs.as_bytes(),
+        ]);
         self.write(|connection| {
             connection.execute(
                 "INSERT OR REPLACE INTO execution (key, stage, parts, outputs, seconds, checksum) VALUES (?, ?, ?, ?, ?, ?)",
@@ -92,7 +110,10 @@ impl Index {
 
     pub(super) fn record_run(&self, project: &str, time: u64, stages: &[RunStage]) -> Result<()> {
         self.write(|connection| {
-            connection.execute("INSERT INTO run (project, time) VALUES (?, ?)", params![project, time as i64])?;
+            connection.execute(
+                "INSERT INTO run (project, time) VALUES (?, ?)",
+                params![project, time as i64],
+            )?;
             let run = connection.last_insert_rowid();
             let mut insert = connection.prepare_cached("INSERT INTO run_stage (run, stage, key) VALUES (?, ?, ?)")?;
             for RunStage { stage, key } in stages {
@@ -108,7 +129,12 @@ impl Index {
                 .prepare_cached(
                     "SELECT stage, key FROM run_stage WHERE run = (SELECT max(id) FROM run WHERE project = ?)",
                 )?
-                .query_map([project], |row| Ok(RunStage { stage: row.get(0)?, key: digest(row, 1)? }))?
+                .query_map([project], |row| {
+                    Ok(RunStage {
+                        stage: row.get(0)?,
+                        key: digest(row, 1)?,
+                    })
+                })?
                 .collect()
         })
     }
@@ -121,7 +147,9 @@ impl Index {
             let mut find = |path: &Path, stat: &FileStat| {
                 let Some(path) = path.to_str() else { return Ok(None) };
                 let found = select
-                    .query_row([path], |row| Ok((file_stat(row)?, digest(row, 3)?, row.get::<_, Vec<u8>>(4)?)))
+                    .query_row([path], |row| {
+                        Ok((file_stat(row)?, digest(row, 3)?, row.get::<_, Vec<u8>>(4)?))
+                    })
                     .optional()?;
                 Ok(found.and_then(|(seen, digest, sum)| {
                     (seen == *stat && sum == file_checksum(path, &seen, &digest)).then_some(digest)
@@ -157,18 +185,23 @@ impl Index {
     pub(super) fn features(&self, extractor: &Digest, images: &[Digest]) -> Result<HashMap<Digest, Vec<f32>>> {
         self.with(|connection| {
             let transaction = connection.transaction()?;
-            let mut select = transaction
-                .prepare_cached("SELECT vector, checksum FROM feature WHERE extractor = ? AND image = ?")?;
+            let mut select =
+                transaction.prepare_cached("SELECT vector, checksum FROM feature WHERE extractor = ? AND image = ?")?;
             let mut found = HashMap::with_capacity(images.len());
             for image in images {
                 let mut rows = select.query([extractor.as_bytes(), image.as_bytes()])?;
                 let Some(row) = rows.next()? else { continue };
                 let vector = row.get_ref(0)?.as_blob()?;
                 if row.get_ref(1)?.as_blob()? == checksum(&[extractor.as_bytes(), image.as_bytes(), vector]) {
-                    let values = vector.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+                    let values = vector
+                        .chunks_exact(4)
+                        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
                     found.insert(*image, values.collect());
                 } else {
-                    tracing::warn!("cached features of image {} fail their checksum; to be computed again", image.short());
+                    tracing::warn!(
+                        "cached features of image {} fail their checksum; to be computed again",
+                        image.short()
+                    );
                 }
             }
             Ok(found)
@@ -247,13 +280,20 @@ fn layout(connection: &Connection) -> rusqlite::Result<i64> {
 }
 
 fn is_damaged(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+    )
 }
 
 /// Moves a damaged index out of the way, for whoever wants to look at it.
 fn set_aside(path: &Path) -> Result<()> {
     let aside = path.with_extension("sqlite.damaged");
-    tracing::warn!("{}: not a readable index; moved to {}, a new one begins", path.display(), aside.display());
+    tracing::warn!(
+        "{}: not a readable index; moved to {}, a new one begins",
+        path.display(),
+        aside.display()
+    );
     std::fs::rename(path, &aside).map_err(Error::io(path))?;
     for suffix in ["sqlite-wal", "sqlite-shm"] {
         super::objects::remove(&path.with_extension(suffix))?;
@@ -268,17 +308,30 @@ fn checksum(parts: &[&[u8]]) -> [u8; 16] {
         bytes.extend((part.len() as u64).to_le_bytes());
         bytes.extend(*part);
     }
-    *Digest::of(&bytes).as_bytes().first_chunk().expect("a digest has 32 bytes")
+    *Digest::of(&bytes)
+        .as_bytes()
+        .first_chunk()
+        .expect("a digest has 32 bytes")
 }
 
 fn file_checksum(path: &str, stat: &FileStat, digest: &Digest) -> [u8; 16] {
     let FileStat { size, mtime_ns, inode } = stat;
-    checksum(&[path.as_bytes(), &size.to_le_bytes(), &mtime_ns.to_le_bytes(), &inode.to_le_bytes(), digest.as_bytes()])
+    checksum(&[
+        path.as_bytes(),
+        &size.to_le_bytes(),
+        &mtime_ns.to_le_bytes(),
+        &inode.to_le_bytes(),
+        digest.as_bytes(),
+    ])
 }
 
 /// Columns 0 to 2: size, mtime_ns, inode. SQLite's integers are signed; the bits stay.
 fn file_stat(row: &Row<'_>) -> rusqlite::Result<FileStat> {
-    Ok(FileStat { size: row.get::<_, i64>(0)? as u64, mtime_ns: row.get(1)?, inode: row.get::<_, i64>(2)? as u64 })
+    Ok(FileStat {
+        size: row.get::<_, i64>(0)? as u64,
+        mtime_ns: row.get(1)?,
+        inode: row.get::<_, i64>(2)? as u64,
+    })
 }
 
 pub(super) fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
@@ -290,11 +343,22 @@ fn execution(row: &Row<'_>) -> rusqlite::Result<Option<Execution>> {
     let key_digest = digest(row, 0)?;
     let (stage, parts, outputs): (String, String, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
     let sum: Vec<u8> = row.get(5)?;
-    let expected = checksum(&[key_digest.as_bytes(), stage.as_bytes(), parts.as_bytes(), outputs.as_bytes()]);
-    let (Ok(parts), Ok(outputs)) = (serde_json::from_str(&parts), serde_json::from_str(&outputs)) else { return Ok(None) };
+    let expected = checksum(&[
+        key_digest.as_bytes(),
+        stage.as_bytes(),
+        parts.as_bytes(),
+        outputs.as_bytes(),
+    ]);
+    let (Ok(parts), Ok(outputs)) = (serde_json::from_str(&parts), serde_json::from_str(&outputs)) else {
+        return Ok(None);
+    };
     if sum != expected {
         tracing::warn!("cached record of stage {stage} fails its checksum; taken as missing");
         return Ok(None);
     }
-    Ok(Some(Execution { key: Key { stage, parts }, outputs, seconds: row.get(4)? }))
+    Ok(Some(Execution {
+        key: Key { stage, parts },
+        outputs,
+        seconds: row.get(4)?,
+    }))
 }

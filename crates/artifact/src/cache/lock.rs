@@ -17,13 +17,21 @@ pub(super) struct Exclusive<'a>(&'a Lock);
 
 impl Lock {
     pub(super) fn shared(path: &Path) -> Result<Self> {
-        let file = File::options().create(true).truncate(false).write(true).open(path).map_err(Error::io(path))?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .map_err(Error::io(path))?;
         match file.lock_shared() {
             // A file system without locks: everything but `gc` is safe without one.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
             other => other.map_err(Error::io(path))?,
         }
-        Ok(Lock { path: path.to_owned(), file })
+        Ok(Lock {
+            path: path.to_owned(),
+            file,
+        })
     }
 
     pub(super) fn exclusive(&self) -> Result<Exclusive<'_>> {
@@ -32,7 +40,9 @@ impl Lock {
             Ok(()) => Ok(Exclusive(self)),
             Err(TryLockError::WouldBlock) => {
                 self.file.lock_shared().map_err(Error::io(&self.path))?;
-                Err(Error::InUse { path: self.path.clone() })
+                Err(Error::InUse {
+                    path: self.path.clone(),
+                })
             }
             Err(TryLockError::Error(error)) => Err(Error::io(&self.path)(error)),
         }

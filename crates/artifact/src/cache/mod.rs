@@ -71,15 +71,21 @@ pub struct FileStat {
 impl FileStat {
     /// The stat of a file with this metadata.
     pub fn new(metadata: &Metadata) -> Self {
-        let mtime_ns = metadata.modified().map_or(0, |time| match time.duration_since(UNIX_EPOCH) {
-            Ok(after) => after.as_nanos() as i64,
-            Err(before) => -(before.duration().as_nanos() as i64),
-        });
+        let mtime_ns = metadata
+            .modified()
+            .map_or(0, |time| match time.duration_since(UNIX_EPOCH) {
+                Ok(after) => after.as_nanos() as i64,
+                Err(before) => -(before.duration().as_nanos() as i64),
+            });
         #[cfg(unix)]
         let inode = std::os::unix::fs::MetadataExt::ino(metadata);
         #[cfg(not(unix))]
         let inode = 0;
-        FileStat { size: metadata.len(), mtime_ns, inode }
+        FileStat {
+            size: metadata.len(),
+            mtime_ns,
+            inode,
+        }
     }
 
     /// The stat of the file at `path`, links followed.
@@ -93,7 +99,9 @@ impl FileStat {
     /// Whether the file was at rest at `now`, so that any later change gives it another modification time.
     fn is_settled(&self, now: SystemTime) -> bool {
         let tick = now - MTIME_TICK;
-        let tick_ns = tick.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
+        let tick_ns = tick
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos() as i64);
         self.mtime_ns < tick_ns
     }
 }
@@ -124,7 +132,12 @@ impl Cache {
         }
         let lock = Lock::shared(&folder.join("lock"))?;
         let index = Index::open(&folder.join("index.sqlite"))?;
-        Ok(Cache { folder: folder.to_owned(), objects: Objects::new(root), index, lock })
+        Ok(Cache {
+            folder: folder.to_owned(),
+            objects: Objects::new(root),
+            index,
+            lock,
+        })
     }
 
     /// The folder of the cache.
@@ -145,7 +158,9 @@ impl Cache {
     /// # Errors
     /// [`Error::Io`] if it is there and cannot be read.
     pub fn get<A: Artifact>(&self, digest: &Digest) -> Result<Option<A>> {
-        let Some(bytes) = self.objects.get(digest)? else { return Ok(None) };
+        let Some(bytes) = self.objects.get(digest)? else {
+            return Ok(None);
+        };
         match A::decode(&bytes) {
             Ok(artifact) => Ok(Some(artifact)),
             Err(error) => {
@@ -162,7 +177,12 @@ impl Cache {
     /// [`Error::Index`] if the index fails.
     pub fn execution(&self, key: &Digest) -> Result<Option<Execution>> {
         let found = self.index.execution(key)?;
-        Ok(found.filter(|execution| execution.outputs.iter().all(|output| self.objects.contains(&output.digest))))
+        Ok(found.filter(|execution| {
+            execution
+                .outputs
+                .iter()
+                .all(|output| self.objects.contains(&output.digest))
+        }))
     }
 
     /// The parts of a key that was recorded before, even if its outputs are gone.
@@ -179,7 +199,10 @@ impl Cache {
     /// [`Error::Index`] if the index fails.
     pub fn nearest_key(&self, key: &Key) -> Result<Option<Key>> {
         let recorded = self.index.executions_of(&key.stage)?;
-        let others = recorded.into_iter().map(|execution| execution.key).filter(|other| other != key);
+        let others = recorded
+            .into_iter()
+            .map(|execution| execution.key)
+            .filter(|other| other != key);
         Ok(others.min_by_key(|other| (key.differences(other).len(), other.digest())))
     }
 
@@ -196,7 +219,9 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn record_run(&self, project: &str, stages: &[RunStage]) -> Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
         self.index.record_run(project, now, stages)
     }
 

@@ -47,7 +47,10 @@ impl Objects {
         if Digest::of(&bytes) == *digest {
             return Ok(Some(bytes));
         }
-        tracing::warn!("{}: bytes do not match their digest; forgotten, to be computed again", path.display());
+        tracing::warn!(
+            "{}: bytes do not match their digest; forgotten, to be computed again",
+            path.display()
+        );
         remove(&path)?;
         Ok(None)
     }
@@ -63,14 +66,20 @@ impl Objects {
         for shard in entries(&self.root)? {
             for path in entries(&shard)? {
                 let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let Ok(digest) = (name(&shard) + &name(&path)).parse() else { continue };
+                let Ok(digest) = (name(&shard) + &name(&path)).parse() else {
+                    continue;
+                };
                 let metadata = match fs::metadata(&path) {
                     Ok(metadata) => metadata,
                     // Removed by another process since the folder was read.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(error) => return Err(Error::io(&path)(error)),
                 };
-                files.push(ObjectFile { digest, path, bytes: metadata.len() });
+                files.push(ObjectFile {
+                    digest,
+                    path,
+                    bytes: metadata.len(),
+                });
             }
         }
         files.sort_by_key(|file| file.digest);
@@ -86,12 +95,19 @@ pub(super) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the order does not show: the list is sorted by digest")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the order does not show: the list is sorted by digest"
+)]
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let listing = match fs::read_dir(folder) {
         Ok(listing) => listing,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(Error::io(folder)(error)),
     };
-    listing.map(|entry| entry.map(|entry| entry.path()).map_err(Error::io(folder))).collect()
+    listing
+        .map(|entry| entry.map(|entry| entry.path()).map_err(Error::io(folder)))
+        .collect()
 }

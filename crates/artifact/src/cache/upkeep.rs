@@ -113,9 +113,10 @@ impl Cache {
         }
         for key in self.keys()? {
             if self.execution(&key)?.is_none() {
-                report.forgotten_executions += self.index.write(|connection| {
-                    connection.execute("DELETE FROM execution WHERE key = ?", [key.as_bytes()])
-                })? as u64;
+                report.forgotten_executions += self
+                    .index
+                    .write(|connection| connection.execute("DELETE FROM execution WHERE key = ?", [key.as_bytes()]))?
+                    as u64;
             }
         }
         Ok(report)
@@ -133,7 +134,9 @@ impl Cache {
         let mut kept_images = HashSet::new();
         let mut kept_extractors = HashSet::new();
         for key in &kept_keys {
-            let Some(execution) = self.execution(key)? else { continue };
+            let Some(execution) = self.execution(key)? else {
+                continue;
+            };
             kept_extractors.extend(execution.key.get("extractor").map(str::to_owned));
             for output in execution.outputs {
                 kept_objects.insert(output.digest);
@@ -168,7 +171,8 @@ impl Cache {
                 if !kept_images.contains(&image) || !kept_extractors.contains(&extractor.to_string()) {
                     report.features += transaction
                         .prepare_cached("DELETE FROM feature WHERE extractor = ? AND image = ?")?
-                        .execute([extractor.as_bytes(), image.as_bytes()])? as u64;
+                        .execute([extractor.as_bytes(), image.as_bytes()])?
+                        as u64;
                 }
             }
             for key in transaction
@@ -200,7 +204,10 @@ impl Cache {
 
     fn keys(&self) -> Result<Vec<Digest>> {
         self.index.with(|connection| {
-            connection.prepare("SELECT key FROM execution")?.query_map([], |row| index::digest(row, 0))?.collect()
+            connection
+                .prepare("SELECT key FROM execution")?
+                .query_map([], |row| index::digest(row, 0))?
+                .collect()
         })
     }
 

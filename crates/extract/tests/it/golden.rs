@@ -57,10 +57,18 @@ fn image(name: &str) -> RgbImage {
 fn pixels_are_those_of_pillow_bit_for_bit() {
     let golden = golden();
     assert!(golden.pixels.len() > 10);
-    for Pixels { image: name, squash, crop } in golden.pixels {
+    for Pixels {
+        image: name,
+        squash,
+        crop,
+    } in golden.pixels
+    {
         for (resize, expected) in [(Resize::Squash, squash), (Resize::Crop, crop)] {
             let pixels = Preprocess::new(resize).run(&image(&name));
-            let found: String = Sha256::digest(pixels).iter().map(|byte| format!("{byte:02x}")).collect();
+            let found: String = Sha256::digest(pixels)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             assert_eq!(found, expected, "{name}, {resize}");
         }
     }
@@ -68,7 +76,9 @@ fn pixels_are_those_of_pillow_bit_for_bit() {
 
 #[test]
 fn untrained_features_are_those_of_torchvision_with_the_same_weights() {
-    let Golden { features, tolerance, .. } = golden();
+    let Golden {
+        features, tolerance, ..
+    } = golden();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image.png");
     image(&features.image).save(&path).unwrap();
@@ -83,14 +93,22 @@ fn untrained_features_are_those_of_torchvision_with_the_same_weights() {
     let mut found = Vec::new();
     extractor
         .embed(&[ImageFile { path, digest: None }], &(), |_, embedded| {
-            let Embedded::Features(row) = embedded else { panic!("{embedded:?}") };
+            let Embedded::Features(row) = embedded else {
+                panic!("{embedded:?}")
+            };
             found = row;
             Ok(())
         })
         .unwrap();
     assert_eq!(found.len(), features.values.len());
-    let scale = features.values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    let scale = features
+        .values
+        .iter()
+        .fold(0.0_f32, |most, value| most.max(value.abs()));
     for (place, (found, expected)) in found.iter().zip(&features.values).enumerate() {
-        assert!((found - expected).abs() <= tolerance.features * scale, "feature {place}: {found}, {expected}");
+        assert!(
+            (found - expected).abs() <= tolerance.features * scale,
+            "feature {place}: {found}, {expected}"
+        );
     }
 }

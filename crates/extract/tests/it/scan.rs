@@ -1,1 +1,239 @@
-//! scan
+//! Folders of every kind.
+
+use std::fs;
+use std::path::Path;
+
+use luthier_artifact::{Cache, Content, Split};
+use luthier_extract::{DataSource, Error, Rehash, Scan, scan};
+
+use crate::photo;
+
+struct Folders {
+    root: tempfile::TempDir,
+    cache: Cache,
+}
+
+impl Folders {
+    /// A data set with these files, which all hold different bytes.
+    fn new(files: &[&str]) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&root.path().join("cache")).unwrap();
+        let folders = Folders { root, cache };
+        for (seed, file) in files.iter().enumerate() {
+            folders.write(file, &photo(seed as u8));
+        }
+        folders
+    }
+
+    fn write(&self, file: &str, bytes: &[u8]) {
+        let path = self.path(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    fn path(&self, file: &str) -> std::path::PathBuf {
+        self.root.path().join(file)
+    }
+
+    fn split(&self) -> DataSource {
+        DataSource::Split {
+            train: self.path("train"),
+            test: self.path("test"),
+        }
+    }
+
+    fn scan(&self) -> Result<Scan, Error> {
+        scan(&self.split(), &self.cache, Rehash::No, &())
+    }
+
+    fn error(&self) -> String {
+        self.scan()
+            .unwrap_err()
+            .to_string()
+            .replace(&self.root.path().display().to_string(), "")
+    }
+}
+
+const GOOD: [&str; 4] = [
+    "train/drum/1.jpg",
+    "train/harp/1.jpg",
+    "test/drum/1.jpg",
+    "test/harp/1.jpg",
+];
+
+fn with(more: &[&str]) -> Folders {
+    Folders::new(&[&GOOD[..], more].concat())
+}
+
+fn files(scan: &Scan, split: Split) -> Vec<&str> {
+    scan.manifest
+        .entries
+        .iter()
+        .filter(|entry| entry.split == split)
+        .map(|entry| entry.file.as_str())
+        .collect()
+}
+
+#[test]
+fn classes_are_sorted_by_code_point_and_files_by_name() {
+    let scan = with(&["train/Zither/b.PNG", "train/Zither/a.JPeG", "train/čelo/deep/er/1.webp"])
+        .scan()
+        .unwrap();
+    assert_eq!(scan.manifest.classes, ["Zither", "drum", "harp", "čelo"]);
+    assert_eq!(
+        files(&scan, Split::Train),
+        [
+            "Zither/a.JPeG",
+            "Zither/b.PNG",
+            "drum/1.jpg",
+            "harp/1.jpg",
+            "čelo/deep/er/1.webp"
+        ]
+    );
+    assert_eq!(scan.manifest.label("harp"), Some(2));
+}
+
+#[test]
+fn what_is_no_image_is_ignored_and_counted() {
+    let scan = with(&[
+        "train/drum/.hidden.jpg",
+        "train/.git/x/1.jpg",
+        "train/drum/notes.txt",
+        "train/loose.jpg",
+    ])
+    .scan();
+    let scan = scan.unwrap();
+    assert_eq!(scan.manifest.entries.len(), 4);
+    assert_eq!(scan.n_ignored, 4);
+}
+
+#[test]
+fn folders_without_a_data_set_are_errors_that_name_them() {
+    let cases: [(&[&str], &str); 6] = [
+        (&[], "/train: no such folder"),
+        (&["train/drum/1.jpg", "train/harp/1.jpg"], "/test: no such folder"),
+        (
+            &["train/readme.txt", "test/drum/1.jpg"],
+            "/train: no images, expected /train/<class>/<image>.jpg (or png, gif, bmp, webp, tif)",
+        ),
+        (
+            &["train/1.jpg", "test/drum/1.jpg"],
+            "/train: no images, expected /train/<class>/<image>.jpg (or png, gif, bmp, webp, tif)",
+        ),
+        (
+            &["train/drum/1.jpg", "test/drum/1.jpg"],
+            "/train: found one class (drum), expected at least two folders with images",
+        ),
+        (
+            &[
+                "train/drum/1.jpg",
+                "train/harp/1.jpg",
+                "test/lute/1.jpg",
+                "test/oud/1.jpg",
+            ],
+            "/train: no training images for lute, oud, which /test has",
+        ),
+    ];
+    for (files, expected) in cases {
+        assert_eq!(Folders::new(files).error(), expected, "{files:?}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_an_entry_with_the_reason() {
+    let folders = with(&[]);
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("nowhere.jpg", folders.path("train/drum/2.jpg")).unwrap();
+    let scan = folders.scan().unwrap();
+    let entry = scan
+        .manifest
+        .entries
+        .iter()
+        .find(|entry| entry.file == "drum/2.jpg")
+        .unwrap();
+    assert!(
+        matches!(&entry.content, Content::Unreadable(reason) if reason.contains("No such file")),
+        "{entry:?}"
+    );
+}
+
+#[test]
+fn links_to_folders_are_followed() {
+    let folders = with(&["elsewhere/1.jpg"]);
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("../elsewhere", folders.path("train/lyre")).unwrap();
+    assert_eq!(folders.scan().unwrap().manifest.classes, ["drum", "harp", "lyre"]);
+}
+
+#[test]
+fn unchanged_files_are_not_read_again_unless_asked() {
+    let folders = with(&[]);
+    // Files that changed a moment ago might change again unseen: these did not.
+    for file in GOOD {
+        age(&folders.path(file));
+    }
+    assert_eq!(folders.scan().unwrap().n_read, 4);
+    assert_eq!(folders.scan().unwrap().n_read, 0);
+
+    // The same size and time, other bytes: only a look inside tells.
+    let path = folders.path("train/drum/1.jpg");
+    let (before, mut bytes) = (folders.scan().unwrap(), fs::read(&path).unwrap());
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+    age(&path);
+    assert_eq!(folders.scan().unwrap(), before);
+    let after = scan(&folders.split(), &folders.cache, Rehash::Yes, &()).unwrap();
+    assert_eq!(after.n_read, 4);
+    assert_ne!(after.manifest, before.manifest);
+}
+
+#[test]
+fn a_file_that_changed_a_moment_ago_is_read_again() {
+    let folders = with(&[]);
+    assert_eq!(folders.scan().unwrap().n_read, 4);
+    assert_eq!(folders.scan().unwrap().n_read, 4);
+}
+
+fn age(path: &Path) {
+    let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    fs::File::options()
+        .append(true)
+        .open(path)
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
+}
+
+#[test]
+fn one_folder_is_split_by_the_images_bytes() {
+    let names: Vec<String> = (0..40)
+        .map(|n| format!("data/{}/{n}.jpg", if n % 4 == 0 { "drum" } else { "harp" }))
+        .collect();
+    let folders = Folders::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let split = |seed| {
+        let source = DataSource::Whole {
+            data: folders.path("data"),
+            test_fraction: 0.2,
+            seed,
+        };
+        scan(&source, &folders.cache, Rehash::No, &()).unwrap()
+    };
+    let chosen = |scan: &Scan| {
+        files(scan, Split::Test)
+            .iter()
+            .map(|file| (*file).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let first = split(0);
+    assert_eq!(chosen(&first).iter().filter(|file| file.starts_with("drum")).count(), 2);
+    assert_eq!(chosen(&first).iter().filter(|file| file.starts_with("harp")).count(), 6);
+    assert_eq!(split(0), first);
+    assert_ne!(chosen(&split(1)), chosen(&first));
+
+    // A copy goes where the original is, and moves at most one other image.
+    let copied = chosen(&first)[0].clone();
+    let bytes = fs::read(folders.path("data").join(&copied)).unwrap();
+    folders.write("data/drum/copy.jpg", &bytes);
+    let with_copy = split(0);
+    assert!(chosen(&with_copy).contains(&"drum/copy.jpg".to_owned()));
+}

@@ -1,1 +1,167 @@
-//! stage
+//! The extract stage on untrained weights: what is embedded, what is reused, what does not matter.
+
+use std::fs;
+use std::path::PathBuf;
+
+use luthier_artifact::{Artifact, Cache, Digest};
+use luthier_extract::{
+    DataSource, Device, ExtractConfig, Extraction, ExtractorConfig, Precision, Rehash, Resize, WeightsSource,
+    WeightsStore, scan,
+};
+
+use crate::photo;
+
+struct Project {
+    root: tempfile::TempDir,
+    config: ExtractConfig,
+}
+
+impl Project {
+    fn new() -> Self {
+        let extractor = ExtractorConfig {
+            resize: Resize::Squash,
+            weights: WeightsSource::Untrained,
+            precision: Precision::Fp32,
+            device: Device::Cpu,
+            batch: 2,
+        };
+        let project = Project {
+            root: tempfile::tempdir().unwrap(),
+            config: ExtractConfig { extractor },
+        };
+        for (seed, file) in [
+            "train/a/1.jpg",
+            "train/a/2.jpg",
+            "train/b/1.jpg",
+            "test/a/1.jpg",
+            "test/b/1.jpg",
+        ]
+        .iter()
+        .enumerate()
+        {
+            project.write(file, &photo(seed as u8));
+        }
+        project
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.root.path().join(file)
+    }
+
+    fn write(&self, file: &str, bytes: &[u8]) {
+        fs::create_dir_all(self.path(file).parent().unwrap()).unwrap();
+        fs::write(self.path(file), bytes).unwrap();
+    }
+
+    fn try_run(&self, cache: &str, n_threads: usize) -> luthier_extract::Result<Extraction> {
+        let cache = Cache::open(&self.path(cache)).unwrap();
+        let source = DataSource::Split {
+            train: self.path("train"),
+            test: self.path("test"),
+        };
+        let manifest = scan(&source, &cache, Rehash::Yes, &())?.manifest;
+        let store = WeightsStore::new("unused".into(), None);
+        self.config.run(&source, &manifest, &cache, &store, n_threads, &())
+    }
+
+    fn run(&self, cache: &str) -> Extraction {
+        self.try_run(cache, 2).unwrap()
+    }
+}
+
+fn bytes(extraction: &Extraction) -> (Vec<u8>, Vec<u8>) {
+    (extraction.train.encode(), extraction.test.encode())
+}
+
+#[test]
+fn only_new_images_are_embedded_and_the_result_is_that_of_a_fresh_start() {
+    let project = Project::new();
+    let first = project.run("cache");
+    assert_eq!((first.n_embedded, first.n_reused), (5, 0));
+    let again = project.run("cache");
+    assert_eq!((again.n_embedded, again.n_reused), (0, 5));
+    assert_eq!(bytes(&again), bytes(&first));
+
+    project.write("train/b/2.jpg", &photo(77));
+    let grown = project.run("cache");
+    assert_eq!((grown.n_embedded, grown.n_reused), (1, 5));
+    assert_eq!(bytes(&grown), bytes(&project.run("fresh cache")));
+}
+
+#[test]
+fn features_depend_neither_on_threads_nor_on_neighbours() {
+    let project = Project::new();
+    let all = project.try_run("one thread", 1).unwrap();
+    assert_eq!(bytes(&all), bytes(&project.try_run("three threads", 3).unwrap()));
+    // Other neighbours, another place in the batch.
+    fs::remove_file(project.path("train/a/1.jpg")).unwrap();
+    let fewer = project.run("fewer");
+    for (row, image) in fewer.train.images.iter().enumerate() {
+        let before = all.train.images.iter().position(|other| other == image).unwrap();
+        assert_eq!(fewer.train.features.row(row), all.train.features.row(before));
+    }
+}
+
+#[test]
+fn renaming_an_image_within_its_class_changes_no_table() {
+    let project = Project::new();
+    let before = project.run("cache");
+    fs::rename(project.path("train/a/1.jpg"), project.path("train/a/zzz.jpg")).unwrap();
+    let after = project.run("cache");
+    assert_eq!((after.n_embedded, bytes(&after)), (0, bytes(&before)));
+}
+
+#[test]
+fn unreadable_images_are_skipped_with_their_reason() {
+    let project = Project::new();
+    let text = b"this is no photograph";
+    project.write("train/a/text.jpg", text);
+    project.write("test/b/short.jpg", &photo(9)[..300]);
+    let extraction = project.run("cache");
+    assert_eq!((extraction.train.n_rows(), extraction.test.n_rows()), (3, 2));
+    assert_eq!(
+        extraction.skipped.reason(&Digest::of(text)),
+        Some("not an image: the bytes begin like no known format")
+    );
+    assert_eq!(
+        extraction.skipped.reason(&Digest::of(&photo(9)[..300])),
+        Some("damaged JPEG: cut short, its end marker is missing")
+    );
+}
+
+#[test]
+fn a_class_without_a_readable_image_is_an_error_that_names_it() {
+    let project = Project::new();
+    project.write("train/b/1.jpg", b"text");
+    assert_eq!(
+        project.try_run("cache", 2).unwrap_err().to_string(),
+        "class b: none of its 1 train images can be read; the first, b/1.jpg: \
+         not an image: the bytes begin like no known format"
+    );
+}
+
+#[test]
+fn every_field_of_the_configuration_changes_the_key() {
+    let key = |change: &dyn Fn(&mut ExtractorConfig)| {
+        let mut extractor = Project::new().config.extractor;
+        change(&mut extractor);
+        ExtractConfig { extractor }
+            .key(Digest::of(b"manifest"))
+            .unwrap()
+            .digest()
+    };
+    let weights = tempfile::NamedTempFile::new().unwrap();
+    let keys = [
+        key(&|_| {}),
+        key(&|extractor| extractor.resize = Resize::Crop),
+        key(&|extractor| extractor.weights = WeightsSource::File(weights.path().into())),
+        key(&|extractor| extractor.precision = Precision::Bf16),
+        key(&|extractor| extractor.device = Device::Cuda(0)),
+        key(&|extractor| extractor.batch = 3),
+    ];
+    for (place, key) in keys.iter().enumerate() {
+        assert!(!keys[..place].contains(key), "change {place}");
+    }
+    let same = key(&|extractor| extractor.device = Device::Cpu);
+    assert_eq!(same, keys[0]);
+}

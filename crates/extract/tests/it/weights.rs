@@ -1,1 +1,231 @@
-//! weights
+//! Weights from files, good and bad, and over the network, good and bad.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::Path;
+
+use luthier_extract::{
+    Device, Error, Extractor, ExtractorConfig, NamedWeights, Precision, Resize, WeightsSource, WeightsStore,
+};
+use safetensors::tensor::{Dtype, TensorView};
+
+fn load(path: &Path) -> Result<Extractor, Error> {
+    let config = ExtractorConfig {
+        resize: Resize::Squash,
+        weights: WeightsSource::File(path.to_owned()),
+        precision: Precision::Fp32,
+        device: Device::Cpu,
+        batch: 1,
+    };
+    Extractor::load(&config, &WeightsStore::new("unused".into(), None), 1, &())
+}
+
+/// Names and shapes of ResNet-50's tensors, as torchvision's documentation lists its modules.
+fn shapes() -> HashMap<String, Vec<usize>> {
+    let mut shapes = HashMap::new();
+    let mut conv = |conv: &str, norm: &str, shape: [usize; 4]| {
+        shapes.insert(format!("{conv}.weight"), shape.to_vec());
+        for part in ["weight", "bias", "running_mean", "running_var"] {
+            shapes.insert(format!("{norm}.{part}"), vec![shape[0]]);
+        }
+    };
+    conv("conv1", "bn1", [64, 3, 7, 7]);
+    let mut n_in = 64;
+    for (layer, n_blocks, n) in [(1, 3, 64), (2, 4, 128), (3, 6, 256), (4, 3, 512)] {
+        for block in 0..n_blocks {
+            let name = format!("layer{layer}.{block}");
+            conv(&format!("{name}.conv1"), &format!("{name}.bn1"), [n, n_in, 1, 1]);
+            conv(&format!("{name}.conv2"), &format!("{name}.bn2"), [n, n, 3, 3]);
+            conv(&format!("{name}.conv3"), &format!("{name}.bn3"), [4 * n, n, 1, 1]);
+            if block == 0 {
+                conv(
+                    &format!("{name}.downsample.0"),
+                    &format!("{name}.downsample.1"),
+                    [4 * n, n_in, 1, 1],
+                );
+            }
+            n_in = 4 * n;
+        }
+    }
+    shapes
+}
+
+fn write(path: &Path, shapes: &HashMap<String, Vec<usize>>, value: f32) {
+    let most = shapes
+        .values()
+        .map(|shape| shape.iter().product::<usize>())
+        .max()
+        .unwrap();
+    let data: Vec<u8> = std::iter::repeat_n(value.to_le_bytes(), most).flatten().collect();
+    let view = |shape: &Vec<usize>| {
+        TensorView::new(Dtype::F32, shape.clone(), &data[..4 * shape.iter().product::<usize>()]).unwrap()
+    };
+    let tensors = shapes.iter().map(|(name, shape)| (name, view(shape)));
+    std::fs::write(path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+}
+
+#[test]
+fn files_that_are_not_resnet50_are_errors_that_say_what_is_wrong() {
+    type Change = fn(&mut HashMap<String, Vec<usize>>);
+    let cases: [(Change, f32, &str); 6] = [
+        (|_| {}, 0.5, ""),
+        (
+            |shapes| {
+                shapes.insert("fc.weight".into(), vec![1000, 2048]);
+                shapes.insert("bn1.num_batches_tracked".into(), vec![1]);
+            },
+            0.5,
+            "",
+        ),
+        (
+            |shapes| {
+                shapes.insert("layer1.0.conv2.weight".into(), vec![64, 64, 1, 1]);
+            },
+            0.5,
+            "layer1.0.conv2.weight of shape [64, 64, 1, 1] instead of [64, 64, 3, 3]",
+        ),
+        (
+            |shapes| {
+                shapes.remove("layer4.2.bn3.bias");
+                shapes.remove("layer4.2.bn3.weight");
+            },
+            0.5,
+            "2 tensors missing, the first is layer4.2.bn3.weight",
+        ),
+        (
+            |shapes| {
+                shapes.insert("layer3.6.conv1.weight".into(), vec![256, 1024, 1, 1]);
+            },
+            0.5,
+            "layer3.6.conv1.weight, which ResNet-50 lacks",
+        ),
+        (|_| {}, f32::NAN, "conv1.weight with values that are not finite"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    for (change, value, expected) in cases {
+        let mut shapes = shapes();
+        change(&mut shapes);
+        write(&path, &shapes, value);
+        match load(&path) {
+            Ok(_) => assert_eq!(expected, ""),
+            Err(error) => assert_eq!(
+                error.to_string(),
+                format!(
+                    "{}: expected a safetensors file with the tensors of ResNet-50, found {expected}",
+                    path.display()
+                )
+            ),
+        }
+    }
+    std::fs::write(&path, b"PK, a zip file").unwrap();
+    assert!(matches!(load(&path).unwrap_err(), Error::Weights { .. }));
+}
+
+#[test]
+fn a_name_that_nobody_knows_is_an_error_that_lists_the_known_ones() {
+    assert_eq!(
+        WeightsSource::parse("resnet51").unwrap_err().to_string(),
+        "resnet51: expected a .safetensors file, `untrained`, or one of resnet50-imagenet1k-v1, \
+         resnet50-imagenet1k-a1, found none of them"
+    );
+}
+
+/// A server on this machine that answers each request with the next of these responses, and gives back the requests.
+fn serve(responses: Vec<Vec<u8>>) -> (String, std::thread::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let requests = std::thread::spawn(move || {
+        let answer = |response: Vec<u8>| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
+            let request: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+            stream.write_all(&response).unwrap();
+            request.join("\n").to_lowercase()
+        };
+        responses.into_iter().map(answer).collect()
+    });
+    (address, requests)
+}
+
+fn response(status: &str, length: usize, body: &[u8]) -> Vec<u8> {
+    let mut response =
+        format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n").into_bytes();
+    response.extend(body);
+    response
+}
+
+#[test]
+fn a_broken_download_is_continued_and_its_digest_checked() {
+    static BODY: &[u8] = b"not really the weights of a network, but bytes with a known digest";
+    let weights = NamedWeights::new("test", "for tests", "owner/model/file.safetensors", sha256(BODY));
+    let folder = tempfile::tempdir().unwrap();
+    let (mirror, requests) = serve(vec![
+        response("200 OK", BODY.len(), &BODY[..20]),
+        response("206 Partial Content", BODY.len() - 20, &BODY[20..]),
+    ]);
+    let store = WeightsStore::new(folder.path().join("weights"), Some(mirror));
+
+    let error = store.fetch(&weights, &()).unwrap_err();
+    assert!(matches!(error, Error::Download { .. }), "{error}");
+    assert!(!store.has(&weights));
+    let path = store.fetch(&weights, &()).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), BODY);
+    assert_eq!(
+        path.parent().unwrap().read_dir().unwrap().count(),
+        1,
+        "no partial file stays"
+    );
+    // Now it is there: nobody is asked.
+    assert_eq!(store.fetch(&weights, &()).unwrap(), path);
+
+    let requests = requests.join().unwrap();
+    assert!(
+        requests[0].starts_with("get /owner/model/file.safetensors "),
+        "{}",
+        requests[0]
+    );
+    assert!(requests[1].contains("range: bytes=20-"), "{}", requests[1]);
+}
+
+#[test]
+fn other_bytes_than_promised_are_refused_and_not_kept() {
+    let weights = NamedWeights::new("test", "for tests", "file", sha256(b"what was promised"));
+    let folder = tempfile::tempdir().unwrap();
+    let (mirror, _requests) = serve(vec![response("200 OK", 8, b"an error")]);
+    let store = WeightsStore::new(folder.path().join("weights"), Some(mirror));
+    let error = store.fetch(&weights, &()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("expected SHA-256 {}, found", weights.sha256)),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("download it anew"));
+    assert!(!store.has(&weights) && !folder.path().join("weights/test.safetensors.part").exists());
+}
+
+#[test]
+fn without_a_server_the_error_names_three_ways_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mirror = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let folder = tempfile::tempdir().unwrap();
+    let store = WeightsStore::new(folder.path().into(), Some(mirror));
+    let error = store.fetch(&NamedWeights::ALL[0], &()).unwrap_err();
+    let hint = error.hint().unwrap();
+    for way in [
+        "LUTHIER_WEIGHTS_MIRROR",
+        "--weights FILE.safetensors",
+        "--weights untrained",
+    ] {
+        assert!(hint.contains(way), "{hint}");
+    }
+}
+
+fn sha256(bytes: &[u8]) -> &'static str {
+    use sha2::{Digest, Sha256};
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    hex.leak()
+}

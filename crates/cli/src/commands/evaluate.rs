@@ -1,0 +1,96 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use luthier_artifact::Split;
+use luthier_classify::Model;
+
+use super::{configure_stages, open_cache, print_stage, project};
+use crate::pipeline::with_retry;
+use crate::runner::{Mode, Runner};
+use crate::settings::{CacheSettings, EvaluateSettings, SeedSettings, Settings};
+use crate::terminal::Progress;
+use crate::{export, features_folder};
+
+/// Judges a model by the test features, prints the classification report, and writes reports/.
+#[derive(Args)]
+#[command(after_help = "Example:\n  luthier evaluate --model-dir models/ --feature-dir features/")]
+pub(crate) struct Arguments {
+    /// Folder with the model.safetensors that `luthier train` wrote
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "models",
+        alias = "model_dir",
+        env = "LUTHIER_MODEL_DIR"
+    )]
+    model_dir: PathBuf,
+    /// Folder that `luthier extract` wrote
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "features",
+        alias = "feature_dir",
+        env = "LUTHIER_FEATURE_DIR"
+    )]
+    feature_dir: PathBuf,
+    /// Folder for the report
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "reports",
+        alias = "report_dir",
+        env = "LUTHIER_REPORT_DIR"
+    )]
+    report_dir: PathBuf,
+    #[command(flatten)]
+    evaluate: EvaluateSettings,
+    #[command(flatten)]
+    seed: SeedSettings,
+    #[command(flatten)]
+    cache: CacheSettings,
+}
+
+pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
+    let Arguments {
+        model_dir,
+        feature_dir,
+        report_dir,
+        evaluate,
+        seed,
+        cache,
+    } = arguments;
+    let settings = Settings {
+        evaluate,
+        seed,
+        cache,
+        ..Settings::default()
+    }
+    .with_lower_layers()?;
+    let pipeline = configure_stages(&settings)?;
+    let model = Model::load(&model_dir.join(export::MODEL_FILE))?;
+    let index = features_folder::read_index(&feature_dir)?;
+    let table = features_folder::read_table(&feature_dir, Split::Test, &index)?;
+    let page = with_retry(progress, || {
+        let cache = open_cache(&settings)?;
+        std::fs::create_dir_all(&report_dir).with_context(|| report_dir.display().to_string())?;
+        let (model, test) = (cache.put(&model)?, cache.put(&table)?);
+        let mut runner = Runner::new(&cache, progress, project(&report_dir)?, Mode::Run)?;
+        let evaluation = pipeline
+            .evaluate(model, test, &mut runner)?
+            .expect("outside a plan every stage gives a result");
+        let page = export::report(&cache, &report_dir, evaluation, model, &feature_dir)?;
+        for report in runner.finish()? {
+            print_stage(progress, &report, "");
+        }
+        Ok(page)
+    })?;
+    let text = page.with_file_name("classification_report.txt");
+    print!(
+        "{}",
+        std::fs::read_to_string(&text).with_context(|| text.display().to_string())?
+    );
+    println!("report {}", page.display());
+    Ok(ExitCode::SUCCESS)
+}

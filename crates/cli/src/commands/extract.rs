@@ -1,0 +1,65 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use luthier_extract::SkippedImages;
+
+use super::pipeline::{describe, report_skipped};
+use super::{configure, open_cache, print_stage, project};
+use crate::export;
+use crate::features_folder::skipped_files;
+use crate::pipeline::{load, with_retry};
+use crate::runner::{Mode, Runner};
+use crate::settings::Settings;
+use crate::terminal::Progress;
+
+/// Writes the features of train and test images as .npy files, with labels, and features.json, which says what the
+/// rows are. Images whose features are cached are not embedded again.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  luthier extract --train-dir data/train --test-dir data/test --output-dir features/"
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// Folder for the .npy files
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "features",
+        alias = "output_dir",
+        env = "LUTHIER_OUTPUT_DIR"
+    )]
+    output_dir: PathBuf,
+}
+
+pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
+    let Arguments { settings, output_dir } = arguments;
+    let settings = settings.with_lower_layers()?;
+    let (pipeline, data) = configure(&settings)?;
+    with_retry(progress, || {
+        let cache = open_cache(&settings)?;
+        std::fs::create_dir_all(&output_dir).with_context(|| output_dir.display().to_string())?;
+        let mut runner = Runner::new(&cache, progress, project(&output_dir)?, Mode::Run)?;
+        let (manifest, digest) = pipeline.scan(&data, &mut runner)?;
+        let extracted = pipeline
+            .extract(&data, &manifest, digest, &mut runner)?
+            .expect("outside a plan every stage gives a result");
+        let skipped = skipped_files(&manifest, &load::<SkippedImages>(&cache, &extracted.skipped)?);
+        if let [scanned, embedded] = runner.reports() {
+            print_stage(progress, scanned, &describe(&manifest));
+            print_stage(
+                progress,
+                embedded,
+                &format!("{} embedded, {} skipped", extracted.n_embedded, skipped.len()),
+            );
+        }
+        report_skipped(&skipped, data.is_strict, progress)?;
+        export::features(&cache, &output_dir, &data.source, (&manifest, digest), &extracted)?;
+        runner.finish()?;
+        Ok(())
+    })?;
+    println!("features {}", output_dir.display());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,85 @@
+//! One file a verb: parse → resolve → call → print.
+
+pub(crate) mod cache;
+pub(crate) mod evaluate;
+pub(crate) mod explain;
+pub(crate) mod extract;
+pub(crate) mod init;
+pub(crate) mod pipeline;
+pub(crate) mod predict;
+pub(crate) mod status;
+pub(crate) mod train;
+pub(crate) mod weights;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use luthier_artifact::Cache;
+use luthier_extract::WeightsStore;
+
+use crate::pipeline::{Data, Pipeline};
+use crate::runner::{Reason, StageReport, Status};
+use crate::settings::Settings;
+use crate::terminal::Progress;
+
+/// Where downloaded weights are kept: the user's cache folder, shared by all projects.
+pub(crate) fn weights_store() -> Result<WeightsStore> {
+    let folders = directories::BaseDirs::new().context("no home directory: set HOME")?;
+    let mirror = std::env::var("LUTHIER_WEIGHTS_MIRROR")
+        .ok()
+        .filter(|mirror| !mirror.is_empty());
+    Ok(WeightsStore::new(folders.cache_dir().join("luthier/weights"), mirror))
+}
+
+/// The configuration of all stages, and of the data, from the settings.
+pub(crate) fn configure(settings: &Settings) -> Result<(Pipeline, Data)> {
+    let data = Data {
+        source: settings.data_source()?,
+        rehash: settings.rehash(),
+        is_strict: settings.is_strict(),
+    };
+    Ok((configure_stages(settings)?, data))
+}
+
+/// The configuration of all stages, for commands that see no images.
+pub(crate) fn configure_stages(settings: &Settings) -> Result<Pipeline> {
+    Ok(Pipeline {
+        extract: settings.extract_config(settings.weights()?),
+        features: settings.features_config()?,
+        classify: settings.classify_config(),
+        evaluate: settings.evaluate_config(),
+        store: weights_store()?,
+        n_threads: settings.n_threads(),
+    })
+}
+
+/// Opens the cache that the settings name.
+pub(crate) fn open_cache(settings: &Settings) -> Result<Cache> {
+    Ok(Cache::open(&settings.cache_dir())?)
+}
+
+/// A project is known by the folder it writes to.
+pub(crate) fn project(folder: &Path) -> Result<String> {
+    let path = std::path::absolute(folder).with_context(|| folder.display().to_string())?;
+    // `.` and `..` stay in an absolute path: the same folder must have one name.
+    let path: PathBuf = path.canonicalize().unwrap_or(path);
+    Ok(path.display().to_string())
+}
+
+/// Prints a stage's line: name, status, what came out, how long it took, why.
+pub(crate) fn print_stage(progress: &Progress, report: &StageReport, outcome: &str) {
+    let StageReport {
+        name,
+        status,
+        reason,
+        seconds,
+    } = report;
+    let mut line = format!("{name:<9} {status:<9} {outcome}");
+    if *status == Status::Ran {
+        line = format!("{line:<62} {seconds:>7.1} s");
+    }
+    if *reason != Reason::Unchanged {
+        line = format!("{line}  ({reason})");
+    }
+    progress.say(line.trim_end());
+}

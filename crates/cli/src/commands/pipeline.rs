@@ -1,0 +1,276 @@
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use luthier_artifact::{Manifest, Split};
+use luthier_eval::Evaluation;
+use luthier_extract::{SkippedImages, WeightsSource};
+use serde::Serialize;
+
+use super::{configure, open_cache, print_stage, project};
+use crate::features_folder::{SkippedRow, skipped_files};
+use crate::pipeline::{Data, Pipeline, load, with_retry};
+use crate::problem::Problem;
+use crate::runner::{Mode, Runner, StageReport, Status};
+use crate::settings::Settings;
+use crate::terminal::Progress;
+use crate::{export, report};
+
+/// Runs scan → extract → features → classify → evaluate, each stage only if something it depends on changed, and
+/// writes features/, models/ and reports/.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  luthier pipeline --train-dir data/train --test-dir data/test\n  luthier pipeline --data-dir photos --test-fraction 0.2 --variance 0.95\n  luthier pipeline --dry-run"
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// Folder for features/, models/ and reports/
+    #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
+    out: PathBuf,
+    /// Say what would run, and run nothing; exit status 3 if something would
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON document on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Outcome {
+    stages: Vec<StageReport>,
+    images: Images,
+    test: Test,
+    outputs: Folders,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Images {
+    total: usize,
+    embedded: usize,
+    reused: usize,
+    skipped: usize,
+}
+
+#[derive(Serialize)]
+struct Test {
+    accuracy: f64,
+    macro_f1: f64,
+    n: usize,
+}
+
+#[derive(Serialize)]
+struct Folders {
+    features: PathBuf,
+    model: PathBuf,
+    report: PathBuf,
+}
+
+pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
+    let Arguments {
+        settings,
+        out,
+        dry_run,
+        json,
+    } = arguments;
+    let settings = settings.with_lower_layers()?;
+    let (mut pipeline, data) = configure(&settings)?;
+    if std::env::var_os("LUTHIER_DEMO").is_some() && settings.named_weights()?.is_none() {
+        use_weights_for_demo(&settings, &out, &mut pipeline, progress)?;
+    }
+    if dry_run {
+        return super::status::show(&settings, &pipeline, &data, &out, json, true, progress);
+    }
+    let outcome = with_retry(progress, || run_once(&settings, &pipeline, &data, &out, progress))?;
+    let Outcome {
+        test,
+        images,
+        outputs,
+        warnings,
+        ..
+    } = &outcome;
+    for warning in warnings {
+        progress.say(&format!("warning: {warning}"));
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&outcome)?);
+    } else {
+        println!(
+            "accuracy {:.4}, macro F1 {:.4} on {} test images",
+            test.accuracy, test.macro_f1, test.n
+        );
+        if images.skipped > 0 {
+            println!(
+                "{} images skipped, listed in {}",
+                images.skipped,
+                outputs.report.with_file_name("skipped.csv").display()
+            );
+        }
+        println!("report   {}", outputs.report.display());
+        println!("model    {}", outputs.model.display());
+        println!("features {}", outputs.features.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, progress: &Progress) -> Result<Outcome> {
+    const RUNS: &str = "outside a plan every stage gives a result";
+    let cache = open_cache(settings)?;
+    std::fs::create_dir_all(out).map_err(|error| Problem::new(format!("{}: {error}", out.display())))?;
+    let mut runner = Runner::new(&cache, progress, project(out)?, Mode::Run)?;
+    let print = |runner: &Runner<'_>, outcome: &str| {
+        print_stage(
+            progress,
+            runner.reports().last().expect("a stage has just ended"),
+            outcome,
+        );
+    };
+
+    let (manifest, manifest_digest) = pipeline.scan(data, &mut runner)?;
+    print(&runner, &describe(&manifest));
+
+    let extracted = pipeline
+        .extract(data, &manifest, manifest_digest, &mut runner)?
+        .expect(RUNS);
+    let skipped = skipped_files(&manifest, &load::<SkippedImages>(&cache, &extracted.skipped)?);
+    let images = Images {
+        total: manifest.entries.len(),
+        embedded: extracted.n_embedded,
+        reused: manifest.entries.len() - skipped.len() - extracted.n_embedded,
+        skipped: skipped.len(),
+    };
+    let mut outcome = format!("{} embedded, {} reused", images.embedded, images.reused);
+    if images.skipped > 0 {
+        outcome += &format!(", {} skipped", images.skipped);
+    }
+    print(&runner, &outcome);
+    report_skipped(&skipped, data.is_strict, progress)?;
+    let features = out.join("features");
+    export::features(
+        &cache,
+        &features,
+        &data.source,
+        (&manifest, manifest_digest),
+        &extracted,
+    )?;
+
+    let model_digest = pipeline.train(extracted.train, &mut runner)?.expect(RUNS);
+    if let [.., projected, classified] = runner.reports() {
+        print_stage(progress, projected, &format!("keep {}", pipeline.features.keep));
+        print_stage(progress, classified, &format!("C = {}", pipeline.classify.c));
+    }
+    let model_path = export::model(&cache, &out.join("models"), model_digest)?;
+
+    let evaluation_digest = pipeline
+        .evaluate(model_digest, extracted.test, &mut runner)?
+        .expect(RUNS);
+    let evaluation: Evaluation = load(&cache, &evaluation_digest)?;
+    print(&runner, &format!("accuracy {:.4}", evaluation.accuracy.value));
+    let page = export::report(&cache, &out.join("reports"), evaluation_digest, model_digest, &features)?;
+
+    let mut warnings = Vec::new();
+    if pipeline.extract.extractor.weights == WeightsSource::Untrained {
+        warnings.push("the weights are untrained: these figures say nothing about what Luthier can do".to_owned());
+    }
+    Ok(Outcome {
+        stages: runner.finish()?,
+        images,
+        test: Test {
+            accuracy: evaluation.accuracy.value,
+            macro_f1: evaluation.macro_f1.value,
+            n: evaluation.n,
+        },
+        outputs: Folders {
+            features,
+            model: model_path,
+            report: page,
+        },
+        warnings,
+    })
+}
+
+/// A manifest in a line.
+pub(crate) fn describe(manifest: &Manifest) -> String {
+    let count = |split| manifest.entries.iter().filter(|entry| entry.split == split).count();
+    format!(
+        "{} images in {} classes: {} train, {} test",
+        manifest.entries.len(),
+        manifest.classes.len(),
+        count(Split::Train),
+        count(Split::Test)
+    )
+}
+
+/// Names the first skipped images, or fails because of them.
+pub(crate) fn report_skipped(skipped: &[SkippedRow], is_strict: bool, progress: &Progress) -> Result<()> {
+    const SHOWN: usize = 5;
+    let line = |row: &SkippedRow| format!("{}/{}: {}", row.split, row.file, row.reason);
+    if let (true, Some(first)) = (is_strict, skipped.first()) {
+        bail!(
+            Problem::new(format!(
+                "{} images cannot be read; the first: {}",
+                skipped.len(),
+                line(first)
+            ))
+            .hint("replace or remove them, or run without --strict to skip them")
+        );
+    }
+    for row in skipped.iter().take(SHOWN) {
+        progress.say(&format!("warning: skipped {}", line(row)));
+    }
+    if skipped.len() > SHOWN {
+        progress.say(&format!(
+            "warning: skipped {} more, all listed in skipped.csv",
+            skipped.len() - SHOWN
+        ));
+    }
+    Ok(())
+}
+
+/// The demo must run without a network: when the weights cannot be had, it takes untrained ones, and says so.
+fn use_weights_for_demo(settings: &Settings, out: &Path, pipeline: &mut Pipeline, progress: &Progress) -> Result<()> {
+    let WeightsSource::Named(named) = pipeline.extract.extractor.weights.clone() else {
+        return Ok(());
+    };
+    if pipeline.store.has(named) {
+        return Ok(());
+    }
+    // What failed the last time is not tried again each time: a network that does not answer costs seconds.
+    let why = if used_untrained_weights(settings, out)? {
+        "the last run of the demo had no trained weights either".to_owned()
+    } else {
+        match pipeline.store.fetch(named, progress) {
+            Ok(_) => return Ok(()),
+            Err(error @ luthier_extract::Error::Download { .. }) => error.to_string(),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    progress.say(&format!(
+        "\n!! {why}\n!! The demo goes on with UNTRAINED weights: it shows how Luthier works, but its accuracy is worth \
+         nothing.\n!! For trained ones: luthier weights fetch {}, or --weights FILE.safetensors\n",
+        named.name
+    ));
+    pipeline.extract.extractor.weights = WeightsSource::Untrained;
+    Ok(())
+}
+
+fn used_untrained_weights(settings: &Settings, out: &Path) -> Result<bool> {
+    let cache = open_cache(settings)?;
+    let last = cache.last_run(&project(out)?)?;
+    let Some(extract) = last.iter().find(|run| run.stage == "extract") else {
+        return Ok(false);
+    };
+    let key = cache.recorded_key(&extract.key)?;
+    Ok(key
+        .as_ref()
+        .and_then(|key| key.get("weights"))
+        .is_some_and(report::is_untrained))
+}
+
+/// Whether a run's account says that something ran.
+pub(crate) fn would_run(stages: &[StageReport]) -> bool {
+    stages.iter().any(|stage| stage.status == Status::Stale)
+}

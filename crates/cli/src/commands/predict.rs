@@ -1,0 +1,292 @@
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, StdoutLock, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use luthier_artifact::ExtractorInfo;
+use luthier_classify::Model;
+use luthier_extract::{Embedded, Extractor, ExtractorConfig, ImageFile, WeightsSource, images_below};
+use serde::Serialize;
+
+use super::weights_store;
+use crate::export::MODEL_FILE;
+use crate::problem::Problem;
+use crate::settings::{ExtractSettings, Settings};
+use crate::terminal::Progress;
+
+/// Predicts the classes of images, with probabilities, in the order in which they are named.
+///
+/// Preprocessing, precision and weights are those that the model was trained with. An image that cannot be read is
+/// reported, and the exit status is then 1.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  luthier predict --model-path models/model.safetensors --image-path sample.jpg\n  luthier predict --image-path photos/ --format csv > classes.csv\n  find photos -newer last.txt -name '*.jpg' | luthier predict --image-path - --format json"
+)]
+pub(crate) struct Arguments {
+    /// The model that `luthier train` or `luthier pipeline` wrote
+    #[arg(long, value_name = "FILE", default_value_os_t = Path::new("models").join(MODEL_FILE), alias = "model_path", env = "LUTHIER_MODEL_PATH")]
+    model_path: PathBuf,
+    /// Images, folders of images, or - for a list of paths on stdin, one a line
+    #[arg(long, value_name = "FILE|DIR|-", required = true, num_args = 1.., alias = "image_path")]
+    image_path: Vec<PathBuf>,
+    /// How many classes to name for each image
+    #[arg(long, value_name = "N", default_value_t = 3, alias = "top_k")]
+    top_k: usize,
+    /// How to print: table, json (one object a line) or csv
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    format: Format,
+    #[command(flatten)]
+    extract: ExtractSettings,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+    Csv,
+}
+
+/// What is printed of an image.
+#[derive(Serialize)]
+struct Prediction<'a> {
+    file: &'a str,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    Predictions(Vec<ClassProbability>),
+    Error(String),
+}
+
+#[derive(Serialize)]
+struct ClassProbability {
+    class: String,
+    probability: f64,
+}
+
+pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
+    let Arguments {
+        model_path,
+        image_path,
+        top_k,
+        format,
+        extract,
+    } = arguments;
+    let settings = Settings {
+        extract,
+        ..Settings::default()
+    }
+    .with_lower_layers()?;
+    let model = Model::load(&model_path)?;
+    let files = list(&image_path)?;
+    let config = extractor_config(&settings, &model.extractor, &model_path, files.len())?;
+    let extractor = Extractor::load(&config, &weights_store()?, settings.n_threads(), progress)?;
+
+    let mut printer = Printer::new(
+        format,
+        files.iter().map(|file| file.path.display().to_string()).collect(),
+    );
+    printer.header()?;
+    let mut failure = None;
+    extractor
+        .embed(&files, progress, |place, embedded| {
+            let outcome = match embedded {
+                Embedded::Unreadable(reason) => Ok(Outcome::Error(reason)),
+                Embedded::Features(row) => predict(&model, &row, top_k).map(Outcome::Predictions),
+            };
+            // The extractor's callback knows only its own errors: others are kept for later.
+            if let Err(error) = outcome.and_then(|outcome| Ok(printer.print(place, outcome)?)) {
+                failure.get_or_insert(error);
+            }
+            if failure.is_some() {
+                Err(luthier_extract::Error::Interrupted)
+            } else {
+                Ok(())
+            }
+        })
+        .map_err(|error| failure.take().unwrap_or(error.into()))?;
+    Ok(if printer.n_failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn predict(model: &Model, features: &[f32], top_k: usize) -> Result<Vec<ClassProbability>> {
+    let row = ndarray::aview1(features);
+    let probabilities = model.predict_proba(row.insert_axis(ndarray::Axis(0)))?;
+    let mut ranked: Vec<(usize, f64)> = probabilities.row(0).iter().copied().enumerate().collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let best = ranked.into_iter().take(top_k);
+    Ok(best
+        .map(|(label, probability)| ClassProbability {
+            class: model.classes[label].clone(),
+            probability,
+        })
+        .collect())
+}
+
+/// The files behind the arguments, folders and standard input resolved, in order.
+fn list(arguments: &[PathBuf]) -> Result<Vec<ImageFile>> {
+    let mut paths = Vec::new();
+    for argument in arguments {
+        if argument == Path::new("-") {
+            for line in io::stdin().lock().lines() {
+                let line = line.context("standard input")?;
+                paths.extend((!line.is_empty()).then(|| PathBuf::from(line)));
+            }
+        } else if argument.is_dir() {
+            let images = images_below(argument)?;
+            if images.is_empty() {
+                bail!(Problem::new(format!(
+                    "{}: no images in this folder",
+                    argument.display()
+                )));
+            }
+            paths.extend(images);
+        } else {
+            paths.push(argument.clone());
+        }
+    }
+    Ok(paths.into_iter().map(|path| ImageFile { path, digest: None }).collect())
+}
+
+/// The extractor that the model was trained with, or an error if its weights are not at hand.
+fn extractor_config(
+    settings: &Settings,
+    info: &ExtractorInfo,
+    model: &Path,
+    n_images: usize,
+) -> Result<ExtractorConfig> {
+    let file = model.display();
+    let ExtractorInfo {
+        resize,
+        weights,
+        weights_sha256,
+        precision,
+    } = info;
+    let unknown = |what: &str, value: &str| {
+        Problem::new(format!(
+            "{file}: trained with {what} {value}, which this luthier does not know"
+        ))
+    };
+    let source = match settings.named_weights()? {
+        Some(source) => source,
+        None => match WeightsSource::parse(weights) {
+            Ok(source) => source,
+            Err(_) => bail!(
+                Problem::new(format!(
+                    "{file}: trained with weights {weights} ({}…), which are not known by name",
+                    &weights_sha256[..8]
+                ))
+                .hint("pass their file with --weights FILE.safetensors")
+            ),
+        },
+    };
+    let found = source.sha256()?;
+    if found != *weights_sha256 {
+        bail!(
+            Problem::new(format!(
+                "{file}: trained with weights {}…, found {}…",
+                &weights_sha256[..8],
+                &found[..8]
+            ))
+            .hint(format!("pass --weights {weights}, or train again"))
+        );
+    }
+    let device = settings.device();
+    Ok(ExtractorConfig {
+        resize: resize.parse().map_err(|_| unknown("resize", resize))?,
+        weights: source,
+        precision: match settings.precision() {
+            Some(precision) => precision,
+            None => precision.parse().map_err(|_| unknown("precision", precision))?,
+        },
+        device,
+        // A batch is always computed whole: for one image, one is enough.
+        batch: settings.batch().unwrap_or(device.default_batch()).min(n_images),
+    })
+}
+
+/// Prints predictions in the order of the files, whatever the order they come in.
+struct Printer {
+    format: Format,
+    files: Vec<String>,
+    /// What has come before its turn.
+    waiting: BTreeMap<usize, Outcome>,
+    next: usize,
+    n_failed: usize,
+    /// The width of the first column of a table, in characters.
+    width: usize,
+    out: StdoutLock<'static>,
+}
+
+impl Printer {
+    fn new(format: Format, files: Vec<String>) -> Self {
+        let width = files.iter().map(|file| file.chars().count()).max().unwrap_or(0);
+        Printer {
+            format,
+            files,
+            waiting: BTreeMap::new(),
+            next: 0,
+            n_failed: 0,
+            width,
+            out: io::stdout().lock(),
+        }
+    }
+
+    fn header(&mut self) -> io::Result<()> {
+        match self.format {
+            Format::Csv => writeln!(self.out, "file,rank,class,probability,error"),
+            Format::Json | Format::Table => Ok(()),
+        }
+    }
+
+    fn print(&mut self, place: usize, outcome: Outcome) -> io::Result<()> {
+        self.waiting.insert(place, outcome);
+        while let Some(outcome) = self.waiting.remove(&self.next) {
+            self.print_next(outcome)?;
+            self.next += 1;
+        }
+        self.out.flush()
+    }
+
+    fn print_next(&mut self, outcome: Outcome) -> io::Result<()> {
+        let file = &self.files[self.next];
+        if let Outcome::Error(reason) = &outcome {
+            self.n_failed += 1;
+            eprintln!("error: {file}: {reason}");
+        }
+        match (self.format, outcome) {
+            (Format::Json, outcome) => {
+                let line = serde_json::to_string(&Prediction { file, outcome }).map_err(io::Error::other)?;
+                writeln!(self.out, "{line}")
+            }
+            (Format::Csv, outcome) => {
+                let mut csv = csv::Writer::from_writer(&mut self.out);
+                match outcome {
+                    Outcome::Error(reason) => csv.write_record([file, "", "", "", &reason])?,
+                    Outcome::Predictions(classes) => {
+                        for (rank, ClassProbability { class, probability }) in (1..).zip(&classes) {
+                            csv.write_record([file, &rank.to_string(), class, &probability.to_string(), ""])?;
+                        }
+                    }
+                }
+                csv.flush()
+            }
+            (Format::Table, Outcome::Error(_)) => Ok(()),
+            (Format::Table, Outcome::Predictions(classes)) => {
+                let columns: Vec<String> = classes
+                    .iter()
+                    .map(|best| format!("{} {:.1} %", best.class, 100.0 * best.probability))
+                    .collect();
+                writeln!(self.out, "{file:<width$}  {}", columns.join("  "), width = self.width)
+            }
+        }
+    }
+}

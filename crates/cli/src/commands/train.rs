@@ -1,0 +1,100 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use luthier_artifact::Split;
+use luthier_classify::Model;
+
+use super::{configure_stages, open_cache, print_stage, project};
+use crate::pipeline::{load, with_retry};
+use crate::runner::{Mode, Runner};
+use crate::settings::{CacheSettings, ClassifySettings, FeaturesSettings, SeedSettings, Settings};
+use crate::terminal::Progress;
+use crate::{export, features_folder};
+
+/// Fits scaler, PCA and logistic regression to the training features, and writes one model.safetensors.
+#[derive(Args)]
+#[command(after_help = "Example:\n  luthier train --feature-dir features/ --model-dir models/ --variance 0.95")]
+pub(crate) struct Arguments {
+    /// Folder that `luthier extract` wrote
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "features",
+        alias = "feature_dir",
+        env = "LUTHIER_FEATURE_DIR"
+    )]
+    feature_dir: PathBuf,
+    /// Folder for model.safetensors
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "models",
+        alias = "model_dir",
+        env = "LUTHIER_MODEL_DIR"
+    )]
+    model_dir: PathBuf,
+    #[command(flatten)]
+    features: FeaturesSettings,
+    #[command(flatten)]
+    classify: ClassifySettings,
+    #[command(flatten)]
+    seed: SeedSettings,
+    #[command(flatten)]
+    cache: CacheSettings,
+}
+
+pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
+    let Arguments {
+        feature_dir,
+        model_dir,
+        features,
+        classify,
+        seed,
+        cache,
+    } = arguments;
+    let settings = Settings {
+        features,
+        classify,
+        seed,
+        cache,
+        ..Settings::default()
+    }
+    .with_lower_layers()?;
+    let pipeline = configure_stages(&settings)?;
+    let index = features_folder::read_index(&feature_dir)?;
+    let table = features_folder::read_table(&feature_dir, Split::Train, &index)?;
+    let (path, model) = with_retry(progress, || {
+        let cache = open_cache(&settings)?;
+        std::fs::create_dir_all(&model_dir).with_context(|| model_dir.display().to_string())?;
+        let train = cache.put(&table)?;
+        let mut runner = Runner::new(&cache, progress, project(&model_dir)?, Mode::Run)?;
+        let digest = pipeline
+            .train(train, &mut runner)?
+            .expect("outside a plan every stage gives a result");
+        let model: Model = load(&cache, &digest)?;
+        if let [projected, classified] = runner.reports() {
+            print_stage(
+                progress,
+                projected,
+                &format!("{} components", model.training.n_components),
+            );
+            print_stage(progress, classified, &format!("C = {}", model.training.c));
+        }
+        let path = export::model(&cache, &model_dir, digest)?;
+        runner.finish()?;
+        Ok((path, model))
+    })?;
+    let training = &model.training;
+    println!(
+        "{} images, {} classes, {} components ({:.1} % of the variance), C = {}",
+        training.n_train,
+        model.classes.len(),
+        training.n_components,
+        100.0 * training.explained_variance_ratio,
+        training.c
+    );
+    println!("model {}", path.display());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,102 @@
+//! `luthier`: photographs in folders → features → a trained model, an evaluation and predictions.
+
+mod commands;
+mod export;
+mod features_folder;
+mod pipeline;
+mod problem;
+mod report;
+mod runner;
+mod settings;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use problem::Problem;
+use terminal::Verbosity;
+
+/// Classify photographs: ResNet-50 features, PCA and logistic regression, re-doing only what a change invalidated.
+#[derive(Parser)]
+#[command(
+    version,
+    max_term_width = 110,
+    after_help = "Start here:\n  luthier pipeline --train-dir data/train --test-dir data/test\n\nEvery setting can also be written into luthier.toml (`luthier init`) or the environment (LUTHIER_VARIANCE=0.95)."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Say nothing on stderr but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say how things are decided
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Folders of images → features, model, report: everything, re-doing only what changed
+    Pipeline(commands::pipeline::Arguments),
+    /// Folders of images → features/*.npy
+    Extract(commands::extract::Arguments),
+    /// features/*.npy → models/model.safetensors
+    Train(commands::train::Arguments),
+    /// A model and features → reports/
+    Evaluate(commands::evaluate::Arguments),
+    /// A model and images → their classes, with probabilities
+    Predict(commands::predict::Arguments),
+    /// What `pipeline` would run, and why
+    Status(commands::status::Arguments),
+    /// What a stage depends on, beside what it depended on in the last run
+    Explain(commands::explain::Arguments),
+    /// What the cache holds; check it; shrink it
+    #[command(subcommand)]
+    Cache(commands::cache::Command),
+    /// Known weights of ResNet-50: list, fetch, path
+    #[command(subcommand)]
+    Weights(commands::weights::Command),
+    /// Write a luthier.toml with every setting, commented out
+    Init(commands::init::Arguments),
+}
+
+fn main() -> ExitCode {
+    let Cli {
+        command,
+        quiet,
+        verbose,
+    } = Cli::parse();
+    let verbosity = match (quiet, verbose) {
+        (true, _) => Verbosity::Quiet,
+        (_, true) => Verbosity::Verbose,
+        _ => Verbosity::Normal,
+    };
+    terminal::show_messages(verbosity);
+    let progress = terminal::Progress::new(verbosity);
+    let done = terminal::catch_interrupts().and_then(|()| match command {
+        Command::Pipeline(arguments) => commands::pipeline::run(arguments, &progress),
+        Command::Extract(arguments) => commands::extract::run(arguments, &progress),
+        Command::Train(arguments) => commands::train::run(arguments, &progress),
+        Command::Evaluate(arguments) => commands::evaluate::run(arguments, &progress),
+        Command::Predict(arguments) => commands::predict::run(arguments, &progress),
+        Command::Status(arguments) => commands::status::run(arguments, &progress),
+        Command::Explain(arguments) => commands::explain::run(arguments, &progress),
+        Command::Cache(command) => commands::cache::run(command, &progress),
+        Command::Weights(command) => commands::weights::run(command, &progress),
+        Command::Init(arguments) => commands::init::run(arguments, &progress),
+    });
+    done.unwrap_or_else(|error| {
+        // Whoever read stdout has gone: nothing is left to say, and nobody to say it to.
+        if is_broken_pipe(&error) {
+            return ExitCode::SUCCESS;
+        }
+        let problem = Problem::of(&error);
+        eprintln!("error: {problem}");
+        ExitCode::from(problem.status())
+    })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    kind == Some(std::io::ErrorKind::BrokenPipe)
+}

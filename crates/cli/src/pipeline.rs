@@ -1,0 +1,168 @@
+//! The method: scan → extract → features → classify → evaluate.
+//!
+//! Each function here takes one or two stages through the cache. What a stage does is in its crate; when it runs is
+//! decided by the [`Runner`].
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use luthier_artifact::{Artifact, Cache, Digest, FeatureTable, Key, Manifest};
+use luthier_classify::{ClassifyConfig, Model};
+use luthier_eval::{EvaluateConfig, Predictions};
+use luthier_extract::{DataSource, ExtractConfig, Rehash, WeightsStore, scan};
+use luthier_features::{FeaturesConfig, Projection};
+
+use crate::problem::Problem;
+use crate::runner::{Lost, Runner, STAGES};
+use crate::terminal::Progress;
+
+/// The configuration of all stages.
+#[derive(Clone, Debug)]
+pub(crate) struct Pipeline {
+    pub extract: ExtractConfig,
+    pub features: FeaturesConfig,
+    pub classify: ClassifyConfig,
+    pub evaluate: EvaluateConfig,
+    pub store: WeightsStore,
+    pub n_threads: usize,
+}
+
+/// Features of both splits, by digest.
+#[derive(Clone, Debug)]
+pub(crate) struct Extracted {
+    pub train: Digest,
+    pub test: Digest,
+    pub skipped: Digest,
+    /// How many images went through the network just now.
+    pub n_embedded: usize,
+}
+
+/// How a data set is read.
+#[derive(Clone, Debug)]
+pub(crate) struct Data {
+    pub source: DataSource,
+    pub rehash: Rehash,
+    /// An unreadable image is an error.
+    pub is_strict: bool,
+}
+
+impl Pipeline {
+    /// Folders → manifest. Always looks at the folders; a file is read only if its stat changed.
+    pub(crate) fn scan(&self, data: &Data, runner: &mut Runner<'_>) -> Result<(Manifest, Digest)> {
+        let start = Instant::now();
+        let found = scan(&data.source, runner.cache, data.rehash, runner.progress)?;
+        let digest = runner.cache.put(&found.manifest)?;
+        // The folders are the input, and the manifest says all there is to know of them.
+        let key = Key::stage("scan", 1).input("manifest", digest).finish();
+        runner.seen("scan", key, digest, start)?;
+        Ok((found.manifest, digest))
+    }
+
+    /// Manifest → features of both splits. Only images that the cache does not know go through the network.
+    pub(crate) fn extract(
+        &self,
+        data: &Data,
+        manifest: &Manifest,
+        digest: Digest,
+        runner: &mut Runner<'_>,
+    ) -> Result<Option<Extracted>> {
+        let mut n_embedded = 0;
+        let (cache, progress) = (runner.cache, runner.progress);
+        let outputs = runner.stage("extract", self.extract.key(digest)?, || {
+            let extraction = self
+                .extract
+                .run(&data.source, manifest, cache, &self.store, self.n_threads, progress)?;
+            n_embedded = extraction.n_embedded;
+            Ok(vec![
+                ("train", cache.put(&extraction.train)?),
+                ("test", cache.put(&extraction.test)?),
+                ("skipped", cache.put(&extraction.skipped)?),
+            ])
+        })?;
+        Ok(outputs.map(|outputs| Extracted {
+            train: outputs.get("train"),
+            test: outputs.get("test"),
+            skipped: outputs.get("skipped"),
+            n_embedded,
+        }))
+    }
+
+    /// Training features → projection → model.
+    pub(crate) fn train(&self, train: Digest, runner: &mut Runner<'_>) -> Result<Option<Digest>> {
+        let cache = runner.cache;
+        let projection = runner.stage("features", self.features.key(train), || {
+            Ok(vec![(
+                "projection",
+                cache.put(&self.features.run(&load::<FeatureTable>(cache, &train)?)?)?,
+            )])
+        })?;
+        let Some(projection) = projection.map(|outputs| outputs.get("projection")) else {
+            return Ok(None);
+        };
+        let model = runner.stage("classify", self.classify.key(train, projection), || {
+            let (train, projection) = (
+                load::<FeatureTable>(cache, &train)?,
+                load::<Projection>(cache, &projection)?,
+            );
+            Ok(vec![("model", cache.put(&self.classify.run(&train, &projection)?)?)])
+        })?;
+        Ok(model.map(|outputs| outputs.get("model")))
+    }
+
+    /// Model, test features → evaluation.
+    pub(crate) fn evaluate(&self, model: Digest, test: Digest, runner: &mut Runner<'_>) -> Result<Option<Digest>> {
+        let cache = runner.cache;
+        let evaluation = runner.stage("evaluate", self.evaluate.key(model, test), || {
+            let (model, test) = (load::<Model>(cache, &model)?, load::<FeatureTable>(cache, &test)?);
+            check_match(&model, &test)?;
+            let evaluation = self.evaluate.run(&Predictions {
+                classes: &model.classes,
+                images: &test.images,
+                truth: &test.labels,
+                probabilities: model.predict_proba(test.features())?.view(),
+            })?;
+            Ok(vec![("evaluation", cache.put(&evaluation)?)])
+        })?;
+        Ok(evaluation.map(|outputs| outputs.get("evaluation")))
+    }
+}
+
+/// Loads an artifact that a stage before made.
+pub(crate) fn load<A: Artifact>(cache: &Cache, digest: &Digest) -> Result<A> {
+    Ok(cache.get(digest)?.ok_or(Lost { digest: *digest })?)
+}
+
+/// Starts over when the cache turns out to have lost an artifact: the stage that makes it then runs. Each time at least
+/// one stage more is whole.
+pub(crate) fn with_retry<T>(progress: &Progress, mut run: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in STAGES {
+        match run() {
+            Err(error) if error.is::<Lost>() => progress.say(&format!("{error}: starting over")),
+            other => return other,
+        }
+    }
+    run()
+}
+
+/// A model judges only features made as its own were, of the same classes.
+fn check_match(model: &Model, test: &FeatureTable) -> Result<()> {
+    if model.extractor != test.extractor {
+        bail!(
+            Problem::new(format!(
+                "model was trained on features of {:?}, found {:?}",
+                model.extractor, test.extractor
+            ))
+            .hint("extract and train again with the same settings")
+        );
+    }
+    if model.classes != test.classes {
+        bail!(
+            Problem::new(format!(
+                "model knows the classes {:?}, features have {:?}",
+                model.classes, test.classes
+            ))
+            .hint("train again on these features")
+        );
+    }
+    Ok(())
+}

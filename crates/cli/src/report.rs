@@ -1,0 +1,169 @@
+//! What the report says beyond the figures: facts, warnings, and pictures.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use luthier_artifact::{Digest, Split};
+use luthier_classify::Model;
+use luthier_eval::{Context, Evaluation, Warning, write_report};
+use luthier_extract::{Resize, WeightsSource, thumbnail};
+
+use crate::features_folder::Index;
+
+/// The longer side of a thumbnail, in pixels.
+const THUMBNAIL_SIDE: u32 = 160;
+
+/// Writes the report of an evaluation; the result is the paths of its files.
+pub(crate) fn write(folder: &Path, evaluation: &Evaluation, model: &Model, index: &Index) -> Result<Vec<PathBuf>> {
+    let files: Vec<String> = index.rows.test.iter().map(|row| row.file.clone()).collect();
+    let test = &index.folders.test;
+    let context = Context {
+        evaluation,
+        files: &files,
+        skipped: &index.skipped(),
+        warnings: &warnings(model, index),
+        facts: &facts(model, index),
+        // The figures do not need the pictures: a folder that has moved since costs nothing else.
+        thumbnail: &|file| thumbnail(&std::fs::read(test.join(file)).ok()?, THUMBNAIL_SIDE).ok(),
+    };
+    Ok(write_report(folder, &context)?)
+}
+
+fn facts(model: &Model, index: &Index) -> Vec<(String, String)> {
+    let (extractor, training) = (&model.extractor, &model.training);
+    let resize = match extractor.resize.parse() {
+        Ok(Resize::Squash) => "squashed to 224 × 224",
+        Ok(Resize::Crop) => "short side to 256, middle 224 × 224",
+        Err(_) => &extractor.resize,
+    };
+    let c = if training.c_search.is_empty() {
+        "given"
+    } else {
+        "chosen by cross-validation"
+    };
+    let fact = |name: &str, value: String| (name.to_owned(), value);
+    vec![
+        fact("Training images", training.n_train.to_string()),
+        fact("Test images", index.rows.test.len().to_string()),
+        fact("Classes", model.classes.len().to_string()),
+        fact(
+            "Weights",
+            format!("{} (SHA-256 {}…)", extractor.weights, &extractor.weights_sha256[..8]),
+        ),
+        fact("Preprocessing", resize.to_owned()),
+        fact("Precision", extractor.precision.clone()),
+        fact(
+            "Principal components",
+            format!(
+                "{} ({:.1} % of the variance)",
+                training.n_components,
+                100.0 * training.explained_variance_ratio
+            ),
+        ),
+        fact("Regularization", format!("C = {} ({c})", training.c)),
+        fact("Solver", training.solver.to_string()),
+        fact("Made with", format!("luthier {}", env!("CARGO_PKG_VERSION"))),
+    ]
+}
+
+/// What a reader must know before believing the figures.
+pub(crate) fn warnings(model: &Model, index: &Index) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    if is_untrained(&model.extractor.weights_sha256) {
+        warnings.push(Warning {
+            title: "The weights are untrained".to_owned(),
+            detail: "The network has random weights, so that these figures say nothing about what Luthier can do. \
+                     Fetch trained ones with `luthier weights fetch resnet50-imagenet1k-v1` and run again."
+                .to_owned(),
+            files: Vec::new(),
+        });
+    }
+    if !model.training.converged {
+        warnings.push(Warning {
+            title: "The logistic regression did not converge".to_owned(),
+            detail: format!(
+                "It stopped with a gradient of {:.1e}. A smaller C makes the problem easier.",
+                model.training.gradient_norm
+            ),
+            files: Vec::new(),
+        });
+    }
+    let missing: Vec<&str> = (index.classes.iter().map(String::as_str))
+        .filter(|class| index.rows.test.iter().all(|row| row.class != *class))
+        .collect();
+    if !missing.is_empty() {
+        warnings.push(Warning {
+            title: "Classes without test images".to_owned(),
+            detail: format!(
+                "Nothing is known of how well these are recognised: {}.",
+                missing.join(", ")
+            ),
+            files: Vec::new(),
+        });
+    }
+    warnings.extend(duplicates(index));
+    warnings
+}
+
+/// Whether weights with this digest are the untrained ones.
+pub(crate) fn is_untrained(sha256: &str) -> bool {
+    WeightsSource::Untrained
+        .sha256()
+        .is_ok_and(|untrained| untrained == sha256)
+}
+
+/// Where an image lies.
+struct Place<'a> {
+    split: Split,
+    class: &'a str,
+    file: &'a str,
+}
+
+/// The same bytes in train and test (leakage), or in two classes (label noise).
+fn duplicates(index: &Index) -> Vec<Warning> {
+    let mut places: BTreeMap<Digest, Vec<Place<'_>>> = BTreeMap::new();
+    for split in [Split::Train, Split::Test] {
+        for row in index.rows.get(split) {
+            places.entry(row.digest).or_default().push(Place {
+                split,
+                class: &row.class,
+                file: &row.file,
+            });
+        }
+    }
+    // The images with places that differ from their first, as lines that name all of them.
+    let list = |differs: fn(&Place<'_>, &Place<'_>) -> bool| -> Vec<String> {
+        let faulty = places
+            .values()
+            .filter(|places| places.iter().any(|place| differs(place, &places[0])));
+        let name = |place: &Place<'_>| format!("{}/{}", place.split, place.file);
+        faulty
+            .map(|places| places.iter().map(name).collect::<Vec<_>>().join(" = "))
+            .collect()
+    };
+    let leaked = list(|place, first| place.split != first.split);
+    let contradictory = list(|place, first| place.class != first.class);
+    let mut warnings = Vec::new();
+    if !leaked.is_empty() {
+        warnings.push(Warning {
+            title: "The same images in train and test".to_owned(),
+            detail: format!(
+                "{} test images were seen in training: the figures are too good.",
+                leaked.len()
+            ),
+            files: leaked,
+        });
+    }
+    if !contradictory.is_empty() {
+        warnings.push(Warning {
+            title: "The same images in two classes".to_owned(),
+            detail: format!(
+                "{} images have more than one label: at least one of them is wrong.",
+                contradictory.len()
+            ),
+            files: contradictory,
+        });
+    }
+    warnings
+}

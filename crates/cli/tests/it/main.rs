@@ -1,0 +1,157 @@
+//! The binary as its users run it, on untrained weights and small pictures.
+
+mod faults;
+mod music10;
+mod original;
+mod pipeline;
+mod predict;
+mod settings;
+mod weights;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use image::codecs::jpeg::JpegEncoder;
+use image::{Rgb, RgbImage};
+use serde_json::Value;
+
+/// A folder to run in, with a home of its own, so that nothing outside matters or is touched.
+struct Project {
+    root: tempfile::TempDir,
+}
+
+/// What a run of the binary gave.
+struct Ran {
+    status: i32,
+    stdout: String,
+    stderr: String,
+}
+
+const CLASSES: [&str; 3] = ["drum", "flute", "harp"];
+
+impl Project {
+    /// Without images.
+    fn empty() -> Self {
+        Project {
+            root: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// With four training and two test images of each class.
+    fn new() -> Self {
+        let project = Project::empty();
+        for (class, name) in CLASSES.iter().enumerate() {
+            for n in 0..4 {
+                project.write(&format!("data/train/{name}/{n}.jpg"), &photo(class, n));
+            }
+            for n in 4..6 {
+                project.write(&format!("data/test/{name}/{n}.jpg"), &photo(class, n));
+            }
+        }
+        project
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.root.path().join(file)
+    }
+
+    fn write(&self, file: &str, bytes: &[u8]) {
+        let path = self.path(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.path(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_luthier"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LUTHIER_")) {
+            command.env_remove(name);
+        }
+        command
+            .args(arguments)
+            .current_dir(self.root.path())
+            .env("HOME", self.path("home"))
+            .env_remove("XDG_CACHE_HOME")
+            .env("LUTHIER_WEIGHTS", "untrained")
+            .env("LUTHIER_BATCH", "2")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::of(self.command(arguments).output().unwrap())
+    }
+
+    /// Runs the pipeline on the images of [`Project::new`]; the result is what `--json` prints.
+    fn pipeline(&self, arguments: &[&str]) -> Value {
+        let ran = self.run(&[&PIPELINE[..], &["--json"], arguments].concat()).ok();
+        serde_json::from_str(&ran.stdout).unwrap()
+    }
+}
+
+const PIPELINE: [&str; 5] = ["pipeline", "--train-dir", "data/train", "--test-dir", "data/test"];
+
+impl Ran {
+    fn of(output: Output) -> Self {
+        Ran {
+            status: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    fn ok(self) -> Self {
+        assert_eq!(self.status, 0, "{}{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// The exit status and what stderr says from `error:` on.
+    fn error(&self) -> (i32, &str) {
+        let start = self
+            .stderr
+            .find("error: ")
+            .unwrap_or_else(|| panic!("no error in {}", self.stderr));
+        (self.status, self.stderr[start..].trim_end())
+    }
+}
+
+/// A picture that says which class it is of, if one looks closely.
+fn photo(class: usize, n: usize) -> Vec<u8> {
+    let image = RgbImage::from_fn(60, 40, |x, y| {
+        let wave = (x as usize * (class + 1) * 9 + y as usize * (3 - class) * 7 + n * 11) % 256;
+        Rgb([wave as u8, (255 * class / 2) as u8, (n * 40) as u8])
+    });
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, 90)
+        .encode_image(&image)
+        .unwrap();
+    bytes
+}
+
+/// Every file below a folder with its bytes, ordered by path.
+fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    luthier_files(folder)
+        .into_iter()
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the result is sorted")]
+fn luthier_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(luthier_files(&path))
+        } else {
+            files.push(path)
+        }
+    }
+    files.sort();
+    files
+}

@@ -1,0 +1,65 @@
+//! The commands of the original project, as its README prints them.
+
+use crate::Project;
+
+#[test]
+fn the_commands_of_the_original_work_with_their_underscores() {
+    let project = Project::new();
+    let run = |line: &str| project.run(&line.split(' ').collect::<Vec<_>>()).ok();
+    run("extract --train_dir data/train --test_dir data/test --output_dir features/");
+    run("train --feature_dir features/ --model_dir models/");
+    let evaluated = run("evaluate --model_dir models/ --feature_dir features/");
+    assert!(evaluated.stdout.contains("weighted avg"), "{}", evaluated.stdout);
+    assert!(project.path("reports/report.html").is_file());
+    std::fs::copy(project.path("data/test/harp/4.jpg"), project.path("sample.jpg")).unwrap();
+    let predicted = run("predict --model_path models/model.safetensors --image_path sample.jpg");
+    assert!(predicted.stdout.starts_with("sample.jpg  "), "{}", predicted.stdout);
+}
+
+#[test]
+fn the_steps_one_by_one_give_the_bytes_of_the_pipeline() {
+    let project = Project::new();
+    project.pipeline(&["--out", "whole"]);
+    project
+        .run(&["extract", "--train-dir", "data/train", "--test-dir", "data/test"])
+        .ok();
+    project.run(&["train"]).ok();
+    project.run(&["evaluate"]).ok();
+    for file in [
+        "features/train_features.npy",
+        "features/features.json",
+        "models/model.safetensors",
+        "reports/report.html",
+    ] {
+        let read = |path: &str| std::fs::read(project.path(path)).unwrap();
+        assert!(read(file) == read(&format!("whole/{file}")), "{file}");
+    }
+}
+
+#[test]
+fn features_that_do_not_fit_their_index_are_named() {
+    let project = Project::new();
+    let ran = project.run(&["train", "--feature-dir", "nowhere"]);
+    assert_eq!(
+        ran.error(),
+        (
+            1,
+            "error: nowhere/features.json: no such file, expected what `luthier extract` writes\n\
+             hint: run luthier extract --output-dir nowhere"
+        )
+    );
+    project.pipeline(&[]);
+    std::fs::copy(
+        project.path("features/test_labels.npy"),
+        project.path("features/train_labels.npy"),
+    )
+    .unwrap();
+    let ran = project.run(&["train"]);
+    assert_eq!(
+        ran.error(),
+        (
+            1,
+            "error: features/train_labels.npy: expected 12 rows as in features.json, found 6\nhint: run luthier extract again"
+        )
+    );
+}

@@ -1,0 +1,385 @@
+//! What runs again after a change, and what does not.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::{PIPELINE, Project, Ran, photo, snapshot};
+
+/// The stages' statuses in order, for example `scan ran, extract fresh`.
+fn statuses(outcome: &Value) -> String {
+    let stages = outcome["stages"].as_array().unwrap().iter();
+    let line = |stage: &Value| {
+        format!(
+            "{} {}",
+            stage["name"].as_str().unwrap(),
+            stage["status"].as_str().unwrap()
+        )
+    };
+    stages.map(line).collect::<Vec<_>>().join(", ")
+}
+
+fn reason<'a>(outcome: &'a Value, stage: &str) -> &'a str {
+    let stages = outcome["stages"].as_array().unwrap();
+    stages.iter().find(|found| found["name"] == stage).unwrap()["reason"]
+        .as_str()
+        .unwrap()
+}
+
+fn embedded(outcome: &Value) -> u64 {
+    outcome["images"]["embedded"].as_u64().unwrap()
+}
+
+const ALL_RAN: &str = "scan ran, extract ran, features ran, classify ran, evaluate ran";
+const ALL_FRESH: &str = "scan fresh, extract fresh, features fresh, classify fresh, evaluate fresh";
+
+#[test]
+fn a_run_writes_everything_and_the_next_runs_nothing() {
+    let project = Project::new();
+    let first = project.pipeline(&[]);
+    assert_eq!(statuses(&first), ALL_RAN);
+    assert_eq!(reason(&first, "classify"), "first run");
+    assert_eq!(
+        first["images"],
+        serde_json::json!({"total": 18, "embedded": 18, "reused": 0, "skipped": 0})
+    );
+    assert_eq!(first["test"]["n"], 6);
+    for file in [
+        "features/train_features.npy",
+        "features/train_labels.npy",
+        "features/test_features.npy",
+        "features/test_labels.npy",
+        "features/features.json",
+        "models/model.safetensors",
+        "reports/report.html",
+        "reports/report.json",
+        "reports/classification_report.txt",
+        "reports/confusion_matrix.csv",
+        "reports/confusion_matrix.svg",
+        "reports/confusion_matrix.png",
+        "reports/misclassified.csv",
+        "reports/skipped.csv",
+    ] {
+        assert!(project.path(file).is_file(), "{file}");
+    }
+    let times = || {
+        let folders = ["features", "models", "reports"];
+        let files = folders.iter().flat_map(|folder| snapshot(&project.path(folder)));
+        files
+            .map(|(path, _)| fs::metadata(path).unwrap().modified().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let before = times();
+    let second = project.pipeline(&[]);
+    assert_eq!(statuses(&second), ALL_FRESH);
+    assert_eq!(reason(&second, "extract"), "unchanged");
+    assert_eq!(
+        (embedded(&second), times()),
+        (0, before),
+        "nothing is embedded, no file is touched"
+    );
+}
+
+#[test]
+fn a_changed_image_is_embedded_alone() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    project.write("data/train/drum/0.jpg", &photo(0, 50));
+    let outcome = project.pipeline(&[]);
+    assert_eq!((embedded(&outcome), statuses(&outcome).as_str()), (1, ALL_RAN));
+    assert_eq!(reason(&outcome, "extract"), "images: 1 changed");
+
+    project.write("data/train/drum/new.jpg", &photo(0, 51));
+    fs::remove_file(project.path("data/train/harp/3.jpg")).unwrap();
+    let outcome = project.pipeline(&[]);
+    assert_eq!(
+        (embedded(&outcome), reason(&outcome, "extract")),
+        (1, "images: 1 added, 1 removed")
+    );
+}
+
+#[test]
+fn an_incremental_run_gives_the_bytes_of_a_fresh_one() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    project.write("data/train/drum/0.jpg", &photo(0, 50));
+    project.write("data/test/harp/9.jpg", &photo(2, 9));
+    fs::rename(
+        project.path("data/train/flute/0.jpg"),
+        project.path("data/train/harp/from-flute.jpg"),
+    )
+    .unwrap();
+    project.pipeline(&[]);
+    let incremental = ["features", "models", "reports"].map(|folder| snapshot(&project.path(folder)));
+    for folder in ["features", "models", "reports", ".luthier"] {
+        fs::remove_dir_all(project.path(folder)).unwrap();
+    }
+    project.pipeline(&["--threads", "1"]);
+    let fresh = ["features", "models", "reports"].map(|folder| snapshot(&project.path(folder)));
+    for (before, after) in incremental.iter().flatten().zip(fresh.iter().flatten()) {
+        assert!(before == after, "{} differs", before.0.display());
+    }
+}
+
+#[test]
+fn another_test_image_trains_nothing() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    project.write("data/test/drum/9.jpg", &photo(0, 9));
+    let outcome = project.pipeline(&[]);
+    assert_eq!(
+        statuses(&outcome),
+        "scan ran, extract ran, features fresh, classify fresh, evaluate ran"
+    );
+}
+
+#[test]
+fn a_setting_runs_the_stages_from_its_own_on_and_going_back_runs_nothing() {
+    let project = Project::new();
+    project.pipeline(&[]);
+
+    let outcome = project.pipeline(&["--variance", "0.5"]);
+    assert_eq!(
+        statuses(&outcome),
+        "scan fresh, extract fresh, features ran, classify ran, evaluate ran"
+    );
+    assert_eq!(reason(&outcome, "features"), "variance 0.98 → 0.5");
+    let back = project.pipeline(&[]);
+    assert_eq!(
+        statuses(&back),
+        "scan fresh, extract fresh, features restored, classify restored, evaluate restored"
+    );
+
+    let outcome = project.pipeline(&["--c", "0.01"]);
+    assert_eq!(
+        statuses(&outcome),
+        "scan fresh, extract fresh, features fresh, classify ran, evaluate ran"
+    );
+    assert_eq!(reason(&outcome, "classify"), "c 1 → 0.01");
+
+    // Folds and seed do not matter while C is given; the seed does for the bootstrap.
+    let outcome = project.pipeline(&["--c", "0.01", "--folds", "3"]);
+    assert_eq!(statuses(&outcome), ALL_FRESH);
+    let outcome = project.pipeline(&["--c", "0.01", "--seed", "7"]);
+    assert_eq!(
+        statuses(&outcome),
+        "scan fresh, extract fresh, features fresh, classify fresh, evaluate ran"
+    );
+}
+
+#[test]
+fn renaming_an_image_reruns_nothing_after_extract() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    fs::rename(
+        project.path("data/test/drum/4.jpg"),
+        project.path("data/test/drum/renamed.jpg"),
+    )
+    .unwrap();
+    let outcome = project.pipeline(&[]);
+    assert_eq!(
+        statuses(&outcome),
+        "scan ran, extract ran, features fresh, classify fresh, evaluate fresh"
+    );
+    assert_eq!(
+        (embedded(&outcome), reason(&outcome, "extract")),
+        (0, "images: 1 moved or renamed")
+    );
+    // The report calls the image by its new name all the same.
+    assert!(project.read("reports/report.json").contains("drum/renamed.jpg"));
+    assert!(project.read("features/features.json").contains("drum/renamed.jpg"));
+}
+
+#[test]
+fn a_lost_or_damaged_artifact_is_made_again() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let before = project.read("reports/report.json");
+    for (path, bytes) in snapshot(&project.path(".luthier/objects")) {
+        fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    fs::remove_dir_all(project.path("reports")).unwrap();
+    let outcome = project.pipeline(&[]);
+    assert_eq!(embedded(&outcome), 0, "features are in the index");
+    assert_eq!(project.read("reports/report.json"), before);
+
+    fs::remove_dir_all(project.path(".luthier/objects")).unwrap();
+    let outcome = project.pipeline(&[]);
+    assert_eq!(
+        (statuses(&outcome).as_str(), reason(&outcome, "features")),
+        (
+            "scan fresh, extract ran, features ran, classify ran, evaluate ran",
+            "cache entry lost"
+        )
+    );
+}
+
+#[test]
+fn a_deleted_output_is_written_again_without_running_a_stage() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let model = fs::read(project.path("models/model.safetensors")).unwrap();
+    fs::remove_dir_all(project.path("models")).unwrap();
+    project.write("features/test_labels.npy", b"overwritten by somebody");
+    let outcome = project.pipeline(&[]);
+    assert_eq!(statuses(&outcome), ALL_FRESH);
+    assert_eq!(fs::read(project.path("models/model.safetensors")).unwrap(), model);
+    assert!(
+        fs::read(project.path("features/test_labels.npy"))
+            .unwrap()
+            .starts_with(b"\x93NUMPY")
+    );
+}
+
+#[test]
+fn a_killed_run_is_continued_and_gives_the_same_bytes() {
+    let project = Project::new();
+    for milliseconds in [50, 200, 400, 600] {
+        let mut child = project
+            .command(&PIPELINE)
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    project.pipeline(&[]);
+    let fresh = Project::new();
+    fresh.pipeline(&[]);
+    for file in [
+        "models/model.safetensors",
+        "features/train_features.npy",
+        "reports/confusion_matrix.csv",
+    ] {
+        assert!(
+            fs::read(project.path(file)).unwrap() == fs::read(fresh.path(file)).unwrap(),
+            "{file}"
+        );
+    }
+}
+
+#[test]
+fn two_runs_at_once_share_a_cache() {
+    let project = Project::new();
+    let start = || {
+        project
+            .command(&PIPELINE)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+    };
+    let children = [start().unwrap(), start().unwrap()];
+    for child in children {
+        Ran::of(child.wait_with_output().unwrap()).ok();
+    }
+    let before = fs::read(project.path("models/model.safetensors")).unwrap();
+    assert_eq!(statuses(&project.pipeline(&[])), ALL_FRESH);
+    assert_eq!(fs::read(project.path("models/model.safetensors")).unwrap(), before);
+}
+
+#[test]
+fn a_dry_run_and_status_say_what_would_run_and_run_nothing() {
+    let project = Project::new();
+    let ran = project.run(&[&PIPELINE[..], &["--dry-run"]].concat());
+    assert_eq!(ran.status, 3);
+    assert_eq!(
+        ran.stdout,
+        "scan      ran       first run\n\
+         extract   stale     first run\n\
+         features  stale     unless extract gives the same result\n\
+         classify  stale     unless extract gives the same result\n\
+         evaluate  stale     unless extract gives the same result\n\
+         18 images to embed\n"
+    );
+    assert!(!project.path("models").exists());
+
+    project.pipeline(&[]);
+    let status = [&["status"], &PIPELINE[1..], &["--check"]].concat();
+    assert_eq!(
+        project.run(&status).ok().stdout.matches("fresh     unchanged").count(),
+        5
+    );
+    let ran = project.run(&[&status[..], &["--components", "3", "--json"]].concat());
+    assert_eq!(ran.status, 3);
+    let plan: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(reason(&plan, "features"), "components 3, no variance (was 0.98)");
+    assert_eq!(
+        statuses(&plan),
+        "scan fresh, extract fresh, features stale, classify stale, evaluate stale"
+    );
+    assert_eq!(plan["to_embed"], Value::Null);
+}
+
+#[test]
+fn explain_shows_the_parts_of_a_key_beside_the_last_run() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let ran = project
+        .run(&[&["explain", "features"], &PIPELINE[1..], &["--variance", "0.5"]].concat())
+        .ok();
+    assert!(ran.stdout.contains("\n* variance "), "{}", ran.stdout);
+    assert!(ran.stdout.contains("\n  solver "), "{}", ran.stdout);
+    let ran = project.run(&[&["explain", "classify"], &PIPELINE[1..], &["--variance", "0.5"]].concat());
+    assert_eq!(
+        ran.error(),
+        (
+            1,
+            "error: classify: its inputs are not known before the stages above it have run\n\
+             hint: luthier status shows which stage comes first; explain that one"
+        )
+    );
+}
+
+#[test]
+fn one_folder_is_split_by_the_pipeline() {
+    let project = Project::new();
+    for class in crate::CLASSES {
+        for n in 0..2 {
+            let name = format!("data/train/{class}/more{n}.jpg");
+            project.write(&name, &photo(0, 100 + n + class.len() * 10));
+        }
+    }
+    let ran = project
+        .run(&[
+            "pipeline",
+            "--data-dir",
+            "data/train",
+            "--test-fraction",
+            "0.34",
+            "--json",
+        ])
+        .ok();
+    let outcome: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(
+        (outcome["images"]["total"].as_u64(), outcome["test"]["n"].as_u64()),
+        (Some(18), Some(6))
+    );
+}
+
+#[test]
+fn the_cache_counts_verifies_and_shrinks() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    project.pipeline(&["--variance", "0.5"]);
+    let json = |arguments: &[&str]| -> Value {
+        serde_json::from_str(&project.run(&[&["cache"], arguments, &["--json"]].concat()).ok().stdout).unwrap()
+    };
+    assert_eq!(json(&["stats"])["features"], 18);
+    assert_eq!(json(&["verify"])["damaged_objects"], 0);
+    // The older run's projection, model and evaluation.
+    assert_eq!(json(&["gc", "--keep-runs", "1", "--dry-run"])["executions"], 3);
+    assert_eq!(json(&["gc", "--keep-runs", "1"])["executions"], 3);
+    assert_eq!(json(&["gc", "--keep-runs", "1"])["objects"], 0);
+    assert_eq!(statuses(&project.pipeline(&["--variance", "0.5"])), ALL_FRESH);
+    let outcome = project.pipeline(&[]);
+    assert_eq!(
+        statuses(&outcome),
+        "scan fresh, extract fresh, features ran, classify ran, evaluate ran"
+    );
+
+    let (path, bytes) = snapshot(&project.path(".luthier/objects")).remove(0);
+    fs::write(path, &bytes[1..]).unwrap();
+    assert_eq!(json(&["verify"])["damaged_objects"], 1);
+    assert_eq!(json(&["verify"])["damaged_objects"], 0);
+}

@@ -1,0 +1,76 @@
+//! Weights that have to be downloaded, without a network.
+
+use std::net::TcpListener;
+
+use crate::{PIPELINE, Project, Ran};
+
+/// Runs the pipeline with the default weights and a mirror that nobody serves.
+fn run_offline(project: &Project, environment: &[(&str, &str)]) -> Ran {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mirror = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let mut command = project.command(&PIPELINE);
+    command
+        .env_remove("LUTHIER_WEIGHTS")
+        .env("LUTHIER_WEIGHTS_MIRROR", mirror)
+        .envs(environment.iter().copied());
+    Ran::of(command.output().unwrap())
+}
+
+#[test]
+fn a_missing_download_is_an_error_that_names_the_ways_out() {
+    let ran = run_offline(&Project::new(), &[]);
+    let (status, error) = ran.error();
+    assert_eq!(status, 1);
+    assert!(error.contains("/timm/resnet50.tv_in1k/resolve/"), "{error}");
+    for way in [
+        "luthier weights fetch resnet50-imagenet1k-v1",
+        "--weights FILE.safetensors",
+        "--weights untrained",
+    ] {
+        assert!(error.contains(way), "{error}");
+    }
+}
+
+#[test]
+fn the_demo_goes_on_untrained_and_says_so_everywhere() {
+    let project = Project::new();
+    let ran = run_offline(&project, &[("LUTHIER_DEMO", "1")]).ok();
+    assert!(ran.stderr.contains("UNTRAINED weights"), "{}", ran.stderr);
+    assert!(
+        project
+            .read("reports/report.json")
+            .contains("The weights are untrained")
+    );
+    assert!(
+        project
+            .read("reports/report.html")
+            .contains("The weights are untrained")
+    );
+    // The second run does not ask the network again, and says it again.
+    let again = run_offline(&project, &[("LUTHIER_DEMO", "1")]).ok();
+    assert!(
+        again
+            .stderr
+            .contains("the last run of the demo had no trained weights either"),
+        "{}",
+        again.stderr
+    );
+    assert!(again.stderr.contains("evaluate  fresh"), "{}", again.stderr);
+}
+
+#[test]
+fn known_weights_are_listed_and_their_place_is_told() {
+    let project = Project::empty();
+    let list = project.run(&["weights", "list"]).ok().stdout;
+    assert!(list.starts_with("resnet50-imagenet1k-v1   to be downloaded"), "{list}");
+    assert!(list.contains("\nuntrained "), "{list}");
+    let ran = project.run(&["weights", "path", "resnet50-imagenet1k-v1"]);
+    assert!(
+        ran.error()
+            .1
+            .ends_with("hint: run luthier weights fetch resnet50-imagenet1k-v1"),
+        "{}",
+        ran.stderr
+    );
+}
