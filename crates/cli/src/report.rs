@@ -74,7 +74,7 @@ pub(crate) fn warnings(model: &Model, index: &Index) -> Vec<Warning> {
         warnings.push(Warning {
             title: "The weights are untrained".to_owned(),
             detail: "The network has random weights, so that these figures say nothing about what Luthier can do. \
-                     Fetch trained ones with `luthier weights fetch resnet50-imagenet1k-v1` and run again."
+                     For trained ones: luthier weights fetch resnet50-imagenet1k-v1, then run again."
                 .to_owned(),
             files: Vec::new(),
         });

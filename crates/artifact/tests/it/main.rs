@@ -290,7 +290,7 @@ proptest! {
         names.sort();
         names.dedup();
         let entry = |file: &String| ManifestEntry {
-            split: if file.len() % 2 == 0 { Split::Train } else { Split::Test },
+            split: if file.len().is_multiple_of(2) { Split::Train } else { Split::Test },
             class: file[..1].to_owned(),
             file: file.clone(),
             content: Content::Digest(Digest::of(file.as_bytes())),

@@ -22,14 +22,14 @@ pub(crate) struct Arguments {
     /// The stage: scan, extract, features, classify or evaluate
     #[arg(value_parser = STAGES)]
     stage: String,
-    #[command(flatten)]
-    settings: Settings,
     /// The --out of the pipeline
     #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
     out: PathBuf,
     /// Print one JSON document on stdout
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 #[derive(Serialize)]

@@ -21,8 +21,6 @@ use crate::terminal::Progress;
     after_help = "Example:\n  luthier extract --train-dir data/train --test-dir data/test --output-dir features/"
 )]
 pub(crate) struct Arguments {
-    #[command(flatten)]
-    settings: Settings,
     /// Folder for the .npy files
     #[arg(
         long,
@@ -32,6 +30,8 @@ pub(crate) struct Arguments {
         env = "LUTHIER_OUTPUT_DIR"
     )]
     output_dir: PathBuf,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {

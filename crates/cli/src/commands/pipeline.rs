@@ -6,6 +6,7 @@ use clap::Args;
 use luthier_artifact::{Manifest, Split};
 use luthier_eval::Evaluation;
 use luthier_extract::{SkippedImages, WeightsSource};
+use luthier_features::Keep;
 use serde::Serialize;
 
 use super::{configure, open_cache, print_stage, project};
@@ -24,8 +25,6 @@ use crate::{export, report};
     after_help = "Examples:\n  luthier pipeline --train-dir data/train --test-dir data/test\n  luthier pipeline --data-dir photos --test-fraction 0.2 --variance 0.95\n  luthier pipeline --dry-run"
 )]
 pub(crate) struct Arguments {
-    #[command(flatten)]
-    settings: Settings,
     /// Folder for features/, models/ and reports/
     #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
     out: PathBuf,
@@ -35,6 +34,8 @@ pub(crate) struct Arguments {
     /// Print one JSON document on stdout
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 /// What `--json` prints.
@@ -159,7 +160,7 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
 
     let model_digest = pipeline.train(extracted.train, &mut runner)?.expect(RUNS);
     if let [.., projected, classified] = runner.reports() {
-        print_stage(progress, projected, &format!("keep {}", pipeline.features.keep));
+        print_stage(progress, projected, &describe_components(pipeline.features.keep));
         print_stage(progress, classified, &format!("C = {}", pipeline.classify.c));
     }
     let model_path = export::model(&cache, &out.join("models"), model_digest)?;
@@ -202,6 +203,13 @@ pub(crate) fn describe(manifest: &Manifest) -> String {
         count(Split::Train),
         count(Split::Test)
     )
+}
+
+fn describe_components(keep: Keep) -> String {
+    match keep {
+        Keep::Variance(share) => format!("components for {} % of the variance", 100.0 * share),
+        Keep::Components(count) => format!("{count} components"),
+    }
 }
 
 /// Names the first skipped images, or fails because of them.

@@ -18,8 +18,6 @@ use crate::terminal::Progress;
     after_help = "Examples:\n  luthier status --train-dir data/train --test-dir data/test\n  luthier status --check && echo nothing to do"
 )]
 pub(crate) struct Arguments {
-    #[command(flatten)]
-    settings: Settings,
     /// The --out of the pipeline
     #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
     out: PathBuf,
@@ -29,6 +27,8 @@ pub(crate) struct Arguments {
     /// Print one JSON document on stdout
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 #[derive(Serialize)]
