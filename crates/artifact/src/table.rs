@@ -35,6 +35,24 @@ pub struct FeatureTable {
     pub features: Array2<f32>,
 }
 
+impl ExtractorInfo {
+    /// Whether features made in these two ways are the same: the name of the weights does not matter, their bytes do.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let ExtractorInfo {
+            resize,
+            weights: _,
+            weights_sha256,
+            precision,
+        } = self;
+        *resize == other.resize && *weights_sha256 == other.weights_sha256 && *precision == other.precision
+    }
+
+    /// The first eight digits of the weights' digest, for messages.
+    pub fn short_sha256(&self) -> &str {
+        self.weights_sha256.get(..8).unwrap_or(&self.weights_sha256)
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Header {
     classes: Vec<String>,

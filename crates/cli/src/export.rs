@@ -36,7 +36,8 @@ pub(crate) fn features(
             features_folder::write_table(folder, split, &load::<FeatureTable>(cache, digest)?)
         })?;
     }
-    let place = Digest::of(format!("{source:?}").as_bytes());
+    let place = std::path::absolute(source.folder(Split::Train)).context("current folder")?;
+    let place = Digest::of(format!("{place:?} {source:?}").as_bytes());
     once(
         cache,
         &[features_folder::index_path(folder)],

@@ -1,5 +1,21 @@
 //! `luthier`: photographs in folders → features → a trained model, an evaluation and predictions.
 
+/// Prints to stdout. Unlike the standard macro it returns an error if nobody reads any more, instead of panicking.
+macro_rules! out {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        write!(std::io::stdout().lock(), $($text)*)?
+    }};
+}
+
+/// [`out`] with an end of line.
+macro_rules! outln {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout().lock(), $($text)*)?
+    }};
+}
+
 mod commands;
 mod export;
 mod features_folder;

@@ -6,10 +6,10 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use luthier_artifact::{Artifact, Cache, Digest, FeatureTable, Key, Manifest};
+use luthier_artifact::{Artifact, Cache, Digest, ExtractorInfo, FeatureTable, Key, Manifest};
 use luthier_classify::{ClassifyConfig, Model};
 use luthier_eval::{EvaluateConfig, Predictions};
-use luthier_extract::{DataSource, ExtractConfig, Rehash, WeightsStore, scan};
+use luthier_extract::{DataSource, ExtractConfig, Rehash, Scan, WeightsStore, scan};
 use luthier_features::{FeaturesConfig, Projection};
 
 use crate::problem::Problem;
@@ -48,14 +48,14 @@ pub(crate) struct Data {
 
 impl Pipeline {
     /// Folders → manifest. Always looks at the folders; a file is read only if its stat changed.
-    pub(crate) fn scan(&self, data: &Data, runner: &mut Runner<'_>) -> Result<(Manifest, Digest)> {
+    pub(crate) fn scan(&self, data: &Data, runner: &mut Runner<'_>) -> Result<(Scan, Digest)> {
         let start = Instant::now();
         let found = scan(&data.source, runner.cache, data.rehash, runner.progress)?;
         let digest = runner.cache.put(&found.manifest)?;
         // The folders are the input, and the manifest says all there is to know of them.
         let key = Key::stage("scan", 1).input("manifest", digest).finish();
         runner.seen("scan", key, digest, start)?;
-        Ok((found.manifest, digest))
+        Ok((found, digest))
     }
 
     /// Manifest → features of both splits. Only images that the cache does not know go through the network.
@@ -86,45 +86,53 @@ impl Pipeline {
             n_embedded,
         }))
     }
+}
 
-    /// Training features → projection → model.
-    pub(crate) fn train(&self, train: Digest, runner: &mut Runner<'_>) -> Result<Option<Digest>> {
-        let cache = runner.cache;
-        let projection = runner.stage("features", self.features.key(train), || {
-            Ok(vec![(
-                "projection",
-                cache.put(&self.features.run(&load::<FeatureTable>(cache, &train)?)?)?,
-            )])
-        })?;
-        let Some(projection) = projection.map(|outputs| outputs.get("projection")) else {
-            return Ok(None);
-        };
-        let model = runner.stage("classify", self.classify.key(train, projection), || {
-            let (train, projection) = (
-                load::<FeatureTable>(cache, &train)?,
-                load::<Projection>(cache, &projection)?,
-            );
-            Ok(vec![("model", cache.put(&self.classify.run(&train, &projection)?)?)])
-        })?;
-        Ok(model.map(|outputs| outputs.get("model")))
-    }
+/// Training features → projection → model.
+pub(crate) fn train(
+    features: &FeaturesConfig,
+    classify: &ClassifyConfig,
+    train: Digest,
+    runner: &mut Runner<'_>,
+) -> Result<Option<Digest>> {
+    let cache = runner.cache;
+    let projection = runner.stage("features", features.key(train), || {
+        let projection = features.run(&load::<FeatureTable>(cache, &train)?)?;
+        Ok(vec![("projection", cache.put(&projection)?)])
+    })?;
+    let Some(projection) = projection.map(|outputs| outputs.get("projection")) else {
+        return Ok(None);
+    };
+    let model = runner.stage("classify", classify.key(train, projection), || {
+        let (train, projection) = (
+            load::<FeatureTable>(cache, &train)?,
+            load::<Projection>(cache, &projection)?,
+        );
+        Ok(vec![("model", cache.put(&classify.run(&train, &projection)?)?)])
+    })?;
+    Ok(model.map(|outputs| outputs.get("model")))
+}
 
-    /// Model, test features → evaluation.
-    pub(crate) fn evaluate(&self, model: Digest, test: Digest, runner: &mut Runner<'_>) -> Result<Option<Digest>> {
-        let cache = runner.cache;
-        let evaluation = runner.stage("evaluate", self.evaluate.key(model, test), || {
-            let (model, test) = (load::<Model>(cache, &model)?, load::<FeatureTable>(cache, &test)?);
-            check_match(&model, &test)?;
-            let evaluation = self.evaluate.run(&Predictions {
-                classes: &model.classes,
-                images: &test.images,
-                truth: &test.labels,
-                probabilities: model.predict_proba(test.features())?.view(),
-            })?;
-            Ok(vec![("evaluation", cache.put(&evaluation)?)])
+/// Model, test features → evaluation.
+pub(crate) fn evaluate(
+    evaluate: &EvaluateConfig,
+    model: Digest,
+    test: Digest,
+    runner: &mut Runner<'_>,
+) -> Result<Option<Digest>> {
+    let cache = runner.cache;
+    let evaluation = runner.stage("evaluate", evaluate.key(model, test), || {
+        let (model, test) = (load::<Model>(cache, &model)?, load::<FeatureTable>(cache, &test)?);
+        check_match(&model, &test)?;
+        let evaluation = evaluate.run(&Predictions {
+            classes: &model.classes,
+            images: &test.images,
+            truth: &test.labels,
+            probabilities: model.predict_proba(test.features())?.view(),
         })?;
-        Ok(evaluation.map(|outputs| outputs.get("evaluation")))
-    }
+        Ok(vec![("evaluation", cache.put(&evaluation)?)])
+    })?;
+    Ok(evaluation.map(|outputs| outputs.get("evaluation")))
 }
 
 /// Loads an artifact that a stage before made.
@@ -146,11 +154,12 @@ pub(crate) fn with_retry<T>(progress: &Progress, mut run: impl FnMut() -> Result
 
 /// A model judges only features made as its own were, of the same classes.
 fn check_match(model: &Model, test: &FeatureTable) -> Result<()> {
-    if model.extractor != test.extractor {
+    if !model.extractor.is_same(&test.extractor) {
         bail!(
             Problem::new(format!(
-                "model was trained on features of {:?}, found {:?}",
-                model.extractor, test.extractor
+                "model was trained on features of {}, found features of {}",
+                describe(&model.extractor),
+                describe(&test.extractor)
             ))
             .hint("extract and train again with the same settings")
         );
@@ -165,4 +174,14 @@ fn check_match(model: &Model, test: &FeatureTable) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn describe(extractor: &ExtractorInfo) -> String {
+    let ExtractorInfo {
+        resize,
+        weights,
+        precision,
+        ..
+    } = extractor;
+    format!("{weights} ({}…), {resize}, {precision}", extractor.short_sha256())
 }

@@ -52,6 +52,10 @@ impl Problem {
             Some(ArtifactError::Layout { .. }) => {
                 Some("use the luthier that wrote it, or another folder with --cache-dir".to_owned())
             }
+            Some(ArtifactError::Index { path, .. }) => Some(format!(
+                "if it is damaged, remove {} and run again: all that is in it can be computed again",
+                path.display()
+            )),
             Some(ArtifactError::InUse { .. }) => Some("wait until it ends, then try again".to_owned()),
             _ => None,
         });
@@ -61,7 +65,7 @@ impl Problem {
             1
         };
         Problem {
-            message: format!("{error:#}"),
+            message: say_once(error),
             hint,
             status,
         }
@@ -71,6 +75,18 @@ impl Problem {
     pub(crate) fn status(&self) -> u8 {
         self.status
     }
+}
+
+/// The chain of causes. The libraries' errors often end in the text of their cause: that is said once.
+fn say_once(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .map(ToString::to_string)
+        .fold(String::new(), |message, cause| match message.as_str() {
+            "" => cause,
+            said if said.ends_with(&cause) => message,
+            said => format!("{said}: {cause}"),
+        })
 }
 
 impl fmt::Display for Problem {

@@ -3,19 +3,27 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use luthier_artifact::{Digest, Split};
 use luthier_classify::Model;
 use luthier_eval::{Context, Evaluation, Warning, write_report};
 use luthier_extract::{Resize, WeightsSource, thumbnail};
 
 use crate::features_folder::Index;
+use crate::problem::Problem;
 
 /// The longer side of a thumbnail, in pixels.
 const THUMBNAIL_SIDE: u32 = 160;
 
 /// Writes the report of an evaluation; the result is the paths of its files.
 pub(crate) fn write(folder: &Path, evaluation: &Evaluation, model: &Model, index: &Index) -> Result<Vec<PathBuf>> {
+    let (rows, evaluated) = (index.rows.test.iter(), evaluation.rows.iter());
+    if rows.map(|row| row.digest).ne(evaluated.map(|row| row.image)) {
+        bail!(
+            Problem::new("features.json: its test rows are not those that were evaluated")
+                .hint("another run wrote to the same folder: run again")
+        );
+    }
     let files: Vec<String> = index.rows.test.iter().map(|row| row.file.clone()).collect();
     let test = &index.folders.test;
     let context = Context {
@@ -49,7 +57,7 @@ fn facts(model: &Model, index: &Index) -> Vec<(String, String)> {
         fact("Classes", model.classes.len().to_string()),
         fact(
             "Weights",
-            format!("{} (SHA-256 {}…)", extractor.weights, &extractor.weights_sha256[..8]),
+            format!("{} (SHA-256 {}…)", extractor.weights, extractor.short_sha256()),
         ),
         fact("Preprocessing", resize.to_owned()),
         fact("Precision", extractor.precision.clone()),

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use luthier_artifact::{Cache, Content, Digest, Execution, Key, Manifest, Output, RunStage, Split};
+use luthier_extract::Observer;
 use serde::{Serialize, Serializer};
 
 use crate::terminal::Progress;
@@ -142,6 +143,10 @@ impl<'a> Runner<'a> {
                 Some(execution.outputs),
             ),
             (None, Mode::Plan) => (Status::Stale, None),
+            // The statistics do not look whether they are interrupted: at least the next stage does not begin.
+            (None, Mode::Run) if self.progress.is_interrupted() => {
+                return Err(luthier_extract::Error::Interrupted.into());
+            }
             (None, Mode::Run) => {
                 let outputs: Vec<Output> = run()?
                     .into_iter()

@@ -41,25 +41,31 @@ pub(crate) struct ExtractSettings {
     /// squash: 224 × 224 whatever the shape; crop: short side to 256, then the middle 224 × 224 [default: squash]
     #[arg(long, value_name = "HOW")]
     resize: Option<Resize>,
+    /// Number format of the network: fp32, bf16 or fp16 [default: fp32]
+    #[arg(long, value_name = "FORMAT")]
+    precision: Option<Precision>,
+    /// Make an unreadable image an error instead of skipping it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    strict: Option<bool>,
+}
+
+/// How the network runs.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Network")]
+pub(crate) struct NetworkSettings {
     /// Weights of ResNet-50: a name from `luthier weights list`, a .safetensors file, or `untrained`
-    /// [default: resnet50-imagenet1k-v1]
+    /// [default: resnet50-imagenet1k-v1, or for `predict` those of the model]
     #[arg(long, value_name = "NAME|FILE")]
     weights: Option<String>,
     /// Where the network runs: auto, cpu, cuda, cuda:N or mps [default: auto]
     #[arg(long, value_name = "DEVICE")]
     device: Option<Device>,
-    /// Number format of the network: fp32, bf16 or fp16 [default: fp32]
-    #[arg(long, value_name = "FORMAT")]
-    precision: Option<Precision>,
     /// Images that go through the network at once [default: 8 on the CPU, 128 on CUDA, 32 on mps]
     #[arg(long, value_name = "N", value_parser = positive)]
     batch: Option<usize>,
     /// Threads that decode, and threads that run the network [default: all cores]
     #[arg(long, value_name = "N", value_parser = positive)]
     threads: Option<usize>,
-    /// Make an unreadable image an error instead of skipping it
-    #[arg(long)]
-    strict: bool,
 }
 
 /// How features become components.
@@ -115,8 +121,8 @@ pub(crate) struct CacheSettings {
     #[arg(long, value_name = "DIR", alias = "cache_dir")]
     cache_dir: Option<PathBuf>,
     /// Read every image again, also those whose size, modification time and inode are unchanged
-    #[arg(long)]
-    rehash: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    rehash: Option<bool>,
 }
 
 /// Every setting, each of which may be missing: one layer.
@@ -126,6 +132,8 @@ pub(crate) struct Settings {
     pub data: DataSettings,
     #[command(flatten)]
     pub extract: ExtractSettings,
+    #[command(flatten)]
+    pub network: NetworkSettings,
     #[command(flatten)]
     pub features: FeaturesSettings,
     #[command(flatten)]
@@ -154,7 +162,7 @@ const SECTIONS: [(&str, &[&str]); 6] = [
 /// Keys whose values are paths, taken from the folder of `luthier.toml`.
 const PATHS: [&str; 4] = ["train-dir", "test-dir", "data-dir", "cache-dir"];
 
-fn positive(text: &str) -> std::result::Result<usize, String> {
+pub(crate) fn positive(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err(format!("expected a whole number from 1 on, found {text}")),
         Ok(n) => Ok(n),
@@ -210,14 +218,13 @@ impl Settings {
             lower.features.clone()
         };
         merge!(data: test_fraction);
-        merge!(extract: resize, weights, device, precision, batch, threads);
+        merge!(extract: resize, precision, strict);
+        merge!(network: weights, device, batch, threads);
         merge!(features: solver);
         merge!(classify: c, folds);
         merge!(evaluate: confidence);
         merge!(seed: seed);
-        merge!(cache: cache_dir);
-        let strict = self.extract.strict || lower.extract.strict;
-        let rehash = self.cache.rehash || lower.cache.rehash;
+        merge!(cache: cache_dir, rehash);
         Settings {
             data: DataSettings {
                 train_dir,
@@ -227,12 +234,14 @@ impl Settings {
             },
             extract: ExtractSettings {
                 resize,
+                precision,
+                strict,
+            },
+            network: NetworkSettings {
                 weights,
                 device,
-                precision,
                 batch,
                 threads,
-                strict,
             },
             features: FeaturesSettings {
                 variance,
@@ -282,7 +291,7 @@ impl Settings {
 
     /// The weights that were named, if any.
     pub(crate) fn named_weights(&self) -> Result<Option<WeightsSource>> {
-        Ok(self.extract.weights.as_deref().map(WeightsSource::parse).transpose()?)
+        Ok(self.network.weights.as_deref().map(WeightsSource::parse).transpose()?)
     }
 
     /// The extract stage with these weights in place of the default.
@@ -292,7 +301,7 @@ impl Settings {
             extractor: ExtractorConfig {
                 resize: self.extract.resize.unwrap_or(Resize::Squash),
                 weights,
-                precision: self.precision().unwrap_or(Precision::Fp32),
+                precision: self.extract.precision.unwrap_or(Precision::Fp32),
                 device,
                 batch: self.batch().unwrap_or(device.default_batch()),
             },
@@ -308,25 +317,21 @@ impl Settings {
     }
 
     pub(crate) fn device(&self) -> Device {
-        self.extract.device.unwrap_or_else(Device::best)
-    }
-
-    pub(crate) fn precision(&self) -> Option<Precision> {
-        self.extract.precision
+        self.network.device.unwrap_or_else(Device::best)
     }
 
     pub(crate) fn batch(&self) -> Option<usize> {
-        self.extract.batch
+        self.network.batch
     }
 
     pub(crate) fn n_threads(&self) -> usize {
-        self.extract
+        self.network
             .threads
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
     }
 
     pub(crate) fn is_strict(&self) -> bool {
-        self.extract.strict
+        self.extract.strict.unwrap_or(false)
     }
 
     pub(crate) fn features_config(&self) -> Result<FeaturesConfig> {
@@ -364,7 +369,11 @@ impl Settings {
     }
 
     pub(crate) fn rehash(&self) -> Rehash {
-        if self.cache.rehash { Rehash::Yes } else { Rehash::No }
+        if self.cache.rehash.unwrap_or(false) {
+            Rehash::Yes
+        } else {
+            Rehash::No
+        }
     }
 
     fn solver(&self) -> Solver {
@@ -389,24 +398,15 @@ fn parse(options: &[String], origin: &str) -> Result<Settings> {
     })
 }
 
-/// `--key=value`, or `--key` alone for a switch; `None` for a switch that is off.
-fn option(key: &str, value: &str) -> Option<String> {
-    match (key, value) {
-        ("strict" | "rehash", "true" | "1") => Some(format!("--{key}")),
-        ("strict" | "rehash", "false" | "0") => None,
-        _ => Some(format!("--{key}={value}")),
-    }
-}
-
 fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Settings> {
     let mut options = Vec::new();
     for key in SECTIONS.iter().flat_map(|(_, keys)| *keys) {
         let name = format!("LUTHIER_{}", key.replace('-', "_").to_uppercase());
         if let Some(value) = get(&name).filter(|value| !value.is_empty()) {
-            let option = option(key, &value);
+            let option = format!("--{key}={value}");
             // Alone first, so that a message names the variable it is about.
-            parse(option.as_slice(), &name)?;
-            options.extend(option);
+            parse(std::slice::from_ref(&option), &name)?;
+            options.push(option);
         }
     }
     parse(&options, "environment")
@@ -448,9 +448,9 @@ fn from_toml(text: &str, path: &Path) -> Result<Settings> {
                     other.type_str()
                 ))),
             };
-            let option = option(&key, &value);
-            parse(option.as_slice(), &origin)?;
-            options.extend(option);
+            let option = format!("--{key}={value}");
+            parse(std::slice::from_ref(&option), &origin)?;
+            options.push(option);
         }
     }
     parse(&options, &file.to_string())
@@ -496,6 +496,14 @@ mod tests {
         assert_eq!(settings.classify_config().folds, 4);
         assert_eq!(settings.batch(), Some(6));
         assert_eq!(settings.classify_config().c, ChooseC::Fixed(1.0));
+    }
+
+    #[test]
+    fn a_switch_in_the_file_can_be_switched_off() {
+        let file = || toml("[extract]\nstrict = true").unwrap();
+        let flag = |text: &str| parse(&[text.to_owned()], "flags").unwrap();
+        assert!(file().is_strict() && flag("--strict").is_strict());
+        assert!(!flag("--strict=false").or(file()).is_strict());
     }
 
     #[test]

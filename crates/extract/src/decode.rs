@@ -1,6 +1,7 @@
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 
 use crate::jpeg;
 
@@ -35,15 +36,33 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, Unreadable> {
             "not an image: the bytes begin like no known format".to_owned(),
         ));
     };
-    let damaged = |error: image::ImageError| Unreadable(format!("damaged {}: {error}", name(format)));
     if format == ImageFormat::Jpeg
         && let Some(image) = jpeg::decode(bytes)?
     {
         return Ok(image.into_rgb8());
     }
+    // A decoder that panics over damaged bytes is one bad image, not the end.
+    catch_unwind(AssertUnwindSafe(|| decode_as(reader, format)))
+        .unwrap_or_else(|_| Err(Unreadable(format!("damaged {}: the decoder failed", name(format)))))
+}
+
+fn decode_as(reader: ImageReader<Cursor<&[u8]>>, format: ImageFormat) -> Result<RgbImage, Unreadable> {
+    let damaged = |error: ImageError| match error {
+        ImageError::Unsupported(_) => Unreadable(format!(
+            "{} of a kind that is not supported, expected JPEG, PNG, GIF, BMP, WebP or TIFF",
+            name(format)
+        )),
+        error => Unreadable(format!("damaged {}: {error}", name(format))),
+    };
     let mut decoder = reader.into_decoder().map_err(damaged)?;
-    // The decoder's own limit leaves out the buffer that it decodes into.
     let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(Unreadable(format!(
+            "damaged {}: {width} × {height} pixels",
+            name(format)
+        )));
+    }
+    // The decoder's own limit leaves out the buffer that it decodes into.
     if decoder.total_bytes() > MAX_ALLOC {
         return Err(too_large(width, height));
     }
@@ -181,6 +200,14 @@ mod tests {
         );
         let png = encode(&gradient().into(), ImageFormat::Png);
         assert!(message(&png[..png.len() / 2]).starts_with("damaged PNG: "));
+    }
+
+    #[test]
+    fn an_image_without_pixels_is_named() {
+        // A GIF of 0 × 0 whose one frame has a pixel.
+        let mut gif = encode(&RgbImage::new(1, 1).into(), ImageFormat::Gif);
+        gif[6..10].fill(0);
+        assert_eq!(message(&gif), "damaged GIF: 0 × 0 pixels");
     }
 
     #[test]

@@ -26,6 +26,12 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// The folder of a class without a single image.
+    #[error("{}: no images of this class, expected .jpg, .png, .gif, .bmp, .webp or .tif files", path.display())]
+    ClassWithoutImages {
+        /// The class's folder.
+        path: PathBuf,
+    },
     /// A data folder with images of one class only.
     #[error("{}: found one class ({class}), expected at least two folders with images", path.display())]
     SingleClass {
@@ -137,6 +143,9 @@ impl Error {
             }
             Error::MissingFolder { .. } | Error::NoImages { .. } | Error::SingleClass { .. } => {
                 Some("a data folder holds one folder of images per class".to_owned())
+            }
+            Error::ClassWithoutImages { .. } => {
+                Some("add images (HEIC, AVIF and others must be converted), or remove the folder".to_owned())
             }
             Error::EmptyClass { .. } => Some("replace the images, or remove the class's folder".to_owned()),
             Error::Changed { .. } => Some("run again once the file is complete".to_owned()),

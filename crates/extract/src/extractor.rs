@@ -61,10 +61,13 @@ impl ExtractorConfig {
     /// # Errors
     /// [`Error::Io`] if the weights file cannot be read.
     pub fn info(&self) -> Result<ExtractorInfo> {
+        let sha256 = self.weights.sha256()?;
         Ok(ExtractorInfo {
             resize: self.resize.to_string(),
-            weights: self.weights.name(),
-            weights_sha256: self.weights.sha256()?,
+            weights: WeightsSource::known(&sha256)
+                .unwrap_or_else(|| self.weights.clone())
+                .name(),
+            weights_sha256: sha256,
             precision: self.precision.to_string(),
         })
     }
@@ -217,6 +220,10 @@ enum Image {
 fn read(file: &ImageFile, preprocess: &mut Preprocess) -> Result<Image> {
     let bytes = match std::fs::read(&file.path) {
         Ok(bytes) => bytes,
+        // What was scanned and cannot be read now is a fault of the moment, not a property of the image.
+        Err(error) if file.digest.is_some() => return Err(Error::io(&file.path)(error)),
+        // What was scanned and cannot be read now is a fault of the moment, not a property of the image.
+        Err(error) if file.digest.is_some() => return Err(Error::io(&file.path)(error)),
         Err(error) => return Ok(Image::Unreadable(error.to_string())),
     };
     if file.digest.is_some_and(|digest| digest != Digest::of(&bytes)) {

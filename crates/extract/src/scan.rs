@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use luthier_artifact::{Cache, Content, Digest, FileStat, Manifest, ManifestEntry, Split};
@@ -108,7 +108,16 @@ pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let walk = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     let mut images = Vec::new();
     for entry in walk.filter_entry(|entry| !is_hidden(entry)) {
-        let entry = entry.map_err(|error| walk_error(folder, error))?;
+        let entry = match entry {
+            Ok(entry) => entry,
+            // The reader of the path will say that it leads nowhere.
+            Err(error) if is_dangling_image(&error) => {
+                images.extend(error.path().map(Path::to_owned));
+                continue;
+            }
+            Err(error) if is_dangling(&error) => continue,
+            Err(error) => return Err(walk_error(folder, error)),
+        };
         if entry.file_type().is_file() && is_image_name(entry.path()) {
             images.push(entry.into_path());
         }
@@ -152,6 +161,7 @@ fn list(folder: &Path, split: Split, files: &mut Vec<Listed>) -> Result<usize> {
     }
     let n_before = files.len();
     let mut n_ignored = 0;
+    let mut classes = Vec::new();
     let mut walk = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     while let Some(entry) = walk.next() {
         let entry = match entry {
@@ -172,8 +182,15 @@ fn list(folder: &Path, split: Split, files: &mut Vec<Listed>) -> Result<usize> {
                 ));
                 continue;
             }
+            Err(error) if is_dangling(&error) => {
+                n_ignored += 1;
+                continue;
+            }
             Err(error) => return Err(walk_error(folder, error)),
         };
+        if entry.depth() == 1 && entry.file_type().is_dir() && !is_hidden(&entry) {
+            classes.push(entry.path().to_owned());
+        }
         if is_hidden(&entry) {
             n_ignored += 1;
             if entry.file_type().is_dir() {
@@ -194,20 +211,37 @@ fn list(folder: &Path, split: Split, files: &mut Vec<Listed>) -> Result<usize> {
             Err(_) => n_ignored += 1,
         }
     }
-    if files.len() == n_before {
+    let has_images: HashSet<&str> = files[n_before..].iter().map(|file| file.class.as_str()).collect();
+    if has_images.is_empty() {
         return Err(Error::NoImages {
             path: folder.to_owned(),
         });
     }
+    let is_empty = |class: &PathBuf| {
+        let name = class.file_name().unwrap_or_default().to_string_lossy();
+        !has_images.contains(name.as_ref())
+    };
+    if let Some(path) = classes.into_iter().find(is_empty) {
+        return Err(Error::ClassWithoutImages { path });
+    }
     Ok(n_ignored)
 }
 
-fn is_dangling_image(error: &walkdir::Error) -> bool {
-    error
+fn is_dangling(error: &walkdir::Error) -> bool {
+    let is_missing = error
         .io_error()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
-        && error.path().is_some_and(is_image_name)
-        && error.depth() >= 2
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    is_missing && error.depth() > 0
+}
+
+fn is_dangling_image(error: &walkdir::Error) -> bool {
+    let is_image = |path: &Path| {
+        is_image_name(path)
+            && !path
+                .file_name()
+                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+    };
+    is_dangling(error) && error.path().is_some_and(is_image) && error.depth() >= 2
 }
 
 fn listed(folder: &Path, path: &Path, split: Split, stat: FileStat, unreadable: Option<String>) -> Option<Listed> {
@@ -291,7 +325,7 @@ fn digest(
 /// Moves a part of each class to the test split.
 ///
 /// Images are ordered by the digest of seed and bytes and the first ones are taken: the choice does not depend on names
-/// or order, the same bytes never come into both splits, and an added image moves at most one other.
+/// or order, the same bytes in a class never come into both splits, and an added image moves at most one other.
 fn choose_test_images(entries: &mut [ManifestEntry], test_fraction: f64, seed: u64) {
     let mut by_class: BTreeMap<&str, Vec<(Digest, Digest)>> = BTreeMap::new();
     for entry in entries.iter() {
@@ -300,7 +334,7 @@ fn choose_test_images(entries: &mut [ManifestEntry], test_fraction: f64, seed: u
             by_class.entry(&entry.class).or_default().push((order, digest));
         }
     }
-    let mut chosen = std::collections::HashSet::new();
+    let mut chosen = HashSet::new();
     for (class, mut images) in by_class {
         images.sort_unstable();
         images.dedup();

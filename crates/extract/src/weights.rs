@@ -23,8 +23,8 @@ pub struct NamedWeights {
     pub sha256: &'static str,
 }
 
-/// How long to wait for a server that does not answer.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait for a server to be found, to be reached, and to answer.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The hub that serves the weights, unless a mirror is set.
 const HUB: &str = "https://huggingface.co";
@@ -57,6 +57,8 @@ impl NamedWeights {
     ];
 }
 
+static NAMED: [NamedWeights; 2] = NamedWeights::ALL;
+
 /// Which weights the network gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WeightsSource {
@@ -74,7 +76,6 @@ impl WeightsSource {
     /// # Errors
     /// [`Error::UnknownWeights`] if it is none of them.
     pub fn parse(text: &str) -> Result<Self> {
-        static NAMED: [NamedWeights; 2] = NamedWeights::ALL;
         if text == "untrained" {
             return Ok(WeightsSource::Untrained);
         }
@@ -89,6 +90,15 @@ impl WeightsSource {
             name: text.to_owned(),
             known: known.join(", "),
         })
+    }
+
+    /// Known or untrained weights with this SHA-256, wherever they lie.
+    pub fn known(sha256: &str) -> Option<Self> {
+        let named = NAMED
+            .iter()
+            .find(|named| named.sha256 == sha256)
+            .map(WeightsSource::Named);
+        named.or_else(|| (untrained_sha256() == sha256).then_some(WeightsSource::Untrained))
     }
 
     /// A name for people: the known name, the file's name without its ending, or `untrained`.
@@ -108,7 +118,7 @@ impl WeightsSource {
         match self {
             WeightsSource::Named(named) => Ok(named.sha256.to_owned()),
             WeightsSource::File(path) => sha256_of(path),
-            WeightsSource::Untrained => Ok(hex(&Sha256::digest(untrained::RECIPE))),
+            WeightsSource::Untrained => Ok(untrained_sha256()),
         }
     }
 
@@ -196,6 +206,10 @@ impl Parameters {
     }
 }
 
+fn untrained_sha256() -> String {
+    hex(&Sha256::digest(untrained::RECIPE))
+}
+
 /// Weights without training.
 mod untrained {
     use tch::Tensor;
@@ -270,27 +284,46 @@ impl WeightsStore {
     /// [`Error::Io`] if they cannot be written.
     pub fn fetch(&self, weights: &NamedWeights, observer: &dyn Observer) -> Result<PathBuf> {
         let path = self.path(weights);
-        if !path.is_file() {
-            fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
-            let partial = path.with_extension("safetensors.part");
-            self.download(weights, &partial, observer)?;
-            if path.is_file() {
-                // Another process downloaded them while this one waited.
-                return Ok(path);
-            }
-            // Of a wrong file nothing can be kept: the next attempt begins anew.
-            if let Err(error) = check_sha256(&partial, weights.sha256) {
-                fs::remove_file(&partial).map_err(Error::io(&partial))?;
-                return Err(error);
-            }
-            fs::rename(&partial, &path).map_err(Error::io(&path))?;
-        } else {
+        if path.is_file() {
             check_sha256(&path, weights.sha256)?;
+            return Ok(path);
         }
+        fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
+        let partial = path.with_extension("safetensors.part");
+        // Held until the file has its name: two processes may want the same weights, and the second waits here.
+        let Some(mut file) = self.lock(weights, &partial)? else {
+            return Ok(path);
+        };
+        self.download(weights, &partial, &mut file, observer)?;
+        // Of a wrong file nothing can be kept: the next attempt begins anew.
+        if let Err(error) = check_sha256(&partial, weights.sha256) {
+            fs::remove_file(&partial).map_err(Error::io(&partial))?;
+            return Err(error);
+        }
+        fs::rename(&partial, &path).map_err(Error::io(&path))?;
         Ok(path)
     }
 
-    fn download(&self, weights: &NamedWeights, partial: &Path, observer: &dyn Observer) -> Result<()> {
+    /// The partial file, locked; `None` if another process finished the download meanwhile.
+    fn lock(&self, weights: &NamedWeights, partial: &Path) -> Result<Option<File>> {
+        loop {
+            let file = File::options()
+                .create(true)
+                .append(true)
+                .open(partial)
+                .map_err(Error::io(partial))?;
+            file.lock().map_err(Error::io(partial))?;
+            if self.has(weights) {
+                return Ok(None);
+            }
+            // Whoever held the lock may have removed the file that was waited for.
+            if partial.is_file() {
+                return Ok(Some(file));
+            }
+        }
+    }
+
+    fn download(&self, weights: &NamedWeights, partial: &Path, file: &mut File, observer: &dyn Observer) -> Result<()> {
         let hub = self.mirror.as_deref().unwrap_or(HUB).trim_end_matches('/');
         let url = format!("{hub}/{}", weights.path);
         let fail = |message: String| Error::Download {
@@ -298,21 +331,12 @@ impl WeightsStore {
             url: url.clone(),
             message,
         };
-        let mut file = File::options()
-            .create(true)
-            .append(true)
-            .open(partial)
-            .map_err(Error::io(partial))?;
-        // Two processes may want the same weights: the second waits, and finds nothing left to do.
-        file.lock().map_err(Error::io(partial))?;
-        if self.has(weights) {
-            return Ok(());
-        }
         let have = file.seek(SeekFrom::End(0)).map_err(Error::io(partial))?;
-        let timeout = Some(CONNECT_TIMEOUT);
+        let timeout = Some(SERVER_TIMEOUT);
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .timeout_resolve(timeout)
             .timeout_connect(timeout)
+            .timeout_recv_response(timeout)
             .build()
             .into();
         let mut request = agent.get(&url);

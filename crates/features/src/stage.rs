@@ -165,7 +165,7 @@ mod tests {
     fn the_key_is_pinned() {
         assert_eq!(
             CONFIG.key(Digest::of(b"train")).digest().to_string(),
-            "5e5e12746893a4172518fb60a0f1e507ffc6703319d19bc0804a3ea887fd6691"
+            "f28a09151335f93b9322cd9bcf17eeb1402b9cd3e24c7ac448f1115b7ea87a91"
         );
     }
 

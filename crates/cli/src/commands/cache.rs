@@ -102,9 +102,9 @@ pub(crate) fn run(command: Command, _: &Progress) -> Result<ExitCode> {
 
 fn print(arguments: &Arguments, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<ExitCode> {
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(value)?);
+        outln!("{}", serde_json::to_string_pretty(value)?);
     } else {
-        println!("{}", text());
+        outln!("{}", text());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,12 +6,12 @@ use clap::Args;
 use luthier_artifact::Split;
 use luthier_classify::Model;
 
-use super::{configure_stages, open_cache, print_stage, project};
+use super::{open_cache, print_stage, project};
 use crate::pipeline::with_retry;
 use crate::runner::{Mode, Runner};
 use crate::settings::{CacheSettings, EvaluateSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
-use crate::{export, features_folder};
+use crate::{export, features_folder, pipeline};
 
 /// Judges a model by the test features, prints the classification report, and writes reports/.
 #[derive(Args)]
@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         ..Settings::default()
     }
     .with_lower_layers()?;
-    let pipeline = configure_stages(&settings)?;
+    let config = settings.evaluate_config();
     let model = Model::load(&model_dir.join(export::MODEL_FILE))?;
     let index = features_folder::read_index(&feature_dir)?;
     let table = features_folder::read_table(&feature_dir, Split::Test, &index)?;
@@ -77,9 +77,8 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         std::fs::create_dir_all(&report_dir).with_context(|| report_dir.display().to_string())?;
         let (model, test) = (cache.put(&model)?, cache.put(&table)?);
         let mut runner = Runner::new(&cache, progress, project(&report_dir)?, Mode::Run)?;
-        let evaluation = pipeline
-            .evaluate(model, test, &mut runner)?
-            .expect("outside a plan every stage gives a result");
+        let evaluation =
+            pipeline::evaluate(&config, model, test, &mut runner)?.expect("outside a plan every stage gives a result");
         let page = export::report(&cache, &report_dir, evaluation, model, &feature_dir)?;
         for report in runner.finish()? {
             print_stage(progress, &report, "");
@@ -87,10 +86,10 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         Ok(page)
     })?;
     let text = page.with_file_name("classification_report.txt");
-    print!(
+    out!(
         "{}",
         std::fs::read_to_string(&text).with_context(|| text.display().to_string())?
     );
-    println!("report {}", page.display());
+    outln!("report {}", page.display());
     Ok(ExitCode::SUCCESS)
 }

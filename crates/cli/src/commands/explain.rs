@@ -7,7 +7,7 @@ use luthier_artifact::{Cache, Key};
 use serde::Serialize;
 
 use super::{configure, open_cache, project};
-use crate::pipeline::{Data, Pipeline};
+use crate::pipeline::{Data, Pipeline, evaluate, train};
 use crate::problem::Problem;
 use crate::runner::{Mode, Runner, STAGES};
 use crate::settings::Settings;
@@ -70,9 +70,9 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let last = cache.last_run(&project)?.into_iter().find(|run| run.stage == stage);
     let last = last.map(|run| cache.recorded_key(&run.key)).transpose()?.flatten();
     let (before, compared_with) = match last {
-        Some(key) => (Some(key), Some("the last run")),
+        Some(key) => (Some(key), Some("last run")),
         None => match cache.nearest_key(&key)? {
-            Some(nearest) => (Some(nearest), Some("the nearest run of another project")),
+            Some(nearest) => (Some(nearest), Some("nearest other run")),
             None => (None, None),
         },
     };
@@ -82,9 +82,9 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         parts: parts(&key, before.as_ref()),
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&explanation)?);
+        outln!("{}", serde_json::to_string_pretty(&explanation)?);
     } else {
-        print(&explanation);
+        print(&explanation)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -99,11 +99,11 @@ fn current_key(
     progress: &Progress,
 ) -> Result<Option<Key>> {
     let mut runner = Runner::new(cache, progress, project.to_owned(), Mode::Plan)?;
-    let (manifest, digest) = pipeline.scan(data, &mut runner)?;
-    if let Some(extracted) = pipeline.extract(data, &manifest, digest, &mut runner)?
-        && let Some(model) = pipeline.train(extracted.train, &mut runner)?
+    let (found, digest) = pipeline.scan(data, &mut runner)?;
+    if let Some(extracted) = pipeline.extract(data, &found.manifest, digest, &mut runner)?
+        && let Some(model) = train(&pipeline.features, &pipeline.classify, extracted.train, &mut runner)?
     {
-        pipeline.evaluate(model, extracted.test, &mut runner)?;
+        evaluate(&pipeline.evaluate, model, extracted.test, &mut runner)?;
     }
     Ok(runner.into_keys().into_iter().find(|key| key.stage == stage))
 }
@@ -129,15 +129,15 @@ fn parts(now: &Key, before: Option<&Key>) -> Vec<Part> {
         .collect()
 }
 
-fn print(explanation: &Explanation) {
+fn print(explanation: &Explanation) -> Result<()> {
     let Explanation {
         stage,
         compared_with,
         parts,
     } = explanation;
     match compared_with {
-        Some(other) => println!("{stage}: now, beside {other}"),
-        None => println!("{stage}: it has not run before"),
+        Some(other) => outln!("{stage}\n  {:<18} {:<24} now", "", other),
+        None => outln!("{stage}: it has not run before"),
     }
     let show = |value: &Option<String>| match value {
         Some(value) if value.len() == 64 => format!("{}…", &value[..12]),
@@ -151,13 +151,14 @@ fn print(explanation: &Explanation) {
             ' '
         };
         match compared_with {
-            Some(_) => println!(
+            Some(_) => outln!(
                 "{mark} {:<18} {:<24} {}",
                 part.name,
                 show(&part.before),
                 show(&part.now)
             ),
-            None => println!("  {:<18} {}", part.name, show(&part.now)),
+            None => outln!("  {:<18} {}", part.name, show(&part.now)),
         }
     }
+    Ok(())
 }

@@ -42,13 +42,14 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         let cache = open_cache(&settings)?;
         std::fs::create_dir_all(&output_dir).with_context(|| output_dir.display().to_string())?;
         let mut runner = Runner::new(&cache, progress, project(&output_dir)?, Mode::Run)?;
-        let (manifest, digest) = pipeline.scan(&data, &mut runner)?;
+        let (found, digest) = pipeline.scan(&data, &mut runner)?;
+        let manifest = &found.manifest;
         let extracted = pipeline
-            .extract(&data, &manifest, digest, &mut runner)?
+            .extract(&data, manifest, digest, &mut runner)?
             .expect("outside a plan every stage gives a result");
-        let skipped = skipped_files(&manifest, &load::<SkippedImages>(&cache, &extracted.skipped)?);
+        let skipped = skipped_files(manifest, &load::<SkippedImages>(&cache, &extracted.skipped)?);
         if let [scanned, embedded] = runner.reports() {
-            print_stage(progress, scanned, &describe(&manifest));
+            print_stage(progress, scanned, &describe(&found));
             print_stage(
                 progress,
                 embedded,
@@ -56,10 +57,10 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
             );
         }
         report_skipped(&skipped, data.is_strict, progress)?;
-        export::features(&cache, &output_dir, &data.source, (&manifest, digest), &extracted)?;
+        export::features(&cache, &output_dir, &data.source, (manifest, digest), &extracted)?;
         runner.finish()?;
         Ok(())
     })?;
-    println!("features {}", output_dir.display());
+    outln!("features {}", output_dir.display());
     Ok(ExitCode::SUCCESS)
 }

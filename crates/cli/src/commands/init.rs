@@ -24,6 +24,6 @@ pub(crate) fn run(Arguments {}: Arguments, _: &Progress) -> Result<ExitCode> {
             .and_then(|mut file| file.write_all(TEMPLATE.as_bytes()))
             .context(FILE)?,
     }
-    println!("{FILE}");
+    outln!("{FILE}");
     Ok(ExitCode::SUCCESS)
 }

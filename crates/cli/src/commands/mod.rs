@@ -38,19 +38,15 @@ pub(crate) fn configure(settings: &Settings) -> Result<(Pipeline, Data)> {
         rehash: settings.rehash(),
         is_strict: settings.is_strict(),
     };
-    Ok((configure_stages(settings)?, data))
-}
-
-/// The configuration of all stages, for commands that see no images.
-pub(crate) fn configure_stages(settings: &Settings) -> Result<Pipeline> {
-    Ok(Pipeline {
+    let pipeline = Pipeline {
         extract: settings.extract_config(settings.weights()?),
         features: settings.features_config()?,
         classify: settings.classify_config(),
         evaluate: settings.evaluate_config(),
         store: weights_store()?,
         n_threads: settings.n_threads(),
-    })
+    };
+    Ok((pipeline, data))
 }
 
 /// Opens the cache that the settings name.

@@ -3,15 +3,16 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use luthier_artifact::{Manifest, Split};
-use luthier_eval::Evaluation;
-use luthier_extract::{SkippedImages, WeightsSource};
+use luthier_artifact::Split;
+use luthier_classify::Model;
+use luthier_eval::{Evaluation, Warning};
+use luthier_extract::{Scan, SkippedImages, WeightsSource};
 use luthier_features::Keep;
 use serde::Serialize;
 
 use super::{configure, open_cache, print_stage, project};
-use crate::features_folder::{SkippedRow, skipped_files};
-use crate::pipeline::{Data, Pipeline, load, with_retry};
+use crate::features_folder::{self, SkippedRow, skipped_files};
+use crate::pipeline::{Data, Pipeline, evaluate, load, train, with_retry};
 use crate::problem::Problem;
 use crate::runner::{Mode, Runner, StageReport, Status};
 use crate::settings::Settings;
@@ -45,7 +46,7 @@ struct Outcome {
     images: Images,
     test: Test,
     outputs: Folders,
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
 }
 
 #[derive(Serialize)]
@@ -94,25 +95,27 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         ..
     } = &outcome;
     for warning in warnings {
-        progress.say(&format!("warning: {warning}"));
+        progress.say(&format!("warning: {}: {}", warning.title, warning.detail));
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&outcome)?);
+        outln!("{}", serde_json::to_string_pretty(&outcome)?);
     } else {
-        println!(
+        outln!(
             "accuracy {:.4}, macro F1 {:.4} on {} test images",
-            test.accuracy, test.macro_f1, test.n
+            test.accuracy,
+            test.macro_f1,
+            test.n
         );
         if images.skipped > 0 {
-            println!(
+            outln!(
                 "{} images skipped, listed in {}",
                 images.skipped,
                 outputs.report.with_file_name("skipped.csv").display()
             );
         }
-        println!("report   {}", outputs.report.display());
-        println!("model    {}", outputs.model.display());
-        println!("features {}", outputs.features.display());
+        outln!("report   {}", outputs.report.display());
+        outln!("model    {}", outputs.model.display());
+        outln!("features {}", outputs.features.display());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -130,13 +133,14 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
         );
     };
 
-    let (manifest, manifest_digest) = pipeline.scan(data, &mut runner)?;
-    print(&runner, &describe(&manifest));
+    let (found, manifest_digest) = pipeline.scan(data, &mut runner)?;
+    let manifest = &found.manifest;
+    print(&runner, &describe(&found));
 
     let extracted = pipeline
-        .extract(data, &manifest, manifest_digest, &mut runner)?
+        .extract(data, manifest, manifest_digest, &mut runner)?
         .expect(RUNS);
-    let skipped = skipped_files(&manifest, &load::<SkippedImages>(&cache, &extracted.skipped)?);
+    let skipped = skipped_files(manifest, &load::<SkippedImages>(&cache, &extracted.skipped)?);
     let images = Images {
         total: manifest.entries.len(),
         embedded: extracted.n_embedded,
@@ -150,32 +154,22 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
     print(&runner, &outcome);
     report_skipped(&skipped, data.is_strict, progress)?;
     let features = out.join("features");
-    export::features(
-        &cache,
-        &features,
-        &data.source,
-        (&manifest, manifest_digest),
-        &extracted,
-    )?;
+    export::features(&cache, &features, &data.source, (manifest, manifest_digest), &extracted)?;
 
-    let model_digest = pipeline.train(extracted.train, &mut runner)?.expect(RUNS);
+    let model_digest = train(&pipeline.features, &pipeline.classify, extracted.train, &mut runner)?.expect(RUNS);
     if let [.., projected, classified] = runner.reports() {
         print_stage(progress, projected, &describe_components(pipeline.features.keep));
         print_stage(progress, classified, &format!("C = {}", pipeline.classify.c));
     }
     let model_path = export::model(&cache, &out.join("models"), model_digest)?;
 
-    let evaluation_digest = pipeline
-        .evaluate(model_digest, extracted.test, &mut runner)?
-        .expect(RUNS);
+    let evaluation_digest = evaluate(&pipeline.evaluate, model_digest, extracted.test, &mut runner)?.expect(RUNS);
     let evaluation: Evaluation = load(&cache, &evaluation_digest)?;
     print(&runner, &format!("accuracy {:.4}", evaluation.accuracy.value));
     let page = export::report(&cache, &out.join("reports"), evaluation_digest, model_digest, &features)?;
 
-    let mut warnings = Vec::new();
-    if pipeline.extract.extractor.weights == WeightsSource::Untrained {
-        warnings.push("the weights are untrained: these figures say nothing about what Luthier can do".to_owned());
-    }
+    let index = features_folder::read_index(&features)?;
+    let warnings = report::warnings(&load::<Model>(&cache, &model_digest)?, &index);
     Ok(Outcome {
         stages: runner.finish()?,
         images,
@@ -193,21 +187,29 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
     })
 }
 
-/// A manifest in a line.
-pub(crate) fn describe(manifest: &Manifest) -> String {
+/// What was found, in a line.
+pub(crate) fn describe(found: &Scan) -> String {
+    let Scan {
+        manifest, n_ignored, ..
+    } = found;
     let count = |split| manifest.entries.iter().filter(|entry| entry.split == split).count();
-    format!(
-        "{} images in {} classes: {} train, {} test",
+    let (n, classes, train, test) = (
         manifest.entries.len(),
         manifest.classes.len(),
         count(Split::Train),
-        count(Split::Test)
-    )
+        count(Split::Test),
+    );
+    let ignored = if *n_ignored > 0 {
+        format!("; {n_ignored} other files ignored")
+    } else {
+        String::new()
+    };
+    format!("{n} images in {classes} classes: {train} train, {test} test{ignored}")
 }
 
 fn describe_components(keep: Keep) -> String {
     match keep {
-        Keep::Variance(share) => format!("components for {} % of the variance", 100.0 * share),
+        Keep::Variance(share) => format!("components for {share} of the variance"),
         Keep::Components(count) => format!("{count} components"),
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::weights_store;
 use crate::export::MODEL_FILE;
 use crate::problem::Problem;
-use crate::settings::{ExtractSettings, Settings};
+use crate::settings::{NetworkSettings, Settings, positive};
 use crate::terminal::Progress;
 
 /// Predicts the classes of images, with probabilities, in the order in which they are named.
@@ -32,13 +32,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE|DIR|-", required = true, num_args = 1.., alias = "image_path")]
     image_path: Vec<PathBuf>,
     /// How many classes to name for each image
-    #[arg(long, value_name = "N", default_value_t = 3, alias = "top_k")]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive, alias = "top_k")]
     top_k: usize,
     /// How to print: table, json (one object a line) or csv
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     format: Format,
     #[command(flatten)]
-    extract: ExtractSettings,
+    network: NetworkSettings,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -75,10 +75,10 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         image_path,
         top_k,
         format,
-        extract,
+        network,
     } = arguments;
     let settings = Settings {
-        extract,
+        network,
         ..Settings::default()
     }
     .with_lower_layers()?;
@@ -175,38 +175,40 @@ fn extractor_config(
             "{file}: trained with {what} {value}, which this luthier does not know"
         ))
     };
-    let source = match settings.named_weights()? {
+    let source = match settings
+        .named_weights()?
+        .or_else(|| WeightsSource::known(weights_sha256))
+    {
         Some(source) => source,
-        None => match WeightsSource::parse(weights) {
-            Ok(source) => source,
-            Err(_) => bail!(
-                Problem::new(format!(
-                    "{file}: trained with weights {weights} ({}…), which are not known by name",
-                    &weights_sha256[..8]
-                ))
-                .hint("pass their file with --weights FILE.safetensors")
-            ),
-        },
+        None => bail!(
+            Problem::new(format!(
+                "{file}: trained with weights {weights} ({}…), which are not known by name",
+                info.short_sha256()
+            ))
+            .hint("pass their file with --weights FILE.safetensors")
+        ),
     };
     let found = source.sha256()?;
     if found != *weights_sha256 {
+        let way = if WeightsSource::known(weights_sha256).is_some() {
+            weights.as_str()
+        } else {
+            "FILE.safetensors"
+        };
         bail!(
             Problem::new(format!(
                 "{file}: trained with weights {}…, found {}…",
-                &weights_sha256[..8],
+                info.short_sha256(),
                 &found[..8]
             ))
-            .hint(format!("pass --weights {weights}, or train again"))
+            .hint(format!("pass --weights {way}, or train again"))
         );
     }
     let device = settings.device();
     Ok(ExtractorConfig {
         resize: resize.parse().map_err(|_| unknown("resize", resize))?,
         weights: source,
-        precision: match settings.precision() {
-            Some(precision) => precision,
-            None => precision.parse().map_err(|_| unknown("precision", precision))?,
-        },
+        precision: precision.parse().map_err(|_| unknown("precision", precision))?,
         device,
         // A batch is always computed whole: for one image, one is enough.
         batch: settings.batch().unwrap_or(device.default_batch()).min(n_images),

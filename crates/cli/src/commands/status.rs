@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::pipeline::would_run;
 use super::{configure, open_cache, project};
-use crate::pipeline::{Data, Pipeline};
+use crate::pipeline::{Data, Pipeline, evaluate, train};
 use crate::runner::{Mode, Runner, StageReport};
 use crate::settings::Settings;
 use crate::terminal::Progress;
@@ -68,16 +68,16 @@ pub(crate) fn show(
         to_embed,
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&plan)?);
+        outln!("{}", serde_json::to_string_pretty(&plan)?);
     } else {
         for StageReport {
             name, status, reason, ..
         } in &plan.stages
         {
-            println!("{name:<9} {status:<9} {reason}");
+            outln!("{name:<9} {status:<9} {reason}");
         }
         if let Some(n) = plan.to_embed {
-            println!("{n} images to embed");
+            outln!("{n} images to embed");
         }
     }
     let status = if check && would_run(&plan.stages) { 3 } else { 0 };
@@ -86,12 +86,12 @@ pub(crate) fn show(
 
 /// Goes through the stages until one would run; the result is the number of images to embed, if that one is extract.
 fn walk(pipeline: &Pipeline, data: &Data, runner: &mut Runner<'_>) -> Result<Option<usize>> {
-    let (manifest, digest) = pipeline.scan(data, runner)?;
-    let Some(extracted) = pipeline.extract(data, &manifest, digest, runner)? else {
-        return Ok(Some(pipeline.extract.count_missing(&manifest, runner.cache)?));
+    let (found, digest) = pipeline.scan(data, runner)?;
+    let Some(extracted) = pipeline.extract(data, &found.manifest, digest, runner)? else {
+        return Ok(Some(pipeline.extract.count_missing(&found.manifest, runner.cache)?));
     };
-    if let Some(model) = pipeline.train(extracted.train, runner)? {
-        pipeline.evaluate(model, extracted.test, runner)?;
+    if let Some(model) = train(&pipeline.features, &pipeline.classify, extracted.train, runner)? {
+        evaluate(&pipeline.evaluate, model, extracted.test, runner)?;
     }
     Ok(None)
 }

@@ -6,12 +6,12 @@ use clap::Args;
 use luthier_artifact::Split;
 use luthier_classify::Model;
 
-use super::{configure_stages, open_cache, print_stage, project};
+use super::{open_cache, print_stage, project};
 use crate::pipeline::{load, with_retry};
 use crate::runner::{Mode, Runner};
 use crate::settings::{CacheSettings, ClassifySettings, FeaturesSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
-use crate::{export, features_folder};
+use crate::{export, features_folder, pipeline};
 
 /// Fits scaler, PCA and logistic regression to the training features, and writes one model.safetensors.
 #[derive(Args)]
@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         ..Settings::default()
     }
     .with_lower_layers()?;
-    let pipeline = configure_stages(&settings)?;
+    let (features, classify) = (settings.features_config()?, settings.classify_config());
     let index = features_folder::read_index(&feature_dir)?;
     let table = features_folder::read_table(&feature_dir, Split::Train, &index)?;
     let (path, model) = with_retry(progress, || {
@@ -70,8 +70,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         std::fs::create_dir_all(&model_dir).with_context(|| model_dir.display().to_string())?;
         let train = cache.put(&table)?;
         let mut runner = Runner::new(&cache, progress, project(&model_dir)?, Mode::Run)?;
-        let digest = pipeline
-            .train(train, &mut runner)?
+        let digest = pipeline::train(&features, &classify, train, &mut runner)?
             .expect("outside a plan every stage gives a result");
         let model: Model = load(&cache, &digest)?;
         if let [projected, classified] = runner.reports() {
@@ -87,7 +86,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         Ok((path, model))
     })?;
     let training = &model.training;
-    println!(
+    outln!(
         "{} images, {} classes, {} components ({:.1} % of the variance), C = {}",
         training.n_train,
         model.classes.len(),
@@ -95,6 +94,6 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         100.0 * training.explained_variance_ratio,
         training.c
     );
-    println!("model {}", path.display());
+    outln!("model {}", path.display());
     Ok(ExitCode::SUCCESS)
 }

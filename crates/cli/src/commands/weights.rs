@@ -31,14 +31,15 @@ pub(crate) fn run(command: Command, progress: &Progress) -> Result<ExitCode> {
         Command::List => {
             for weights in &NamedWeights::ALL {
                 let here = if store.has(weights) { "here" } else { "to be downloaded" };
-                println!("{:<24} {:<17} {}", weights.name, here, weights.description);
+                outln!("{:<24} {:<17} {}", weights.name, here, weights.description);
             }
-            println!(
+            outln!(
                 "{:<24} {:<17} random numbers, the same on every machine, for tests and a look around",
-                "untrained", "built in"
+                "untrained",
+                "built in"
             );
         }
-        Command::Fetch { name } => println!("{}", store.fetch(named(&name)?, progress)?.display()),
+        Command::Fetch { name } => outln!("{}", store.fetch(named(&name)?, progress)?.display()),
         Command::Path { name } => {
             let weights = named(&name)?;
             if !store.has(weights) {
@@ -47,7 +48,7 @@ pub(crate) fn run(command: Command, progress: &Progress) -> Result<ExitCode> {
                         .hint(format!("run luthier weights fetch {name}"))
                 );
             }
-            println!("{}", store.path(weights).display());
+            outln!("{}", store.path(weights).display());
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -39,6 +39,44 @@ fn an_empty_folder_and_a_single_class() {
 }
 
 #[test]
+fn a_class_with_nothing_but_other_files_and_what_is_passed_over() {
+    let project = Project::new();
+    project.write("data/train/drum/notes.txt", b"not counted as an image");
+    let ran = project.run(&PIPELINE).ok();
+    assert!(
+        ran.stderr.contains("12 train, 6 test; 1 other files ignored"),
+        "{}",
+        ran.stderr
+    );
+    project.write("data/train/lute/1.heic", b"from a telephone");
+    check(
+        &project,
+        &PIPELINE,
+        1,
+        "error: data/train/lute: no images of this class, expected .jpg, .png, .gif, .bmp, .webp or .tif files\n\
+         hint: add images (HEIC, AVIF and others must be converted), or remove the folder",
+    );
+}
+
+#[test]
+fn a_broken_image_among_those_drawn_for_the_test_stops_nothing() {
+    let project = Project::empty();
+    for class in 0..2 {
+        for n in 0..5 {
+            project.write(&format!("data/{class}/{n}.jpg"), &photo(class, n));
+        }
+    }
+    for n in 0..5 {
+        // One of the five is the test image of its class.
+        let path = format!("data/0/{n}.jpg");
+        let whole = fs::read(project.path(&path)).unwrap();
+        project.write(&path, &whole[..200]);
+        project.run(&["pipeline", "--data-dir", "data"]).ok();
+        project.write(&path, &whole);
+    }
+}
+
+#[test]
 fn a_class_that_only_the_test_set_has() {
     let project = Project::new();
     project.write("data/test/lute/1.jpg", &photo(1, 77));

@@ -21,7 +21,7 @@ fn the_pipeline_runs_from_a_file_and_unknown_keys_are_errors() {
     );
     project.run(&["pipeline"]).ok();
     let explained = project.run(&["explain", "features"]).ok().stdout;
-    assert!(explained.contains("components         4"), "{explained}");
+    assert!(explained.contains("components         4 "), "{explained}");
 
     project.write("luthier.toml", b"[extract]\nresise = 'crop'\n");
     assert_eq!(

@@ -158,6 +158,17 @@ fn a_file_that_cannot_be_opened_is_an_entry_with_the_reason() {
 }
 
 #[test]
+fn other_links_that_lead_nowhere_are_ignored() {
+    let folders = with(&[]);
+    #[cfg(unix)]
+    for name in ["train/drum/latest", "train/drum/.#x.jpg", "train/lock"] {
+        std::os::unix::fs::symlink("nowhere", folders.path(name)).unwrap();
+    }
+    let scan = folders.scan().unwrap();
+    assert_eq!((scan.manifest.entries.len(), scan.n_ignored), (4, 3));
+}
+
+#[test]
 fn links_to_folders_are_followed() {
     let folders = with(&["elsewhere/1.jpg"]);
     #[cfg(unix)]

@@ -130,6 +130,31 @@ fn unreadable_images_are_skipped_with_their_reason() {
 }
 
 #[test]
+fn a_file_that_is_gone_for_a_moment_is_an_error_and_not_taken_for_bad() {
+    let project = Project::new();
+    let cache = Cache::open(&project.path("cache")).unwrap();
+    let source = DataSource::Split {
+        train: project.path("train"),
+        test: project.path("test"),
+    };
+    let manifest = scan(&source, &cache, Rehash::No, &()).unwrap().manifest;
+    let (image, away) = (project.path("train/a/2.jpg"), project.path("away"));
+    let run = || {
+        let store = WeightsStore::new("unused".into(), None);
+        project.config.run(&source, &manifest, &cache, &store, 2, &())
+    };
+    fs::rename(&image, &away).unwrap();
+    let error = run().unwrap_err().to_string();
+    assert!(error.starts_with(&image.display().to_string()), "{error}");
+    fs::write(&image, photo(99)).unwrap();
+    let error = run().unwrap_err().to_string();
+    assert!(error.ends_with("2.jpg: changed while it was being read"), "{error}");
+    fs::rename(&away, &image).unwrap();
+    let extraction = run().unwrap();
+    assert_eq!((extraction.train.n_rows(), extraction.skipped.0.len()), (3, 0));
+}
+
+#[test]
 fn a_class_without_a_readable_image_is_an_error_that_names_it() {
     let project = Project::new();
     project.write("train/b/1.jpg", b"text");
