@@ -64,12 +64,17 @@ impl ExtractorConfig {
         let sha256 = self.weights.sha256()?;
         Ok(ExtractorInfo {
             resize: self.resize.to_string(),
-            weights: WeightsSource::known(&sha256)
-                .unwrap_or_else(|| self.weights.clone())
-                .name(),
+            weights: self.weights_name(&sha256),
             weights_sha256: sha256,
             precision: self.precision.to_string(),
         })
+    }
+
+    /// The name of the weights, whose digest is this: the known one if there is one, wherever the file lies.
+    pub(crate) fn weights_name(&self, sha256: &str) -> String {
+        WeightsSource::known(sha256)
+            .unwrap_or_else(|| self.weights.clone())
+            .name()
     }
 }
 

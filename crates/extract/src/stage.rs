@@ -83,6 +83,9 @@ impl ExtractConfig {
         let ExtractConfig { extractor } = self;
         let extractor = extractor.key()?;
         let digest = extractor.digest();
+        // From the key, because hashing the weights again costs as much as all the rest of an unchanged run.
+        let sha256 = extractor.get("weights").expect("the weights are part of the key");
+        let weights_name = self.extractor.weights_name(sha256);
         let mut key = Key::stage("extract", Self::VERSION);
         for part in extractor.parts {
             let name = if part.name == "version" {
@@ -93,9 +96,8 @@ impl ExtractConfig {
             key = key.field(name, part.value);
         }
         // The name is in the tables, though it changes no feature.
-        let name = self.extractor.info()?.weights;
         Ok(key
-            .field("weights name", name)
+            .field("weights name", weights_name)
             .field("extractor", digest)
             .input("manifest", manifest)
             .finish())

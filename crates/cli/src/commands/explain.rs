@@ -6,8 +6,8 @@ use clap::Args;
 use luthier_artifact::{Cache, Key};
 use serde::Serialize;
 
-use super::{configure, open_cache, project};
-use crate::pipeline::{Data, Pipeline, evaluate, train};
+use super::{configure, open_cache, project, status};
+use crate::pipeline::{Data, Pipeline};
 use crate::problem::Problem;
 use crate::runner::{Mode, Runner, STAGES};
 use crate::settings::Settings;
@@ -99,12 +99,7 @@ fn current_key(
     progress: &Progress,
 ) -> Result<Option<Key>> {
     let mut runner = Runner::new(cache, progress, project.to_owned(), Mode::Plan)?;
-    let (found, digest) = pipeline.scan(data, &mut runner)?;
-    if let Some(extracted) = pipeline.extract(data, &found.manifest, digest, &mut runner)?
-        && let Some(model) = train(&pipeline.features, &pipeline.classify, extracted.train, &mut runner)?
-    {
-        evaluate(&pipeline.evaluate, model, extracted.test, &mut runner)?;
-    }
+    status::walk(pipeline, data, &mut runner)?;
     Ok(runner.into_keys().into_iter().find(|key| key.stage == stage))
 }
 

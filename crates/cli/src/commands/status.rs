@@ -85,7 +85,7 @@ pub(crate) fn show(
 }
 
 /// Goes through the stages until one would run; the result is the number of images to embed, if that one is extract.
-fn walk(pipeline: &Pipeline, data: &Data, runner: &mut Runner<'_>) -> Result<Option<usize>> {
+pub(crate) fn walk(pipeline: &Pipeline, data: &Data, runner: &mut Runner<'_>) -> Result<Option<usize>> {
     let (found, digest) = pipeline.scan(data, runner)?;
     let Some(extracted) = pipeline.extract(data, &found.manifest, digest, runner)? else {
         return Ok(Some(pipeline.extract.count_missing(&found.manifest, runner.cache)?));
