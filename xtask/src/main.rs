@@ -4,6 +4,7 @@
 //! [`problem`] (errors that know the way out).
 
 mod bench;
+mod compare;
 mod lint;
 mod pipeline;
 mod problem;
@@ -42,6 +43,8 @@ enum Command {
         /// Arguments for `cargo bench`
         args: Vec<OsString>,
     },
+    /// Measure Luthier beside PyTorch, ONNX Runtime, OpenVINO, Pillow and scikit-learn
+    Compare(compare::Options),
 }
 
 impl Command {
@@ -80,6 +83,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test { args } => test::run(&workspace, &args),
         Command::Lint => lint::run(&workspace),
         Command::Bench { args } => bench::run(&workspace, &args),
+        Command::Compare(options) => compare::run(&workspace, &options),
     }
 }
 
@@ -110,8 +114,12 @@ mod tests {
     }
 
     #[test]
-    fn setup_and_lint_take_no_unknown_arguments() {
-        for line in [["xtask", "setup", "--cude"], ["xtask", "lint", "-p"]] {
+    fn own_options_take_no_unknown_arguments() {
+        for line in [
+            ["xtask", "setup", "--cude"],
+            ["xtask", "lint", "-p"],
+            ["xtask", "compare", "--round"],
+        ] {
             assert!(
                 Command::from_arguments(line.map(OsString::from).into()).is_err(),
                 "{line:?}"

@@ -8,8 +8,12 @@ use crate::{Artifact, Digest, Result, Tensors, TensorsBuilder};
 /// A model carries it, and features made otherwise are refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExtractorInfo {
-    /// How an image of any size becomes 224 × 224: `squash` or `crop`.
-    pub resize: String,
+    /// The views in which the network saw an image: `squash`, `crop`, `mirror` or `crop-mirror`.
+    pub views: Vec<String>,
+    /// How the features of several views became one row: `mean` or `concat`.
+    pub combine: String,
+    /// How large JPEGs were decoded: `scaled` or `exact`.
+    pub decode: String,
     /// The name of the weights, or the path they were read from.
     pub weights: String,
     /// SHA-256 of the weights file, as 64 hexadecimal digits.
@@ -31,7 +35,7 @@ pub struct FeatureTable {
     pub labels: Vec<usize>,
     /// One image digest a row.
     pub images: Vec<Digest>,
-    /// `f32 [n, d]`; `d` is 2048 for ResNet-50.
+    /// `f32 [n, d]`; `d` is 2048 for ResNet-50, or a multiple of it if views stand side by side.
     pub features: Array2<f32>,
 }
 
@@ -39,12 +43,18 @@ impl ExtractorInfo {
     /// Whether features made in these two ways are the same: the name of the weights does not matter, their bytes do.
     pub fn is_same(&self, other: &Self) -> bool {
         let ExtractorInfo {
-            resize,
+            views,
+            combine,
+            decode,
             weights: _,
             weights_sha256,
             precision,
         } = self;
-        *resize == other.resize && *weights_sha256 == other.weights_sha256 && *precision == other.precision
+        *views == other.views
+            && *combine == other.combine
+            && *decode == other.decode
+            && *weights_sha256 == other.weights_sha256
+            && *precision == other.precision
     }
 
     /// The first eight digits of the weights' digest, for messages.
@@ -72,7 +82,7 @@ impl FeatureTable {
 }
 
 impl Artifact for FeatureTable {
-    const FORMAT: &'static str = "feature-table/1";
+    const FORMAT: &'static str = "feature-table/2";
 
     fn encode(&self) -> Vec<u8> {
         let header = Header {
@@ -134,7 +144,9 @@ mod tests {
         FeatureTable {
             classes: vec!["drum".into(), "violin".into()],
             extractor: ExtractorInfo {
-                resize: "squash".into(),
+                views: vec!["squash".into()],
+                combine: "mean".into(),
+                decode: "scaled".into(),
                 weights: "untrained".into(),
                 weights_sha256: "00".into(),
                 precision: "fp32".into(),
@@ -159,7 +171,7 @@ mod tests {
         let error = FeatureTable::decode(&table.encode()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "expected feature-table/1, found label 2 among 2 classes"
+            "expected feature-table/2, found label 2 among 2 classes"
         );
     }
 

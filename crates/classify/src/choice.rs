@@ -176,7 +176,9 @@ mod tests {
         FeatureTable {
             classes: (0..sizes.len()).map(|class| format!("class-{class}")).collect(),
             extractor: ExtractorInfo {
-                resize: info("squash"),
+                views: vec![info("squash")],
+                combine: info("mean"),
+                decode: info("scaled"),
                 weights: info("untrained"),
                 weights_sha256: info("00"),
                 precision: info("fp32"),

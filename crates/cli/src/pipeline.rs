@@ -178,10 +178,16 @@ fn check_match(model: &Model, test: &FeatureTable) -> Result<()> {
 
 fn describe(extractor: &ExtractorInfo) -> String {
     let ExtractorInfo {
-        resize,
+        views,
+        combine,
+        decode,
         weights,
+        weights_sha256: _,
         precision,
-        ..
     } = extractor;
-    format!("{weights} ({}…), {resize}, {precision}", extractor.short_sha256())
+    let views = views.join(", ");
+    format!(
+        "{weights} ({}…), {combine} of {views}, decoded {decode}, {precision}",
+        extractor.short_sha256()
+    )
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use luthier_artifact::{Digest, Split};
 use luthier_classify::Model;
 use luthier_eval::{Context, Evaluation, Warning, write_report};
-use luthier_extract::{Resize, WeightsSource, thumbnail};
+use luthier_extract::{WeightsSource, thumbnail};
 
 use crate::features_folder::Index;
 use crate::problem::Problem;
@@ -40,10 +40,10 @@ pub(crate) fn write(folder: &Path, evaluation: &Evaluation, model: &Model, index
 
 fn facts(model: &Model, index: &Index) -> Vec<(String, String)> {
     let (extractor, training) = (&model.extractor, &model.training);
-    let resize = match extractor.resize.parse() {
-        Ok(Resize::Squash) => "squashed to 224 × 224",
-        Ok(Resize::Crop) => "short side to 256, middle 224 × 224",
-        Err(_) => &extractor.resize,
+    let views = match (extractor.views.as_slice(), extractor.combine.as_str()) {
+        ([view], _) => view.clone(),
+        (views, "mean") => format!("mean of {}", views.join(", ")),
+        (views, _) => format!("{} side by side", views.join(", ")),
     };
     let c = if training.c_search.is_empty() {
         "given"
@@ -59,7 +59,10 @@ fn facts(model: &Model, index: &Index) -> Vec<(String, String)> {
             "Weights",
             format!("{} (SHA-256 {}…)", extractor.weights, extractor.short_sha256()),
         ),
-        fact("Preprocessing", resize.to_owned()),
+        fact(
+            "Views",
+            format!("{views} (224 × 224, large JPEGs decoded {})", extractor.decode),
+        ),
         fact("Precision", extractor.precision.clone()),
         fact(
             "Principal components",

@@ -4,13 +4,15 @@
 //! and read by the same parser, so that a name, a type and a message cannot differ between them.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use luthier_classify::{ChooseC, ClassifyConfig};
 use luthier_eval::EvaluateConfig;
 use luthier_extract::{
-    DataSource, Device, ExtractConfig, ExtractorConfig, NamedWeights, Precision, Rehash, Resize, WeightsSource,
+    Combine, DataSource, Decoding, Device, ExtractConfig, ExtractorConfig, NamedWeights, Precision, Rehash, View,
+    Views, WeightsSource,
 };
 use luthier_features::{FeaturesConfig, Keep, Solver};
 
@@ -38,15 +40,45 @@ pub(crate) struct DataSettings {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Extraction")]
 pub(crate) struct ExtractSettings {
-    /// squash: 224 × 224 whatever the shape; crop: short side to 256, then the middle 224 × 224 [default: squash]
+    /// How the network sees an image, in one view or several: squash (224 × 224 whatever the shape), crop (short side to
+    /// 256, then the middle 224 × 224), mirror, crop-mirror (the same, mirrored) [default: squash]
+    #[arg(long, value_name = "VIEW,…", value_delimiter = ',', alias = "resize")]
+    views: Option<Vec<View>>,
+    /// Features of several views: mean (their average) or concat (side by side) [default: mean]
     #[arg(long, value_name = "HOW")]
-    resize: Option<Resize>,
-    /// Number format of the network: fp32, bf16 or fp16 [default: fp32]
+    combine: Option<Combine>,
+    /// scaled: a JPEG with a short side from 1024 pixels on is decoded at a half, a quarter or an eighth; exact: whole
+    /// [default: scaled]
+    #[arg(long, value_name = "HOW")]
+    decode: Option<Decoding>,
+    /// Number format of the network: fp32, bf16, fp16, or auto for the fastest that the device has in hardware
+    /// [default: fp32]
     #[arg(long, value_name = "FORMAT")]
-    precision: Option<Precision>,
+    precision: Option<ChoosePrecision>,
     /// Make an unreadable image an error instead of skipping it
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     strict: Option<bool>,
+}
+
+/// The number format, or who chooses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChoosePrecision {
+    Auto,
+    Fixed(Precision),
+}
+
+impl FromStr for ChoosePrecision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(ChoosePrecision::Auto),
+            _ => text
+                .parse()
+                .map(ChoosePrecision::Fixed)
+                .map_err(|_| format!("expected fp32, bf16, fp16 or auto, found {text}")),
+        }
+    }
 }
 
 /// How the network runs.
@@ -60,10 +92,10 @@ pub(crate) struct NetworkSettings {
     /// Where the network runs: auto, cpu, cuda, cuda:N or mps [default: auto]
     #[arg(long, value_name = "DEVICE")]
     device: Option<Device>,
-    /// Images that go through the network at once [default: 8 on the CPU, 128 on CUDA, 32 on mps]
+    /// Images that go through the network at once [default: 1 on each core, or what half of a GPU's free memory holds]
     #[arg(long, value_name = "N", value_parser = positive)]
     batch: Option<usize>,
-    /// Threads that decode, and threads that run the network [default: all cores]
+    /// Threads that decode and run the network [default: all cores]
     #[arg(long, value_name = "N", value_parser = positive)]
     threads: Option<usize>,
 }
@@ -151,7 +183,17 @@ const SECTIONS: [(&str, &[&str]); 6] = [
     ("data", &["train-dir", "test-dir", "data-dir", "test-fraction", "seed"]),
     (
         "extract",
-        &["resize", "weights", "device", "precision", "batch", "threads", "strict"],
+        &[
+            "views",
+            "combine",
+            "decode",
+            "weights",
+            "device",
+            "precision",
+            "batch",
+            "threads",
+            "strict",
+        ],
     ),
     ("features", &["variance", "components", "solver"]),
     ("classify", &["c", "folds"]),
@@ -218,7 +260,7 @@ impl Settings {
             lower.features.clone()
         };
         merge!(data: test_fraction);
-        merge!(extract: resize, precision, strict);
+        merge!(extract: views, combine, decode, precision, strict);
         merge!(network: weights, device, batch, threads);
         merge!(features: solver);
         merge!(classify: c, folds);
@@ -233,7 +275,9 @@ impl Settings {
                 test_fraction,
             },
             extract: ExtractSettings {
-                resize,
+                views,
+                combine,
+                decode,
                 precision,
                 strict,
             },
@@ -295,17 +339,42 @@ impl Settings {
     }
 
     /// The extract stage with these weights in place of the default.
-    pub(crate) fn extract_config(&self, weights: WeightsSource) -> ExtractConfig {
+    ///
+    /// # Errors
+    /// A [`Problem`] if a view is named twice.
+    pub(crate) fn extract_config(&self, weights: WeightsSource) -> Result<ExtractConfig> {
         let device = self.device();
-        ExtractConfig {
+        let ExtractSettings {
+            views,
+            combine,
+            decode,
+            precision,
+            strict: _,
+        } = self.extract.clone();
+        let views = Views::new(
+            views.unwrap_or_else(|| vec![View::Squash]),
+            combine.unwrap_or(Combine::Mean),
+        );
+        Ok(ExtractConfig {
             extractor: ExtractorConfig {
-                resize: self.extract.resize.unwrap_or(Resize::Squash),
+                views: views.map_err(|message| Problem::usage(format!("--views: {message}")))?,
+                decode: decode.unwrap_or(Decoding::Scaled),
                 weights,
-                precision: self.extract.precision.unwrap_or(Precision::Fp32),
+                precision: match precision {
+                    Some(ChoosePrecision::Fixed(precision)) => precision,
+                    Some(ChoosePrecision::Auto) => Precision::best(device),
+                    None => Precision::Fp32,
+                },
                 device,
-                batch: self.batch().unwrap_or(device.default_batch()),
+                batch: self.batch(),
             },
-        }
+        })
+    }
+
+    /// A faster number format, if the user has not chosen one and the device has it in hardware.
+    pub(crate) fn faster_precision(&self) -> Option<Precision> {
+        let best = Precision::best(self.device());
+        (self.extract.precision.is_none() && best != Precision::Fp32).then_some(best)
     }
 
     /// The weights: those named, or the default.
@@ -442,6 +511,11 @@ fn from_toml(text: &str, path: &Path) -> Result<Settings> {
                     path.parent().unwrap_or(Path::new("")).join(text).display().to_string()
                 }
                 toml::Value::String(text) => text,
+                toml::Value::Array(values) if values.iter().all(toml::Value::is_str) => values
+                    .iter()
+                    .filter_map(toml::Value::as_str)
+                    .collect::<Vec<_>>()
+                    .join(","),
                 toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
                 other => bail!(Problem::usage(format!(
                     "{origin}: expected one value, found {}",
@@ -548,12 +622,39 @@ mod tests {
             found.starts_with("luthier.toml: [extract] batch: invalid value 'many'"),
             "{found}"
         );
-        let error = from_environment(|name| (name == "LUTHIER_RESIZE").then(|| "stretch".into())).unwrap_err();
+        let error = from_environment(|name| (name == "LUTHIER_VIEWS").then(|| "stretch".into())).unwrap_err();
         assert!(
-            error.to_string().contains("LUTHIER_RESIZE: invalid value 'stretch'"),
+            error.to_string().contains("LUTHIER_VIEWS: invalid value 'stretch'"),
             "{error}"
         );
-        assert!(error.to_string().contains("expected squash or crop"), "{error}");
+        assert!(error.to_string().contains("expected squash, crop,"), "{error}");
+    }
+
+    #[test]
+    fn views_are_a_list_everywhere_and_are_also_called_resize() {
+        let views = |settings: Settings| {
+            settings
+                .extract_config(WeightsSource::Untrained)
+                .unwrap()
+                .extractor
+                .views
+        };
+        let both = Views::new(vec![View::Crop, View::Mirror], Combine::Concat).unwrap();
+        let file = toml("[extract]\nviews = ['crop', 'mirror']\ncombine = 'concat'").unwrap();
+        assert_eq!(views(file), both);
+        let environment = from_environment(|name| match name {
+            "LUTHIER_VIEWS" => Some("crop,mirror".into()),
+            "LUTHIER_COMBINE" => Some("concat".into()),
+            _ => None,
+        });
+        assert_eq!(views(environment.unwrap()), both);
+        assert_eq!(
+            views(parse(&["--resize=crop".into()], "flags").unwrap()),
+            View::Crop.into()
+        );
+        let twice = parse(&["--views=crop,crop".into()], "flags").unwrap();
+        let error = twice.extract_config(WeightsSource::Untrained).unwrap_err();
+        assert_eq!(error.to_string(), "--views: expected each view once, found crop twice");
     }
 
     #[test]

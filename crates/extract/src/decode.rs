@@ -1,5 +1,7 @@
+use std::fmt;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 
@@ -10,17 +12,50 @@ use crate::jpeg;
 #[error("{0}")]
 pub struct Unreadable(pub String);
 
-/// The most memory that decoding one image may take, in bytes: enough for 170 megapixels,
-/// too little for a file that unpacks to a thousand times its size.
+/// The most memory that decoding one image may take, in bytes: enough for 170 megapixels (a progressive JPEG's
+/// coefficients are counted too), too little for a file that unpacks to a thousand times its size.
 pub(crate) const MAX_ALLOC: u64 = 512 << 20;
+
+/// How a JPEG that is much larger than the network needs is decoded. Images of other formats are always exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decoding {
+    /// At half, a quarter or an eighth of its size, the smallest that leaves the short side 512 pixels or more: several
+    /// times faster, because most of the transform is left out. The pixels are those of Pillow's
+    /// `draft("RGB", (512, 512))`.
+    Scaled,
+    /// At full size. The pixels are those of Pillow.
+    Exact,
+}
+
+impl fmt::Display for Decoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Decoding::Scaled => "scaled",
+            Decoding::Exact => "exact",
+        })
+    }
+}
+
+impl FromStr for Decoding {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "scaled" => Ok(Decoding::Scaled),
+            "exact" => Ok(Decoding::Exact),
+            _ => Err(format!("expected scaled or exact, found {text}")),
+        }
+    }
+}
 
 /// Decodes an image file of any supported format, told by its bytes, to upright 8-bit RGB.
 ///
-/// EXIF orientation is applied; grey, palette, 16-bit and CMYK become RGB; alpha is composited onto white.
+/// EXIF orientation is applied; grey, palette, 16-bit and CMYK become RGB; alpha is composited onto white. Large JPEGs
+/// may be decoded at a fraction of their size, if `decoding` is [`Decoding::Scaled`].
 ///
 /// # Errors
 /// [`Unreadable`] saying what is wrong with the bytes: no known format, damaged, cut short, or too large.
-pub fn decode(bytes: &[u8]) -> Result<RgbImage, Unreadable> {
+pub fn decode(bytes: &[u8], decoding: Decoding) -> Result<RgbImage, Unreadable> {
     if bytes.is_empty() {
         return Err(Unreadable("empty file".to_owned()));
     }
@@ -37,9 +72,9 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, Unreadable> {
         ));
     };
     if format == ImageFormat::Jpeg
-        && let Some(image) = jpeg::decode(bytes)?
+        && let Some(image) = jpeg::decode(bytes, decoding)?
     {
-        return Ok(image.into_rgb8());
+        return Ok(image);
     }
     // A decoder that panics over damaged bytes is one bad image, not the end.
     catch_unwind(AssertUnwindSafe(|| decode_as(reader, format)))
@@ -123,18 +158,22 @@ mod tests {
     }
 
     fn message(bytes: &[u8]) -> String {
-        decode(bytes).unwrap_err().to_string()
+        decode(bytes, Decoding::Exact).unwrap_err().to_string()
     }
 
     #[test]
     fn the_format_is_taken_from_the_bytes() {
         let image = DynamicImage::from(gradient());
         for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::WebP] {
-            assert_eq!(decode(&encode(&image, format)).unwrap(), gradient(), "{format:?}");
+            assert_eq!(
+                decode(&encode(&image, format), Decoding::Exact).unwrap(),
+                gradient(),
+                "{format:?}"
+            );
         }
         for format in [ImageFormat::Jpeg, ImageFormat::Gif] {
             assert_eq!(
-                decode(&encode(&image, format)).unwrap().dimensions(),
+                decode(&encode(&image, format), Decoding::Exact).unwrap().dimensions(),
                 (40, 30),
                 "{format:?}"
             );
@@ -144,7 +183,7 @@ mod tests {
     #[test]
     fn transparent_pixels_become_white() {
         let image = RgbaImage::from_fn(3, 1, |x, _| Rgba([0, 100, 200, [0, 128, 255][x as usize]]));
-        let rgb = decode(&encode(&image.into(), ImageFormat::Png)).unwrap();
+        let rgb = decode(&encode(&image.into(), ImageFormat::Png), Decoding::Exact).unwrap();
         assert_eq!(rgb.as_raw(), &[255, 255, 255, 127, 177, 227, 0, 100, 200]);
     }
 
@@ -152,7 +191,7 @@ mod tests {
     fn sixteen_bit_grey_becomes_rgb() {
         let image = image::ImageBuffer::<Luma<u16>, _>::from_pixel(2, 2, Luma([0x8080]));
         assert_eq!(
-            decode(&encode(&image.into(), ImageFormat::Png))
+            decode(&encode(&image.into(), ImageFormat::Png), Decoding::Exact)
                 .unwrap()
                 .get_pixel(0, 0)
                 .0,
@@ -169,7 +208,7 @@ mod tests {
         let exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
         encoder.set_exif_metadata(exif.to_vec()).unwrap();
         encoder.write_image(&image, 40, 30, ExtendedColorType::Rgb8).unwrap();
-        let upright = decode(&bytes).unwrap();
+        let upright = decode(&bytes, Decoding::Exact).unwrap();
         assert_eq!(upright.dimensions(), (30, 40));
         // The bottom left corner comes to the top left.
         let (found, expected) = (upright.get_pixel(0, 0).0, image.get_pixel(0, 29).0);
@@ -183,7 +222,11 @@ mod tests {
     fn every_truncation_of_a_jpeg_is_noticed() {
         let bytes = encode(&gradient().into(), ImageFormat::Jpeg);
         for length in 1..bytes.len() {
-            assert!(decode(&bytes[..length]).is_err(), "{length} of {} bytes", bytes.len());
+            assert!(
+                decode(&bytes[..length], Decoding::Exact).is_err(),
+                "{length} of {} bytes",
+                bytes.len()
+            );
         }
         assert_eq!(
             message(&bytes[..bytes.len() - 10]),
@@ -218,6 +261,24 @@ mod tests {
         let sum = crc32(&png[12..29]).to_be_bytes();
         png[29..33].copy_from_slice(&sum);
         assert_eq!(message(&png), "too large: 65536 × 65536 pixels take more than 512 MiB");
+    }
+
+    #[test]
+    fn decodings_are_read_by_their_names() {
+        for decoding in [Decoding::Scaled, Decoding::Exact] {
+            assert_eq!(decoding.to_string().parse(), Ok(decoding));
+        }
+        assert_eq!(
+            "half".parse::<Decoding>(),
+            Err("expected scaled or exact, found half".to_owned())
+        );
+    }
+
+    #[test]
+    fn large_images_of_other_formats_are_exact() {
+        let image = RgbImage::from_fn(1100, 1030, |x, y| Rgb([x as u8, y as u8, (x ^ y) as u8]));
+        let png = encode(&image.clone().into(), ImageFormat::Png);
+        assert_eq!(decode(&png, Decoding::Scaled).unwrap(), image);
     }
 
     fn crc32(bytes: &[u8]) -> u32 {

@@ -1,59 +1,67 @@
 use std::path::PathBuf;
-use std::sync::mpsc::sync_channel;
 
 use luthier_artifact::{Digest, ExtractorInfo, Key};
-use rayon::ThreadPoolBuilder;
-use rayon::prelude::*;
 
+use crate::lanes::Lanes;
 use crate::network::{Kernels, Network, Target, WIDTH};
-use crate::{Device, Error, Observer, Precision, Preprocess, Resize, Result, WeightsSource, WeightsStore, decode};
+use crate::{
+    Decoding, Device, Error, Observer, Precision, Preprocess, Result, View, Views, WeightsSource, WeightsStore, decode,
+};
 
 /// Everything that the features of an image depend on, beside its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtractorConfig {
-    /// How an image becomes a square.
-    pub resize: Resize,
+    /// The views in which the network sees an image.
+    pub views: Views,
+    /// How large JPEGs are decoded.
+    pub decode: Decoding,
     /// The weights of the network.
     pub weights: WeightsSource,
     /// The number format of the network.
     pub precision: Precision,
     /// Where the network runs.
     pub device: Device,
-    /// How many images go through the network at once.
-    pub batch: usize,
+    /// How many images go through the network at once; `None` leaves it to [`Device::batch`].
+    pub batch: Option<usize>,
 }
 
 impl ExtractorConfig {
     /// Changes when the same configuration gives other features: decoding, preprocessing or the network changed.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// The libtorch that this program was built for.
     pub const LIBTORCH: &str = "2.11.0";
 
-    /// What features in the cache are known by.
+    /// What the features of each view are known by in the cache, in the order of the views.
     ///
-    /// The batch is part of it: batches of another size may be computed in another order. The number of threads is not:
-    /// with oneDNN's kernels features are the same with any. A CUDA device's number is not either.
+    /// How views are combined, and which others there are, is not part of it. The batch is: batches of another size may be
+    /// computed in another order. The number of threads is not, nor is a CUDA device's number.
     ///
     /// # Errors
     /// [`Error::Io`] if the weights file cannot be read.
-    pub fn key(&self) -> Result<Key> {
+    pub fn keys(&self) -> Result<Vec<Key>> {
         let ExtractorConfig {
-            resize,
+            views,
+            decode,
             weights,
             precision,
             device,
             batch,
         } = self;
-        Ok(Key::stage("extractor", Self::VERSION)
-            .field("resize", resize)
-            .field("weights", weights.sha256()?)
-            .field("precision", precision)
-            .field("device", device.kind())
-            .field("kernels", Kernels::best(*device).name())
-            .field("batch", batch)
-            .field("libtorch", Self::LIBTORCH)
-            .finish())
+        let weights = weights.sha256()?;
+        let key = |view: &View| {
+            Key::stage("extractor", Self::VERSION)
+                .field("view", view)
+                .field("decode", decode)
+                .field("weights", &weights)
+                .field("precision", precision)
+                .field("device", device.kind())
+                .field("kernels", Kernels::best(*device).name())
+                .field("batch", batch.map_or("auto".to_owned(), |batch| batch.to_string()))
+                .field("libtorch", Self::LIBTORCH)
+                .finish()
+        };
+        Ok(views.as_slice().iter().map(key).collect())
     }
 
     /// What a model records of how its features were made.
@@ -63,7 +71,9 @@ impl ExtractorConfig {
     pub fn info(&self) -> Result<ExtractorInfo> {
         let sha256 = self.weights.sha256()?;
         Ok(ExtractorInfo {
-            resize: self.resize.to_string(),
+            views: self.views.as_slice().iter().map(View::to_string).collect(),
+            combine: self.views.combination().to_string(),
+            decode: self.decode.to_string(),
             weights: self.weights_name(&sha256),
             weights_sha256: sha256,
             precision: self.precision.to_string(),
@@ -85,13 +95,15 @@ pub struct ImageFile {
     pub path: PathBuf,
     /// What its bytes must be, if they are known.
     pub digest: Option<Digest>,
+    /// The views that are wanted of it.
+    pub views: Vec<View>,
 }
 
 /// What became of an image.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Embedded {
-    /// Its 2048 features.
-    Features(Vec<f32>),
+    /// The 2048 features of each view that was wanted, in that order.
+    Features(Vec<Vec<f32>>),
     /// Why it cannot be read.
     Unreadable(String),
 }
@@ -100,13 +112,12 @@ pub enum Embedded {
 #[derive(Debug)]
 pub struct Extractor {
     network: Network,
-    resize: Resize,
-    batch: usize,
-    n_threads: usize,
+    lanes: Lanes,
+    decode: Decoding,
 }
 
 impl Extractor {
-    /// Loads the weights, downloading them first if need be. `n_threads` decode, and as many run the network.
+    /// Loads the weights, downloading them first if need be, and divides `n_threads` for work on `n_images` images.
     ///
     /// # Errors
     /// [`Error::Device`] if the device cannot do what is asked; those of the weights, naming their file.
@@ -114,36 +125,45 @@ impl Extractor {
         config: &ExtractorConfig,
         store: &WeightsStore,
         n_threads: usize,
+        n_images: usize,
         observer: &dyn Observer,
     ) -> Result<Self> {
-        config.device.check(config.precision)?;
-        let n_threads = n_threads.max(1);
-        tch::set_num_threads(n_threads as i32);
+        let &ExtractorConfig {
+            device,
+            precision,
+            decode,
+            ..
+        } = config;
+        device.check(precision)?;
         let parameters = config.weights.load(store, observer)?;
-        let (device, precision, batch) = (config.device, config.precision, config.batch.max(1));
+        let batch = match config.batch {
+            Some(batch) => batch.max(1),
+            None => device.batch(precision)?,
+        };
+        let lanes = Lanes::new(device, n_threads, n_images * config.views.as_slice().len(), batch);
+        let kernels = Kernels::best(device);
+        tracing::debug!(
+            "network on {device} in {precision} with {} kernels; {lanes}",
+            kernels.name()
+        );
+        // Weights are packed for the number of threads that will use them.
+        tch::set_num_threads(lanes.threads_each() as i32);
         let target = Target {
-            kernels: Kernels::best(device),
+            kernels,
             device,
             precision,
             batch,
         };
-        tracing::debug!(
-            "network on {device} in {precision}, {} kernels, batches of {batch}, {n_threads} threads",
-            target.kernels.name()
-        );
-        let network = Network::new(&parameters, target)?;
         Ok(Extractor {
-            network,
-            resize: config.resize,
-            batch,
-            n_threads,
+            network: Network::new(&parameters, target)?,
+            lanes,
+            decode,
         })
     }
 
     /// Embeds image files. `done` gets each file's place in `files` and what became of it, in no particular order.
     ///
-    /// Decoding runs beside the network, at most a few batches ahead, so that memory stays bounded. Every batch has
-    /// the same shape: the features of an image do not depend on its neighbours.
+    /// Every lane decodes and embeds a batch at a time, so that memory does not grow with the number of files.
     ///
     /// # Errors
     /// [`Error::Changed`] if a file does not hold the bytes it should, [`Error::Torch`] if the network fails,
@@ -152,81 +172,46 @@ impl Extractor {
         &self,
         files: &[ImageFile],
         observer: &dyn Observer,
-        mut done: impl FnMut(usize, Embedded) -> Result<()>,
+        done: impl FnMut(usize, Embedded) -> Result<()>,
     ) -> Result<()> {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(self.n_threads)
-            .thread_name(|n| format!("decode-{n}"))
-            .build()
-            .map_err(|error| Error::Io {
-                path: "threads".into(),
-                source: std::io::Error::other(error),
-            })?;
-        let (send, receive) = sync_channel(2 * self.batch);
-        let resize = self.resize;
-        let decode_all = move || {
-            files.par_iter().enumerate().try_for_each_init(
-                || (send.clone(), Preprocess::new(resize)),
-                |(send, preprocess), (place, file)| {
-                    // A failed send means that the receiver stopped for a reason of its own.
-                    if observer.is_interrupted() {
-                        None
-                    } else {
-                        send.send((place, read(file, preprocess))).ok()
-                    }
-                },
-            )
-        };
-        std::thread::scope(|scope| {
-            scope.spawn(move || pool.install(decode_all));
-            let mut pixels = vec![0; self.batch * Preprocess::BYTES];
-            let mut places = Vec::with_capacity(self.batch);
-            for (place, image) in receive {
-                match image? {
-                    Image::Unreadable(reason) => done(place, Embedded::Unreadable(reason))?,
-                    Image::Pixels(image) => {
-                        pixels[places.len() * Preprocess::BYTES..][..Preprocess::BYTES].copy_from_slice(&image);
-                        places.push(place);
-                    }
-                }
-                if places.len() == self.batch {
-                    self.run_batch(&pixels, &mut places, &mut done)?;
-                }
-            }
-            if observer.is_interrupted() {
-                return Err(Error::Interrupted);
-            }
-            self.run_batch(&pixels, &mut places, &mut done)
-        })
+        let decoding = self.decode;
+        let read = |place: usize, preprocess: &mut Preprocess| read(&files[place], decoding, preprocess);
+        self.lanes.run(files.len(), read, &self.network, observer, done)
     }
 
-    fn run_batch(
-        &self,
-        pixels: &[u8],
-        places: &mut Vec<usize>,
-        done: &mut impl FnMut(usize, Embedded) -> Result<()>,
-    ) -> Result<()> {
-        if places.is_empty() {
-            return Ok(());
-        }
-        let features = self.network.forward(pixels)?;
-        places
-            .drain(..)
-            .zip(features.chunks_exact(WIDTH))
-            .try_for_each(|(place, row)| done(place, Embedded::Features(row.to_vec())))
+    /// Embeds images that are decoded already: RGB `u8 [n, 224, 224, 3]`; the result is `f32 [n, 2048]` in C order.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] if the network fails.
+    pub fn embed_pixels(&self, images: &[u8]) -> Result<Vec<f32>> {
+        let n_images = images.len() / Preprocess::BYTES;
+        let mut features = vec![0.0; n_images * WIDTH];
+        let read = |place: usize, _: &mut Preprocess| {
+            Ok(Image::Views(
+                images[place * Preprocess::BYTES..][..Preprocess::BYTES].to_vec(),
+            ))
+        };
+        self.lanes.run(n_images, read, &self.network, &(), |place, embedded| {
+            if let Embedded::Features(rows) = embedded {
+                features[place * WIDTH..][..WIDTH].copy_from_slice(&rows[0]);
+            }
+            Ok(())
+        })?;
+        Ok(features)
     }
 }
 
-enum Image {
-    Pixels(Vec<u8>),
+/// An image on its way to the network.
+pub(crate) enum Image {
+    /// RGB of its views, `u8 [views, 224, 224, 3]`.
+    Views(Vec<u8>),
+    /// Why it cannot be read.
     Unreadable(String),
 }
 
-fn read(file: &ImageFile, preprocess: &mut Preprocess) -> Result<Image> {
+fn read(file: &ImageFile, decoding: Decoding, preprocess: &mut Preprocess) -> Result<Image> {
     let bytes = match std::fs::read(&file.path) {
         Ok(bytes) => bytes,
-        // What was scanned and cannot be read now is a fault of the moment, not a property of the image.
-        Err(error) if file.digest.is_some() => return Err(Error::io(&file.path)(error)),
         // What was scanned and cannot be read now is a fault of the moment, not a property of the image.
         Err(error) if file.digest.is_some() => return Err(Error::io(&file.path)(error)),
         Err(error) => return Ok(Image::Unreadable(error.to_string())),
@@ -236,8 +221,13 @@ fn read(file: &ImageFile, preprocess: &mut Preprocess) -> Result<Image> {
             path: file.path.clone(),
         });
     }
-    Ok(match decode(&bytes) {
-        Ok(image) => Image::Pixels(preprocess.run(&image)),
-        Err(error) => Image::Unreadable(error.to_string()),
-    })
+    let image = match decode(&bytes, decoding) {
+        Ok(image) => image,
+        Err(error) => return Ok(Image::Unreadable(error.to_string())),
+    };
+    let mut pixels = vec![0; file.views.len() * Preprocess::BYTES];
+    for (&view, pixels) in file.views.iter().zip(pixels.chunks_exact_mut(Preprocess::BYTES)) {
+        preprocess.run(&image, view, pixels);
+    }
+    Ok(Image::Views(pixels))
 }

@@ -1,6 +1,9 @@
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-use crate::onednn::{self, Activation, PackedConv};
+use crate::bridge::{self, Activation, PackedConv};
 use crate::weights::Parameters;
 use crate::{Device, Precision, Preprocess, Result};
 
@@ -103,11 +106,15 @@ pub(crate) fn parameters() -> Vec<ParameterShape> {
         });
         std::iter::once(conv).chain(norm).collect::<Vec<_>>()
     };
-    let blocks = bottlenecks();
-    let in_blocks = blocks
-        .iter()
-        .flat_map(|block| block.convs.iter().chain(&block.downsample));
-    std::iter::once(&stem()).chain(in_blocks).flat_map(of).collect()
+    plans().flat_map(|plan| of(&plan)).collect()
+}
+
+/// Every convolution in the order in which [`Network`] takes them.
+fn plans() -> impl Iterator<Item = ConvNorm> {
+    let in_blocks = bottlenecks()
+        .into_iter()
+        .flat_map(|block| block.convs.into_iter().chain(block.downsample));
+    std::iter::once(stem()).chain(in_blocks)
 }
 
 /// Who computes the convolutions.
@@ -117,15 +124,17 @@ pub(crate) enum Kernels {
     Plain,
     /// oneDNN's convolutions, fused with what follows.
     OneDnn,
+    /// cuDNN's convolutions, fused with what follows.
+    CuDnn,
 }
 
 impl Kernels {
     /// The best there is for a device.
     pub(crate) fn best(device: Device) -> Self {
-        if device == Device::Cpu && onednn::is_available() {
-            Kernels::OneDnn
-        } else {
-            Kernels::Plain
+        match device {
+            Device::Cpu if bridge::has_onednn() => Kernels::OneDnn,
+            Device::Cuda(_) if tch::Cuda::cudnn_is_available() => Kernels::CuDnn,
+            _ => Kernels::Plain,
         }
     }
 
@@ -133,6 +142,7 @@ impl Kernels {
         match self {
             Kernels::Plain => "plain",
             Kernels::OneDnn => "onednn",
+            Kernels::CuDnn => "cudnn",
         }
     }
 }
@@ -147,42 +157,121 @@ pub(crate) struct Target {
     pub(crate) batch: usize,
 }
 
-/// A convolution with the batch norm folded in.
+/// Weight and bias of a convolution with the batch norm folded in.
+struct Folded {
+    /// `[out, h, w, in]`: channels last.
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Folded {
+    /// w' = w·γ/√(σ² + ε), b' = β − μ·γ/√(σ² + ε), computed in double precision.
+    fn new(plan: &ConvNorm, parameters: &Parameters) -> Self {
+        let norm = |part: &str| parameters.get(&format!("{}.{part}", plan.norm));
+        let (gamma, beta) = (norm("weight"), norm("bias"));
+        let (mean, variance) = (norm("running_mean"), norm("running_var"));
+        let factors: Vec<f64> = (gamma.iter().zip(variance))
+            .map(|(&gamma, &variance)| f64::from(gamma) / (f64::from(variance) + EPSILON).sqrt())
+            .collect();
+        let bias = (beta.iter().zip(mean).zip(&factors))
+            .map(|((&beta, &mean), factor)| (f64::from(beta) - f64::from(mean) * factor) as f32)
+            .collect();
+        let [_, n_in, side] = plan.shape.map(|length| length as usize);
+        let area = side * side;
+        let weight = parameters.get(&format!("{}.weight", plan.conv));
+        let mut folded = Vec::with_capacity(weight.len());
+        for (filter, factor) in weight.chunks_exact(n_in * area).zip(&factors) {
+            for at in 0..area {
+                let channels = filter[at..].iter().step_by(area);
+                folded.extend(channels.map(|&weight| (f64::from(weight) * factor) as f32));
+            }
+        }
+        Folded { weight: folded, bias }
+    }
+}
+
+/// A convolution with the batch norm folded in, where and as the network runs it.
 #[derive(Debug)]
 enum Conv {
-    Plain {
-        weight: Tensor,
-        bias: Tensor,
-        stride: i64,
-        padding: i64,
-    },
+    Plain(Unpacked),
     OneDnn(PackedConv),
+    CuDnn(Unpacked),
+}
+
+/// A convolution in libtorch's own layout.
+#[derive(Debug)]
+struct Unpacked {
+    weight: Tensor,
+    bias: Tensor,
+    stride: i64,
+    padding: i64,
+}
+
+impl Unpacked {
+    fn share(&self) -> Self {
+        Unpacked {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+            ..*self
+        }
+    }
+
+    fn run(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        let mut y = x.f_conv2d(&self.weight, Some(&self.bias), [self.stride], [self.padding], [1], 1)?;
+        Ok(match activation {
+            Activation::Relu => y.f_relu_()?,
+            Activation::None => y,
+        })
+    }
+
+    fn run_add_relu(&self, x: &Tensor, sum: &Tensor) -> Result<Tensor> {
+        Ok(self.run(x, Activation::None)?.f_add(sum)?.f_relu_()?)
+    }
+
+    fn run_cudnn_relu(&self, x: &Tensor) -> Result<Tensor> {
+        let Unpacked {
+            weight,
+            bias,
+            stride,
+            padding,
+        } = self;
+        let (stride, padding) = ([*stride; 2], [*padding; 2]);
+        Ok(x.f_cudnn_convolution_relu(weight, Some(bias), stride, padding, [1, 1], 1)?)
+    }
+
+    fn run_cudnn_add_relu(&self, x: &Tensor, sum: &Tensor) -> Result<Tensor> {
+        let Unpacked {
+            weight,
+            bias,
+            stride,
+            padding,
+        } = self;
+        let (stride, padding) = ([*stride; 2], [*padding; 2]);
+        Ok(x.f_cudnn_convolution_add_relu(weight, sum, 1.0, Some(bias), stride, padding, [1, 1], 1)?)
+    }
 }
 
 impl Conv {
-    /// w' = w·γ/√(σ² + ε), b' = β − μ·γ/√(σ² + ε), computed in double precision.
-    fn fold(plan: &ConvNorm, parameters: &Parameters, target: Target) -> Result<Self> {
-        let get = |name: &str, part: &str| parameters.get(&format!("{name}.{part}")).to_kind(Kind::Double);
-        let weight = get(&plan.conv, "weight");
-        let norm = |part| get(&plan.norm, part);
-        let factor = norm("weight") / (norm("running_var") + EPSILON).sqrt();
-        let bias = norm("bias") - norm("running_mean") * &factor;
-        let place = |tensor: Tensor| {
-            tensor
+    fn new(plan: &ConvNorm, folded: &Folded, target: Target) -> Result<Self> {
+        let place = |tensor: Tensor| -> Result<Tensor> {
+            Ok(tensor
                 .f_to_kind(target.precision.kind())?
-                .f_to_device(target.device.torch())
+                .f_to_device(target.device.torch())?)
         };
-        let weight = channels_last(&place(weight * factor.view([-1, 1, 1, 1]))?)?;
-        let bias = place(bias)?;
-        let [_, n_in, side] = plan.shape;
+        let [n_out, n_in, side] = plan.shape;
+        let weight = Tensor::from_slice(&folded.weight).f_reshape([n_out, side, side, n_in])?;
+        let weight = place(weight)?.f_permute([0, 3, 1, 2])?;
+        let bias = place(Tensor::from_slice(&folded.bias))?;
         let (stride, padding) = (plan.stride, side / 2);
+        let unpacked = |bias| Unpacked {
+            weight: weight.shallow_clone(),
+            bias,
+            stride,
+            padding,
+        };
         Ok(match target.kernels {
-            Kernels::Plain => Conv::Plain {
-                weight,
-                bias,
-                stride,
-                padding,
-            },
+            Kernels::Plain => Conv::Plain(unpacked(bias)),
+            Kernels::CuDnn => Conv::CuDnn(unpacked(bias)),
             Kernels::OneDnn => {
                 let input = [target.batch as i64, n_in, plan.input_side, plan.input_side];
                 Conv::OneDnn(PackedConv::new(&weight, bias, stride, padding, input)?)
@@ -190,22 +279,19 @@ impl Conv {
         })
     }
 
+    fn share(&self) -> Self {
+        match self {
+            Conv::Plain(conv) => Conv::Plain(conv.share()),
+            Conv::OneDnn(conv) => Conv::OneDnn(conv.share()),
+            Conv::CuDnn(conv) => Conv::CuDnn(conv.share()),
+        }
+    }
+
     fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         match self {
             Conv::OneDnn(conv) => conv.run(x, activation),
-            Conv::Plain {
-                weight,
-                bias,
-                stride,
-                padding,
-            } => {
-                let mut y = x.f_conv2d(weight, Some(bias), [*stride], [*padding], [1], 1)?;
-                Ok(if activation == Activation::Relu {
-                    y.f_relu_()?
-                } else {
-                    y
-                })
-            }
+            Conv::CuDnn(conv) if activation == Activation::Relu => conv.run_cudnn_relu(x),
+            Conv::Plain(conv) | Conv::CuDnn(conv) => conv.run(x, activation),
         }
     }
 
@@ -213,7 +299,8 @@ impl Conv {
     fn forward_add_relu(&self, x: &Tensor, sum: Tensor) -> Result<Tensor> {
         match self {
             Conv::OneDnn(conv) => conv.run_add_relu(x, sum),
-            Conv::Plain { .. } => Ok(self.forward(x, Activation::None)?.f_add(&sum)?.f_relu_()?),
+            Conv::CuDnn(conv) => conv.run_cudnn_add_relu(x, &sum),
+            Conv::Plain(conv) => conv.run_add_relu(x, &sum),
         }
     }
 }
@@ -225,6 +312,13 @@ struct Block {
 }
 
 impl Block {
+    fn share(&self) -> Self {
+        Block {
+            convs: self.convs.each_ref().map(Conv::share),
+            downsample: self.downsample.as_ref().map(Conv::share),
+        }
+    }
+
     fn forward(&self, x: Tensor) -> Result<Tensor> {
         let [first, second, third] = &self.convs;
         let y = second.forward(&first.forward(&x, Activation::Relu)?, Activation::Relu)?;
@@ -237,56 +331,66 @@ impl Block {
 }
 
 /// ResNet-50 without its top, for inference, batch norms folded, in channels-last layout.
+///
+/// Threads that run it at once have a [`share`](Network::share) each; on a GPU they take turns, and only copies overlap.
 #[derive(Debug)]
 pub(crate) struct Network {
     target: Target,
-    mean: Tensor,
-    standard_deviation: Tensor,
+    pixels: Pixels,
     stem: Conv,
     blocks: Vec<Block>,
+    /// Held while a GPU computes: two batches at once would take twice the memory and no less time.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Network {
     pub(crate) fn new(parameters: &Parameters, target: Target) -> Result<Self> {
+        // Folding reads every weight: all cores. Packing is libtorch's, which has threads of its own.
+        let plans: Vec<ConvNorm> = plans().collect();
+        let folded: Vec<Folded> = plans.par_iter().map(|plan| Folded::new(plan, parameters)).collect();
         tch::no_grad(|| {
-            let conv = |plan: &ConvNorm| Conv::fold(plan, parameters, target);
-            let block = |plan: &Bottleneck| {
-                let [first, second, third] = &plan.convs;
-                Ok(Block {
-                    convs: [conv(first)?, conv(second)?, conv(third)?],
-                    downsample: plan.downsample.as_ref().map(conv).transpose()?,
-                })
-            };
+            let convs = plans
+                .iter()
+                .zip(&folded)
+                .map(|(plan, folded)| Conv::new(plan, folded, target));
+            let mut convs = convs.collect::<Result<Vec<_>>>()?.into_iter();
+            let mut next = || convs.next().expect("a convolution for each of the plan");
             Ok(Network {
                 target,
-                mean: Tensor::from_slice(&MEAN).f_to_device(target.device.torch())?,
-                standard_deviation: Tensor::from_slice(&STANDARD_DEVIATION).f_to_device(target.device.torch())?,
-                stem: conv(&stem())?,
-                blocks: bottlenecks().iter().map(block).collect::<Result<_>>()?,
+                pixels: Pixels::new(target.device)?,
+                stem: next(),
+                blocks: bottlenecks()
+                    .iter()
+                    .map(|plan| Block {
+                        convs: [next(), next(), next()],
+                        downsample: plan.downsample.as_ref().map(|_| next()),
+                    })
+                    .collect(),
+                turn: Arc::default(),
             })
         })
     }
 
-    /// Embeds a batch of RGB images, `u8 [batch, 224, 224, 3]`; the result is `f32 [batch, 2048]` in C order.
+    /// The same network for another thread: the weights are not copied.
+    pub(crate) fn share(&self) -> Self {
+        Network {
+            target: self.target,
+            pixels: self.pixels.share(),
+            stem: self.stem.share(),
+            blocks: self.blocks.iter().map(Block::share).collect(),
+            turn: self.turn.clone(),
+        }
+    }
+
+    /// Embeds RGB images, `u8 [n, 224, 224, 3]`; the result is `f32 [n, 2048]` in C order.
+    ///
+    /// `n` is the batch that the network was built for, or on a GPU any number.
     pub(crate) fn forward(&self, images: &[u8]) -> Result<Vec<f32>> {
-        let Target {
-            device,
-            precision,
-            batch,
-            ..
-        } = self.target;
-        let (n, side) = (batch as i64, Preprocess::SIDE as i64);
         tch::no_grad(|| {
-            let pixels = Tensor::f_from_data_size(images, &[n, side, side, 3], Kind::Uint8)?;
-            // In this order, so that the numbers are those of torchvision's ToTensor and Normalize.
-            let x = pixels
-                .f_to_device(device.torch())?
-                .f_to_kind(Kind::Float)?
-                .f_div_scalar_(255.0)?;
-            let x = x
-                .f_sub(&self.mean)?
-                .f_div(&self.standard_deviation)?
-                .f_to_kind(precision.kind())?;
+            let x = self.pixels.upload(images)?;
+            let turn = || self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let _turn = (self.target.device != Device::Cpu).then(turn);
+            let x = self.pixels.normalize(x)?.f_to_kind(self.target.precision.kind())?;
             let mut x = self.stem.forward(&x.f_permute([0, 3, 1, 2])?, Activation::Relu)?;
             x = x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?;
             for block in &self.blocks {
@@ -295,22 +399,101 @@ impl Network {
             let pooled = x
                 .f_to_kind(Kind::Float)?
                 .f_mean_dim([2, 3].as_slice(), false, Kind::Float)?;
-            let mut features = vec![0.0; batch * WIDTH];
+            let mut features = vec![0.0; images.len() / Preprocess::BYTES * WIDTH];
+            let n = features.len();
             pooled
                 .f_to_device(tch::Device::Cpu)?
                 .f_contiguous()?
-                .f_copy_data(&mut features, batch * WIDTH)?;
+                .f_copy_data(&mut features, n)?;
             Ok(features)
         })
     }
 }
 
-/// The same tensor `[a, b, h, w]`, stored in the order a, h, w, b.
-fn channels_last(tensor: &Tensor) -> Result<Tensor> {
-    Ok(tensor
-        .f_permute([0, 2, 3, 1])?
-        .f_contiguous()?
-        .f_permute([0, 3, 1, 2])?)
+/// How 8-bit pixels become what the network takes: (x / 255 − mean) / standard deviation, in single precision and in this
+/// order, so that the numbers are those of torchvision's ToTensor and Normalize.
+#[derive(Debug)]
+enum Pixels {
+    /// By table, for each channel.
+    Cpu(Box<[[f32; 256]; 3]>),
+    /// On the device, which takes them as they are.
+    Gpu {
+        device: Device,
+        mean: Tensor,
+        standard_deviation: Tensor,
+    },
+}
+
+impl Pixels {
+    fn new(device: Device) -> Result<Self> {
+        Ok(match device {
+            Device::Cpu => {
+                let value =
+                    |channel: usize, pixel: usize| (pixel as f32 / 255.0 - MEAN[channel]) / STANDARD_DEVIATION[channel];
+                Pixels::Cpu(Box::new(std::array::from_fn(|channel| {
+                    std::array::from_fn(|pixel| value(channel, pixel))
+                })))
+            }
+            Device::Cuda(_) | Device::Mps => Pixels::Gpu {
+                device,
+                mean: Tensor::from_slice(&MEAN).f_to_device(device.torch())?,
+                standard_deviation: Tensor::from_slice(&STANDARD_DEVIATION).f_to_device(device.torch())?,
+            },
+        })
+    }
+
+    fn share(&self) -> Self {
+        match self {
+            Pixels::Cpu(tables) => Pixels::Cpu(tables.clone()),
+            Pixels::Gpu {
+                device,
+                mean,
+                standard_deviation,
+            } => Pixels::Gpu {
+                device: *device,
+                mean: mean.shallow_clone(),
+                standard_deviation: standard_deviation.shallow_clone(),
+            },
+        }
+    }
+
+    /// Brings images, `u8 [n, 224, 224, 3]`, to the device; on the CPU they are normalized at once.
+    fn upload(&self, images: &[u8]) -> Result<Tensor> {
+        let side = Preprocess::SIDE as i64;
+        let shape = [(images.len() / Preprocess::BYTES) as i64, side, side, 3];
+        Ok(match self {
+            Pixels::Cpu(tables) => {
+                let [red, green, blue] = tables.as_ref();
+                let mut values = Vec::with_capacity(images.len());
+                for &[r, g, b] in images.as_chunks().0 {
+                    values.extend([red[usize::from(r)], green[usize::from(g)], blue[usize::from(b)]]);
+                }
+                Tensor::from_slice(&values).f_reshape(shape)?
+            }
+            Pixels::Gpu {
+                device: Device::Cuda(n),
+                ..
+            } => bridge::upload(images, Preprocess::SIDE, *n)?,
+            Pixels::Gpu { device, .. } => {
+                Tensor::f_from_data_size(images, &shape, Kind::Uint8)?.f_to_device(device.torch())?
+            }
+        })
+    }
+
+    fn normalize(&self, x: Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Pixels::Cpu(_) => x,
+            Pixels::Gpu {
+                mean,
+                standard_deviation,
+                ..
+            } => x
+                .f_to_kind(Kind::Float)?
+                .f_div_scalar_(255.0)?
+                .f_sub_(mean)?
+                .f_div_(standard_deviation)?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -320,7 +503,7 @@ mod tests {
 
     #[test]
     fn fused_and_plain_kernels_agree() {
-        assert!(onednn::is_available(), "the libtorch that setup provides has oneDNN");
+        assert!(bridge::has_onednn(), "the libtorch that setup provides has oneDNN");
         let parameters = WeightsSource::Untrained
             .load(&WeightsStore::new("unused".into(), None), &())
             .unwrap();

@@ -3,46 +3,59 @@ use std::str::FromStr;
 
 use image::RgbImage;
 
-use crate::resize::{Axis, resize};
+use crate::resize::{Resizer, Side};
 
-/// How an image of any shape becomes a square.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resize {
-    /// 224 × 224 whatever the shape: nothing is cut off, the aspect is not kept.
+/// How an image of any shape becomes a square of 224 × 224 pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum View {
+    /// Both sides to 224 whatever the shape: nothing is cut off, the aspect is not kept.
     Squash,
     /// The short side to 256, then the middle 224 × 224: the aspect is kept, the edges are cut off.
     Crop,
+    /// [`View::Squash`], mirrored left to right.
+    Mirror,
+    /// [`View::Crop`], mirrored left to right.
+    CropMirror,
 }
 
-impl fmt::Display for Resize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Resize::Squash => "squash",
-            Resize::Crop => "crop",
-        })
+impl View {
+    /// All views.
+    pub const ALL: [View; 4] = [View::Squash, View::Crop, View::Mirror, View::CropMirror];
+
+    fn name(self) -> &'static str {
+        match self {
+            View::Squash => "squash",
+            View::Crop => "crop",
+            View::Mirror => "mirror",
+            View::CropMirror => "crop-mirror",
+        }
     }
 }
 
-impl FromStr for Resize {
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for View {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "squash" => Ok(Resize::Squash),
-            "crop" => Ok(Resize::Crop),
-            _ => Err(format!("expected squash or crop, found {text}")),
-        }
+        View::ALL
+            .into_iter()
+            .find(|view| view.name() == text)
+            .ok_or_else(|| format!("expected squash, crop, mirror or crop-mirror, found {text}"))
     }
 }
 
 /// Brings images to the size that the network takes.
 ///
 /// The pixels are those of torchvision's `Resize((224, 224))`, or `Resize(256)` and `CenterCrop(224)`, on Pillow images:
-/// antialiased bilinear, bit for bit.
-#[derive(Debug)]
+/// antialiased bilinear, bit for bit. Buffers are kept from image to image.
+#[derive(Debug, Default)]
 pub struct Preprocess {
-    resize: Resize,
-    scratch: Vec<u8>,
+    resizer: Resizer,
 }
 
 impl Preprocess {
@@ -50,35 +63,49 @@ impl Preprocess {
     pub const SIDE: usize = 224;
     /// The number of bytes of the result: `u8 [224, 224, 3]`.
     pub const BYTES: usize = Self::SIDE * Self::SIDE * 3;
-    /// The length of the short side before [`Resize::Crop`] cuts.
+    /// The length of the short side before [`View::Crop`] cuts.
     const SHORT_SIDE: usize = 256;
 
-    /// Preprocessing with this kind of resize. A buffer is kept from image to image.
-    pub fn new(resize: Resize) -> Self {
-        Preprocess {
-            resize,
-            scratch: Vec::new(),
-        }
+    /// Preprocessing whose buffers are still empty.
+    pub fn new() -> Self {
+        Preprocess::default()
     }
 
-    /// Resizes an image to RGB `u8 [224, 224, 3]`.
-    pub fn run(&mut self, image: &RgbImage) -> Vec<u8> {
+    /// Writes a view of an image to `out`, as RGB `u8 [224, 224, 3]`.
+    ///
+    /// # Panics
+    /// If `out` is not [`Preprocess::BYTES`] long, or the image has no pixels.
+    pub fn run(&mut self, image: &RgbImage, view: View, out: &mut [u8]) {
+        assert_eq!(out.len(), Self::BYTES, "the length of a view");
         let (width, height) = (image.width() as usize, image.height() as usize);
-        let axis = |length, other| match self.resize {
-            Resize::Squash => Axis::whole(length, Self::SIDE),
-            Resize::Crop => crop(length, other),
+        let (horizontal, vertical) = match view {
+            View::Squash | View::Mirror => (Side::whole(Self::SIDE), Side::whole(Self::SIDE)),
+            View::Crop | View::CropMirror => (crop(width, height), crop(height, width)),
         };
-        resize(image, &axis(width, height), &axis(height, width), &mut self.scratch)
+        self.resizer.run(image, &horizontal, &vertical, out);
+        if matches!(view, View::Mirror | View::CropMirror) {
+            mirror(out);
+        }
     }
 }
 
 /// Resizes a side of `length` pixels as if the shorter one were to get 256, and keeps the middle 224.
 ///
 /// The rounding is that of torchvision's `Resize(256)` (down) and `CenterCrop(224)` (half to even).
-fn crop(length: usize, other: usize) -> Axis {
+fn crop(length: usize, other: usize) -> Side {
     let resized = Preprocess::SHORT_SIDE * length / length.min(other);
     let start = ((resized - Preprocess::SIDE) as f64 / 2.0).round_ties_even() as usize;
-    Axis::new(length, resized, start..start + Preprocess::SIDE)
+    Side {
+        length: resized,
+        window: start..start + Preprocess::SIDE,
+    }
+}
+
+/// Mirrors a view left to right.
+fn mirror(pixels: &mut [u8]) {
+    for row in pixels.chunks_exact_mut(3 * Preprocess::SIDE) {
+        row.as_chunks_mut::<3>().0.reverse();
+    }
 }
 
 #[cfg(test)]
@@ -87,6 +114,12 @@ mod tests {
 
     use super::*;
 
+    fn view(image: &RgbImage, view: View) -> Vec<u8> {
+        let mut out = vec![0; Preprocess::BYTES];
+        Preprocess::new().run(image, view, &mut out);
+        out
+    }
+
     #[test]
     fn squash_keeps_the_corners_and_crop_cuts_the_edges() {
         let stripes = RgbImage::from_fn(
@@ -94,24 +127,46 @@ mod tests {
             300,
             |x, _| if x < 100 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) },
         );
-        let squashed = Preprocess::new(Resize::Squash).run(&stripes);
-        let cropped = Preprocess::new(Resize::Crop).run(&stripes);
-        assert_eq!((squashed.len(), cropped.len()), (Preprocess::BYTES, Preprocess::BYTES));
-        assert_eq!(squashed[..3], [255, 0, 0]);
-        assert_eq!(cropped[..3], [0, 0, 255]);
+        assert_eq!(view(&stripes, View::Squash)[..3], [255, 0, 0]);
+        assert_eq!(view(&stripes, View::Crop)[..3], [0, 0, 255]);
+    }
+
+    #[test]
+    fn mirrored_views_are_the_others_from_right_to_left() {
+        let image = RgbImage::from_fn(313, 271, |x, y| Rgb([x as u8, y as u8, (x * y) as u8]));
+        for (plain, mirrored) in [(View::Squash, View::Mirror), (View::Crop, View::CropMirror)] {
+            let (plain, mirrored) = (view(&image, plain), view(&image, mirrored));
+            let pixel = |pixels: &[u8], x: usize, y: usize| pixels[3 * (y * 224 + x)..][..3].to_vec();
+            for (x, y) in [(0, 0), (223, 0), (100, 50), (111, 223)] {
+                assert_eq!(pixel(&mirrored, x, y), pixel(&plain, 223 - x, y), "{x}, {y}");
+            }
+            let mut twice = mirrored.clone();
+            mirror(&mut twice);
+            assert!(twice == plain && mirrored != plain);
+        }
     }
 
     #[test]
     fn images_of_one_pixel_and_of_one_row_are_resized() {
         for (width, height) in [(1, 1), (3000, 1), (1, 3000)] {
-            for resize in [Resize::Squash, Resize::Crop] {
+            for kind in View::ALL {
                 let image = RgbImage::from_pixel(width, height, Rgb([7, 8, 9]));
-                let bytes = Preprocess::new(resize).run(&image);
                 assert!(
-                    bytes.chunks_exact(3).all(|pixel| pixel == [7, 8, 9]),
-                    "{width} × {height}, {resize}"
+                    view(&image, kind).chunks_exact(3).all(|pixel| pixel == [7, 8, 9]),
+                    "{width} × {height}, {kind}"
                 );
             }
         }
+    }
+
+    #[test]
+    fn views_are_read_by_their_names() {
+        for view in View::ALL {
+            assert_eq!(view.to_string().parse(), Ok(view));
+        }
+        assert_eq!(
+            "flip".parse::<View>(),
+            Err("expected squash, crop, mirror or crop-mirror, found flip".to_owned())
+        );
     }
 }

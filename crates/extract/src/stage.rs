@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use luthier_artifact::{Artifact, Cache, Content, Digest, ExtractorInfo, FeatureTable, Key, Manifest, Split};
@@ -6,7 +6,8 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageFile, Observer, Result, WIDTH, WeightsStore,
+    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageFile, Observer, Result, View, Views, WIDTH,
+    WeightsStore,
 };
 
 /// How much work a killed process may lose at most.
@@ -73,7 +74,7 @@ impl Artifact for SkippedImages {
 
 impl ExtractConfig {
     /// Changes when the same features are put into tables in another way.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// The stage's key. `manifest` is the digest of the manifest.
     ///
@@ -81,24 +82,27 @@ impl ExtractConfig {
     /// [`Error::Io`] if the weights file cannot be read.
     pub fn key(&self, manifest: Digest) -> Result<Key> {
         let ExtractConfig { extractor } = self;
-        let extractor = extractor.key()?;
-        let digest = extractor.digest();
-        // From the key, because hashing the weights again costs as much as all the rest of an unchanged run.
-        let sha256 = extractor.get("weights").expect("the weights are part of the key");
-        let weights_name = self.extractor.weights_name(sha256);
+        let keys = extractor.keys()?;
         let mut key = Key::stage("extract", Self::VERSION);
-        for part in extractor.parts {
+        // The parts that all views have in common, for people: which views there are is said below.
+        for part in keys[0].parts.iter().filter(|part| part.name != "view") {
             let name = if part.name == "version" {
                 "extractor version"
             } else {
                 &part.name
             };
-            key = key.field(name, part.value);
+            key = key.field(name, &part.value);
         }
-        // The name is in the tables, though it changes no feature.
+        // From the key, because hashing the weights again costs as much as all the rest of an unchanged run.
+        let sha256 = keys[0].get("weights").expect("the weights are part of the key");
+        let views: Vec<String> = extractor.views.as_slice().iter().map(View::to_string).collect();
+        let extractors: Vec<String> = keys.iter().map(|key| key.digest().to_string()).collect();
         Ok(key
-            .field("weights name", weights_name)
-            .field("extractor", digest)
+            .field("views", views.join(", "))
+            .field("combine", extractor.views.combination())
+            // The name is in the tables, though it changes no feature.
+            .field("weights name", extractor.weights_name(sha256))
+            .field("extractor", extractors.join(" "))
             .input("manifest", manifest)
             .finish())
     }
@@ -118,46 +122,77 @@ impl ExtractConfig {
         n_threads: usize,
         observer: &dyn Observer,
     ) -> Result<Extraction> {
-        let extractor = self.extractor.key()?.digest();
-        let images = distinct_images(manifest);
-        let mut features = HashMap::with_capacity(images.len());
-        for images in images.keys().copied().collect::<Vec<_>>().chunks(LOOKUP) {
-            features.extend(
-                cache
-                    .features(&extractor, images)?
-                    .into_iter()
-                    .filter(|(_, row)| row.len() == WIDTH),
-            );
-        }
-        let n_reused = features.len();
-        let mut missing: Vec<ImageFile> = images
+        let ExtractConfig { extractor } = self;
+        let views = extractor.views.as_slice();
+        let keys: Vec<Digest> = extractor.keys()?.iter().map(Key::digest).collect();
+        let mut images: HashMap<Digest, Rows> = distinct_images(manifest)
             .into_iter()
-            .filter(|(digest, _)| !features.contains_key(digest))
-            .map(|(digest, entry)| ImageFile {
-                path: source.path(&manifest.entries[entry]),
-                digest: Some(digest),
+            .map(|(digest, entry)| {
+                (
+                    digest,
+                    Rows {
+                        entry,
+                        of_views: vec![None; views.len()],
+                    },
+                )
             })
             .collect();
+        let digests: Vec<Digest> = images.keys().copied().collect();
+        for (view, key) in keys.iter().enumerate() {
+            for digests in digests.chunks(LOOKUP) {
+                let known = cache.features(key, digests)?.into_iter();
+                for (digest, row) in known.filter(|(_, row)| row.len() == WIDTH) {
+                    images
+                        .get_mut(&digest)
+                        .expect("the cache answers what it was asked")
+                        .of_views[view] = Some(row);
+                }
+            }
+        }
+        let mut missing: Vec<ImageFile> = images
+            .iter()
+            .filter(|(_, rows)| !rows.missing(views).is_empty())
+            .map(|(digest, rows)| ImageFile {
+                path: source.path(&manifest.entries[rows.entry]),
+                digest: Some(*digest),
+                views: rows.missing(views),
+            })
+            .collect();
+        let n_reused = images.len() - missing.len();
         // Files of a folder often lie together on the disk.
         missing.sort_by(|a, b| a.path.cmp(&b.path));
         let mut skipped = Vec::new();
         if !missing.is_empty() {
-            let network = Extractor::load(&self.extractor, store, n_threads, observer)?;
+            let network = Extractor::load(extractor, store, n_threads, missing.len(), observer)?;
             observer.begin("images embedded", missing.len() as u64);
             let mut commit = Commit {
                 cache,
-                extractor,
-                pending: Vec::new(),
+                keys: &keys,
+                pending: vec![Vec::new(); keys.len()],
                 since: Instant::now(),
             };
             let outcome = network.embed(&missing, observer, |place, embedded| {
                 observer.advance(1);
-                let digest = missing[place].digest.expect("scanned images have digests");
+                let ImageFile {
+                    digest, views: wanted, ..
+                } = &missing[place];
+                let digest = digest.expect("scanned images have digests");
                 match embedded {
                     Embedded::Unreadable(reason) => skipped.push((digest, reason)),
-                    Embedded::Features(row) => {
-                        features.insert(digest, row.clone());
-                        commit.push(digest, row)?;
+                    Embedded::Features(rows) => {
+                        let known = &mut images
+                            .get_mut(&digest)
+                            .expect("what is missing is known by digest")
+                            .of_views;
+                        for (wanted, row) in wanted.iter().zip(rows) {
+                            let view = views
+                                .iter()
+                                .position(|view| view == wanted)
+                                .expect("a view of the extractor");
+                            known[view] = Some(row.clone());
+                            commit.pending[view].push((digest, row));
+                        }
+                        commit.flush_if_due()?;
                     }
                 }
                 Ok(())
@@ -167,15 +202,20 @@ impl ExtractConfig {
             outcome?;
             observer.end();
         }
+        let n_embedded = missing.len() - skipped.len();
+        let features: HashMap<Digest, Vec<f32>> = images
+            .into_iter()
+            .filter_map(|(digest, rows)| Some((digest, rows.combine(&extractor.views)?)))
+            .collect();
         skipped.sort();
         let skipped = SkippedImages(skipped);
         check_classes(source, manifest, &features, &skipped)?;
-        let info = self.extractor.info()?;
-        let table = |split| table(manifest, split, &features, &info);
+        let info = extractor.info()?;
+        let table = |split| table(manifest, split, &features, &info, extractor.views.width());
         Ok(Extraction {
             train: table(Split::Train),
             test: table(Split::Test),
-            n_embedded: features.len() - n_reused,
+            n_embedded,
             n_reused,
             skipped,
         })
@@ -187,31 +227,57 @@ impl ExtractConfig {
     /// [`Error::Io`] if the weights file cannot be read, [`Error::Cache`] if the cache fails.
     pub fn count_missing(&self, manifest: &Manifest, cache: &Cache) -> Result<usize> {
         let images: Vec<Digest> = distinct_images(manifest).into_keys().collect();
-        Ok(images.len() - cache.count_features(&self.extractor.key()?.digest(), &images)?)
+        let mut missing = HashSet::new();
+        for key in self.extractor.keys()? {
+            missing.extend(cache.without_features(&key.digest(), &images)?);
+        }
+        Ok(missing.len())
+    }
+}
+
+/// The features of an image, view by view, as far as they are known.
+struct Rows {
+    /// The place of the image's first entry in the manifest.
+    entry: usize,
+    of_views: Vec<Option<Vec<f32>>>,
+}
+
+impl Rows {
+    fn missing(&self, views: &[View]) -> Vec<View> {
+        let rows = views.iter().zip(&self.of_views);
+        rows.filter(|(_, row)| row.is_none()).map(|(view, _)| *view).collect()
+    }
+
+    /// The row of the image, if all its views are known.
+    fn combine(&self, views: &Views) -> Option<Vec<f32>> {
+        let rows: Option<Vec<&[f32]>> = self.of_views.iter().map(Option::as_deref).collect();
+        rows.map(|rows| views.combine(&rows))
     }
 }
 
 /// Rows on their way into the cache.
 struct Commit<'a> {
     cache: &'a Cache,
-    extractor: Digest,
-    pending: Vec<(Digest, Vec<f32>)>,
+    /// What the features of each view are known by.
+    keys: &'a [Digest],
+    /// Rows of each view, by image.
+    pending: Vec<Vec<(Digest, Vec<f32>)>>,
     since: Instant,
 }
 
 impl Commit<'_> {
-    fn push(&mut self, image: Digest, row: Vec<f32>) -> Result<()> {
-        self.pending.push((image, row));
+    fn flush_if_due(&mut self) -> Result<()> {
         if self.since.elapsed() >= COMMIT_INTERVAL {
-            self.flush()
-        } else {
-            Ok(())
+            self.flush()?;
         }
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.cache.store_features(&self.extractor, &self.pending)?;
-        self.pending.clear();
+        for (key, rows) in self.keys.iter().zip(&mut self.pending) {
+            self.cache.store_features(key, rows)?;
+            rows.clear();
+        }
         self.since = Instant::now();
         Ok(())
     }
@@ -233,6 +299,7 @@ fn table(
     split: Split,
     features: &HashMap<Digest, Vec<f32>>,
     extractor: &ExtractorInfo,
+    width: usize,
 ) -> FeatureTable {
     let mut rows: Vec<(usize, Digest)> = (manifest.entries.iter())
         .filter(|entry| entry.split == split)
@@ -245,7 +312,7 @@ fn table(
         })
         .collect();
     rows.sort_unstable();
-    let mut matrix = Array2::zeros((rows.len(), WIDTH));
+    let mut matrix = Array2::zeros((rows.len(), width));
     for (mut row, (_, digest)) in matrix.outer_iter_mut().zip(&rows) {
         row.assign(&ndarray::aview1(&features[digest]));
     }

@@ -1,24 +1,26 @@
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-use crate::decode::{Unreadable, decode};
-use crate::resize::{Axis, resize};
+use crate::decode::{Decoding, Unreadable, decode};
+use crate::resize::{Resizer, Side};
 
 /// A small JPEG of an image file for the report: at most `side` pixels wide and high, the aspect kept.
+///
+/// Large photographs are decoded with [`Decoding::Scaled`], so that `side` is best no longer than their short side then.
 ///
 /// # Errors
 /// [`Unreadable`] if the bytes are no image.
 pub fn thumbnail(bytes: &[u8], side: u32) -> Result<Vec<u8>, Unreadable> {
-    let image = decode(bytes)?;
+    let image = decode(bytes, Decoding::Scaled)?;
     let scale = (f64::from(side) / f64::from(image.width().max(image.height()))).min(1.0);
     let scaled = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
     let (width, height) = (scaled(image.width()), scaled(image.height()));
-    let axis = |from: u32, to: u32| Axis::whole(from as usize, to as usize);
-    let small = resize(
+    let mut small = vec![0; 3 * width as usize * height as usize];
+    Resizer::default().run(
         &image,
-        &axis(image.width(), width),
-        &axis(image.height(), height),
-        &mut Vec::new(),
+        &Side::whole(width as usize),
+        &Side::whole(height as usize),
+        &mut small,
     );
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, 80)
@@ -26,7 +28,6 @@ pub fn thumbnail(bytes: &[u8], side: u32) -> Result<Vec<u8>, Unreadable> {
         .map_err(|error| Unreadable(format!("cannot be encoded as JPEG: {error}")))?;
     Ok(jpeg)
 }
-
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
@@ -43,7 +44,7 @@ mod tests {
                 .write_to(&mut bytes, ImageFormat::Png)
                 .unwrap();
             let jpeg = thumbnail(bytes.get_ref(), 128).unwrap();
-            assert_eq!(decode(&jpeg).unwrap().dimensions(), to);
+            assert_eq!(decode(&jpeg, Decoding::Exact).unwrap().dimensions(), to);
         }
     }
 }

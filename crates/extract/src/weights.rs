@@ -128,34 +128,52 @@ impl WeightsSource {
     /// [`Error::Download`], [`Error::WeightsDigest`], [`Error::Weights`] or [`Error::Io`], naming the file.
     pub(crate) fn load(&self, store: &WeightsStore, observer: &dyn Observer) -> Result<Parameters> {
         match self {
-            WeightsSource::Named(named) => Parameters::read(&store.fetch(named, observer)?),
-            WeightsSource::File(path) => Parameters::read(path),
+            WeightsSource::Named(named) if store.has(named) => Parameters::read(&store.path(named), Some(named.sha256)),
+            WeightsSource::Named(named) => Parameters::read(&store.fetch(named, observer)?, None),
+            WeightsSource::File(path) => Parameters::read(path, None),
             WeightsSource::Untrained => Ok(untrained::initialise()),
         }
     }
 }
 
-/// The parameters of ResNet-50 in the order of [`parameters`], `f32`.
-pub(crate) struct Parameters(Vec<(String, Tensor)>);
+/// The parameters of ResNet-50 in the order of [`parameters`].
+pub(crate) struct Parameters(Vec<(String, Vec<f32>)>);
 
 impl Parameters {
-    /// The parameter with this name, as torchvision calls it.
-    pub(crate) fn get(&self, name: &str) -> &Tensor {
-        let (_, tensor) = self
+    /// The values of the parameter with this name, as torchvision calls it, in C order.
+    pub(crate) fn get(&self, name: &str) -> &[f32] {
+        let (_, values) = self
             .0
             .iter()
             .find(|(known, _)| known == name)
             .expect("every parameter was checked at load");
-        tensor
+        values
     }
 
-    fn read(path: &Path) -> Result<Self> {
+    /// Reads a file, whose SHA-256 must be `expected` if that is given.
+    fn read(path: &Path, expected: Option<&str>) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io(path))?;
+        // Hashing takes as long as all else: beside it.
+        let (found, parameters) = rayon::join(
+            || expected.map(|_| hex(&Sha256::digest(&bytes))),
+            || Parameters::parse(path, &bytes),
+        );
+        match (expected, found) {
+            (Some(expected), Some(found)) if found != expected => Err(Error::WeightsDigest {
+                path: path.to_owned(),
+                expected: expected.to_owned(),
+                found,
+            }),
+            _ => parameters,
+        }
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let wrong = |found: String| Error::Weights {
             path: path.to_owned(),
             found,
         };
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let file = SafeTensors::deserialize(bytes).map_err(|error| wrong(error.to_string()))?;
         let expected = parameters();
         let missing: Vec<_> = expected
             .iter()
@@ -190,20 +208,27 @@ impl Parameters {
                     view.shape()
                 )));
             }
-            let kind = match view.dtype() {
-                Dtype::F32 => Kind::Float,
-                Dtype::F16 => Kind::Half,
-                Dtype::BF16 => Kind::BFloat16,
+            let values = match view.dtype() {
+                Dtype::F32 => (view.data().as_chunks().0.iter())
+                    .map(|bytes| f32::from_le_bytes(*bytes))
+                    .collect(),
+                Dtype::F16 => widened(view.data(), Kind::Half)?,
+                Dtype::BF16 => widened(view.data(), Kind::BFloat16)?,
                 other => return Err(wrong(format!("{name} of type {other:?} instead of F32, F16 or BF16"))),
             };
-            let tensor = Tensor::f_from_data_size(view.data(), &shape, kind)?.f_to_kind(Kind::Float)?;
-            if !bool::try_from(tensor.f_isfinite()?.f_all()?)? {
+            if !values.iter().all(|value| value.is_finite()) {
                 return Err(wrong(format!("{name} with values that are not finite")));
             }
-            Ok((name, tensor))
+            Ok((name, values))
         };
         expected.into_iter().map(read).collect::<Result<_>>().map(Parameters)
     }
+}
+
+/// Values of a 16-bit format in single precision.
+fn widened(bytes: &[u8], kind: Kind) -> Result<Vec<f32>> {
+    let values = Tensor::f_from_data_size(bytes, &[(bytes.len() / 2) as i64], kind)?;
+    Ok(values.f_to_kind(Kind::Float)?.try_into()?)
 }
 
 fn untrained_sha256() -> String {
@@ -212,8 +237,6 @@ fn untrained_sha256() -> String {
 
 /// Weights without training.
 mod untrained {
-    use tch::Tensor;
-
     use super::{ParameterShape, Parameters, parameters};
 
     /// Names what [`initialise`] does: a change there needs a change here.
@@ -246,7 +269,7 @@ mod untrained {
                 Some("weight" | "running_var") => vec![1.0; n as usize],
                 _ => vec![0.0; n as usize],
             };
-            (name, Tensor::from_slice(&values).reshape(&shape))
+            (name, values)
         };
         Parameters(parameters().into_iter().map(make).collect())
     }

@@ -208,13 +208,17 @@ impl Index {
         })
     }
 
-    pub(super) fn count_features(&self, extractor: &Digest, images: &[Digest]) -> Result<usize> {
+    pub(super) fn without_features(&self, extractor: &Digest, images: &[Digest]) -> Result<Vec<Digest>> {
         self.with(|connection| {
             let transaction = connection.transaction()?;
             let mut select = transaction.prepare_cached("SELECT 1 FROM feature WHERE extractor = ? AND image = ?")?;
-            images.iter().try_fold(0, |count, image| {
-                Ok(count + usize::from(select.exists([extractor.as_bytes(), image.as_bytes()])?))
-            })
+            let mut missing = Vec::new();
+            for image in images {
+                if !select.exists([extractor.as_bytes(), image.as_bytes()])? {
+                    missing.push(*image);
+                }
+            }
+            Ok(missing)
         })
     }
 

@@ -261,12 +261,12 @@ impl Cache {
         self.index.features(extractor, images)
     }
 
-    /// How many of these images have cached features, without reading them.
+    /// Those of these images that have no cached features.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
-    pub fn count_features(&self, extractor: &Digest, images: &[Digest]) -> Result<usize> {
-        self.index.count_features(extractor, images)
+    pub fn without_features(&self, extractor: &Digest, images: &[Digest]) -> Result<Vec<Digest>> {
+        self.index.without_features(extractor, images)
     }
 
     /// Stores features in one transaction.

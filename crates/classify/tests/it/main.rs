@@ -30,7 +30,9 @@ fn synthetic(n_classes: usize, per_class: usize, d: usize) -> FeatureTable {
     FeatureTable {
         classes: (0..n_classes).map(|class| format!("class-{class}")).collect(),
         extractor: ExtractorInfo {
-            resize: "squash".into(),
+            views: vec!["squash".into()],
+            combine: "mean".into(),
+            decode: "scaled".into(),
             weights: "untrained".into(),
             weights_sha256: "00".into(),
             precision: "fp32".into(),

@@ -60,7 +60,9 @@ fn read_split(folder: &Path, resize: &str) -> Split {
         FeatureTable {
             classes: classes.clone(),
             extractor: ExtractorInfo {
-                resize: resize.to_owned(),
+                views: vec![resize.to_owned()],
+                combine: "mean".to_owned(),
+                decode: "exact".to_owned(),
                 weights: "reference".to_owned(),
                 weights_sha256: String::new(),
                 precision: "fp32".to_owned(),

@@ -6,7 +6,7 @@ use clap::Args;
 use luthier_extract::SkippedImages;
 
 use super::pipeline::{describe, report_skipped};
-use super::{configure, open_cache, print_stage, project};
+use super::{configure, note_faster_precision, open_cache, print_stage, project};
 use crate::export;
 use crate::features_folder::skipped_files;
 use crate::pipeline::{load, with_retry};
@@ -57,6 +57,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
             );
         }
         report_skipped(&skipped, data.is_strict, progress)?;
+        note_faster_precision(&settings, extracted.n_embedded, progress);
         export::features(&cache, &output_dir, &data.source, (manifest, digest), &extracted)?;
         runner.finish()?;
         Ok(())

@@ -39,7 +39,7 @@ pub(crate) fn configure(settings: &Settings) -> Result<(Pipeline, Data)> {
         is_strict: settings.is_strict(),
     };
     let pipeline = Pipeline {
-        extract: settings.extract_config(settings.weights()?),
+        extract: settings.extract_config(settings.weights()?)?,
         features: settings.features_config()?,
         classify: settings.classify_config(),
         evaluate: settings.evaluate_config(),
@@ -78,4 +78,14 @@ pub(crate) fn print_stage(progress: &Progress, report: &StageReport, outcome: &s
         line = format!("{line}  ({reason})");
     }
     progress.say(line.trim_end());
+}
+
+/// Says once that a faster number format is at hand, when enough images were embedded for it to matter.
+pub(crate) fn note_faster_precision(settings: &Settings, n_embedded: usize, progress: &Progress) {
+    const ENOUGH: usize = 100;
+    if let (true, Some(precision)) = (n_embedded >= ENOUGH, settings.faster_precision()) {
+        progress.say(&format!(
+            "note: this device has {precision} in hardware, which is about twice as fast: --precision auto"
+        ));
+    }
 }

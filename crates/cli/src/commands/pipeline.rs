@@ -10,7 +10,7 @@ use luthier_extract::{Scan, SkippedImages, WeightsSource};
 use luthier_features::Keep;
 use serde::Serialize;
 
-use super::{configure, open_cache, print_stage, project};
+use super::{configure, note_faster_precision, open_cache, print_stage, project};
 use crate::features_folder::{self, SkippedRow, skipped_files};
 use crate::pipeline::{Data, Pipeline, evaluate, load, train, with_retry};
 use crate::problem::Problem;
@@ -94,6 +94,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         warnings,
         ..
     } = &outcome;
+    note_faster_precision(&settings, images.embedded, progress);
     for warning in warnings {
         progress.say(&format!("warning: {}: {}", warning.title, warning.detail));
     }

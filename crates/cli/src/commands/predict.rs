@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use luthier_artifact::ExtractorInfo;
 use luthier_classify::Model;
-use luthier_extract::{Embedded, Extractor, ExtractorConfig, ImageFile, WeightsSource, images_below};
+use luthier_extract::{Embedded, Extractor, ExtractorConfig, ImageFile, View, Views, WeightsSource, images_below};
 use serde::Serialize;
 
 use super::weights_store;
@@ -83,21 +83,37 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     }
     .with_lower_layers()?;
     let model = Model::load(&model_path)?;
-    let files = list(&image_path)?;
-    let config = extractor_config(&settings, &model.extractor, &model_path, files.len())?;
-    let extractor = Extractor::load(&config, &weights_store()?, settings.n_threads(), progress)?;
+    let paths = list(&image_path)?;
+    let config = extractor_config(&settings, &model.extractor, &model_path)?;
+    let store = weights_store()?;
+    // Hashing weights takes about as long as loading them: beside it.
+    let (checked, extractor) = std::thread::scope(|scope| {
+        let checked = scope.spawn(|| check_weights(&config.weights, &model.extractor, &model_path));
+        let extractor = Extractor::load(&config, &store, settings.n_threads(), paths.len(), progress);
+        (checked.join().expect("checking does not panic"), extractor)
+    });
+    checked?;
+    let extractor = extractor?;
 
-    let mut printer = Printer::new(
-        format,
-        files.iter().map(|file| file.path.display().to_string()).collect(),
-    );
+    let mut printer = Printer::new(format, paths.iter().map(|path| path.display().to_string()).collect());
+    let files: Vec<ImageFile> = paths
+        .into_iter()
+        .map(|path| ImageFile {
+            path,
+            digest: None,
+            views: config.views.as_slice().to_vec(),
+        })
+        .collect();
     printer.header()?;
     let mut failure = None;
     extractor
         .embed(&files, progress, |place, embedded| {
             let outcome = match embedded {
                 Embedded::Unreadable(reason) => Ok(Outcome::Error(reason)),
-                Embedded::Features(row) => predict(&model, &row, top_k).map(Outcome::Predictions),
+                Embedded::Features(rows) => {
+                    let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+                    predict(&model, &config.views.combine(&rows), top_k).map(Outcome::Predictions)
+                }
             };
             // The extractor's callback knows only its own errors: others are kept for later.
             if let Err(error) = outcome.and_then(|outcome| Ok(printer.print(place, outcome)?)) {
@@ -132,7 +148,7 @@ fn predict(model: &Model, features: &[f32], top_k: usize) -> Result<Vec<ClassPro
 }
 
 /// The files behind the arguments, folders and standard input resolved, in order.
-fn list(arguments: &[PathBuf]) -> Result<Vec<ImageFile>> {
+fn list(arguments: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for argument in arguments {
         if argument == Path::new("-") {
@@ -153,19 +169,39 @@ fn list(arguments: &[PathBuf]) -> Result<Vec<ImageFile>> {
             paths.push(argument.clone());
         }
     }
-    Ok(paths.into_iter().map(|path| ImageFile { path, digest: None }).collect())
+    Ok(paths)
+}
+
+/// An error unless these are the weights that the model was trained with.
+fn check_weights(source: &WeightsSource, info: &ExtractorInfo, model: &Path) -> Result<()> {
+    let expected = &info.weights_sha256;
+    let found = source.sha256()?;
+    if found == *expected {
+        return Ok(());
+    }
+    let way = if WeightsSource::known(expected).is_some() {
+        info.weights.as_str()
+    } else {
+        "FILE.safetensors"
+    };
+    bail!(
+        Problem::new(format!(
+            "{}: trained with weights {}…, found {}…",
+            model.display(),
+            info.short_sha256(),
+            &found[..8]
+        ))
+        .hint(format!("pass --weights {way}, or train again"))
+    )
 }
 
 /// The extractor that the model was trained with, or an error if its weights are not at hand.
-fn extractor_config(
-    settings: &Settings,
-    info: &ExtractorInfo,
-    model: &Path,
-    n_images: usize,
-) -> Result<ExtractorConfig> {
+fn extractor_config(settings: &Settings, info: &ExtractorInfo, model: &Path) -> Result<ExtractorConfig> {
     let file = model.display();
     let ExtractorInfo {
-        resize,
+        views,
+        combine,
+        decode,
         weights,
         weights_sha256,
         precision,
@@ -188,30 +224,17 @@ fn extractor_config(
             .hint("pass their file with --weights FILE.safetensors")
         ),
     };
-    let found = source.sha256()?;
-    if found != *weights_sha256 {
-        let way = if WeightsSource::known(weights_sha256).is_some() {
-            weights.as_str()
-        } else {
-            "FILE.safetensors"
-        };
-        bail!(
-            Problem::new(format!(
-                "{file}: trained with weights {}…, found {}…",
-                info.short_sha256(),
-                &found[..8]
-            ))
-            .hint(format!("pass --weights {way}, or train again"))
-        );
-    }
-    let device = settings.device();
+    let views: Vec<View> = (views.iter())
+        .map(|view| view.parse().map_err(|_| unknown("view", view)))
+        .collect::<Result<_, _>>()?;
+    let combine = combine.parse().map_err(|_| unknown("combination", combine))?;
     Ok(ExtractorConfig {
-        resize: resize.parse().map_err(|_| unknown("resize", resize))?,
+        views: Views::new(views, combine).map_err(|message| Problem::new(format!("{file}: {message}")))?,
+        decode: decode.parse().map_err(|_| unknown("decoding", decode))?,
         weights: source,
         precision: precision.parse().map_err(|_| unknown("precision", precision))?,
-        device,
-        // A batch is always computed whole: for one image, one is enough.
-        batch: settings.batch().unwrap_or(device.default_batch()).min(n_images),
+        device: settings.device(),
+        batch: settings.batch(),
     })
 }
 

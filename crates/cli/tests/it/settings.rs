@@ -28,8 +28,8 @@ fn the_pipeline_runs_from_a_file_and_unknown_keys_are_errors() {
         project.run(&PIPELINE).error(),
         (
             2,
-            "error: luthier.toml: [extract] resise is unknown, expected one of resize, weights, device, precision, batch, \
-             threads, strict\nhint: did you mean resize?"
+            "error: luthier.toml: [extract] veiws is unknown, expected one of views, combine, decode, weights, device, \
+             precision, batch, threads, strict\nhint: did you mean views?"
         )
     );
 }

@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
-use luthier_extract::{
-    Device, Embedded, Extractor, ExtractorConfig, ImageFile, Precision, Preprocess, Resize, WeightsSource,
-    WeightsStore, decode,
-};
+use luthier_extract::{Decoding, Preprocess, View, decode};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+
+use crate::{config, embed, extractor};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -45,7 +44,11 @@ fn golden() -> Golden {
 
 fn image(name: &str) -> RgbImage {
     let Some(size) = name.strip_prefix("synthetic ") else {
-        return decode(&std::fs::read(fixtures().join("instruments").join(name)).unwrap()).unwrap();
+        return decode(
+            &std::fs::read(fixtures().join("instruments").join(name)).unwrap(),
+            Decoding::Exact,
+        )
+        .unwrap();
     };
     let (width, height) = size.split_once('x').unwrap();
     RgbImage::from_fn(width.parse().unwrap(), height.parse().unwrap(), |x, y| {
@@ -63,13 +66,14 @@ fn pixels_are_those_of_pillow_bit_for_bit() {
         crop,
     } in golden.pixels
     {
-        for (resize, expected) in [(Resize::Squash, squash), (Resize::Crop, crop)] {
-            let pixels = Preprocess::new(resize).run(&image(&name));
+        for (view, expected) in [(View::Squash, squash), (View::Crop, crop)] {
+            let mut pixels = vec![0; Preprocess::BYTES];
+            Preprocess::new().run(&image(&name), view, &mut pixels);
             let found: String = Sha256::digest(pixels)
                 .iter()
                 .map(|byte| format!("{byte:02x}"))
                 .collect();
-            assert_eq!(found, expected, "{name}, {resize}");
+            assert_eq!(found, expected, "{name}, {view}");
         }
     }
 }
@@ -82,24 +86,7 @@ fn untrained_features_are_those_of_torchvision_with_the_same_weights() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image.png");
     image(&features.image).save(&path).unwrap();
-    let config = ExtractorConfig {
-        resize: Resize::Squash,
-        weights: WeightsSource::Untrained,
-        precision: Precision::Fp32,
-        device: Device::Cpu,
-        batch: 2,
-    };
-    let extractor = Extractor::load(&config, &WeightsStore::new("unused".into(), None), 2, &()).unwrap();
-    let mut found = Vec::new();
-    extractor
-        .embed(&[ImageFile { path, digest: None }], &(), |_, embedded| {
-            let Embedded::Features(row) = embedded else {
-                panic!("{embedded:?}")
-            };
-            found = row;
-            Ok(())
-        })
-        .unwrap();
+    let found = embed(&extractor(&config(), 2, 1), View::Squash, &[path]).remove(0);
     assert_eq!(found.len(), features.values.len());
     let scale = features
         .values

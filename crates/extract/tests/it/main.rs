@@ -1,13 +1,19 @@
 //! The crate from outside: against Pillow and torchvision, on real folders, with faults.
 
 mod golden;
+mod lanes;
 mod music10;
 mod scan;
 mod stage;
 mod weights;
 
+use std::path::{Path, PathBuf};
+
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
+use luthier_extract::{
+    Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageFile, Precision, View, WeightsSource, WeightsStore,
+};
 
 /// A small JPEG; another one for every seed.
 fn photo(seed: u8) -> Vec<u8> {
@@ -19,4 +25,44 @@ fn photo(seed: u8) -> Vec<u8> {
         .encode_image(&image)
         .unwrap();
     bytes
+}
+
+/// Untrained weights on the CPU, one view, in fp32.
+fn config() -> ExtractorConfig {
+    ExtractorConfig {
+        views: View::Squash.into(),
+        decode: Decoding::Exact,
+        weights: WeightsSource::Untrained,
+        precision: Precision::Fp32,
+        device: Device::Cpu,
+        batch: None,
+    }
+}
+
+/// Loads an extractor whose threads are divided for `n_images` images.
+fn extractor(config: &ExtractorConfig, n_threads: usize, n_images: usize) -> Extractor {
+    let store = WeightsStore::new("unused".into(), None);
+    Extractor::load(config, &store, n_threads, n_images, &()).unwrap()
+}
+
+/// The features of images in one view, `f32 [n, 2048]`.
+fn embed(extractor: &Extractor, view: View, paths: &[impl AsRef<Path>]) -> Vec<Vec<f32>> {
+    let file = |path: &PathBuf| ImageFile {
+        path: path.clone(),
+        digest: None,
+        views: vec![view],
+    };
+    let paths: Vec<PathBuf> = paths.iter().map(|path| path.as_ref().to_owned()).collect();
+    let files: Vec<ImageFile> = paths.iter().map(file).collect();
+    let mut features = vec![Vec::new(); files.len()];
+    extractor
+        .embed(&files, &(), |place, embedded| {
+            let Embedded::Features(mut rows) = embedded else {
+                panic!("{}: {embedded:?}", paths[place].display())
+            };
+            features[place] = rows.remove(0);
+            Ok(())
+        })
+        .unwrap();
+    features
 }

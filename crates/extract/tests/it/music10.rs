@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
-use luthier_extract::{
-    Device, Embedded, Extractor, ExtractorConfig, ImageFile, Precision, Resize, WeightsSource, WeightsStore,
-};
+use image::codecs::jpeg::JpegEncoder;
+use luthier_extract::{Decoding, Device, ExtractorConfig, Precision, View, WIDTH, WeightsSource, decode};
 use ndarray::{Array2, ArrayView1};
+
+use crate::{config, embed, extractor};
 
 fn from_environment(name: &str) -> Option<PathBuf> {
     let value = std::env::var_os(name).map(PathBuf::from);
@@ -16,46 +17,25 @@ fn from_environment(name: &str) -> Option<PathBuf> {
     value
 }
 
-/// The features that Luthier makes of music10, and those of torchvision, in the same order.
-fn features(resize: Resize) -> Option<(Vec<String>, Array2<f32>, Array2<f32>)> {
-    let weights = from_environment("LUTHIER_TEST_WEIGHTS")?;
+/// The photographs of music10 with their paths, in the order of the reference.
+fn photos() -> Option<Vec<(String, PathBuf)>> {
     let data = from_environment("LUTHIER_TEST_DATA")?.join("music10");
-    let reference = from_environment("LUTHIER_TEST_REFERENCE")?;
-    let split = std::fs::read_to_string(reference.join("music10-split.tsv")).unwrap();
-    let names: Vec<String> = split
-        .lines()
-        .skip(1)
-        .map(|line| line.split('\t').next().unwrap().to_owned())
-        .collect();
-    let files: Vec<ImageFile> = names
-        .iter()
-        .map(|name| ImageFile {
-            path: data.join(name),
-            digest: None,
-        })
-        .collect();
+    let split = std::fs::read_to_string(from_environment("LUTHIER_TEST_REFERENCE")?.join("music10-split.tsv")).unwrap();
+    let names = split.lines().skip(1).map(|line| line.split('\t').next().unwrap());
+    Some(names.map(|name| (name.to_owned(), data.join(name))).collect())
+}
 
-    let config = ExtractorConfig {
-        resize,
-        weights: WeightsSource::File(weights),
-        precision: Precision::Fp32,
-        device: Device::Cpu,
-        batch: 8,
-    };
-    let store = WeightsStore::new("unused".into(), None);
-    let extractor = Extractor::load(&config, &store, 2, &()).unwrap();
-    let mut ours = Array2::zeros((files.len(), 2048));
-    extractor
-        .embed(&files, &(), |place, embedded| {
-            let Embedded::Features(row) = embedded else {
-                panic!("{}: {embedded:?}", names[place])
-            };
-            ours.row_mut(place).assign(&ndarray::aview1(&row));
-            Ok(())
-        })
-        .unwrap();
-    let theirs = ndarray_npy::read_npy(reference.join(format!("music10-{resize}-features.npy"))).unwrap();
-    Some((names, ours, theirs))
+/// The configuration with trained weights.
+fn trained() -> Option<ExtractorConfig> {
+    Some(ExtractorConfig {
+        weights: WeightsSource::File(from_environment("LUTHIER_TEST_WEIGHTS")?),
+        ..config()
+    })
+}
+
+fn array(rows: Vec<Vec<f32>>) -> Array2<f32> {
+    let shape = (rows.len(), WIDTH);
+    Array2::from_shape_vec(shape, rows.concat()).unwrap()
 }
 
 fn cosine(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> f64 {
@@ -65,10 +45,16 @@ fn cosine(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-fn check(resize: Resize) {
-    let Some((names, ours, theirs)) = features(resize) else {
+/// Compares with the features of torchvision.
+fn check(view: View, precision: Precision, tolerance: f64) {
+    let (Some(photos), Some(config)) = (photos(), trained()) else {
         return;
     };
+    let config = ExtractorConfig { precision, ..config };
+    let (names, paths): (Vec<String>, Vec<PathBuf>) = photos.into_iter().unzip();
+    let ours = array(embed(&extractor(&config, 2, paths.len()), view, &paths));
+    let reference = from_environment("LUTHIER_TEST_REFERENCE").expect("checked above");
+    let theirs: Array2<f32> = ndarray_npy::read_npy(reference.join(format!("music10-{view}-features.npy"))).unwrap();
     let mut cosines: Vec<(f64, &str)> = names
         .iter()
         .enumerate()
@@ -84,23 +70,67 @@ fn check(resize: Resize) {
         .map(|(a, b)| if a == b { 0.0 } else { (a - b).abs() / b });
     let worst_mean = errors.fold(0.0, f64::max);
     println!(
-        "{resize}: {} images; 1 − cosine: median {:.1e}, 99 % {:.1e}, worst {:.1e} ({}); mean feature: worst relative error {worst_mean:.1e}",
+        "{view}, {precision}: {} images; 1 − cosine: median {:.1e}, 99 % {:.1e}, worst {:.1e} ({}); mean feature: worst relative error {worst_mean:.1e}",
         names.len(),
         1.0 - at(0.5),
         1.0 - at(0.01),
         1.0 - at(0.0),
         cosines[0].1,
     );
-    assert!(at(0.0) >= 0.9999, "worst: {:?}", &cosines[..5]);
-    assert!(worst_mean <= 1e-3);
+    assert!(1.0 - at(0.0) <= tolerance, "worst: {:?}", &cosines[..5]);
 }
 
 #[test]
 fn squashed_features_agree_with_torchvision() {
-    check(Resize::Squash);
+    check(View::Squash, Precision::Fp32, 1e-9);
 }
 
 #[test]
 fn cropped_features_agree_with_torchvision() {
-    check(Resize::Crop);
+    check(View::Crop, Precision::Fp32, 1e-9);
+}
+
+#[test]
+fn features_in_bf16_stay_close_to_those_in_fp32() {
+    if Precision::best(Device::Cpu) == Precision::Bf16 {
+        check(View::Squash, Precision::Bf16, 1e-3);
+    } else {
+        println!("skipped: this processor has no bf16");
+    }
+}
+
+#[test]
+fn scaled_decoding_keeps_the_features_of_12_megapixel_photos() {
+    let (Some(photos), Some(config)) = (photos(), trained()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    // Every 90th of the 1,806, enlarged.
+    let paths: Vec<PathBuf> = photos
+        .into_iter()
+        .step_by(90)
+        .map(|(name, path)| {
+            let photo = decode(&std::fs::read(path).unwrap(), Decoding::Exact).unwrap();
+            let large = image::imageops::resize(&photo, 4000, 3000, image::imageops::FilterType::CatmullRom);
+            let path = folder.path().join(name.replace('/', "-"));
+            let mut file = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
+            JpegEncoder::new_with_quality(&mut file, 90)
+                .encode_image(&large)
+                .unwrap();
+            path
+        })
+        .collect();
+    let features = |decode| {
+        let config = ExtractorConfig {
+            decode,
+            ..config.clone()
+        };
+        array(embed(&extractor(&config, 2, paths.len()), View::Squash, &paths))
+    };
+    let (exact, scaled) = (features(Decoding::Exact), features(Decoding::Scaled));
+    assert_ne!(exact, scaled);
+    let cosines = exact.outer_iter().zip(scaled.outer_iter()).map(|(a, b)| cosine(a, b));
+    let mean = cosines.sum::<f64>() / paths.len() as f64;
+    println!("{} photos of 12 megapixels: mean cosine {mean:.5}", paths.len());
+    assert!(mean >= 0.998);
 }

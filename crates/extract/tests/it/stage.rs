@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use luthier_artifact::{Artifact, Cache, Digest};
 use luthier_extract::{
-    DataSource, Device, ExtractConfig, Extraction, ExtractorConfig, Precision, Rehash, Resize, WeightsSource,
-    WeightsStore, scan,
+    Combine, DataSource, Decoding, Device, ExtractConfig, Extraction, ExtractorConfig, Precision, Rehash, View, Views,
+    WIDTH, WeightsSource, WeightsStore, scan,
 };
+use ndarray::{Axis, s};
 
-use crate::photo;
+use crate::{config, photo};
 
 struct Project {
     root: tempfile::TempDir,
@@ -18,16 +19,9 @@ struct Project {
 
 impl Project {
     fn new() -> Self {
-        let extractor = ExtractorConfig {
-            resize: Resize::Squash,
-            weights: WeightsSource::Untrained,
-            precision: Precision::Fp32,
-            device: Device::Cpu,
-            batch: 2,
-        };
         let project = Project {
             root: tempfile::tempdir().unwrap(),
-            config: ExtractConfig { extractor },
+            config: ExtractConfig { extractor: config() },
         };
         for (seed, file) in [
             "train/a/1.jpg",
@@ -89,17 +83,34 @@ fn only_new_images_are_embedded_and_the_result_is_that_of_a_fresh_start() {
 }
 
 #[test]
-fn features_depend_neither_on_threads_nor_on_neighbours() {
-    let project = Project::new();
-    let all = project.try_run("one thread", 1).unwrap();
-    assert_eq!(bytes(&all), bytes(&project.try_run("three threads", 3).unwrap()));
-    // Other neighbours, another place in the batch.
-    fs::remove_file(project.path("train/a/1.jpg")).unwrap();
-    let fewer = project.run("fewer");
-    for (row, image) in fewer.train.images.iter().enumerate() {
-        let before = all.train.images.iter().position(|other| other == image).unwrap();
-        assert_eq!(fewer.train.features.row(row), all.train.features.row(before));
-    }
+fn another_view_is_computed_alone_and_combined_with_what_is_known() {
+    let mut project = Project::new();
+    let squash = project.run("cache");
+    let views = vec![View::Squash, View::Mirror];
+    let both = |combine| Views::new(views.clone(), combine).unwrap();
+
+    // One view is known: half of what a fresh start embeds is left.
+    project.config.extractor.views = both(Combine::Concat);
+    let concat = project.run("cache");
+    assert_eq!((concat.n_embedded, concat.n_reused), (5, 0));
+    assert_eq!(bytes(&concat), bytes(&project.run("fresh cache")));
+    assert_eq!(concat.train.features.ncols(), 2 * WIDTH);
+    assert_eq!(concat.train.features.slice(s![.., ..WIDTH]), squash.train.features);
+    assert_ne!(concat.train.features.slice(s![.., WIDTH..]), squash.train.features);
+
+    // Both are known: another combination embeds nothing.
+    project.config.extractor.views = both(Combine::Mean);
+    let mean = project.run("cache");
+    assert_eq!((mean.n_embedded, mean.n_reused), (0, 5));
+    let (a, b) = concat.train.features.view().split_at(Axis(1), WIDTH);
+    assert!(
+        (&mean.train.features - (&a + &b) / 2.0)
+            .iter()
+            .all(|difference| difference.abs() < 1e-6)
+    );
+
+    project.config.extractor.views = View::Mirror.into();
+    assert_eq!(project.run("cache").train.features, b);
 }
 
 #[test]
@@ -175,14 +186,18 @@ fn every_field_of_the_configuration_changes_the_key() {
             .unwrap()
             .digest()
     };
+    let both = |combine| Views::new(vec![View::Squash, View::Crop], combine).unwrap();
     let weights = tempfile::NamedTempFile::new().unwrap();
     let keys = [
         key(&|_| {}),
-        key(&|extractor| extractor.resize = Resize::Crop),
+        key(&|extractor| extractor.views = View::Crop.into()),
+        key(&|extractor| extractor.views = both(Combine::Mean)),
+        key(&|extractor| extractor.views = both(Combine::Concat)),
+        key(&|extractor| extractor.decode = Decoding::Scaled),
         key(&|extractor| extractor.weights = WeightsSource::File(weights.path().into())),
         key(&|extractor| extractor.precision = Precision::Bf16),
         key(&|extractor| extractor.device = Device::Cuda(0)),
-        key(&|extractor| extractor.batch = 3),
+        key(&|extractor| extractor.batch = Some(3)),
     ];
     for (place, key) in keys.iter().enumerate() {
         assert!(!keys[..place].contains(key), "change {place}");

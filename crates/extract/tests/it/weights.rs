@@ -5,20 +5,17 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
-use luthier_extract::{
-    Device, Error, Extractor, ExtractorConfig, NamedWeights, Precision, Resize, WeightsSource, WeightsStore,
-};
+use luthier_extract::{Error, Extractor, ExtractorConfig, NamedWeights, WeightsSource, WeightsStore};
 use safetensors::tensor::{Dtype, TensorView};
+
+use crate::config;
 
 fn load(path: &Path) -> Result<Extractor, Error> {
     let config = ExtractorConfig {
-        resize: Resize::Squash,
         weights: WeightsSource::File(path.to_owned()),
-        precision: Precision::Fp32,
-        device: Device::Cpu,
-        batch: 1,
+        ..config()
     };
-    Extractor::load(&config, &WeightsStore::new("unused".into(), None), 1, &())
+    Extractor::load(&config, &WeightsStore::new("unused".into(), None), 1, 1, &())
 }
 
 /// Names and shapes of ResNet-50's tensors, as torchvision's documentation lists its modules.

@@ -1,0 +1,145 @@
+// What libtorch can and tch does not reach: oneDNN's fused convolutions, which are in its dispatcher only, a stream of
+// one's own and pinned memory on GPUs, and how much of a GPU's memory is free.
+//
+// Every function is called from bridge.rs and nowhere else. Tensors cross the border as `at::Tensor*`, which is also
+// what tch holds. A function that can fail sets `error` to a message that luthier_free takes back; one that returns a
+// tensor then returns null.
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <optional>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+#include <ATen/DeviceAccelerator.h>
+#include <ATen/core/List.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/stack.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+namespace {
+
+constexpr const char* kReorder = "mkldnn::_reorder_convolution_weight";
+constexpr const char* kConvolution = "mkldnn::_convolution_pointwise";
+constexpr const char* kConvolutionInto = "mkldnn::_convolution_pointwise_";
+
+c10::List<int64_t> pair(int64_t value) {
+    return c10::List<int64_t>({value, value});
+}
+
+template <typename... Arguments>
+at::Tensor call(const char* name, const char* overload, Arguments&&... arguments) {
+    torch::jit::Stack stack;
+    torch::jit::push(stack, std::forward<Arguments>(arguments)...);
+    c10::Dispatcher::singleton().findSchemaOrThrow(name, overload).callBoxed(stack);
+    return stack.at(0).toTensor();
+}
+
+// No exception may cross the border.
+template <typename Function>
+auto guarded(char** error, Function function) -> decltype(function()) {
+    try {
+        return function();
+    } catch (const std::exception& exception) {
+        *error = strdup(exception.what());
+    } catch (...) {
+        *error = strdup("unknown exception");
+    }
+    return {};
+}
+
+at::Tensor* leak(at::Tensor tensor) {
+    return new at::Tensor(std::move(tensor));
+}
+
+}  // namespace
+
+extern "C" {
+
+bool luthier_onednn_is_available() {
+    auto& dispatcher = c10::Dispatcher::singleton();
+    return dispatcher.findSchema({kReorder, ""}) && dispatcher.findSchema({kConvolution, ""}) &&
+        dispatcher.findSchema({kConvolutionInto, "binary"});
+}
+
+void luthier_free(char* error) {
+    std::free(error);
+}
+
+// Reorders a weight into the layout that oneDNN prefers for inputs of this shape.
+at::Tensor* luthier_onednn_reorder(
+    const at::Tensor* weight, int64_t stride, int64_t padding, const int64_t* input_shape, char** error) {
+    return guarded(error, [&] {
+        c10::List<int64_t> shape({input_shape[0], input_shape[1], input_shape[2], input_shape[3]});
+        return leak(call(kReorder, "", *weight, pair(padding), pair(stride), pair(1), int64_t{1}, shape));
+    });
+}
+
+// attr is "relu" or "none".
+at::Tensor* luthier_onednn_convolution(
+    const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, int64_t stride, int64_t padding,
+    const char* attr, char** error) {
+    return guarded(error, [&] {
+        c10::List<std::optional<at::Scalar>> scalars;
+        return leak(call(
+            kConvolution, "", *input, *weight, *bias, pair(padding), pair(stride), pair(1), int64_t{1},
+            std::string(attr), scalars, std::string()));
+    });
+}
+
+// Replaces `sum` by relu(sum + convolution).
+at::Tensor* luthier_onednn_convolution_add_relu(
+    const at::Tensor* sum, const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, int64_t stride,
+    int64_t padding, char** error) {
+    return guarded(error, [&] {
+        c10::List<std::optional<at::Scalar>> scalars;
+        return leak(call(
+            kConvolutionInto, "binary", *sum, *input, *weight, *bias, pair(padding), pair(stride), pair(1), int64_t{1},
+            std::string("add"), at::Scalar(1.0), std::string("relu"), scalars, std::string()));
+    });
+}
+
+// Has freed memory kept for the next tensor of its size. glibc would give it back to the system, and take it again page
+// by page, at every layer of every image.
+void luthier_keep_freed_memory() {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that is allowed; a thread's own heaps hold no more either
+    mallopt(M_TRIM_THRESHOLD, 1 << 30);
+#endif
+}
+
+// Gives the calling thread a stream of its own on a GPU, so that its copies overlap with what other threads compute.
+void luthier_use_own_stream(int64_t index, char** error) {
+    guarded(error, [&] {
+        const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
+        const c10::impl::VirtualGuardImpl gpu(device.type());
+        gpu.setDevice(device);
+        gpu.exchangeStream(gpu.getStreamFromGlobalPool(device));
+        return true;
+    });
+}
+
+// Copies images, `u8 [n, side, side, 3]`, to a GPU by way of pinned memory, without waiting for the copy.
+at::Tensor* luthier_upload(const uint8_t* images, int64_t n, int64_t side, int64_t index, char** error) {
+    return guarded(error, [&] {
+        const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
+        // from_blob takes no const pointer, and nothing writes to what it makes.
+        auto borrowed = at::from_blob(const_cast<uint8_t*>(images), {n, side, side, 3}, at::kByte);
+        // The allocator of pinned memory keeps it until the copy is over.
+        return leak(borrowed.pin_memory().to(device, /*non_blocking=*/true));
+    });
+}
+
+// The free memory of a GPU in bytes.
+uint64_t luthier_free_memory(int64_t index, char** error) {
+    return guarded(error, [&] {
+        const auto allocator = at::getDeviceAllocator(c10::DeviceType::CUDA);
+        return uint64_t{allocator->getMemoryInfo(static_cast<c10::DeviceIndex>(index)).first};
+    });
+}
+
+}  // extern "C"

@@ -1,0 +1,197 @@
+//! What libtorch can and tch does not reach, by way of a small C++ bridge: oneDNN's fused convolutions, and streams,
+//! pinned memory and free memory of GPUs.
+//!
+//! The unsafe surface is this module. Each function of the bridge borrows its arguments for the call, keeps no pointer,
+//! and hands over what it returns; no exception passes. What this module exports is safe.
+#![expect(
+    unsafe_code,
+    reason = "the bridge is C++: this module is the border, and the only one"
+)]
+
+use std::ffi::{CStr, c_char};
+
+use tch::{TchError, Tensor};
+use torch_sys::C_tensor;
+
+use crate::Result;
+
+unsafe extern "C" {
+    fn luthier_onednn_is_available() -> bool;
+    fn luthier_free(error: *mut c_char);
+    fn luthier_onednn_reorder(
+        weight: *const C_tensor,
+        stride: i64,
+        padding: i64,
+        input_shape: *const i64,
+        error: *mut *mut c_char,
+    ) -> *mut C_tensor;
+    fn luthier_onednn_convolution(
+        input: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        stride: i64,
+        padding: i64,
+        attr: *const c_char,
+        error: *mut *mut c_char,
+    ) -> *mut C_tensor;
+    fn luthier_onednn_convolution_add_relu(
+        sum: *const C_tensor,
+        input: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        stride: i64,
+        padding: i64,
+        error: *mut *mut c_char,
+    ) -> *mut C_tensor;
+    fn luthier_keep_freed_memory();
+    fn luthier_use_own_stream(index: i64, error: *mut *mut c_char);
+    fn luthier_upload(images: *const u8, n: i64, side: i64, index: i64, error: *mut *mut c_char) -> *mut C_tensor;
+    fn luthier_free_memory(index: i64, error: *mut *mut c_char) -> u64;
+}
+
+/// Whether this libtorch has oneDNN's fused convolutions.
+pub(crate) fn has_onednn() -> bool {
+    // SAFETY: looks names up in a table and catches nothing because nothing is thrown.
+    unsafe { luthier_onednn_is_available() }
+}
+
+/// What follows a convolution without a further pass over memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    None,
+    Relu,
+}
+
+/// A convolution whose weight lies in memory as oneDNN prefers it for inputs of one shape.
+#[derive(Debug)]
+pub(crate) struct PackedConv {
+    weight: Tensor,
+    bias: Tensor,
+    stride: i64,
+    padding: i64,
+}
+
+impl PackedConv {
+    /// Packs a weight `[out, in, h, w]` for inputs of shape `[n, in, h, w]`.
+    pub(crate) fn new(weight: &Tensor, bias: Tensor, stride: i64, padding: i64, input_shape: [i64; 4]) -> Result<Self> {
+        // SAFETY: the weight lives through the call, and the shape has the four numbers that are read.
+        let packed = tensor(|error| unsafe {
+            luthier_onednn_reorder(weight.as_ptr(), stride, padding, input_shape.as_ptr(), error)
+        })?;
+        Ok(PackedConv {
+            weight: packed,
+            bias,
+            stride,
+            padding,
+        })
+    }
+
+    /// The same convolution for another thread: the weight is not copied.
+    pub(crate) fn share(&self) -> Self {
+        PackedConv {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+            ..*self
+        }
+    }
+
+    pub(crate) fn run(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        let attr = match activation {
+            Activation::None => c"none",
+            Activation::Relu => c"relu",
+        };
+        // SAFETY: all tensors and the text live through the call.
+        tensor(|error| unsafe {
+            luthier_onednn_convolution(
+                x.as_ptr(),
+                self.weight.as_ptr(),
+                self.bias.as_ptr(),
+                self.stride,
+                self.padding,
+                attr.as_ptr(),
+                error,
+            )
+        })
+    }
+
+    /// relu(sum + convolution of x), in the memory of `sum`.
+    pub(crate) fn run_add_relu(&self, x: &Tensor, sum: Tensor) -> Result<Tensor> {
+        // SAFETY: all tensors live through the call; `sum` is written to, and taken by value because of that.
+        tensor(|error| unsafe {
+            luthier_onednn_convolution_add_relu(
+                sum.as_ptr(),
+                x.as_ptr(),
+                self.weight.as_ptr(),
+                self.bias.as_ptr(),
+                self.stride,
+                self.padding,
+                error,
+            )
+        })
+    }
+}
+
+/// Has the C library keep freed memory for the next tensor instead of giving it back to the system.
+///
+/// Without it, a lane takes most of its activations from the system again for every image, page by page.
+pub(crate) fn keep_freed_memory() {
+    // SAFETY: sets two limits of the allocator.
+    unsafe { luthier_keep_freed_memory() }
+}
+
+/// Gives the calling thread a stream of its own on a GPU, so that its copies overlap with what other threads compute.
+pub(crate) fn use_own_stream(gpu: usize) -> Result<()> {
+    // SAFETY: takes a number.
+    checked(|error| unsafe { luthier_use_own_stream(gpu as i64, error) })
+}
+
+/// Copies images, `u8 [n, side, side, 3]`, to a GPU by way of pinned memory, without waiting for the copy.
+pub(crate) fn upload(images: &[u8], side: usize, gpu: usize) -> Result<Tensor> {
+    let n = images.len() / (side * side * 3);
+    // SAFETY: the bytes that are read, n·side·side·3, are those of the slice, and are copied before the call returns.
+    tensor(|error| unsafe { luthier_upload(images.as_ptr(), n as i64, side as i64, gpu as i64, error) })
+}
+
+/// The free memory of a GPU in bytes.
+pub(crate) fn free_memory(gpu: usize) -> Result<u64> {
+    // SAFETY: takes a number and returns one.
+    checked(|error| unsafe { luthier_free_memory(gpu as i64, error) })
+}
+
+/// Calls the bridge, and takes an error message back.
+fn checked<T>(call: impl FnOnce(*mut *mut c_char) -> T) -> Result<T> {
+    let mut error = std::ptr::null_mut();
+    let result = call(&mut error);
+    if error.is_null() {
+        return Ok(result);
+    }
+    // SAFETY: a message ends in zero and lives until it is given back.
+    let message = unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned();
+    // SAFETY: the message came from the bridge and is not used any more.
+    unsafe { luthier_free(error) };
+    Err(TchError::Torch(message).into())
+}
+
+/// Calls the bridge for a tensor.
+fn tensor(call: impl FnOnce(*mut *mut c_char) -> *mut C_tensor) -> Result<Tensor> {
+    let tensor = checked(call)?;
+    // SAFETY: without an error the bridge made this tensor with `new` and keeps no pointer to it: tch deletes it.
+    Ok(unsafe { Tensor::from_ptr(tensor) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_bridge_come_back_as_messages() {
+        // libtorch has no GPU of this number anywhere.
+        for outcome in [
+            use_own_stream(127),
+            free_memory(127).map(drop),
+            upload(&[0; 3], 1, 127).map(drop),
+        ] {
+            assert!(!outcome.unwrap_err().to_string().is_empty());
+        }
+    }
+}

@@ -1,0 +1,135 @@
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{View, WIDTH};
+
+/// How the features of an image's views become one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Combine {
+    /// Their average: as wide as one view's.
+    Mean,
+    /// Side by side, in the order of the views.
+    Concat,
+}
+
+impl fmt::Display for Combine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Combine::Mean => "mean",
+            Combine::Concat => "concat",
+        })
+    }
+}
+
+impl FromStr for Combine {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "mean" => Ok(Combine::Mean),
+            "concat" => Ok(Combine::Concat),
+            _ => Err(format!("expected mean or concat, found {text}")),
+        }
+    }
+}
+
+/// The views in which the network sees an image, and how their features become one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Views {
+    views: Vec<View>,
+    combine: Combine,
+}
+
+impl Views {
+    /// Views in this order. One view alone has nothing to combine: any `combine` is then the same.
+    ///
+    /// # Errors
+    /// A message if there is no view, or one twice.
+    pub fn new(views: Vec<View>, combine: Combine) -> Result<Self, String> {
+        if views.is_empty() {
+            return Err("expected at least one view, found none".to_owned());
+        }
+        if let Some((_, twice)) = (views.iter().enumerate()).find(|(place, view)| views[..*place].contains(view)) {
+            return Err(format!("expected each view once, found {twice} twice"));
+        }
+        let combine = if views.len() == 1 { Combine::Mean } else { combine };
+        Ok(Views { views, combine })
+    }
+
+    /// The views in order.
+    pub fn as_slice(&self) -> &[View] {
+        &self.views
+    }
+
+    /// How their features become one row.
+    pub fn combination(&self) -> Combine {
+        self.combine
+    }
+
+    /// The number of features of a row.
+    pub fn width(&self) -> usize {
+        match self.combine {
+            Combine::Mean => WIDTH,
+            Combine::Concat => WIDTH * self.views.len(),
+        }
+    }
+
+    /// One row, `f32 [width]`, of the 2048 features of each view, which come in the order of the views.
+    ///
+    /// Averages are taken in double precision.
+    ///
+    /// # Panics
+    /// If the number of rows is not that of the views.
+    pub fn combine(&self, rows: &[&[f32]]) -> Vec<f32> {
+        assert_eq!(rows.len(), self.views.len(), "one row a view");
+        match self.combine {
+            Combine::Concat => rows.concat(),
+            Combine::Mean => {
+                let n = rows.len() as f64;
+                let mean = |column| (rows.iter().map(|row| f64::from(row[column])).sum::<f64>() / n) as f32;
+                (0..WIDTH).map(mean).collect()
+            }
+        }
+    }
+}
+
+impl From<View> for Views {
+    fn from(view: View) -> Self {
+        Views {
+            views: vec![view],
+            combine: Combine::Mean,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_averaged_or_put_side_by_side() {
+        let (a, b) = ([1.0; WIDTH], [4.0; WIDTH]);
+        let both = |combine| Views::new(vec![View::Squash, View::Mirror], combine).unwrap();
+        let mean = both(Combine::Mean);
+        assert_eq!((mean.width(), mean.combine(&[&a, &b])), (WIDTH, vec![2.5; WIDTH]));
+        let concat = both(Combine::Concat);
+        let row = concat.combine(&[&a, &b]);
+        assert_eq!((concat.width(), row.len()), (2 * WIDTH, 2 * WIDTH));
+        assert_eq!((row[WIDTH - 1], row[WIDTH]), (1.0, 4.0));
+    }
+
+    #[test]
+    fn one_view_passes_unchanged_whatever_the_combination() {
+        let views = Views::new(vec![View::Crop], Combine::Concat).unwrap();
+        assert_eq!(views, View::Crop.into());
+        let row: Vec<f32> = (0..WIDTH).map(|n| (n as f32).sin()).collect();
+        assert_eq!(views.combine(&[&row]), row);
+    }
+
+    #[test]
+    fn no_view_and_a_view_twice_are_refused() {
+        assert!(Views::new(vec![], Combine::Mean).is_err());
+        let twice = vec![View::Crop, View::Squash, View::Crop];
+        assert!(Views::new(twice, Combine::Mean).unwrap_err().contains("crop twice"));
+    }
+}
