@@ -10,7 +10,7 @@
 
 use std::ffi::{CStr, c_char};
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
 use crate::Result;
@@ -22,6 +22,7 @@ unsafe extern "C" {
         weight: *const C_tensor,
         stride: i64,
         padding: i64,
+        groups: i64,
         input_shape: *const i64,
         error: *mut *mut c_char,
     ) -> *mut C_tensor;
@@ -31,6 +32,7 @@ unsafe extern "C" {
         bias: *const C_tensor,
         stride: i64,
         padding: i64,
+        groups: i64,
         attr: *const c_char,
         error: *mut *mut c_char,
     ) -> *mut C_tensor;
@@ -41,6 +43,7 @@ unsafe extern "C" {
         bias: *const C_tensor,
         stride: i64,
         padding: i64,
+        groups: i64,
         error: *mut *mut c_char,
     ) -> *mut C_tensor;
     fn luthier_keep_freed_memory();
@@ -62,27 +65,39 @@ pub(crate) enum Activation {
     Relu,
 }
 
+/// How a convolution moves over its input.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) stride: i64,
+    pub(crate) padding: i64,
+    /// Parts of the channels that do not mix.
+    pub(crate) groups: i64,
+}
+
 /// A convolution whose weight lies in memory as oneDNN prefers it for inputs of one shape.
 #[derive(Debug)]
 pub(crate) struct PackedConv {
     weight: Tensor,
     bias: Tensor,
-    stride: i64,
-    padding: i64,
+    shape: Shape,
 }
 
 impl PackedConv {
-    /// Packs a weight `[out, in, h, w]` for inputs of shape `[n, in, h, w]`.
-    pub(crate) fn new(weight: &Tensor, bias: Tensor, stride: i64, padding: i64, input_shape: [i64; 4]) -> Result<Self> {
+    /// Packs a weight `[out, in / groups, h, w]` for inputs of shape `[n, in, h, w]`.
+    pub(crate) fn new(weight: &Tensor, bias: Tensor, shape: Shape, input_shape: [i64; 4]) -> Result<Self> {
+        let Shape {
+            stride,
+            padding,
+            groups,
+        } = shape;
         // SAFETY: the weight lives through the call, and the shape has the four numbers that are read.
         let packed = tensor(|error| unsafe {
-            luthier_onednn_reorder(weight.as_ptr(), stride, padding, input_shape.as_ptr(), error)
+            luthier_onednn_reorder(weight.as_ptr(), stride, padding, groups, input_shape.as_ptr(), error)
         })?;
         Ok(PackedConv {
             weight: packed,
             bias,
-            stride,
-            padding,
+            shape,
         })
     }
 
@@ -91,7 +106,7 @@ impl PackedConv {
         PackedConv {
             weight: self.weight.shallow_clone(),
             bias: self.bias.shallow_clone(),
-            ..*self
+            shape: self.shape,
         }
     }
 
@@ -106,8 +121,9 @@ impl PackedConv {
                 x.as_ptr(),
                 self.weight.as_ptr(),
                 self.bias.as_ptr(),
-                self.stride,
-                self.padding,
+                self.shape.stride,
+                self.shape.padding,
+                self.shape.groups,
                 attr.as_ptr(),
                 error,
             )
@@ -123,12 +139,45 @@ impl PackedConv {
                 x.as_ptr(),
                 self.weight.as_ptr(),
                 self.bias.as_ptr(),
-                self.stride,
-                self.padding,
+                self.shape.stride,
+                self.shape.padding,
+                self.shape.groups,
                 error,
             )
         })
     }
+}
+
+/// The values of a tensor in its memory's order.
+///
+/// # Panics
+/// If it is not `f32` on the CPU, contiguous in C order.
+pub(crate) fn values(tensor: &Tensor) -> &[f32] {
+    let n = n_values(tensor);
+    // SAFETY: so many values of this type lie there, as long as the tensor is borrowed, and nothing writes meanwhile.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), n) }
+}
+
+/// The values of a tensor, to be written.
+///
+/// # Panics
+/// As [`values`].
+pub(crate) fn values_mut(tensor: &mut Tensor) -> &mut [f32] {
+    let n = n_values(tensor);
+    // SAFETY: as above; the tensor is borrowed mutably, and was made by the caller, so that no other shares its memory.
+    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), n) }
+}
+
+fn n_values(tensor: &Tensor) -> usize {
+    let is_plain = tensor.kind() == Kind::Float
+        && tensor.device() == tch::Device::Cpu
+        && tensor.is_contiguous()
+        && tensor.numel() > 0;
+    assert!(
+        is_plain,
+        "expected a contiguous f32 tensor on the CPU, found {tensor:?}"
+    );
+    tensor.numel()
 }
 
 /// Has the C library keep freed memory for the next tensor instead of giving it back to the system.

@@ -24,6 +24,7 @@ mod stage;
 mod thumbnail;
 mod views;
 mod weights;
+mod winograd;
 
 pub use decode::{Decoding, Unreadable, decode};
 pub use device::{Device, Precision};

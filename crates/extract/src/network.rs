@@ -3,8 +3,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-use crate::bridge::{self, Activation, PackedConv};
+use crate::bridge::{self, Activation, PackedConv, Shape};
 use crate::weights::Parameters;
+use crate::winograd::{self, WinogradConv};
 use crate::{Device, Precision, Preprocess, Result};
 
 /// The number of features: channels before global average pooling.
@@ -30,6 +31,18 @@ struct ConvNorm {
     stride: i64,
     /// Height and width of what goes in.
     input_side: i64,
+}
+
+impl ConvNorm {
+    /// Whether Winograd's filtering is used. Of an image with a side of 7 pixels it would make four tiles, which are too few to
+    /// make up for four times as many weights; and bf16 is too coarse for its intermediate numbers.
+    fn is_winograd(&self, target: Target) -> bool {
+        let [_, _, side] = self.shape;
+        target.kernels == Kernels::OneDnn
+            && target.precision == Precision::Fp32
+            && (side, self.stride) == (3, 1)
+            && self.input_side >= 14
+    }
 }
 
 /// The plan of one bottleneck block (He et al., 2015, arXiv:1512.03385), version 1.5: the 3 × 3 convolution has the stride.
@@ -159,7 +172,7 @@ pub(crate) struct Target {
 
 /// Weight and bias of a convolution with the batch norm folded in.
 struct Folded {
-    /// `[out, h, w, in]`: channels last.
+    /// `[out, h, w, in]`: channels last; or as [`winograd`] has it.
     weight: Vec<f32>,
     bias: Vec<f32>,
 }
@@ -195,6 +208,7 @@ impl Folded {
 enum Conv {
     Plain(Unpacked),
     OneDnn(PackedConv),
+    Winograd(WinogradConv),
     CuDnn(Unpacked),
 }
 
@@ -253,6 +267,10 @@ impl Unpacked {
 
 impl Conv {
     fn new(plan: &ConvNorm, folded: &Folded, target: Target) -> Result<Self> {
+        if plan.is_winograd(target) {
+            let conv = WinogradConv::new(&folded.weight, &folded.bias, plan.input_side as usize, target.batch)?;
+            return Ok(Conv::Winograd(conv));
+        }
         let place = |tensor: Tensor| -> Result<Tensor> {
             Ok(tensor
                 .f_to_kind(target.precision.kind())?
@@ -274,7 +292,12 @@ impl Conv {
             Kernels::CuDnn => Conv::CuDnn(unpacked(bias)),
             Kernels::OneDnn => {
                 let input = [target.batch as i64, n_in, plan.input_side, plan.input_side];
-                Conv::OneDnn(PackedConv::new(&weight, bias, stride, padding, input)?)
+                let shape = Shape {
+                    stride,
+                    padding,
+                    groups: 1,
+                };
+                Conv::OneDnn(PackedConv::new(&weight, bias, shape, input)?)
             }
         })
     }
@@ -283,6 +306,7 @@ impl Conv {
         match self {
             Conv::Plain(conv) => Conv::Plain(conv.share()),
             Conv::OneDnn(conv) => Conv::OneDnn(conv.share()),
+            Conv::Winograd(conv) => Conv::Winograd(conv.share()),
             Conv::CuDnn(conv) => Conv::CuDnn(conv.share()),
         }
     }
@@ -290,6 +314,10 @@ impl Conv {
     fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         match self {
             Conv::OneDnn(conv) => conv.run(x, activation),
+            Conv::Winograd(conv) => {
+                assert_eq!(activation, Activation::Relu, "what follows every 3 × 3 convolution");
+                conv.run(x)
+            }
             Conv::CuDnn(conv) if activation == Activation::Relu => conv.run_cudnn_relu(x),
             Conv::Plain(conv) | Conv::CuDnn(conv) => conv.run(x, activation),
         }
@@ -301,6 +329,7 @@ impl Conv {
             Conv::OneDnn(conv) => conv.run_add_relu(x, sum),
             Conv::CuDnn(conv) => conv.run_cudnn_add_relu(x, &sum),
             Conv::Plain(conv) => conv.run_add_relu(x, &sum),
+            Conv::Winograd(_) => unreachable!("no 3 × 3 convolution ends a block"),
         }
     }
 }
@@ -347,7 +376,14 @@ impl Network {
     pub(crate) fn new(parameters: &Parameters, target: Target) -> Result<Self> {
         // Folding reads every weight: all cores. Packing is libtorch's, which has threads of its own.
         let plans: Vec<ConvNorm> = plans().collect();
-        let folded: Vec<Folded> = plans.par_iter().map(|plan| Folded::new(plan, parameters)).collect();
+        let fold = |plan: &ConvNorm| {
+            let mut folded = Folded::new(plan, parameters);
+            if plan.is_winograd(target) {
+                folded.weight = winograd::transform_filters(&folded.weight, plan.shape[1] as usize);
+            }
+            folded
+        };
+        let folded: Vec<Folded> = plans.par_iter().map(fold).collect();
         tch::no_grad(|| {
             let convs = plans
                 .iter()
