@@ -18,8 +18,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use luthier_extract::{
-    Decoding, Device, Extractor, ExtractorConfig, ImageFile, Precision, Preprocess, View, WeightsSource, WeightsStore,
-    decode, images_below,
+    Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageFile, Precision, Preprocess, View, WeightsSource,
+    WeightsStore, decode, images_below,
 };
 
 /// Decoded images that one repetition takes through the network.
@@ -31,7 +31,8 @@ fn main() -> Result<()> {
         let line = line?;
         let answer = match peer.answer(&line.split('\t').collect::<Vec<_>>()) {
             Ok((n_images, seconds)) => format!("{n_images}\t{seconds}"),
-            Err(error) => format!("error\t{error:#}"),
+            // One line, whatever libtorch says in several.
+            Err(error) => format!("error\t{}", format!("{error:#}").replace(['\n', '\t'], " ")),
         };
         let mut out = std::io::stdout().lock();
         writeln!(out, "{answer}")?;
@@ -53,7 +54,7 @@ impl Luthier {
             ["network", device, precision, batch, threads, repetitions] => {
                 let batch: usize = batch.parse()?;
                 let extractor = self.extractor(device, precision, (batch > 0).then_some(batch), threads)?;
-                let images = vec![100; IMAGES * repetitions.parse::<usize>()? * Preprocess::BYTES];
+                let images = noise(IMAGES * repetitions.parse::<usize>()? * Preprocess::BYTES);
                 let start = Instant::now();
                 extractor.embed_pixels(&images)?;
                 Ok((images.len() / Preprocess::BYTES, start.elapsed().as_secs_f64()))
@@ -64,8 +65,18 @@ impl Luthier {
                 let files: Vec<ImageFile> = images_below(folder.as_ref())?.into_iter().map(image_file).collect();
                 let extractor = self.extractor("cpu", precision, None, threads)?;
                 let start = Instant::now();
-                extractor.embed(&files, &(), |_, _| Ok(()))?;
-                Ok((files.len(), start.elapsed().as_secs_f64()))
+                let mut unreadable = None;
+                extractor.embed(&files, &(), |place, embedded| {
+                    if let Embedded::Unreadable(reason) = embedded {
+                        unreadable.get_or_insert(format!("{}: {reason}", files[place].path.display()));
+                    }
+                    Ok(())
+                })?;
+                let seconds = start.elapsed().as_secs_f64();
+                match unreadable {
+                    Some(message) => bail!(message),
+                    None => Ok((files.len(), seconds)),
+                }
             }
             _ => bail!("expected network, tch, decode or extract with their fields, found {request:?}"),
         }
@@ -126,6 +137,13 @@ fn decode_all(decoding: &str, files: &[&str]) -> Result<(usize, f64)> {
         preprocess.run(&decode(&bytes, decoding)?, View::Squash, &mut pixels);
     }
     Ok((files.len(), start.elapsed().as_secs_f64()))
+}
+
+/// Bytes without a pattern: constant pixels would let a GPU draw less power.
+fn noise(n: usize) -> Vec<u8> {
+    (0..n as u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect()
 }
 
 fn image_file(path: PathBuf) -> ImageFile {

@@ -5,7 +5,8 @@ use luthier_artifact::{Digest, ExtractorInfo, Key};
 use crate::lanes::Lanes;
 use crate::network::{Kernels, Network, Target, WIDTH};
 use crate::{
-    Decoding, Device, Error, Observer, Precision, Preprocess, Result, View, Views, WeightsSource, WeightsStore, decode,
+    Decoding, Device, Error, Observer, Precision, Preprocess, Result, View, Views, WeightsSource, WeightsStore, bridge,
+    decode,
 };
 
 /// Everything that the features of an image depend on, beside its bytes.
@@ -135,6 +136,7 @@ impl Extractor {
             ..
         } = config;
         device.check(precision)?;
+        bridge::keep_freed_memory();
         let parameters = config.weights.load(store, observer)?;
         let batch = match config.batch {
             Some(batch) => batch.max(1),

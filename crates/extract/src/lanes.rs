@@ -67,9 +67,6 @@ impl Lanes {
         observer: &dyn Observer,
         mut done: impl FnMut(usize, Embedded) -> Result<()>,
     ) -> Result<()> {
-        if self.device == Device::Cpu {
-            bridge::keep_freed_memory();
-        }
         let (next, batch, ready) = (
             AtomicUsize::new(0),
             AtomicUsize::new(self.batch),

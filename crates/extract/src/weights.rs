@@ -3,6 +3,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest as _, Sha256};
 use tch::{Kind, Tensor};
@@ -221,7 +222,11 @@ impl Parameters {
             }
             Ok((name, values))
         };
-        expected.into_iter().map(read).collect::<Result<_>>().map(Parameters)
+        expected
+            .into_par_iter()
+            .map(read)
+            .collect::<Result<_>>()
+            .map(Parameters)
     }
 }
 

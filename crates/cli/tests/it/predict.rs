@@ -201,3 +201,27 @@ fn fifteen_lines_of_numpy_give_the_same_probabilities() {
     }
     assert_eq!(compared, 18);
 }
+
+#[test]
+fn a_model_is_used_with_the_views_it_was_trained_on() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let report = project.pipeline(&["--views", "squash,crop-mirror", "--combine", "concat"]);
+    // Squashed features are known, and the other view is seen alone.
+    assert_eq!(report["images"]["embedded"], 18);
+    let header = project.run(&[
+        "explain",
+        "extract",
+        "--train-dir",
+        "data/train",
+        "--test-dir",
+        "data/test",
+    ]);
+    assert!(header.stdout.contains("squash, crop-mirror"), "{}", header.stdout);
+
+    let image = ["predict", "--format", "json", "--image-path", "data/test/harp/5.jpg"];
+    let of_both: Value = serde_json::from_str(&project.run(&image).ok().stdout).unwrap();
+    project.pipeline(&["--views", "squash,crop-mirror"]);
+    let of_mean: Value = serde_json::from_str(&project.run(&image).ok().stdout).unwrap();
+    assert_ne!(of_both["predictions"], of_mean["predictions"]);
+}

@@ -23,7 +23,7 @@ fn the_pipeline_runs_from_a_file_and_unknown_keys_are_errors() {
     let explained = project.run(&["explain", "features"]).ok().stdout;
     assert!(explained.contains("components         4 "), "{explained}");
 
-    project.write("luthier.toml", b"[extract]\nresise = 'crop'\n");
+    project.write("luthier.toml", b"[extract]\nveiws = 'crop'\n");
     assert_eq!(
         project.run(&PIPELINE).error(),
         (
