@@ -22,7 +22,8 @@ pub struct ExtractorConfig {
     pub precision: Precision,
     /// Where the network runs.
     pub device: Device,
-    /// How many images go through the network at once; `None` leaves it to [`Device::batch`].
+    /// How many images go through the network at once; `None` for one on the CPU, and as many as
+    /// fit on a GPU.
     pub batch: Option<usize>,
 }
 
@@ -144,8 +145,13 @@ impl Extractor {
         };
         let lanes = Lanes::new(device, n_threads, n_images * config.views.as_slice().len(), batch);
         let kernels = Kernels::best(device);
+        let why = match (config.batch, device) {
+            (Some(_), _) => "as asked for",
+            (None, Device::Cuda(_)) => "which half of the free memory holds",
+            (None, _) => "which keeps its activations in the cache",
+        };
         tracing::debug!(
-            "network on {device} in {precision} with {} kernels; {lanes}",
+            "network on {device} in {precision} with {} kernels; {lanes}, {why}",
             kernels.name()
         );
         // Weights are packed for the number of threads that will use them.
