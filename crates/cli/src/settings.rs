@@ -201,6 +201,12 @@ const SECTIONS: [(&str, &[&str]); 6] = [
     ("cache", &["cache-dir", "rehash"]),
 ];
 
+/// Keys that have another name, which older files and scripts use.
+const ALIASES: [(&str, &str); 1] = [("resize", "views")];
+
+/// Keys whose values are lists.
+const LISTS: [&str; 1] = ["views"];
+
 /// Keys whose values are paths, taken from the folder of `luthier.toml`.
 const PATHS: [&str; 4] = ["train-dir", "test-dir", "data-dir", "cache-dir"];
 
@@ -469,8 +475,9 @@ fn parse(options: &[String], origin: &str) -> Result<Settings> {
 
 fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Settings> {
     let mut options = Vec::new();
-    for key in SECTIONS.iter().flat_map(|(_, keys)| *keys) {
-        let name = format!("LUTHIER_{}", key.replace('-', "_").to_uppercase());
+    let keys = SECTIONS.iter().flat_map(|(_, keys)| keys.iter().map(|key| (key, key)));
+    for (written, key) in keys.chain(ALIASES.iter().map(|(alias, name)| (alias, name))) {
+        let name = format!("LUTHIER_{}", written.replace('-', "_").to_uppercase());
         if let Some(value) = get(&name).filter(|value| !value.is_empty()) {
             let option = format!("--{key}={value}");
             // Alone first, so that a message names the variable it is about.
@@ -502,6 +509,8 @@ fn from_toml(text: &str, path: &Path) -> Result<Settings> {
         };
         for (written, value) in keys {
             let key = written.replace('_', "-");
+            let alias = ALIASES.iter().find(|(alias, _)| *alias == key);
+            let key = alias.map_or(key, |(_, name)| (*name).to_owned());
             let origin = format!("{file}: [{section}] {written}");
             if !known.contains(&key.as_str()) {
                 bail!(unknown(&origin, &key, known));
@@ -511,11 +520,15 @@ fn from_toml(text: &str, path: &Path) -> Result<Settings> {
                     path.parent().unwrap_or(Path::new("")).join(text).display().to_string()
                 }
                 toml::Value::String(text) => text,
-                toml::Value::Array(values) if values.iter().all(toml::Value::is_str) => values
-                    .iter()
-                    .filter_map(toml::Value::as_str)
-                    .collect::<Vec<_>>()
-                    .join(","),
+                toml::Value::Array(values)
+                    if LISTS.contains(&key.as_str()) && values.iter().all(toml::Value::is_str) =>
+                {
+                    values
+                        .iter()
+                        .filter_map(toml::Value::as_str)
+                        .collect::<Vec<_>>()
+                        .join(",")
+                }
                 toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
                 other => bail!(Problem::usage(format!(
                     "{origin}: expected one value, found {}",
@@ -652,6 +665,10 @@ mod tests {
             views(parse(&["--resize=crop".into()], "flags").unwrap()),
             View::Crop.into()
         );
+        assert_eq!(views(toml("[extract]\nresize = 'crop'").unwrap()), View::Crop.into());
+        let environment = from_environment(|name| (name == "LUTHIER_RESIZE").then(|| "crop".into()));
+        assert_eq!(views(environment.unwrap()), View::Crop.into());
+        assert!(message("[data]\ntrain-dir = ['a', 'b']").contains("expected one value, found array"));
         let twice = parse(&["--views=crop,crop".into()], "flags").unwrap();
         let error = twice.extract_config(WeightsSource::Untrained).unwrap_err();
         assert_eq!(error.to_string(), "--views: expected each view once, found crop twice");

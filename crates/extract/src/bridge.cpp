@@ -19,6 +19,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/from_blob.h>
+#include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 namespace {
@@ -137,25 +138,19 @@ void luthier_keep_freed_memory() {
 #endif
 }
 
-// Gives the calling thread a stream of its own on a GPU, so that its copies overlap with what other threads compute.
-void luthier_use_own_stream(int64_t index, char** error) {
-    guarded(error, [&] {
-        const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
-        const c10::impl::VirtualGuardImpl gpu(device.type());
-        gpu.setDevice(device);
-        gpu.exchangeStream(gpu.getStreamFromGlobalPool(device));
-        return true;
-    });
-}
-
-// Copies images, `u8 [n, side, side, 3]`, to a GPU by way of pinned memory, without waiting for the copy.
+// Copies images, `u8 [n, side, side, 3]`, to a GPU by way of pinned memory and on a stream of its own, so that the copy
+// overlaps with what other threads compute, and waits for it.
 at::Tensor* luthier_upload(const uint8_t* images, int64_t n, int64_t side, int64_t index, char** error) {
     return guarded(error, [&] {
         const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
         // from_blob takes no const pointer, and nothing writes to what it makes.
         auto borrowed = at::from_blob(const_cast<uint8_t*>(images), {n, side, side, 3}, at::kByte);
-        // The allocator of pinned memory keeps it until the copy is over.
-        return leak(borrowed.pin_memory().to(device, /*non_blocking=*/true));
+        const c10::impl::VirtualGuardImpl gpu(device.type());
+        const c10::StreamGuard stream(gpu.getStreamFromGlobalPool(device));
+        auto uploaded = borrowed.pin_memory().to(device, /*non_blocking=*/true);
+        // Whoever computes with it does so on another stream.
+        gpu.synchronizeStream(stream.current_stream());
+        return leak(std::move(uploaded));
     });
 }
 

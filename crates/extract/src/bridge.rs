@@ -1,5 +1,5 @@
-//! What libtorch can and tch does not reach, by way of a small C++ bridge: oneDNN's fused convolutions, and streams,
-//! pinned memory and free memory of GPUs.
+//! What libtorch can and tch does not reach, by way of a small C++ bridge: oneDNN's fused convolutions, pinned memory,
+//! and the free memory of GPUs; and the values of tensors as slices.
 //!
 //! The unsafe surface is this module. Each function of the bridge borrows its arguments for the call, keeps no pointer,
 //! and hands over what it returns; no exception passes. What this module exports is safe.
@@ -47,7 +47,6 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> *mut C_tensor;
     fn luthier_keep_freed_memory();
-    fn luthier_use_own_stream(index: i64, error: *mut *mut c_char);
     fn luthier_upload(images: *const u8, n: i64, side: i64, index: i64, error: *mut *mut c_char) -> *mut C_tensor;
     fn luthier_free_memory(index: i64, error: *mut *mut c_char) -> u64;
 }
@@ -158,14 +157,13 @@ pub(crate) fn values(tensor: &Tensor) -> &[f32] {
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), n) }
 }
 
-/// The values of a tensor, to be written.
-///
-/// # Panics
-/// As [`values`].
-pub(crate) fn values_mut(tensor: &mut Tensor) -> &mut [f32] {
-    let n = n_values(tensor);
-    // SAFETY: as above; the tensor is borrowed mutably, and was made by the caller, so that no other shares its memory.
-    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), n) }
+/// A new tensor, `f32` of this shape on the CPU, whose values `fill` writes: all of them, for they begin as anything.
+pub(crate) fn filled(shape: [i64; 4], fill: impl FnOnce(&mut [f32])) -> Result<Tensor> {
+    let tensor = Tensor::f_empty(shape, (Kind::Float, tch::Device::Cpu))?;
+    let n = n_values(&tensor);
+    // SAFETY: so many values of this type lie there, where any bits are a value, and nobody else knows the tensor yet.
+    fill(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), n) });
+    Ok(tensor)
 }
 
 fn n_values(tensor: &Tensor) -> usize {
@@ -188,13 +186,7 @@ pub(crate) fn keep_freed_memory() {
     unsafe { luthier_keep_freed_memory() }
 }
 
-/// Gives the calling thread a stream of its own on a GPU, so that its copies overlap with what other threads compute.
-pub(crate) fn use_own_stream(gpu: usize) -> Result<()> {
-    // SAFETY: takes a number.
-    checked(|error| unsafe { luthier_use_own_stream(gpu as i64, error) })
-}
-
-/// Copies images, `u8 [n, side, side, 3]`, to a GPU by way of pinned memory, without waiting for the copy.
+/// Copies images, `u8 [n, side, side, 3]`, to a GPU by way of pinned memory, while other threads compute there.
 pub(crate) fn upload(images: &[u8], side: usize, gpu: usize) -> Result<Tensor> {
     let n = images.len() / (side * side * 3);
     // SAFETY: the bytes that are read, n·side·side·3, are those of the slice, and are copied before the call returns.
@@ -235,11 +227,7 @@ mod tests {
     #[test]
     fn errors_of_the_bridge_come_back_as_messages() {
         // libtorch has no GPU of this number anywhere.
-        for outcome in [
-            use_own_stream(127),
-            free_memory(127).map(drop),
-            upload(&[0; 3], 1, 127).map(drop),
-        ] {
+        for outcome in [free_memory(127).map(drop), upload(&[0; 3], 1, 127).map(drop)] {
             assert!(!outcome.unwrap_err().to_string().is_empty());
         }
     }

@@ -35,19 +35,29 @@ impl Device {
         }
     }
 
-    /// How many images a batch has unless the user says otherwise.
+    /// How many images a batch has unless the user says otherwise, where that does not depend on the machine.
     ///
     /// On the CPU 1: the activations then stay in the cache of each core, an image more costs one image more, and batches of
-    /// 2 to 16 were measured to be no faster. On CUDA as many as fit into half of the free memory, at most 256.
+    /// 2 to 16 were measured to be no faster.
+    pub(crate) fn fixed_batch(self) -> Option<usize> {
+        match self {
+            Device::Cpu => Some(1),
+            Device::Cuda(_) => None,
+            Device::Mps => Some(32),
+        }
+    }
+
+    /// How many images a batch has unless the user says otherwise: on CUDA as many as fit into half of the free memory, at
+    /// most 256.
     ///
     /// # Errors
     /// [`Error::Torch`] if the device does not say how much memory is free.
     pub(crate) fn batch(self, precision: Precision) -> Result<usize> {
-        Ok(match self {
-            Device::Cpu => 1,
-            Device::Cuda(n) => batch_within(bridge::free_memory(n)?, precision),
-            Device::Mps => 32,
-        })
+        match (self, self.fixed_batch()) {
+            (_, Some(batch)) => Ok(batch),
+            (Device::Cuda(n), None) => Ok(batch_within(bridge::free_memory(n)?, precision)),
+            (Device::Cpu | Device::Mps, None) => unreachable!("their batch is fixed"),
+        }
     }
 
     /// Checks that the device is there and can run `precision`.
@@ -130,7 +140,7 @@ fn batch_within(free: u64, precision: Precision) -> usize {
 pub enum Precision {
     /// 32-bit floating point.
     Fp32,
-    /// bfloat16: about twice as fast on processors that have it in hardware.
+    /// bfloat16: up to twice as fast on processors that have it in hardware.
     Bf16,
     /// 16-bit floating point, on GPUs.
     Fp16,

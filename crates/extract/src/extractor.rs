@@ -51,6 +51,7 @@ impl ExtractorConfig {
             batch,
         } = self;
         let weights = weights.sha256()?;
+        let batch = batch.or(device.fixed_batch());
         let key = |view: &View| {
             Key::stage("extractor", Self::VERSION)
                 .field("view", view)
@@ -143,12 +144,12 @@ impl Extractor {
             Some(batch) => batch.max(1),
             None => device.batch(precision)?,
         };
-        let lanes = Lanes::new(device, n_threads, n_images * config.views.as_slice().len(), batch);
+        let lanes = Lanes::new(device, n_threads, n_images, config.views.as_slice().len(), batch);
         let kernels = Kernels::best(device);
         let why = match (config.batch, device) {
             (Some(_), _) => "as asked for",
-            (None, Device::Cuda(_)) => "which half of the free memory holds",
-            (None, _) => "which keeps its activations in the cache",
+            (None, Device::Cpu) => "which keeps its activations in the cache",
+            (None, _) => "which its memory holds",
         };
         tracing::debug!(
             "network on {device} in {precision} with {} kernels; {lanes}, {why}",

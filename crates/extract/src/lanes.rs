@@ -6,15 +6,15 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
+use rayon::ThreadPoolBuilder;
 use tch::TchError;
 
 use crate::extractor::{Embedded, Image};
 use crate::network::{Network, WIDTH};
-use crate::{Device, Error, Observer, Preprocess, Result, bridge};
+use crate::{Device, Error, Observer, Preprocess, Result};
 
 /// How many threads do what, in batches of how many images.
 #[derive(Debug)]
@@ -30,17 +30,17 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
-    /// Divides `n_threads` for work on `n_images` images: one lane a thread, unless there are fewer batches.
-    pub(crate) fn new(device: Device, n_threads: usize, n_images: usize, batch: usize) -> Self {
+    /// Divides `n_threads` for work on `n_images` images in `n_views` views: one lane a thread, unless there are fewer
+    /// batches or images, which are decoded as a whole.
+    pub(crate) fn new(device: Device, n_threads: usize, n_images: usize, n_views: usize, batch: usize) -> Self {
         let (n_threads, n_images) = (n_threads.max(1), n_images.max(1));
+        let n_seen = n_images * n_views;
+        let most = n_threads.min(n_images);
         let (n_lanes, fill) = match device {
             // A batch costs the same however full it is.
-            Device::Cpu => (n_threads.min(n_images.div_ceil(batch)), batch),
+            Device::Cpu => (most.min(n_seen.div_ceil(batch)), batch),
             // The GPU is quicker than the decoding: rather half-empty batches than idle decoders.
-            Device::Cuda(_) | Device::Mps => {
-                let n_lanes = n_threads.min(n_images);
-                (n_lanes, batch.min(n_images.div_ceil(n_lanes)))
-            }
+            Device::Cuda(_) | Device::Mps => (most, batch.min(n_seen.div_ceil(most))),
         };
         Lanes {
             device,
@@ -67,13 +67,21 @@ impl Lanes {
         observer: &dyn Observer,
         mut done: impl FnMut(usize, Embedded) -> Result<()>,
     ) -> Result<()> {
-        let (next, batch, ready) = (
-            AtomicUsize::new(0),
-            AtomicUsize::new(self.batch),
-            Barrier::new(self.n_lanes),
-        );
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(self.n_lanes)
+            .thread_name(|n| format!("lane-{n}"))
+            .build()
+            .map_err(|error| Error::Io {
+                path: format!("{} threads", self.n_lanes).into(),
+                source: std::io::Error::other(error),
+            })?;
+        if self.device == Device::Cpu {
+            // libtorch keeps it by thread. Nobody computes while another still changes it.
+            pool.broadcast(|_| tch::set_num_threads(self.threads_each as i32));
+        }
+        let (next, batch) = (AtomicUsize::new(0), AtomicUsize::new(self.batch));
         let (send, receive) = sync_channel(2 * self.n_lanes);
-        std::thread::scope(|scope| {
+        pool.in_place_scope(|scope| {
             for _ in 0..self.n_lanes {
                 let mut lane = Lane {
                     lanes: self,
@@ -84,16 +92,14 @@ impl Lanes {
                     waiting: VecDeque::new(),
                     send: send.clone(),
                 };
-                let (read, next, ready) = (&read, &next, &ready);
-                scope.spawn(move || {
-                    let started = lane.start();
-                    // Nobody computes while another still changes libtorch's number of threads.
-                    ready.wait();
+                let (read, next) = (&read, &next);
+                scope.spawn(move |_| {
+                    let _guard = EndsAll { next, n };
                     let places = std::iter::from_fn(|| {
                         let place = next.fetch_add(1, Ordering::Relaxed);
                         (place < n && !observer.is_interrupted()).then_some(place)
                     });
-                    if let Err(Stop::Failed(error)) = started.and_then(|()| lane.run(places, read)) {
+                    if let Err(Stop::Failed(error)) = lane.run(places, read) {
                         // Without a receiver nobody wants to know any more.
                         lane.send.send(Err(error)).ok();
                     }
@@ -133,6 +139,20 @@ impl fmt::Display for Lanes {
     }
 }
 
+/// Ends the work of all lanes when one of them panics.
+struct EndsAll<'a> {
+    next: &'a AtomicUsize,
+    n: usize,
+}
+
+impl Drop for EndsAll<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.next.store(self.n, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Why a lane ends early.
 enum Stop {
     Failed(Error),
@@ -161,16 +181,6 @@ struct Lane<'a> {
 }
 
 impl Lane<'_> {
-    /// Prepares the thread for libtorch, which keeps such settings by thread.
-    fn start(&self) -> std::result::Result<(), Stop> {
-        match self.lanes.device {
-            Device::Cpu => tch::set_num_threads(self.lanes.threads_each as i32),
-            Device::Cuda(n) => bridge::use_own_stream(n)?,
-            Device::Mps => {}
-        }
-        Ok(())
-    }
-
     fn run(
         &mut self,
         places: impl Iterator<Item = usize>,
@@ -251,16 +261,17 @@ mod tests {
 
     #[test]
     fn threads_are_divided_by_batches_of_work() {
-        let divide = |device, n_threads, n_images, batch| {
-            let lanes = Lanes::new(device, n_threads, n_images, batch);
+        let divide = |device, n_threads, (n_images, n_views), batch| {
+            let lanes = Lanes::new(device, n_threads, n_images, n_views, batch);
             (lanes.n_lanes, lanes.threads_each, lanes.fill)
         };
-        assert_eq!(divide(Device::Cpu, 8, 1000, 4), (8, 1, 4));
-        assert_eq!(divide(Device::Cpu, 8, 9, 4), (3, 2, 4));
-        assert_eq!(divide(Device::Cpu, 8, 1, 1), (1, 8, 1));
-        assert_eq!(divide(Device::Cpu, 0, 0, 1), (1, 1, 1));
-        assert_eq!(divide(Device::Cuda(0), 16, 100_000, 128), (16, 1, 128));
-        assert_eq!(divide(Device::Cuda(0), 16, 100, 128), (16, 1, 7));
+        assert_eq!(divide(Device::Cpu, 8, (1000, 1), 4), (8, 1, 4));
+        assert_eq!(divide(Device::Cpu, 8, (9, 1), 4), (3, 2, 4));
+        assert_eq!(divide(Device::Cpu, 8, (1, 1), 1), (1, 8, 1));
+        assert_eq!(divide(Device::Cpu, 8, (1, 4), 1), (1, 8, 1));
+        assert_eq!(divide(Device::Cpu, 0, (0, 1), 1), (1, 1, 1));
+        assert_eq!(divide(Device::Cuda(0), 16, (100_000, 2), 128), (16, 1, 128));
+        assert_eq!(divide(Device::Cuda(0), 16, (100, 1), 128), (16, 1, 7));
     }
 
     #[test]

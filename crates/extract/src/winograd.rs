@@ -76,31 +76,29 @@ impl WinogradConv {
         let x = x.f_permute([0, 2, 3, 1])?;
         let (batch, n_in, n_out) = (x.size()[0], x.size()[3], self.bias.len() as i64);
         let tiles = batch * n_tiles(self.side) as i64;
-        let mut transformed = empty([1, 1, tiles, NUMBERS as i64 * n_in])?;
-        Arch::new().dispatch(TransformInputs {
-            inputs: bridge::values(&x),
-            side: self.side,
-            n_channels: n_in as usize,
-            transformed: bridge::values_mut(&mut transformed),
-        });
+        let transformed = bridge::filled([1, 1, tiles, NUMBERS as i64 * n_in], |transformed| {
+            Arch::new().dispatch(TransformInputs {
+                inputs: bridge::values(&x),
+                side: self.side,
+                n_channels: n_in as usize,
+                transformed,
+            });
+        })?;
         let products = self
             .products
             .run(&transformed.f_permute([0, 3, 1, 2])?, Activation::None)?
             .f_permute([0, 2, 3, 1])?;
         let side = self.side as i64;
-        let mut y = empty([batch, side, side, n_out])?;
-        Arch::new().dispatch(TransformOutputs {
-            products: bridge::values(&products),
-            side: self.side,
-            bias: &self.bias,
-            outputs: bridge::values_mut(&mut y),
-        });
+        let y = bridge::filled([batch, side, side, n_out], |outputs| {
+            Arch::new().dispatch(TransformOutputs {
+                products: bridge::values(&products),
+                side: self.side,
+                bias: &self.bias,
+                outputs,
+            });
+        })?;
         Ok(y.f_permute([0, 3, 1, 2])?)
     }
-}
-
-fn empty(shape: [i64; 4]) -> Result<Tensor> {
-    Ok(Tensor::f_empty(shape, (Kind::Float, tch::Device::Cpu))?)
 }
 
 /// The number of tiles of an image.

@@ -85,7 +85,7 @@ pub(crate) fn note_faster_precision(settings: &Settings, n_embedded: usize, prog
     const ENOUGH: usize = 100;
     if let (true, Some(precision)) = (n_embedded >= ENOUGH, settings.faster_precision()) {
         progress.say(&format!(
-            "note: this device has {precision} in hardware, which is about twice as fast: --precision auto"
+            "note: this device has {precision} in hardware, which is up to twice as fast: --precision auto"
         ));
     }
 }

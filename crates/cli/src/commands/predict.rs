@@ -86,14 +86,21 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let paths = list(&image_path)?;
     let config = extractor_config(&settings, &model.extractor, &model_path)?;
     let store = weights_store()?;
-    // Hashing weights takes about as long as loading them: beside it.
-    let (checked, extractor) = std::thread::scope(|scope| {
-        let checked = scope.spawn(|| check_weights(&config.weights, &model.extractor, &model_path));
-        let extractor = Extractor::load(&config, &store, settings.n_threads(), paths.len(), progress);
-        (checked.join().expect("checking does not panic"), extractor)
-    });
-    checked?;
-    let extractor = extractor?;
+    let check = || check_weights(&config.weights, &model.extractor, &model_path);
+    let load = || Extractor::load(&config, &store, settings.n_threads(), paths.len(), progress);
+    let extractor = if let WeightsSource::File(_) = config.weights {
+        // Hashing a file takes about as long as loading it: beside it.
+        let (checked, extractor) = std::thread::scope(|scope| {
+            let checked = scope.spawn(check);
+            let extractor = load();
+            (checked.join().expect("checking does not panic"), extractor)
+        });
+        checked?;
+        extractor?
+    } else {
+        check()?;
+        load()?
+    };
 
     let mut printer = Printer::new(format, paths.iter().map(|path| path.display().to_string()).collect());
     let files: Vec<ImageFile> = paths

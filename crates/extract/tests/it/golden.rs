@@ -13,6 +13,7 @@ use crate::{config, embed, extractor};
 struct Golden {
     tolerance: Tolerance,
     pixels: Vec<Pixels>,
+    scaled: Vec<Scaled>,
     features: Features,
 }
 
@@ -24,6 +25,16 @@ struct Tolerance {
 #[derive(Deserialize)]
 struct Pixels {
     image: String,
+    squash: String,
+    crop: String,
+}
+
+/// A large JPEG beside the golden file, decoded by Pillow's `draft("RGB", (512, 512))`.
+#[derive(Deserialize)]
+struct Scaled {
+    file: String,
+    width: u32,
+    height: u32,
     squash: String,
     crop: String,
 }
@@ -67,13 +78,31 @@ fn pixels_are_those_of_pillow_bit_for_bit() {
     } in golden.pixels
     {
         for (view, expected) in [(View::Squash, squash), (View::Crop, crop)] {
-            let mut pixels = vec![0; Preprocess::BYTES];
-            Preprocess::new().run(&image(&name), view, &mut pixels);
-            let found: String = Sha256::digest(pixels)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
-            assert_eq!(found, expected, "{name}, {view}");
+            assert_eq!(pixels(&image(&name), view), expected, "{name}, {view}");
+        }
+    }
+}
+
+/// SHA-256 of an image's pixels in a view.
+fn pixels(image: &RgbImage, view: View) -> String {
+    let mut pixels = vec![0; Preprocess::BYTES];
+    Preprocess::new().run(image, view, &mut pixels);
+    Sha256::digest(pixels)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[test]
+fn scaled_pixels_are_those_of_pillows_draft_bit_for_bit() {
+    let golden = golden();
+    assert_eq!(golden.scaled.len(), 4);
+    for case in golden.scaled {
+        let bytes = std::fs::read(fixtures().join("golden").join(&case.file)).unwrap();
+        let image = decode(&bytes, Decoding::Scaled).unwrap();
+        assert_eq!(image.dimensions(), (case.width, case.height), "{}", case.file);
+        for (view, expected) in [(View::Squash, &case.squash), (View::Crop, &case.crop)] {
+            assert_eq!(pixels(&image, view), *expected, "{}, {view}", case.file);
         }
     }
 }
