@@ -64,10 +64,10 @@ pub enum Error {
         /// Why it cannot be read.
         reason: String,
     },
-    /// An image whose bytes are no longer those that were scanned.
+    /// An image or a weights file whose bytes are no longer those that were hashed.
     #[error("{}: changed while it was being read", path.display())]
     Changed {
-        /// The image.
+        /// The file.
         path: PathBuf,
     },
     /// A file that is no safetensors file, or has tensors that ResNet-50 lacks.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageFile, Observer, Result, View, Views, WIDTH,
-    WeightsStore,
+    WeightsSource, WeightsStore,
 };
 
 /// How much work a killed process may lose at most.
@@ -124,7 +124,12 @@ impl ExtractConfig {
     ) -> Result<Extraction> {
         let ExtractConfig { extractor } = self;
         let views = extractor.views.as_slice();
-        let keys: Vec<Digest> = extractor.keys()?.iter().map(Key::digest).collect();
+        let keys = extractor.keys()?;
+        let expected = keys[0]
+            .get("weights")
+            .expect("the weights are part of the key")
+            .to_owned();
+        let keys: Vec<Digest> = keys.iter().map(Key::digest).collect();
         let mut images: HashMap<Digest, Rows> = distinct_images(manifest)
             .into_iter()
             .map(|(digest, entry)| {
@@ -164,6 +169,7 @@ impl ExtractConfig {
         let mut skipped = Vec::new();
         if !missing.is_empty() {
             let network = Extractor::load(extractor, store, n_threads, missing.len(), observer)?;
+            check_weights(extractor, &expected)?;
             observer.begin("images embedded", missing.len() as u64);
             let mut commit = Commit {
                 cache,
@@ -232,6 +238,16 @@ impl ExtractConfig {
             missing.extend(cache.without_features(&key.digest(), &images)?);
         }
         Ok(missing.len())
+    }
+}
+
+/// Weights that were replaced between the making of the key and the loading must not be cached under that key.
+fn check_weights(extractor: &ExtractorConfig, expected: &str) -> Result<()> {
+    match &extractor.weights {
+        WeightsSource::File(path) if extractor.weights.sha256()? != expected => {
+            Err(Error::Changed { path: path.clone() })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -364,4 +380,29 @@ fn check_classes(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Decoding, Device, Precision};
+
+    #[test]
+    fn weights_that_were_replaced_after_the_key_was_made_are_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "before").unwrap();
+        let extractor = ExtractorConfig {
+            views: View::Squash.into(),
+            decode: Decoding::Scaled,
+            weights: WeightsSource::File(file.path().into()),
+            precision: Precision::Fp32,
+            device: Device::Cpu,
+            batch: None,
+        };
+        let expected = extractor.weights.sha256().unwrap();
+        check_weights(&extractor, &expected).unwrap();
+        std::fs::write(&file, "after").unwrap();
+        let error = check_weights(&extractor, &expected).unwrap_err();
+        assert!(matches!(error, Error::Changed { path } if path == file.path()));
+    }
 }
