@@ -675,6 +675,32 @@ mod tests {
     }
 
     #[test]
+    fn a_faster_precision_is_chosen_by_auto_and_named_only_to_those_who_chose_none() {
+        let settings = |options: &[&str]| {
+            let options: Vec<String> = [&["--device=cuda"], options]
+                .concat()
+                .iter()
+                .map(|&text| text.into())
+                .collect();
+            parse(&options, "flags").unwrap()
+        };
+        let precision = |settings: Settings| {
+            settings
+                .extract_config(WeightsSource::Untrained)
+                .unwrap()
+                .extractor
+                .precision
+        };
+        assert_eq!(settings(&[]).faster_precision(), Some(Precision::Fp16));
+        assert_eq!(precision(settings(&[])), Precision::Fp32);
+        for chosen in ["--precision=fp32", "--precision=auto"] {
+            assert_eq!(settings(&[chosen]).faster_precision(), None, "{chosen}");
+        }
+        assert_eq!(precision(settings(&["--precision=auto"])), Precision::Fp16);
+        assert_eq!(precision(settings(&["--precision=bf16"])), Precision::Bf16);
+    }
+
+    #[test]
     fn the_template_reads_and_names_every_key_once() {
         toml(TEMPLATE).unwrap();
         let uncommented: String = TEMPLATE

@@ -53,7 +53,7 @@ unsafe extern "C" {
 
 /// Whether this libtorch has oneDNN's fused convolutions.
 pub(crate) fn has_onednn() -> bool {
-    // SAFETY: looks names up in a table and catches nothing because nothing is thrown.
+    // SAFETY: looks names up in a table; what that throws does not leave the bridge.
     unsafe { luthier_onednn_is_available() }
 }
 

@@ -67,20 +67,16 @@ impl ExtractorConfig {
         Ok(views.as_slice().iter().map(key).collect())
     }
 
-    /// What a model records of how its features were made.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the weights file cannot be read.
-    pub fn info(&self) -> Result<ExtractorInfo> {
-        let sha256 = self.weights.sha256()?;
-        Ok(ExtractorInfo {
+    /// What a model records of how its features were made, by weights with this SHA-256.
+    pub(crate) fn info(&self, sha256: &str) -> ExtractorInfo {
+        ExtractorInfo {
             views: self.views.as_slice().iter().map(View::to_string).collect(),
             combine: self.views.combination().to_string(),
             decode: self.decode.to_string(),
-            weights: self.weights_name(&sha256),
-            weights_sha256: sha256,
+            weights: self.weights_name(sha256),
+            weights_sha256: sha256.to_owned(),
             precision: self.precision.to_string(),
-        })
+        }
     }
 
     /// The name of the weights, whose digest is this: the known one if there is one, wherever the file lies.

@@ -227,8 +227,8 @@ enum Conv {
 struct Unpacked {
     weight: Tensor,
     bias: Tensor,
-    stride: i64,
-    padding: i64,
+    stride: [i64; 2],
+    padding: [i64; 2],
 }
 
 impl Unpacked {
@@ -241,7 +241,7 @@ impl Unpacked {
     }
 
     fn run(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        let mut y = x.f_conv2d(&self.weight, Some(&self.bias), [self.stride], [self.padding], [1], 1)?;
+        let mut y = x.f_conv2d(&self.weight, Some(&self.bias), self.stride, self.padding, [1], 1)?;
         Ok(match activation {
             Activation::Relu => y.f_relu_()?,
             Activation::None => y,
@@ -253,25 +253,13 @@ impl Unpacked {
     }
 
     fn run_cudnn_relu(&self, x: &Tensor) -> Result<Tensor> {
-        let Unpacked {
-            weight,
-            bias,
-            stride,
-            padding,
-        } = self;
-        let (stride, padding) = ([*stride; 2], [*padding; 2]);
-        Ok(x.f_cudnn_convolution_relu(weight, Some(bias), stride, padding, [1, 1], 1)?)
+        let (weight, bias) = (&self.weight, Some(&self.bias));
+        Ok(x.f_cudnn_convolution_relu(weight, bias, self.stride, self.padding, [1, 1], 1)?)
     }
 
     fn run_cudnn_add_relu(&self, x: &Tensor, sum: &Tensor) -> Result<Tensor> {
-        let Unpacked {
-            weight,
-            bias,
-            stride,
-            padding,
-        } = self;
-        let (stride, padding) = ([*stride; 2], [*padding; 2]);
-        Ok(x.f_cudnn_convolution_add_relu(weight, sum, 1.0, Some(bias), stride, padding, [1, 1], 1)?)
+        let (weight, bias) = (&self.weight, Some(&self.bias));
+        Ok(x.f_cudnn_convolution_add_relu(weight, sum, 1.0, bias, self.stride, self.padding, [1, 1], 1)?)
     }
 }
 
@@ -294,8 +282,8 @@ impl Conv {
         let unpacked = |bias| Unpacked {
             weight: weight.shallow_clone(),
             bias,
-            stride,
-            padding,
+            stride: [stride; 2],
+            padding: [padding; 2],
         };
         Ok(match target.kernels {
             Kernels::Plain => Conv::Plain(unpacked(bias)),
@@ -377,6 +365,8 @@ pub(crate) struct Network {
     target: Target,
     pixels: Pixels,
     stem: Conv,
+    /// The number format that the first convolution takes.
+    stem_kind: Kind,
     blocks: Vec<Block>,
     /// Held while a GPU computes: two batches at once would take twice the memory and no less time.
     turn: Arc<Mutex<()>>,
@@ -406,6 +396,7 @@ impl Network {
                 target,
                 pixels: Pixels::new(target.device)?,
                 stem: next(),
+                stem_kind: plans[0].precision(target.precision).kind(),
                 blocks: bottlenecks()
                     .iter()
                     .map(|plan| Block {
@@ -424,6 +415,7 @@ impl Network {
             target: self.target,
             pixels: self.pixels.share(),
             stem: self.stem.share(),
+            stem_kind: self.stem_kind,
             blocks: self.blocks.iter().map(Block::share).collect(),
             turn: self.turn.clone(),
         }
@@ -437,14 +429,10 @@ impl Network {
             let x = self.pixels.upload(images)?;
             let turn = || self.turn.lock().unwrap_or_else(PoisonError::into_inner);
             let _turn = (self.target.device != Device::Cpu).then(turn);
-            let precision = self.target.precision;
-            let x = self
-                .pixels
-                .normalize(x)?
-                .f_to_kind(stem().precision(precision).kind())?;
+            let x = self.pixels.normalize(x)?.f_to_kind(self.stem_kind)?;
             let mut x = self.stem.forward(&x.f_permute([0, 3, 1, 2])?, Activation::Relu)?;
             x = x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?;
-            x = x.f_to_kind(precision.kind())?;
+            x = x.f_to_kind(self.target.precision.kind())?;
             for block in &self.blocks {
                 x = block.forward(x)?;
             }

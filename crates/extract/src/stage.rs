@@ -216,7 +216,7 @@ impl ExtractConfig {
         skipped.sort();
         let skipped = SkippedImages(skipped);
         check_classes(source, manifest, &features, &skipped)?;
-        let info = extractor.info()?;
+        let info = extractor.info(&expected);
         let table = |split| table(manifest, split, &features, &info, extractor.views.width());
         Ok(Extraction {
             train: table(Split::Train),
