@@ -1,7 +1,7 @@
-//! What a run with nothing changed costs: stats looked up, features read back.
+//! What a run with nothing changed costs: stats looked up, digests of features found, features read back.
 
 use std::hint::black_box;
-use std::path::PathBuf;
+use std::path::Path;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use luthier_artifact::{Cache, Digest, FileStat};
@@ -10,30 +10,44 @@ fn cache(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path()).unwrap();
     let extractor = Digest::of(b"extractor");
+    let root = Path::new("/data");
     for n in [1_000, 10_000] {
-        let images: Vec<Digest> = (0..n).map(|n: u32| Digest::of(&n.to_le_bytes())).collect();
-        let rows: Vec<(Digest, Vec<f32>)> = images.iter().map(|image| (*image, vec![0.5; 2048])).collect();
+        let mut images: Vec<Digest> = (0..n).map(|n: u32| Digest::of(&n.to_le_bytes())).collect();
+        images.sort();
+        let row = |place: u32| (images[place as usize], vec![place as f32; 2048]);
+        let rows: Vec<(Digest, Vec<f32>)> = (0..n).map(row).collect();
         cache.store_features(&extractor, &rows).unwrap();
+        let vectors: Vec<Digest> = cache
+            .feature_digests(&extractor, &images)
+            .unwrap()
+            .into_iter()
+            .flatten()
+            .collect();
         let stat = FileStat {
             size: 1,
             mtime_ns: 1,
             inode: 1,
         };
-        let files: Vec<(PathBuf, FileStat)> = (0..n).map(|n| (format!("/data/{n}.jpg").into(), stat)).collect();
-        let known: Vec<_> = files
+        let names: Vec<String> = (0..n).map(|n| format!("class/{n:08}.jpg")).collect();
+        let known = names
             .iter()
             .zip(&images)
-            .map(|((path, stat), digest)| (path.clone(), *stat, *digest))
-            .collect();
-        cache.remember_files(&known).unwrap();
+            .map(|(name, image)| (name.as_str(), stat, *image));
+        cache.remember_files(root, known).unwrap();
 
         let mut group = criterion.benchmark_group("cache");
         group.throughput(Throughput::Elements(u64::from(n))).sample_size(10);
         group.bench_function(BenchmarkId::new("digests by stat", n), |bencher| {
-            bencher.iter(|| cache.file_digests(black_box(&files)).unwrap());
+            bencher.iter(|| {
+                let files = names.iter().map(|name| (name.as_str(), stat));
+                black_box(cache.file_digests(root, files).unwrap())
+            });
+        });
+        group.bench_function(BenchmarkId::new("digests of features", n), |bencher| {
+            bencher.iter(|| cache.feature_digests(&extractor, black_box(&images)).unwrap());
         });
         group.bench_function(BenchmarkId::new("features", n), |bencher| {
-            bencher.iter(|| cache.features(&extractor, black_box(&images)).unwrap());
+            bencher.iter(|| cache.vectors(black_box(&vectors), 2048).unwrap());
         });
         group.bench_function(BenchmarkId::new("store features", n), |bencher| {
             bencher.iter(|| cache.store_features(&extractor, black_box(&rows)).unwrap());

@@ -1,6 +1,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::Digest;
+
 /// What can go wrong with an artifact or the cache.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -27,6 +29,14 @@ pub enum Error {
         path: PathBuf,
         /// What SQLite said.
         source: rusqlite::Error,
+    },
+    /// Something that the cache should have and has not. What was to be computed from it must be computed again.
+    #[error("{what} {} is lost or damaged", digest.short())]
+    Lost {
+        /// What it is, for example `artifact`.
+        what: &'static str,
+        /// Its digest.
+        digest: Digest,
     },
     /// Another process has the cache open.
     #[error("{}: another luthier process uses this cache", path.display())]

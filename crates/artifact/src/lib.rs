@@ -1,7 +1,7 @@
 //! What the stages of Luthier exchange, and where it is kept.
 //!
 //! - [`Digest`]: the blake3 digest by which every artifact, image and configuration is known
-//! - [`Artifact`]: a type with a canonical byte form; [`Manifest`] and [`FeatureTable`] are the two that travel between crates
+//! - [`Artifact`]: a type with a canonical byte form; [`Manifest`] and [`FeatureRows`] are the two that travel between crates
 //! - [`Key`]: what a stage's result depends on, each part kept by name, so that a miss can be explained
 //! - [`Cache`]: content-addressed objects beside one SQLite index
 //!
@@ -17,17 +17,19 @@ mod matrix;
 mod table;
 
 pub use atomic::{write_atomically, write_atomically_with};
-pub use cache::{Cache, CacheStats, DryRun, Execution, FileStat, GcReport, Output, RunStage, VerifyReport};
+pub use cache::{
+    Cache, CacheStats, DryRun, Execution, FileStat, GcReport, Output, RunStage, StoredTable, VerifyReport,
+};
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use key::{Key, KeyBuilder, KeyPart};
 pub use manifest::{Content, Manifest, ManifestEntry, Split};
 pub use matrix::{Tensors, TensorsBuilder};
-pub use table::{ExtractorInfo, FeatureTable};
+pub use table::{ExtractorInfo, FeatureRows, FeatureTable, vector_digest};
 
 /// A value with one canonical byte form: equal values encode to equal bytes.
 pub trait Artifact: Sized {
-    /// Names the type and the version of its format, for example `feature-table/1`.
+    /// Names the type and the version of its format, for example `manifest/2`.
     const FORMAT: &'static str;
 
     /// The canonical bytes.

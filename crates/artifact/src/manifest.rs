@@ -38,15 +38,20 @@ pub enum Content {
 pub struct ManifestEntry {
     /// The split whose folder holds the file.
     pub split: Split,
-    /// The class: the first folder below the split's folder.
-    pub class: String,
-    /// The path below the split's folder, with `/` between its parts.
+    /// The path below the split's folder, with `/` between its parts; the first of them is the class.
     pub file: String,
     /// The digest of the file's bytes, or why there is none.
     pub content: Content,
 }
 
-/// Every image file of a data set, ordered by split, class and file name.
+impl ManifestEntry {
+    /// The class: the first folder below the split's folder.
+    pub fn class(&self) -> &str {
+        self.file.split_once('/').map_or(&self.file, |(class, _)| class)
+    }
+}
+
+/// Every image file of a data set, ordered by split and file name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The class names in label order: sorted by Unicode code point.
@@ -58,10 +63,13 @@ pub struct Manifest {
 impl Manifest {
     /// A manifest of `entries` in canonical order; the classes are those that occur.
     pub fn new(mut entries: Vec<ManifestEntry>) -> Self {
-        entries.sort_by(|a, b| (a.split, &a.class, &a.file).cmp(&(b.split, &b.class, &b.file)));
-        let mut classes: Vec<String> = entries.iter().map(|entry| entry.class.clone()).collect();
+        entries.sort_unstable_by(|a, b| (a.split, &a.file).cmp(&(b.split, &b.file)));
+        let mut classes: Vec<&str> = entries.iter().map(ManifestEntry::class).collect();
+        // Files of a class stand together.
+        classes.dedup();
         classes.sort_unstable();
         classes.dedup();
+        let classes = classes.into_iter().map(str::to_owned).collect();
         Manifest { classes, entries }
     }
 
@@ -72,7 +80,7 @@ impl Manifest {
 }
 
 impl Artifact for Manifest {
-    const FORMAT: &'static str = "manifest/1";
+    const FORMAT: &'static str = "manifest/2";
 
     fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(&(Self::FORMAT, self)).expect("strings and digests always serialize")

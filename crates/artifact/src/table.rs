@@ -1,4 +1,4 @@
-use ndarray::{Array1, Array2, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use crate::{Artifact, Digest, Result, Tensors, TensorsBuilder};
@@ -39,6 +39,35 @@ pub struct FeatureTable {
     pub features: Array2<f32>,
 }
 
+/// A [`FeatureTable`] with the digest of each row's features in place of the features: some hundred bytes an image
+/// rather than 8 KB.
+///
+/// This is the artifact. The features themselves lie in the cache once, however many tables have them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeatureRows {
+    /// Class names in label order.
+    pub classes: Vec<String>,
+    /// How the features were made.
+    pub extractor: ExtractorInfo,
+    /// The number of features of a row, `d`.
+    pub width: usize,
+    /// One label a row, `0..classes.len()`.
+    pub labels: Vec<usize>,
+    /// One image digest a row.
+    pub images: Vec<Digest>,
+    /// One [`vector_digest`] a row.
+    pub vectors: Vec<Digest>,
+}
+
+/// The digest by which features are stored: of their bytes, f32 little-endian.
+pub fn vector_digest(features: ArrayView1<'_, f32>) -> Digest {
+    Digest::of(&to_bytes(features.iter().copied()))
+}
+
+pub(crate) fn to_bytes(features: impl Iterator<Item = f32>) -> Vec<u8> {
+    features.flat_map(f32::to_le_bytes).collect()
+}
+
 impl ExtractorInfo {
     /// Whether features made in these two ways are the same: the name of the weights does not matter, their bytes do.
     pub fn is_same(&self, other: &Self) -> bool {
@@ -63,13 +92,25 @@ impl ExtractorInfo {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Header {
-    classes: Vec<String>,
-    extractor: ExtractorInfo,
-}
-
 impl FeatureTable {
+    /// The table of these rows with their features, `f32 [n, d]`.
+    pub fn new(rows: FeatureRows, features: Array2<f32>) -> Self {
+        let FeatureRows {
+            classes,
+            extractor,
+            labels,
+            images,
+            ..
+        } = rows;
+        FeatureTable {
+            classes,
+            extractor,
+            labels,
+            images,
+            features,
+        }
+    }
+
     /// The number of rows.
     pub fn n_rows(&self) -> usize {
         self.labels.len()
@@ -79,57 +120,99 @@ impl FeatureTable {
     pub fn features(&self) -> ArrayView2<'_, f32> {
         self.features.view()
     }
-}
 
-impl Artifact for FeatureTable {
-    const FORMAT: &'static str = "feature-table/2";
-
-    fn encode(&self) -> Vec<u8> {
-        let header = Header {
+    /// The rows without their features.
+    pub fn rows(&self) -> FeatureRows {
+        FeatureRows {
             classes: self.classes.clone(),
             extractor: self.extractor.clone(),
+            width: self.features.ncols(),
+            labels: self.labels.clone(),
+            images: self.images.clone(),
+            vectors: self.features.outer_iter().map(vector_digest).collect(),
+        }
+    }
+}
+
+impl FeatureRows {
+    /// The number of rows.
+    pub fn n_rows(&self) -> usize {
+        self.labels.len()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    classes: Vec<String>,
+    extractor: ExtractorInfo,
+    width: usize,
+}
+
+impl Artifact for FeatureRows {
+    const FORMAT: &'static str = "feature-rows/1";
+
+    fn encode(&self) -> Vec<u8> {
+        let FeatureRows {
+            classes,
+            extractor,
+            width,
+            labels,
+            images,
+            vectors,
+        } = self;
+        let header = Header {
+            classes: classes.clone(),
+            extractor: extractor.clone(),
+            width: *width,
         };
-        let labels: Array1<i64> = self.labels.iter().map(|&label| label as i64).collect();
-        let images = Array2::from_shape_fn((self.images.len(), 32), |(row, byte)| self.images[row].as_bytes()[byte]);
+        let labels: Array1<i64> = labels.iter().map(|&label| label as i64).collect();
+        let matrix = |digests: &[Digest]| {
+            Array2::from_shape_fn((digests.len(), 32), |(row, byte)| digests[row].as_bytes()[byte])
+        };
         TensorsBuilder::new(Self::FORMAT, &header)
-            .tensor("features", &self.features)
-            .tensor("images", &images)
+            .tensor("images", &matrix(images))
             .tensor("labels", &labels)
+            .tensor("vectors", &matrix(vectors))
             .finish()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self> {
         let tensors = Tensors::open(Self::FORMAT, bytes)?;
-        let Header { classes, extractor } = tensors.header()?;
-        let features: Array2<f32> = tensors.matrix("features")?;
+        let Header {
+            classes,
+            extractor,
+            width,
+        } = tensors.header()?;
+        let digests = |name: &str| -> Result<Vec<Digest>> {
+            let matrix = tensors.matrix::<u8>(name)?;
+            let digest = |row: ArrayView1<'_, u8>| row.to_vec().try_into().map(Digest::from_bytes);
+            (matrix.outer_iter().map(digest).collect::<std::result::Result<_, _>>())
+                .map_err(|row: Vec<u8>| tensors.wrong(format!("{name}: a digest of {} bytes", row.len())))
+        };
+        let (images, vectors) = (digests("images")?, digests("vectors")?);
         let labels: Vec<usize> = tensors
             .vector::<i64>("labels")?
             .iter()
             .map(|&label| label as usize)
             .collect();
-        let images: Vec<Digest> = tensors
-            .matrix::<u8>("images")?
-            .outer_iter()
-            .map(|row| row.to_vec().try_into().map(Digest::from_bytes))
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|row: Vec<u8>| tensors.wrong(format!("an image digest of {} bytes", row.len())))?;
-        let n = features.nrows();
-        if labels.len() != n || images.len() != n {
+        let n = labels.len();
+        if images.len() != n || vectors.len() != n {
             return Err(tensors.wrong(format!(
-                "{n} rows, {} labels and {} digests",
-                labels.len(),
-                images.len()
+                "{n} labels, {} images and {} vectors",
+                images.len(),
+                vectors.len()
             )));
         }
         if let Some(label) = labels.iter().find(|&&label| label >= classes.len()) {
             return Err(tensors.wrong(format!("label {label} among {} classes", classes.len())));
         }
-        Ok(FeatureTable {
+        Ok(FeatureRows {
             classes,
             extractor,
+            width,
             labels,
             images,
-            features,
+            vectors,
         })
     }
 }
@@ -159,27 +242,38 @@ mod tests {
 
     #[test]
     fn decodes_what_it_encoded_and_always_to_the_same_bytes() {
-        let bytes = example().encode();
-        assert_eq!(FeatureTable::decode(&bytes).unwrap(), example());
-        assert_eq!(example().encode(), bytes);
+        let bytes = example().rows().encode();
+        assert_eq!(FeatureRows::decode(&bytes).unwrap(), example().rows());
+        assert_eq!(example().rows().encode(), bytes);
+    }
+
+    #[test]
+    fn another_feature_is_another_table() {
+        let mut other = example();
+        other.features[[1, 2]] = 0.0;
+        assert_ne!(
+            other.rows().digest(),
+            example().rows().digest(),
+            "even zero for minus zero"
+        );
     }
 
     #[test]
     fn refuses_labels_outside_the_classes() {
-        let mut table = example();
-        table.labels[1] = 2;
-        let error = FeatureTable::decode(&table.encode()).unwrap_err();
+        let mut rows = example().rows();
+        rows.labels[1] = 2;
+        let error = FeatureRows::decode(&rows.encode()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "expected feature-table/2, found label 2 among 2 classes"
+            "expected feature-rows/1, found label 2 among 2 classes"
         );
     }
 
     #[test]
     fn refuses_truncated_bytes() {
-        let bytes = example().encode();
+        let bytes = example().rows().encode();
         for length in 0..bytes.len() {
-            assert!(FeatureTable::decode(&bytes[..length]).is_err());
+            assert!(FeatureRows::decode(&bytes[..length]).is_err());
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use luthier_artifact::{Artifact, Cache, Digest, FeatureTable, Manifest, Split, write_atomically};
+use luthier_artifact::{Artifact, Cache, Digest, FeatureRows, Manifest, Split, write_atomically};
 use luthier_classify::Model;
 use luthier_eval::Evaluation;
 use luthier_extract::{DataSource, SkippedImages};
 
 use crate::features_folder::{self, Index};
-use crate::pipeline::{Extracted, load};
+use crate::pipeline::{Extracted, load, open_table};
 use crate::report;
 
 /// Changes when the same artifacts are written out in another way.
@@ -33,7 +33,7 @@ pub(crate) fn features(
     for (split, digest) in [(Split::Train, train), (Split::Test, test)] {
         let (features, labels) = features_folder::npy_paths(folder, split);
         once(cache, &[features, labels], &[*digest], || {
-            features_folder::write_table(folder, split, &load::<FeatureTable>(cache, digest)?)
+            features_folder::write_table(folder, split, &open_table(cache, digest)?)
         })?;
     }
     let place = std::path::absolute(source.folder(Split::Train)).context("current folder")?;
@@ -43,7 +43,7 @@ pub(crate) fn features(
         &[features_folder::index_path(folder)],
         &[*train, *test, *skipped, manifest_digest, place],
         || {
-            let (train, test) = (load::<FeatureTable>(cache, train)?, load::<FeatureTable>(cache, test)?);
+            let (train, test) = (load::<FeatureRows>(cache, train)?, load::<FeatureRows>(cache, test)?);
             let skipped: SkippedImages = load(cache, skipped)?;
             features_folder::write_index(folder, &Index::new(source, manifest, &train, &test, &skipped)?)
         },

@@ -1,16 +1,18 @@
 //! The folder `features/`: `.npy` files that numpy reads, and `features.json`, which says what their rows are.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use luthier_artifact::{
-    Content, Digest, ExtractorInfo, FeatureTable, Manifest, Split, write_atomically, write_atomically_with,
+    Content, Digest, ExtractorInfo, FeatureRows, FeatureTable, Manifest, ManifestEntry, Split, StoredTable,
+    write_atomically, write_atomically_with,
 };
 use luthier_eval::Skipped;
 use luthier_extract::{DataSource, SkippedImages};
-use ndarray::{Array1, Array2};
-use ndarray_npy::{ReadNpyExt, WriteNpyExt};
+use ndarray::{Array, Array1, Array2, Dimension, IxDyn, ShapeBuilder};
+use npyz::WriterBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::Problem;
@@ -46,6 +48,34 @@ impl<T> Splits<T> {
     }
 }
 
+/// Where an image lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place<'a> {
+    pub image: Digest,
+    pub split: Split,
+    pub file: &'a str,
+}
+
+impl<'a> Place<'a> {
+    /// The class: the first folder of the path.
+    pub(crate) fn class(&self) -> &'a str {
+        self.file.split_once('/').map_or(self.file, |(class, _)| class)
+    }
+}
+
+/// Where the images of a manifest lie, but for those that were skipped.
+pub(crate) fn places<'a>(manifest: &'a Manifest, skipped: &SkippedImages) -> Vec<Place<'a>> {
+    let place = |entry: &'a ManifestEntry| match entry.content {
+        Content::Digest(image) if skipped.reason(&image).is_none() => Some(Place {
+            image,
+            split: entry.split,
+            file: &entry.file,
+        }),
+        _ => None,
+    };
+    manifest.entries.iter().filter_map(place).collect()
+}
+
 /// A row of features.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct IndexRow {
@@ -68,8 +98,8 @@ impl Index {
     pub(crate) fn new(
         source: &DataSource,
         manifest: &Manifest,
-        train: &FeatureTable,
-        test: &FeatureTable,
+        train: &FeatureRows,
+        test: &FeatureRows,
         skipped: &SkippedImages,
     ) -> Result<Self> {
         let folder = |split| std::path::absolute(source.folder(split)).context("current folder");
@@ -86,6 +116,19 @@ impl Index {
             extractor: train.extractor.clone(),
             skipped: skipped_files(manifest, skipped),
         })
+    }
+
+    /// Where the images of the rows lie.
+    pub(crate) fn places(&self) -> Vec<Place<'_>> {
+        let rows = |split| self.rows.get(split).iter().map(move |row| (split, row));
+        rows(Split::Train)
+            .chain(rows(Split::Test))
+            .map(|(split, row)| Place {
+                image: row.digest,
+                split,
+                file: &row.file,
+            })
+            .collect()
     }
 
     /// The skipped images as the report shows them.
@@ -106,11 +149,11 @@ impl Index {
 }
 
 /// The files of a table's rows. Files with the same bytes in the same class are told apart by their order.
-fn rows(manifest: &Manifest, split: Split, table: &FeatureTable) -> Vec<IndexRow> {
+fn rows(manifest: &Manifest, split: Split, table: &FeatureRows) -> Vec<IndexRow> {
     let mut files: Vec<(usize, Digest, &str)> = (manifest.entries.iter())
         .filter(|entry| entry.split == split)
         .filter_map(|entry| match entry.content {
-            Content::Digest(digest) => Some((manifest.label(&entry.class)?, digest, entry.file.as_str())),
+            Content::Digest(digest) => Some((manifest.label(entry.class())?, digest, entry.file.as_str())),
             Content::Unreadable(_) => None,
         })
         .collect();
@@ -142,7 +185,7 @@ pub(crate) fn skipped_files(manifest: &Manifest, skipped: &SkippedImages) -> Vec
         Some(SkippedRow {
             split: entry.split,
             file: entry.file.clone(),
-            class: entry.class.clone(),
+            class: entry.class().to_owned(),
             reason: reason.to_owned(),
         })
     });
@@ -163,14 +206,44 @@ pub(crate) fn index_path(folder: &Path) -> PathBuf {
 }
 
 /// Writes the `.npy` files of a split: `f32 [n, 2048]` and `i64 [n]`, in C order.
-pub(crate) fn write_table(folder: &Path, split: Split, table: &FeatureTable) -> Result<()> {
+pub(crate) fn write_table(folder: &Path, split: Split, table: &StoredTable<'_>) -> Result<()> {
+    /// How many rows are in memory at once.
+    const ROWS_AT_ONCE: usize = 4096;
     let (features, labels) = npy_paths(folder, split);
-    write_atomically_with(&features, |file| {
-        table.features.write_npy(file).map_err(io::Error::other)
-    })?;
-    let values: Array1<i64> = table.labels.iter().map(|&label| label as i64).collect();
-    write_atomically_with(&labels, |file| values.write_npy(file).map_err(io::Error::other))?;
-    Ok(())
+    let rows = table.rows();
+    let shape = [rows.n_rows() as u64, rows.width as u64];
+    let mut read_error = None;
+    let written = write_atomically_with(&features, |file| {
+        let mut npy = npyz::WriteOptions::new()
+            .default_dtype()
+            .shape(&shape)
+            .writer(file)
+            .begin_nd()?;
+        for start in (0..rows.n_rows()).step_by(ROWS_AT_ONCE) {
+            match table.features(start..rows.n_rows().min(start + ROWS_AT_ONCE)) {
+                Ok(block) => npy.extend(block)?,
+                Err(error) => {
+                    read_error = Some(error);
+                    return Err(io::Error::other("features lost"));
+                }
+            }
+        }
+        npy.finish()
+    });
+    // What could not be read is not the file's fault.
+    match read_error {
+        Some(error) => return Err(error.into()),
+        None => written?,
+    }
+    Ok(write_atomically_with(&labels, |file| {
+        let mut npy = npyz::WriteOptions::new()
+            .default_dtype()
+            .shape(&[shape[0]])
+            .writer(file)
+            .begin_nd()?;
+        npy.extend(rows.labels.iter().map(|&label| label as i64))?;
+        npy.finish()
+    })?)
 }
 
 /// Writes `features.json`.
@@ -244,11 +317,21 @@ pub(crate) fn read_table(folder: &Path, split: Split, index: &Index) -> Result<F
     })
 }
 
-fn read_npy<A: ndarray_npy::ReadableElement, D: ndarray::Dimension>(
+fn read_npy<T: npyz::AutoSerialize + npyz::Deserialize, D: Dimension>(
     path: &Path,
     expected: &str,
-) -> Result<ndarray::Array<A, D>> {
-    let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-    ndarray::Array::read_npy(io::BufReader::new(file))
-        .with_context(|| format!("{}: expected {expected}", path.display()))
+) -> Result<Array<T, D>> {
+    let read = || -> Result<Array<T, D>> {
+        let npy = npyz::NpyFile::new(io::BufReader::new(File::open(path)?))?;
+        let shape: Vec<usize> = npy.shape().iter().map(|&length| length as usize).collect();
+        let is_fortran = npy.order() == npyz::Order::Fortran;
+        let found = format!("{} {shape:?}", npy.dtype().descr());
+        let values = npy
+            .try_data::<T>()
+            .map_err(|_| Problem::new(found.clone()))?
+            .collect::<io::Result<Vec<T>>>()?;
+        let array = Array::from_shape_vec(IxDyn(&shape).set_f(is_fortran), values)?;
+        array.into_dimensionality().map_err(|_| Problem::new(found).into())
+    };
+    read().with_context(|| format!("{}: expected {expected}", path.display()))
 }

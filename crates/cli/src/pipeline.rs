@@ -6,14 +6,14 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use luthier_artifact::{Artifact, Cache, Digest, ExtractorInfo, FeatureTable, Key, Manifest};
+use luthier_artifact::{Artifact, Cache, Digest, ExtractorInfo, FeatureTable, Key, Manifest, StoredTable};
 use luthier_classify::{ClassifyConfig, Model};
 use luthier_eval::{EvaluateConfig, Predictions};
 use luthier_extract::{DataSource, ExtractConfig, Rehash, Scan, WeightsStore, scan};
 use luthier_features::{FeaturesConfig, Projection};
 
 use crate::problem::Problem;
-use crate::runner::{Lost, Runner, STAGES};
+use crate::runner::{Runner, STAGES};
 use crate::terminal::Progress;
 
 /// The configuration of all stages.
@@ -97,17 +97,14 @@ pub(crate) fn train(
 ) -> Result<Option<Digest>> {
     let cache = runner.cache;
     let projection = runner.stage("features", features.key(train), || {
-        let projection = features.run(&load::<FeatureTable>(cache, &train)?)?;
+        let projection = features.run(&load_table(cache, &train)?)?;
         Ok(vec![("projection", cache.put(&projection)?)])
     })?;
     let Some(projection) = projection.map(|outputs| outputs.get("projection")) else {
         return Ok(None);
     };
     let model = runner.stage("classify", classify.key(train, projection), || {
-        let (train, projection) = (
-            load::<FeatureTable>(cache, &train)?,
-            load::<Projection>(cache, &projection)?,
-        );
+        let (train, projection) = (load_table(cache, &train)?, load::<Projection>(cache, &projection)?);
         Ok(vec![("model", cache.put(&classify.run(&train, &projection)?)?)])
     })?;
     Ok(model.map(|outputs| outputs.get("model")))
@@ -122,7 +119,7 @@ pub(crate) fn evaluate(
 ) -> Result<Option<Digest>> {
     let cache = runner.cache;
     let evaluation = runner.stage("evaluate", evaluate.key(model, test), || {
-        let (model, test) = (load::<Model>(cache, &model)?, load::<FeatureTable>(cache, &test)?);
+        let (model, test) = (load::<Model>(cache, &model)?, load_table(cache, &test)?);
         check_match(&model, &test)?;
         let evaluation = evaluate.run(&Predictions {
             classes: &model.classes,
@@ -137,7 +134,35 @@ pub(crate) fn evaluate(
 
 /// Loads an artifact that a stage before made.
 pub(crate) fn load<A: Artifact>(cache: &Cache, digest: &Digest) -> Result<A> {
-    Ok(cache.get(digest)?.ok_or(Lost { digest: *digest })?)
+    Ok(cache.get(digest)?.ok_or_else(|| lost(digest))?)
+}
+
+/// The rows of a table that a stage before made; their features are read when they are asked for.
+pub(crate) fn open_table<'a>(cache: &'a Cache, digest: &Digest) -> Result<StoredTable<'a>> {
+    Ok(cache.table(digest)?.ok_or_else(|| lost(digest))?)
+}
+
+/// Loads a table with its features.
+pub(crate) fn load_table(cache: &Cache, digest: &Digest) -> Result<FeatureTable> {
+    Ok(open_table(cache, digest)?.load()?)
+}
+
+fn lost(digest: &Digest) -> luthier_artifact::Error {
+    luthier_artifact::Error::Lost {
+        what: "artifact",
+        digest: *digest,
+    }
+}
+
+fn is_lost(error: &anyhow::Error) -> bool {
+    let of_extract = error.downcast_ref().and_then(|error| match error {
+        luthier_extract::Error::Cache(error) => Some(error),
+        _ => None,
+    });
+    matches!(
+        error.downcast_ref().or(of_extract),
+        Some(luthier_artifact::Error::Lost { .. })
+    )
 }
 
 /// Starts over when the cache turns out to have lost an artifact: the stage that makes it then runs. Each time at least
@@ -145,7 +170,7 @@ pub(crate) fn load<A: Artifact>(cache: &Cache, digest: &Digest) -> Result<A> {
 pub(crate) fn with_retry<T>(progress: &Progress, mut run: impl FnMut() -> Result<T>) -> Result<T> {
     for _ in STAGES {
         match run() {
-            Err(error) if error.is::<Lost>() => progress.say(&format!("{error}: starting over")),
+            Err(error) if is_lost(&error) => progress.say(&format!("{error}: starting over")),
             other => return other,
         }
     }

@@ -1,15 +1,15 @@
 //! What the report says beyond the figures: facts, warnings, and pictures.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use luthier_artifact::{Digest, Split};
+use luthier_artifact::Split;
 use luthier_classify::Model;
 use luthier_eval::{Context, Evaluation, Warning, write_report};
 use luthier_extract::{WeightsSource, thumbnail};
 
-use crate::features_folder::Index;
+use crate::features_folder::{Index, Place};
 use crate::problem::Problem;
 
 /// The longer side of a thumbnail, in pixels.
@@ -30,7 +30,7 @@ pub(crate) fn write(folder: &Path, evaluation: &Evaluation, model: &Model, index
         evaluation,
         files: &files,
         skipped: &index.skipped(),
-        warnings: &warnings(model, index),
+        warnings: &warnings(model, index.places()),
         facts: &facts(model, index),
         // The figures do not need the pictures: a folder that has moved since costs nothing else.
         thumbnail: &|file| thumbnail(&std::fs::read(test.join(file)).ok()?, THUMBNAIL_SIDE).ok(),
@@ -79,7 +79,7 @@ fn facts(model: &Model, index: &Index) -> Vec<(String, String)> {
 }
 
 /// What a reader must know before believing the figures.
-pub(crate) fn warnings(model: &Model, index: &Index) -> Vec<Warning> {
+pub(crate) fn warnings(model: &Model, images: Vec<Place<'_>>) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if is_untrained(&model.extractor.weights_sha256) {
         warnings.push(Warning {
@@ -100,8 +100,10 @@ pub(crate) fn warnings(model: &Model, index: &Index) -> Vec<Warning> {
             files: Vec::new(),
         });
     }
-    let missing: Vec<&str> = (index.classes.iter().map(String::as_str))
-        .filter(|class| index.rows.test.iter().all(|row| row.class != *class))
+    let in_test = images.iter().filter(|place| place.split == Split::Test);
+    let in_test: HashSet<&str> = in_test.map(Place::class).collect();
+    let missing: Vec<&str> = (model.classes.iter().map(String::as_str))
+        .filter(|class| !in_test.contains(class))
         .collect();
     if !missing.is_empty() {
         warnings.push(Warning {
@@ -113,7 +115,7 @@ pub(crate) fn warnings(model: &Model, index: &Index) -> Vec<Warning> {
             files: Vec::new(),
         });
     }
-    warnings.extend(duplicates(index));
+    warnings.extend(duplicates(images));
     warnings
 }
 
@@ -124,29 +126,16 @@ pub(crate) fn is_untrained(sha256: &str) -> bool {
         .is_ok_and(|untrained| untrained == sha256)
 }
 
-/// Where an image lies.
-struct Place<'a> {
-    split: Split,
-    class: &'a str,
-    file: &'a str,
-}
-
 /// The same bytes in train and test (leakage), or in two classes (label noise).
-fn duplicates(index: &Index) -> Vec<Warning> {
-    let mut places: BTreeMap<Digest, Vec<Place<'_>>> = BTreeMap::new();
-    for split in [Split::Train, Split::Test] {
-        for row in index.rows.get(split) {
-            places.entry(row.digest).or_default().push(Place {
-                split,
-                class: &row.class,
-                file: &row.file,
-            });
-        }
-    }
+fn duplicates(mut images: Vec<Place<'_>>) -> Vec<Warning> {
+    images.sort_unstable();
+    let same: Vec<&[Place<'_>]> = (images.chunk_by(|a, b| a.image == b.image))
+        .filter(|places| places.len() > 1)
+        .collect();
     // The images with places that differ from their first, as lines that name all of them.
     let list = |differs: fn(&Place<'_>, &Place<'_>) -> bool| -> Vec<String> {
-        let faulty = places
-            .values()
+        let faulty = same
+            .iter()
             .filter(|places| places.iter().any(|place| differs(place, &places[0])));
         let name = |place: &Place<'_>| format!("{}/{}", place.split, place.file);
         faulty
@@ -154,7 +143,7 @@ fn duplicates(index: &Index) -> Vec<Warning> {
             .collect()
     };
     let leaked = list(|place, first| place.split != first.split);
-    let contradictory = list(|place, first| place.class != first.class);
+    let contradictory = list(|place, first| place.class() != first.class());
     let mut warnings = Vec::new();
     if !leaked.is_empty() {
         warnings.push(Warning {

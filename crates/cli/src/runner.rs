@@ -86,13 +86,6 @@ pub(crate) enum Mode {
     Plan,
 }
 
-/// An artifact that the cache should have and has not. The stage that makes it runs again if the run starts over.
-#[derive(Debug, thiserror::Error)]
-#[error("artifact {} is lost or damaged", digest.short())]
-pub(crate) struct Lost {
-    pub digest: Digest,
-}
-
 /// Takes stages through the cache, and keeps account.
 pub(crate) struct Runner<'a> {
     pub cache: &'a Cache,

@@ -7,6 +7,9 @@ use walkdir::{DirEntry, WalkDir};
 
 use crate::{Error, Observer, Result};
 
+/// How many files are read before what was learnt of them is remembered.
+const READ_AT_ONCE: usize = 16_384;
+
 /// Where the images lie.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DataSource {
@@ -145,11 +148,10 @@ pub(crate) fn is_image_name(path: &Path) -> bool {
 
 struct Listed {
     split: Split,
-    class: String,
     file: String,
     stat: FileStat,
     /// Why it cannot be read, if that is known already.
-    unreadable: Option<String>,
+    unreadable: Option<Box<str>>,
 }
 
 /// Appends the image files below `folder`; the result is how many other files were passed over.
@@ -211,7 +213,11 @@ fn list(folder: &Path, split: Split, files: &mut Vec<Listed>) -> Result<usize> {
             Err(_) => n_ignored += 1,
         }
     }
-    let has_images: HashSet<&str> = files[n_before..].iter().map(|file| file.class.as_str()).collect();
+    let class = |file: &'_ Listed| file.file.split('/').next().unwrap_or_default().to_owned();
+    let has_images: HashSet<String> = files[n_before..]
+        .chunk_by(|a, b| class(a) == class(b))
+        .map(|same| class(&same[0]))
+        .collect();
     if has_images.is_empty() {
         return Err(Error::NoImages {
             path: folder.to_owned(),
@@ -245,81 +251,90 @@ fn is_dangling_image(error: &walkdir::Error) -> bool {
 }
 
 fn listed(folder: &Path, path: &Path, split: Split, stat: FileStat, unreadable: Option<String>) -> Option<Listed> {
-    let parts: Vec<_> = path
-        .strip_prefix(folder)
-        .ok()?
-        .iter()
-        .map(|part| part.to_string_lossy())
-        .collect();
-    let is_unicode = path.to_str().is_some();
-    let unreadable = unreadable.or_else(|| (!is_unicode).then(|| "file name is not UTF-8".to_owned()));
+    let relative = path.strip_prefix(folder).ok()?;
+    let unreadable = unreadable.or_else(|| path.to_str().is_none().then(|| "file name is not UTF-8".to_owned()));
+    let mut file = String::with_capacity(relative.as_os_str().len());
+    for (place, part) in relative.iter().enumerate() {
+        if place > 0 {
+            file.push('/');
+        }
+        file.push_str(&part.to_string_lossy());
+    }
     Some(Listed {
         split,
-        class: parts.first()?.to_string(),
-        file: parts.join("/"),
+        file,
         stat,
-        unreadable,
+        unreadable: unreadable.map(String::into_boxed_str),
     })
 }
 
-/// Reads the files whose digests are not known by their stat.
+/// Reads the files whose digests are not known by their stat; the result is the contents and how many were read.
 fn digest(
     source: &DataSource,
-    files: Vec<Listed>,
+    mut files: Vec<Listed>,
     cache: &Cache,
     rehash: Rehash,
     observer: &dyn Observer,
 ) -> Result<(Vec<ManifestEntry>, usize)> {
-    // The index knows files by their full path, so that a relative one means the same file from anywhere.
-    let absolute = |split| std::path::absolute(source.folder(split)).map_err(Error::io(source.folder(split)));
-    let (train, test) = (absolute(Split::Train)?, absolute(Split::Test)?);
-    let path = |file: &Listed| match file.split {
-        Split::Train => train.join(&file.file),
-        Split::Test => test.join(&file.file),
-    };
-    let stats: Vec<(PathBuf, FileStat)> = files.iter().map(|file| (path(file), file.stat)).collect();
-    let known = match rehash {
-        Rehash::No => cache.file_digests(&stats)?,
-        Rehash::Yes => vec![None; files.len()],
-    };
-    let is_unknown = |(file, known): (&Listed, &Option<Digest>)| known.is_none() && file.unreadable.is_none();
-    let n_read = files.iter().zip(&known).filter(|pair| is_unknown(*pair)).count();
-    observer.begin("files read", n_read as u64);
-    let contents: Vec<Content> = (&files, &known, &stats)
-        .into_par_iter()
-        .map(|(file, known, (path, _))| {
-            if let Some(reason) = &file.unreadable {
-                return Ok(Content::Unreadable(reason.clone()));
-            }
-            if let Some(digest) = known {
-                return Ok(Content::Digest(*digest));
-            }
-            if observer.is_interrupted() {
-                return Err(Error::Interrupted);
-            }
-            observer.advance(1);
-            Ok(Digest::of_file(path).map_or_else(|error| Content::Unreadable(error.to_string()), Content::Digest))
-        })
-        .collect::<Result<_>>()?;
+    files.sort_unstable_by(|a, b| (a.split, &a.file).cmp(&(b.split, &b.file)));
+    let n_train = files.partition_point(|file| file.split == Split::Train);
+    let splits = [(Split::Train, &files[..n_train]), (Split::Test, &files[n_train..])];
+    let mut contents: Vec<Option<Content>> = Vec::with_capacity(files.len());
+    for (split, files) in splits {
+        let folder = absolute(source, split)?;
+        let known = match rehash {
+            Rehash::No => cache.file_digests(&folder, files.iter().map(|file| (file.file.as_str(), file.stat)))?,
+            Rehash::Yes => vec![None; files.len()],
+        };
+        contents.extend(files.iter().zip(known).map(|(file, known)| match &file.unreadable {
+            Some(reason) => Some(Content::Unreadable(reason.to_string())),
+            None => known.map(Content::Digest),
+        }));
+    }
+    let unknown: Vec<usize> = (0..files.len()).filter(|&place| contents[place].is_none()).collect();
+    observer.begin("files read", unknown.len() as u64);
+    // What was read is remembered in between, so that a first scan that is interrupted has not read for nothing.
+    for batch in unknown.chunks(READ_AT_ONCE) {
+        let read: Vec<Content> = (batch.par_iter())
+            .map(|&place| {
+                if observer.is_interrupted() {
+                    return Err(Error::Interrupted);
+                }
+                observer.advance(1);
+                let path = source.folder(files[place].split).join(&files[place].file);
+                Ok(Digest::of_file(&path).map_or_else(|error| Content::Unreadable(error.to_string()), Content::Digest))
+            })
+            .collect::<Result<_>>()?;
+        for split in [Split::Train, Split::Test] {
+            let learnt = batch.iter().zip(&read).filter_map(|(&place, content)| match content {
+                Content::Digest(digest) if files[place].split == split => {
+                    Some((files[place].file.as_str(), files[place].stat, *digest))
+                }
+                _ => None,
+            });
+            cache.remember_files(&absolute(source, split)?, learnt)?;
+        }
+        for (&place, content) in batch.iter().zip(read) {
+            contents[place] = Some(content);
+        }
+    }
     observer.end();
-    let learnt: Vec<_> = (known.iter().zip(&contents).zip(stats))
-        .filter_map(|((known, content), (path, stat))| match (known, content) {
-            (None, Content::Digest(digest)) => Some((path, stat, *digest)),
-            _ => None,
-        })
-        .collect();
-    cache.remember_files(&learnt)?;
+    let n_read = unknown.len();
     let entries = files
         .into_iter()
         .zip(contents)
-        .map(|(Listed { split, class, file, .. }, content)| ManifestEntry {
+        .map(|(Listed { split, file, .. }, content)| ManifestEntry {
             split,
-            class,
             file,
-            content,
+            content: content.expect("what was not known has been read"),
         })
         .collect();
     Ok((entries, n_read))
+}
+
+/// The index knows files by their full path, so that a relative one means the same file from anywhere.
+fn absolute(source: &DataSource, split: Split) -> Result<PathBuf> {
+    std::path::absolute(source.folder(split)).map_err(Error::io(source.folder(split)))
 }
 
 /// Moves a part of each class to the test split.
@@ -327,44 +342,32 @@ fn digest(
 /// Images are ordered by the digest of seed and bytes and the first ones are taken: the choice does not depend on names
 /// or order, the same bytes in a class never come into both splits, and an added image moves at most one other.
 fn choose_test_images(entries: &mut [ManifestEntry], test_fraction: f64, seed: u64) {
-    let mut by_class: BTreeMap<&str, Vec<(Digest, Digest)>> = BTreeMap::new();
-    for entry in entries.iter() {
+    let mut by_class: BTreeMap<&str, Vec<(Digest, usize)>> = BTreeMap::new();
+    for (place, entry) in entries.iter().enumerate() {
         if let Content::Digest(digest) = entry.content {
             let order = Digest::of(&[&seed.to_le_bytes(), &digest.as_bytes()[..]].concat());
-            by_class.entry(&entry.class).or_default().push((order, digest));
+            by_class.entry(entry.class()).or_default().push((order, place));
         }
     }
-    let mut chosen = HashSet::new();
-    for (class, mut images) in by_class {
+    let mut chosen = Vec::new();
+    for mut images in by_class.into_values() {
         images.sort_unstable();
-        images.dedup();
+        let distinct: Vec<&[(Digest, usize)]> = images.chunk_by(|a, b| a.0 == b.0).collect();
         // Both splits get at least one image of every class that has two.
-        let most = images.len().saturating_sub(1);
-        let n_test = ((images.len() as f64 * test_fraction).round() as usize).clamp(most.min(1), most);
-        chosen.extend(images[..n_test].iter().map(|(_, digest)| (class.to_owned(), *digest)));
+        let most = distinct.len().saturating_sub(1);
+        let n_test = ((distinct.len() as f64 * test_fraction).round() as usize).clamp(most.min(1), most);
+        chosen.extend(distinct[..n_test].concat().into_iter().map(|(_, place)| place));
     }
-    for entry in entries {
-        if let Content::Digest(digest) = entry.content
-            && chosen.contains(&(entry.class.clone(), digest))
-        {
-            entry.split = Split::Test;
-        }
+    for place in chosen {
+        entries[place].split = Split::Test;
     }
 }
 
 fn check_classes(source: &DataSource, manifest: &Manifest) -> Result<()> {
-    let has = |class: &str, split| {
-        manifest
-            .entries
-            .iter()
-            .any(|entry| entry.split == split && entry.class == class)
-    };
-    let test_only: Vec<String> = manifest
-        .classes
-        .iter()
-        .filter(|class| !has(class, Split::Train))
-        .cloned()
-        .collect();
+    let train = manifest.entries.iter().filter(|entry| entry.split == Split::Train);
+    let in_train: HashSet<&str> = train.map(ManifestEntry::class).collect();
+    let is_test_only = |class: &&String| !in_train.contains(class.as_str());
+    let test_only: Vec<String> = manifest.classes.iter().filter(is_test_only).cloned().collect();
     if !test_only.is_empty() {
         return Err(Error::TestOnlyClasses {
             train: source.folder(Split::Train).to_owned(),

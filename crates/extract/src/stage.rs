@@ -1,8 +1,9 @@
-use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use luthier_artifact::{Artifact, Cache, Content, Digest, ExtractorInfo, FeatureTable, Key, Manifest, Split};
-use ndarray::Array2;
+use luthier_artifact::{
+    Artifact, Cache, Content, Digest, ExtractorInfo, FeatureRows, Key, KeyBuilder, Manifest, ManifestEntry, Split,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -13,8 +14,8 @@ use crate::{
 /// How much work a killed process may lose at most.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many rows of features are read from the cache at once.
-const LOOKUP: usize = 4096;
+/// How many rows of features are combined at once.
+const ROWS_AT_ONCE: usize = 1024;
 
 /// The extract stage: manifest → feature tables, by way of the features that the cache knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +27,10 @@ pub struct ExtractConfig {
 /// The outputs of the extract stage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extraction {
-    /// The features to fit on.
-    pub train: FeatureTable,
+    /// The features to fit on; the cache has them.
+    pub train: FeatureRows,
     /// The features to evaluate on.
-    pub test: FeatureTable,
+    pub test: FeatureRows,
     /// The images that could not be decoded.
     pub skipped: SkippedImages,
     /// How many images went through the network.
@@ -74,7 +75,7 @@ impl Artifact for SkippedImages {
 
 impl ExtractConfig {
     /// Changes when the same features are put into tables in another way.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// The stage's key. `manifest` is the digest of the manifest.
     ///
@@ -96,13 +97,13 @@ impl ExtractConfig {
         // From the key, because hashing the weights again costs as much as all the rest of an unchanged run.
         let sha256 = keys[0].get("weights").expect("the weights are part of the key");
         let views: Vec<String> = extractor.views.as_slice().iter().map(View::to_string).collect();
-        let extractors: Vec<String> = keys.iter().map(|key| key.digest().to_string()).collect();
+        let extractors = Extractors::new(&keys, &extractor.views);
         Ok(key
             .field("views", views.join(", "))
             .field("combine", extractor.views.combination())
             // The name is in the tables, though it changes no feature.
             .field("weights name", extractor.weights_name(sha256))
-            .field("extractor", extractors.join(" "))
+            .field("extractor", extractors)
             .input("manifest", manifest)
             .finish())
     }
@@ -129,74 +130,44 @@ impl ExtractConfig {
             .get("weights")
             .expect("the weights are part of the key")
             .to_owned();
-        let keys: Vec<Digest> = keys.iter().map(Key::digest).collect();
-        let mut images: HashMap<Digest, Rows> = distinct_images(manifest)
+        let extractors = Extractors::new(&keys, &extractor.views);
+        let images = distinct_images(manifest);
+        let digests: Vec<Digest> = images.iter().map(|(digest, _)| *digest).collect();
+        let missing = extractors.missing(&digests, views, cache)?;
+        let n_reused = digests.len() - missing.len();
+        let mut files: Vec<ImageFile> = missing
             .into_iter()
-            .map(|(digest, entry)| {
-                (
-                    digest,
-                    Rows {
-                        entry,
-                        of_views: vec![None; views.len()],
-                    },
-                )
+            .map(|(place, views)| ImageFile {
+                path: source.path(&manifest.entries[images[place].1]),
+                digest: Some(digests[place]),
+                views,
             })
             .collect();
-        let digests: Vec<Digest> = images.keys().copied().collect();
-        for (view, key) in keys.iter().enumerate() {
-            for digests in digests.chunks(LOOKUP) {
-                let known = cache.features(key, digests)?.into_iter();
-                for (digest, row) in known.filter(|(_, row)| row.len() == WIDTH) {
-                    images
-                        .get_mut(&digest)
-                        .expect("the cache answers what it was asked")
-                        .of_views[view] = Some(row);
-                }
-            }
-        }
-        let mut missing: Vec<ImageFile> = images
-            .iter()
-            .filter(|(_, rows)| !rows.missing(views).is_empty())
-            .map(|(digest, rows)| ImageFile {
-                path: source.path(&manifest.entries[rows.entry]),
-                digest: Some(*digest),
-                views: rows.missing(views),
-            })
-            .collect();
-        let n_reused = images.len() - missing.len();
         // Files of a folder often lie together on the disk.
-        missing.sort_by(|a, b| a.path.cmp(&b.path));
+        files.sort_by(|a, b| a.path.cmp(&b.path));
         let mut skipped = Vec::new();
-        if !missing.is_empty() {
-            let network = Extractor::load(extractor, store, n_threads, missing.len(), observer)?;
+        if !files.is_empty() {
+            let network = Extractor::load(extractor, store, n_threads, files.len(), observer)?;
             check_weights(extractor, &expected)?;
-            observer.begin("images embedded", missing.len() as u64);
+            observer.begin("images embedded", files.len() as u64);
             let mut commit = Commit {
                 cache,
-                keys: &keys,
-                pending: vec![Vec::new(); keys.len()],
+                extractors: &extractors.of_views,
+                pending: vec![Vec::new(); views.len()],
                 since: Instant::now(),
             };
-            let outcome = network.embed(&missing, observer, |place, embedded| {
+            let outcome = network.embed(&files, observer, |place, embedded| {
                 observer.advance(1);
                 let ImageFile {
                     digest, views: wanted, ..
-                } = &missing[place];
+                } = &files[place];
                 let digest = digest.expect("scanned images have digests");
                 match embedded {
                     Embedded::Unreadable(reason) => skipped.push((digest, reason)),
                     Embedded::Features(rows) => {
-                        let known = &mut images
-                            .get_mut(&digest)
-                            .expect("what is missing is known by digest")
-                            .of_views;
                         for (wanted, row) in wanted.iter().zip(rows) {
-                            let view = views
-                                .iter()
-                                .position(|view| view == wanted)
-                                .expect("a view of the extractor");
-                            known[view] = Some(row.clone());
-                            commit.pending[view].push((digest, row));
+                            let view = views.iter().position(|view| view == wanted);
+                            commit.pending[view.expect("a view of the extractor")].push((digest, row));
                         }
                         commit.flush_if_due()?;
                     }
@@ -208,19 +179,21 @@ impl ExtractConfig {
             outcome?;
             observer.end();
         }
-        let n_embedded = missing.len() - skipped.len();
-        let features: HashMap<Digest, Vec<f32>> = images
-            .into_iter()
-            .filter_map(|(digest, rows)| Some((digest, rows.combine(&extractor.views)?)))
-            .collect();
+        let n_embedded = files.len() - skipped.len();
         skipped.sort();
         let skipped = SkippedImages(skipped);
-        check_classes(source, manifest, &features, &skipped)?;
+        extractors.combine(&digests, &extractor.views, cache)?;
+        let vectors = cache.feature_digests(&extractors.of_rows, &digests)?;
+        check_classes(source, manifest, &skipped)?;
+        let known = Known {
+            images: &digests,
+            vectors: &vectors,
+        };
         let info = extractor.info(&expected);
-        let table = |split| table(manifest, split, &features, &info, extractor.views.width());
+        let rows = |split| rows(manifest, split, &known, &skipped, &info, extractor.views.width());
         Ok(Extraction {
-            train: table(Split::Train),
-            test: table(Split::Test),
+            train: rows(Split::Train)?,
+            test: rows(Split::Test)?,
             n_embedded,
             n_reused,
             skipped,
@@ -232,12 +205,14 @@ impl ExtractConfig {
     /// # Errors
     /// [`Error::Io`] if the weights file cannot be read, [`Error::Cache`] if the cache fails.
     pub fn count_missing(&self, manifest: &Manifest, cache: &Cache) -> Result<usize> {
-        let images: Vec<Digest> = distinct_images(manifest).into_keys().collect();
-        let mut missing = HashSet::new();
-        for key in self.extractor.keys()? {
-            missing.extend(cache.without_features(&key.digest(), &images)?);
-        }
-        Ok(missing.len())
+        let images: Vec<Digest> = distinct_images(manifest)
+            .into_iter()
+            .map(|(digest, _)| digest)
+            .collect();
+        let extractors = Extractors::new(&self.extractor.keys()?, &self.extractor.views);
+        Ok(extractors
+            .missing(&images, self.extractor.views.as_slice(), cache)?
+            .len())
     }
 }
 
@@ -251,23 +226,91 @@ fn check_weights(extractor: &ExtractorConfig, expected: &str) -> Result<()> {
     }
 }
 
-/// The features of an image, view by view, as far as they are known.
-struct Rows {
-    /// The place of the image's first entry in the manifest.
-    entry: usize,
-    of_views: Vec<Option<Vec<f32>>>,
+/// What the cache knows features by: those of each view, and those that make a row, which differ if a row is made of
+/// several views.
+struct Extractors {
+    of_views: Vec<Digest>,
+    of_rows: Digest,
 }
 
-impl Rows {
-    fn missing(&self, views: &[View]) -> Vec<View> {
-        let rows = views.iter().zip(&self.of_views);
-        rows.filter(|(_, row)| row.is_none()).map(|(view, _)| *view).collect()
+impl Extractors {
+    /// `keys` are those of the views.
+    fn new(keys: &[Key], views: &Views) -> Self {
+        let of_views: Vec<Digest> = keys.iter().map(Key::digest).collect();
+        let of_rows = match of_views.as_slice() {
+            [only] => *only,
+            several => {
+                let key = Key::stage("combine", 1).field("combine", views.combination());
+                let place =
+                    |key: KeyBuilder, (place, view): (usize, &Digest)| key.input(&format!("view {place}"), *view);
+                several.iter().enumerate().fold(key, place).finish().digest()
+            }
+        };
+        Extractors { of_views, of_rows }
     }
 
-    /// The row of the image, if all its views are known.
-    fn combine(&self, views: &Views) -> Option<Vec<f32>> {
-        let rows: Option<Vec<&[f32]>> = self.of_views.iter().map(Option::as_deref).collect();
-        rows.map(|rows| views.combine(&rows))
+    /// The images, by their place, that the cache has no row of, each with the views that must be computed.
+    fn missing(&self, images: &[Digest], views: &[View], cache: &Cache) -> Result<Vec<(usize, Vec<View>)>> {
+        let rows = cache.feature_digests(&self.of_rows, images)?;
+        let places: Vec<usize> = (0..images.len()).filter(|&place| rows[place].is_none()).collect();
+        let mut missing: Vec<(usize, Vec<View>)> = places.iter().map(|&place| (place, Vec::new())).collect();
+        let images: Vec<Digest> = places.iter().map(|&place| images[place]).collect();
+        for (extractor, view) in self.of_views.iter().zip(views) {
+            let known = cache.feature_digests(extractor, &images)?;
+            for ((_, views), known) in missing.iter_mut().zip(known) {
+                if known.is_none() {
+                    views.push(*view);
+                }
+            }
+        }
+        missing.retain(|(_, views)| !views.is_empty());
+        Ok(missing)
+    }
+
+    /// Makes the rows that are still missing of those of the views.
+    fn combine(&self, images: &[Digest], views: &Views, cache: &Cache) -> Result<()> {
+        if self.of_views == [self.of_rows] {
+            return Ok(());
+        }
+        let known = cache.feature_digests(&self.of_rows, images)?;
+        let missing: Vec<Digest> = (images.iter().zip(known))
+            .filter_map(|(image, known)| known.is_none().then_some(*image))
+            .collect();
+        for images in missing.chunks(ROWS_AT_ONCE) {
+            let of_views: Vec<Vec<Option<Digest>>> = (self.of_views.iter())
+                .map(|extractor| cache.feature_digests(extractor, images))
+                .collect::<luthier_artifact::Result<_>>()?;
+            // An image that was skipped has none of them.
+            let places: Vec<usize> = (0..images.len())
+                .filter(|&place| of_views.iter().all(|digests| digests[place].is_some()))
+                .collect();
+            let mut blocks = Vec::new();
+            for digests in &of_views {
+                let digests: Vec<Digest> = places.iter().filter_map(|&place| digests[place]).collect();
+                blocks.push(cache.vectors(&digests, WIDTH)?);
+            }
+            let rows: Vec<(Digest, Vec<f32>)> = (places.iter().enumerate())
+                .map(|(row, &place)| {
+                    let of_views: Vec<_> = blocks.iter().map(|block| block.row(row)).collect();
+                    let of_views: Vec<&[f32]> = (of_views.iter())
+                        .map(|row| row.to_slice().expect("blocks are in standard layout"))
+                        .collect();
+                    (images[place], views.combine(&of_views))
+                })
+                .collect();
+            cache.store_features(&self.of_rows, &rows)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Extractors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut digests = self.of_views.clone();
+        digests.push(self.of_rows);
+        digests.dedup();
+        let digests: Vec<String> = digests.iter().map(Digest::to_string).collect();
+        f.write_str(&digests.join(" "))
     }
 }
 
@@ -275,7 +318,7 @@ impl Rows {
 struct Commit<'a> {
     cache: &'a Cache,
     /// What the features of each view are known by.
-    keys: &'a [Digest],
+    extractors: &'a [Digest],
     /// Rows of each view, by image.
     pending: Vec<Vec<(Digest, Vec<f32>)>>,
     since: Instant,
@@ -290,8 +333,8 @@ impl Commit<'_> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        for (key, rows) in self.keys.iter().zip(&mut self.pending) {
-            self.cache.store_features(key, rows)?;
+        for (extractor, rows) in self.extractors.iter().zip(&mut self.pending) {
+            self.cache.store_features(extractor, rows)?;
             rows.clear();
         }
         self.since = Instant::now();
@@ -299,85 +342,99 @@ impl Commit<'_> {
     }
 }
 
-/// The images of a manifest by digest, each with the place of its first entry.
-fn distinct_images(manifest: &Manifest) -> HashMap<Digest, usize> {
-    let mut images = HashMap::with_capacity(manifest.entries.len());
-    for (place, entry) in manifest.entries.iter().enumerate() {
-        if let Content::Digest(digest) = entry.content {
-            images.entry(digest).or_insert(place);
-        }
-    }
+/// The images of a manifest ordered by digest, each with the place of its first entry.
+fn distinct_images(manifest: &Manifest) -> Vec<(Digest, usize)> {
+    let mut images: Vec<(Digest, usize)> = (manifest.entries.iter().enumerate())
+        .filter_map(|(place, entry)| match entry.content {
+            Content::Digest(digest) => Some((digest, place)),
+            Content::Unreadable(_) => None,
+        })
+        .collect();
+    images.sort_unstable();
+    images.dedup_by_key(|(digest, _)| *digest);
     images
 }
 
-fn table(
+/// The digests of images' features.
+struct Known<'a> {
+    /// In order.
+    images: &'a [Digest],
+    /// One an image; `None` if it could not be embedded.
+    vectors: &'a [Option<Digest>],
+}
+
+impl Known<'_> {
+    fn vector(&self, image: &Digest) -> Option<Digest> {
+        self.images
+            .binary_search(image)
+            .ok()
+            .and_then(|place| self.vectors[place])
+    }
+}
+
+fn rows(
     manifest: &Manifest,
     split: Split,
-    features: &HashMap<Digest, Vec<f32>>,
+    known: &Known<'_>,
+    skipped: &SkippedImages,
     extractor: &ExtractorInfo,
     width: usize,
-) -> FeatureTable {
+) -> Result<FeatureRows> {
     let mut rows: Vec<(usize, Digest)> = (manifest.entries.iter())
         .filter(|entry| entry.split == split)
         .filter_map(|entry| match entry.content {
-            Content::Digest(digest) if features.contains_key(&digest) => Some((
-                manifest.label(&entry.class).expect("every class of an entry is listed"),
-                digest,
-            )),
+            Content::Digest(digest) if skipped.reason(&digest).is_none() => Some((label(manifest, entry), digest)),
             _ => None,
         })
         .collect();
     rows.sort_unstable();
-    let mut matrix = Array2::zeros((rows.len(), width));
-    for (mut row, (_, digest)) in matrix.outer_iter_mut().zip(&rows) {
-        row.assign(&ndarray::aview1(&features[digest]));
-    }
+    // Another process may have found features damaged meanwhile, and forgotten them.
+    let vector = |(_, digest): &(usize, Digest)| {
+        let (what, digest) = ("features of image", *digest);
+        known
+            .vector(&digest)
+            .ok_or(luthier_artifact::Error::Lost { what, digest })
+    };
+    let vectors = rows.iter().map(vector).collect::<luthier_artifact::Result<_>>()?;
     let (labels, images) = rows.into_iter().unzip();
-    FeatureTable {
+    Ok(FeatureRows {
         classes: manifest.classes.clone(),
         extractor: extractor.clone(),
+        width,
         labels,
         images,
-        features: matrix,
-    }
+        vectors,
+    })
+}
+
+fn label(manifest: &Manifest, entry: &ManifestEntry) -> usize {
+    manifest
+        .label(entry.class())
+        .expect("every class of an entry is listed")
 }
 
 /// Every class needs a readable image in each split where it has images at all. If the split was drawn, before anybody
 /// knew what decodes, a class without test images is for the report to tell.
-fn check_classes(
-    source: &DataSource,
-    manifest: &Manifest,
-    features: &HashMap<Digest, Vec<f32>>,
-    skipped: &SkippedImages,
-) -> Result<()> {
-    let splits: &[Split] = match source {
-        DataSource::Split { .. } => &[Split::Train, Split::Test],
-        DataSource::Whole { .. } => &[Split::Train],
+fn check_classes(source: &DataSource, manifest: &Manifest, skipped: &SkippedImages) -> Result<()> {
+    let reason = |entry: &ManifestEntry| match &entry.content {
+        Content::Unreadable(reason) => Some(reason.clone()),
+        Content::Digest(digest) => skipped.reason(digest).map(str::to_owned),
     };
-    for &split in splits {
-        for class in &manifest.classes {
-            let entries: Vec<_> = manifest
-                .entries
-                .iter()
-                .filter(|entry| entry.split == split && entry.class == *class)
-                .collect();
-            let is_readable =
-                |content: &Content| matches!(content, Content::Digest(digest) if features.contains_key(digest));
-            if entries.is_empty() || entries.iter().any(|entry| is_readable(&entry.content)) {
-                continue;
-            }
-            let reason = match &entries[0].content {
-                Content::Unreadable(reason) => reason,
-                Content::Digest(digest) => skipped.reason(digest).expect("an image is embedded or skipped"),
-            };
-            return Err(Error::EmptyClass {
-                class: class.clone(),
-                split,
-                n_images: entries.len(),
-                file: entries[0].file.clone(),
-                reason: reason.to_owned(),
-            });
+    // Files of a class stand together.
+    let is_same = |a: &ManifestEntry, b: &ManifestEntry| (a.split, a.class()) == (b.split, b.class());
+    for entries in manifest.entries.chunk_by(is_same) {
+        let first = &entries[0];
+        let is_drawn = matches!(source, DataSource::Whole { .. }) && first.split == Split::Test;
+        if is_drawn || entries.iter().any(|entry| reason(entry).is_none()) {
+            continue;
         }
+        return Err(Error::EmptyClass {
+            class: first.class().to_owned(),
+            split: first.split,
+            n_images: entries.len(),
+            file: first.file.clone(),
+            reason: reason(first).expect("none of them can be read"),
+        });
     }
     Ok(())
 }

@@ -1,15 +1,17 @@
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::cmp::Ordering;
+use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ndarray::{ArrayView2, ArrayViewMut2};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::{Execution, FileStat, RunStage};
+use crate::table::to_bytes;
 use crate::{Digest, Error, Key, Result};
 
 /// Changes with `schema.sql`; kept in SQLite's `user_version`.
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 
 /// How long to wait for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -139,98 +141,160 @@ impl Index {
         })
     }
 
-    pub(super) fn file_digests(&self, files: &[(PathBuf, FileStat)]) -> Result<Vec<Option<Digest>>> {
+    pub(super) fn file_digests<'a>(
+        &self,
+        folder: &str,
+        files: impl Iterator<Item = (&'a str, FileStat)>,
+    ) -> Result<Vec<Option<Digest>>> {
+        // The rows below a folder in one sweep beside the files, both in order: ten times as fast as a million lookups.
+        let (first, end) = below(folder);
         self.with(|connection| {
-            let transaction = connection.transaction()?;
-            let mut select = transaction
-                .prepare_cached("SELECT size, mtime_ns, inode, digest, checksum FROM file WHERE path = ?")?;
-            let mut find = |path: &Path, stat: &FileStat| {
-                let Some(path) = path.to_str() else { return Ok(None) };
-                let found = select
-                    .query_row([path], |row| {
-                        Ok((file_stat(row)?, digest(row, 3)?, row.get::<_, Vec<u8>>(4)?))
-                    })
-                    .optional()?;
-                Ok(found.and_then(|(seen, digest, sum)| {
-                    (seen == *stat && sum == file_checksum(path, &seen, &digest)).then_some(digest)
-                }))
-            };
-            files.iter().map(|(path, stat)| find(path, stat)).collect()
+            let mut select = connection.prepare_cached(
+                "SELECT size, mtime_ns, inode, digest, checksum, path FROM file WHERE path >= ? AND path < ? ORDER BY path",
+            )?;
+            let mut rows = select.query([&first, &end])?;
+            let mut row = rows.next()?;
+            let mut found = Vec::with_capacity(files.size_hint().0);
+            for (file, stat) in files {
+                let mut known = None;
+                while let Some(at) = row {
+                    let path = at.get_ref(5)?.as_str()?;
+                    match path[first.len()..].cmp(file) {
+                        Ordering::Less => row = rows.next()?,
+                        Ordering::Greater => break,
+                        Ordering::Equal => {
+                            let (seen, digest) = (file_stat(at)?, digest(at, 3)?);
+                            let is_whole = at.get_ref(4)?.as_blob()? == file_checksum(path, &seen, &digest);
+                            known = (seen == stat && is_whole).then_some(digest);
+                            break;
+                        }
+                    }
+                }
+                found.push(known);
+            }
+            Ok(found)
         })
     }
 
-    pub(super) fn remember_files(&self, files: &[&(PathBuf, FileStat, Digest)]) -> Result<()> {
-        if files.is_empty() {
-            return Ok(());
-        }
+    pub(super) fn remember_files<'a>(
+        &self,
+        folder: &str,
+        files: impl Iterator<Item = (&'a str, FileStat, Digest)>,
+    ) -> Result<()> {
+        let (first, _) = below(folder);
         self.write(|connection| {
             let mut insert = connection.prepare_cached(
                 "INSERT OR REPLACE INTO file (path, size, mtime_ns, inode, digest, checksum) VALUES (?, ?, ?, ?, ?, ?)",
             )?;
-            for (path, stat, digest) in files {
-                let Some(path) = path.to_str() else { continue };
+            for (file, stat, digest) in files {
+                let path = first.clone() + file;
                 insert.execute(params![
                     path,
                     stat.size as i64,
                     stat.mtime_ns,
                     stat.inode as i64,
                     digest.as_bytes(),
-                    file_checksum(path, stat, digest)
+                    file_checksum(&path, &stat, &digest)
                 ])?;
             }
             Ok(())
         })
     }
 
-    pub(super) fn features(&self, extractor: &Digest, images: &[Digest]) -> Result<HashMap<Digest, Vec<f32>>> {
+    pub(super) fn feature_digests(&self, extractor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
         self.with(|connection| {
             let transaction = connection.transaction()?;
             let mut select =
                 transaction.prepare_cached("SELECT vector, checksum FROM feature WHERE extractor = ? AND image = ?")?;
-            let mut found = HashMap::with_capacity(images.len());
-            for image in images {
+            let mut find = |image: &Digest| {
                 let mut rows = select.query([extractor.as_bytes(), image.as_bytes()])?;
-                let Some(row) = rows.next()? else { continue };
-                let vector = row.get_ref(0)?.as_blob()?;
-                if row.get_ref(1)?.as_blob()? == checksum(&[extractor.as_bytes(), image.as_bytes(), vector]) {
-                    let values = vector
-                        .chunks_exact(4)
-                        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
-                    found.insert(*image, values.collect());
-                } else {
-                    tracing::warn!(
-                        "cached features of image {} fail their checksum; to be computed again",
-                        image.short()
-                    );
+                let Some(row) = rows.next()? else { return Ok(None) };
+                let vector = digest(row, 0)?;
+                if row.get_ref(1)?.as_blob()? == feature_checksum(extractor, image, &vector) {
+                    return Ok(Some(vector));
                 }
-            }
-            Ok(found)
+                tracing::warn!(
+                    "cached features of image {} fail their checksum; to be computed again",
+                    image.short()
+                );
+                Ok(None)
+            };
+            images.iter().map(&mut find).collect()
         })
     }
 
-    pub(super) fn without_features(&self, extractor: &Digest, images: &[Digest]) -> Result<Vec<Digest>> {
-        self.with(|connection| {
-            let transaction = connection.transaction()?;
-            let mut select = transaction.prepare_cached("SELECT 1 FROM feature WHERE extractor = ? AND image = ?")?;
-            let mut missing = Vec::new();
-            for image in images {
-                if !select.exists([extractor.as_bytes(), image.as_bytes()])? {
-                    missing.push(*image);
-                }
-            }
-            Ok(missing)
-        })
-    }
-
+    /// Stores features of images, and which they are, in one transaction.
     pub(super) fn store_features(&self, extractor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
         self.write(|connection| {
-            let mut insert = connection.prepare_cached(
+            let mut insert_feature = connection.prepare_cached(
                 "INSERT OR REPLACE INTO feature (extractor, image, vector, checksum) VALUES (?, ?, ?, ?)",
             )?;
-            for (image, values) in rows {
-                let vector: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                let sum = checksum(&[extractor.as_bytes(), image.as_bytes(), &vector]);
-                insert.execute(params![extractor.as_bytes(), image.as_bytes(), vector, sum])?;
+            for (image, features) in rows {
+                let vector = insert_vector(connection, &to_bytes(features.iter().copied()))?;
+                let sum = feature_checksum(extractor, image, &vector);
+                insert_feature.execute(params![extractor.as_bytes(), image.as_bytes(), vector.as_bytes(), sum])?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn store_vectors(&self, rows: ArrayView2<'_, f32>) -> Result<()> {
+        self.write(|connection| {
+            for row in rows.outer_iter() {
+                insert_vector(connection, &to_bytes(row.iter().copied()))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads vectors into the rows of a matrix; the result is those that are missing, or not what they should be.
+    pub(super) fn read_vectors(&self, vectors: &[Digest], mut into: ArrayViewMut2<'_, f32>) -> Result<Vec<Digest>> {
+        self.with(|connection| {
+            let transaction = connection.transaction()?;
+            let mut select = transaction.prepare_cached("SELECT bytes FROM vector WHERE digest = ?")?;
+            let mut lost = Vec::new();
+            for (digest, mut row) in vectors.iter().zip(into.outer_iter_mut()) {
+                let mut found = select.query([digest.as_bytes()])?;
+                let bytes = match found.next()? {
+                    Some(found) => found.get_ref(0)?.as_blob()?,
+                    None => &[],
+                };
+                if bytes.len() != 4 * row.len() || Digest::of(bytes) != *digest {
+                    lost.push(*digest);
+                    continue;
+                }
+                let values = bytes.chunks_exact(4);
+                for (value, bytes) in row.iter_mut().zip(values) {
+                    *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+                }
+            }
+            Ok(lost)
+        })
+    }
+
+    /// How many vectors there are, and those that are not what they should be.
+    pub(super) fn damaged_vectors(&self) -> Result<(u64, Vec<Digest>)> {
+        self.with(|connection| {
+            let mut select = connection.prepare("SELECT digest, bytes FROM vector")?;
+            let mut rows = select.query([])?;
+            let (mut n, mut damaged) = (0, Vec::new());
+            while let Some(row) = rows.next()? {
+                n += 1;
+                let expected = digest(row, 0)?;
+                if Digest::of(row.get_ref(1)?.as_blob()?) != expected {
+                    damaged.push(expected);
+                }
+            }
+            Ok((n, damaged))
+        })
+    }
+
+    /// Forgets vectors and that any image has them.
+    pub(super) fn forget_vectors(&self, vectors: &[Digest]) -> Result<()> {
+        self.write(|connection| {
+            for vector in vectors {
+                connection.execute("DELETE FROM feature WHERE vector = ?", [vector.as_bytes()])?;
+                connection.execute("DELETE FROM vector WHERE digest = ?", [vector.as_bytes()])?;
             }
             Ok(())
         })
@@ -335,6 +399,26 @@ fn checksum(parts: &[&[u8]]) -> [u8; 16] {
         .as_bytes()
         .first_chunk()
         .expect("a digest has 32 bytes")
+}
+
+/// The first text that begins with the folder's path and a separator, and the first that comes after all of them.
+fn below(folder: &str) -> (String, String) {
+    let folder = folder.strip_suffix(MAIN_SEPARATOR).unwrap_or(folder);
+    let after = char::from(MAIN_SEPARATOR as u8 + 1);
+    (format!("{folder}{MAIN_SEPARATOR}"), format!("{folder}{after}"))
+}
+
+/// Inserts a vector, also in the place of a damaged one; the result is its digest.
+fn insert_vector(connection: &Connection, bytes: &[u8]) -> rusqlite::Result<Digest> {
+    let digest = Digest::of(bytes);
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO vector (digest, bytes) VALUES (?, ?)")?
+        .execute(params![digest.as_bytes(), bytes])?;
+    Ok(digest)
+}
+
+fn feature_checksum(extractor: &Digest, image: &Digest, vector: &Digest) -> [u8; 16] {
+    checksum(&[extractor.as_bytes(), image.as_bytes(), vector.as_bytes()])
 }
 
 fn file_checksum(path: &str, stat: &FileStat, digest: &Digest) -> [u8; 16] {

@@ -10,23 +10,27 @@ mod lock;
 mod objects;
 mod upkeep;
 
-use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use index::Index;
 use lock::Lock;
+use ndarray::{Array2, ArrayViewMut2, Axis};
 use objects::Objects;
 use serde::{Deserialize, Serialize};
 pub use upkeep::{CacheStats, DryRun, GcReport, VerifyReport};
 
-use crate::{Artifact, Digest, Error, Key, Result};
+use crate::{Artifact, Digest, Error, FeatureRows, FeatureTable, Key, Result};
 
 /// A file younger than this when it was read may change again without a new modification time,
 /// because file systems count time in ticks of up to two seconds (FAT).
 const MTIME_TICK: Duration = Duration::from_secs(2);
+
+/// How many rows of features are read or written while the index is held: some megabytes.
+const ROWS_AT_ONCE: usize = 1024;
 
 /// One output of a stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,48 +237,105 @@ impl Cache {
         self.index.last_run(project)
     }
 
-    /// The digests of these files' bytes as they were read when the files had these stats; the same order.
+    /// The digests of files' bytes as they were read when the files had these stats; the same order.
+    ///
+    /// `files` are paths below `folder`, which is absolute; they must be in order.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
-    pub fn file_digests(&self, files: &[(PathBuf, FileStat)]) -> Result<Vec<Option<Digest>>> {
-        self.index.file_digests(files)
+    pub fn file_digests<'a>(
+        &self,
+        folder: &Path,
+        files: impl ExactSizeIterator<Item = (&'a str, FileStat)>,
+    ) -> Result<Vec<Option<Digest>>> {
+        match folder.to_str() {
+            Some(folder) => self.index.file_digests(folder, files),
+            None => Ok(vec![None; files.len()]),
+        }
     }
 
-    /// Remembers what these files held, so that they need not be read again while their stats stay.
+    /// Remembers what files below `folder` held, so that they need not be read again while their stats stay.
     ///
     /// A file changed within the last two seconds is left out: it could change again under the same stat.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
-    pub fn remember_files(&self, files: &[(PathBuf, FileStat, Digest)]) -> Result<()> {
+    pub fn remember_files<'a>(
+        &self,
+        folder: &Path,
+        files: impl Iterator<Item = (&'a str, FileStat, Digest)>,
+    ) -> Result<()> {
         let now = SystemTime::now();
-        let settled: Vec<_> = files.iter().filter(|(_, stat, _)| stat.is_settled(now)).collect();
-        self.index.remember_files(&settled)
+        let mut settled = files.filter(|(_, stat, _)| stat.is_settled(now)).peekable();
+        match folder.to_str() {
+            Some(folder) if settled.peek().is_some() => self.index.remember_files(folder, settled),
+            _ => Ok(()),
+        }
     }
 
-    /// The cached features of these images, by image. Rows that fail their checksum are left out with a warning.
+    /// The digests of the features that an extractor made of these images, as far as the cache knows them; the same order.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
-    pub fn features(&self, extractor: &Digest, images: &[Digest]) -> Result<HashMap<Digest, Vec<f32>>> {
-        self.index.features(extractor, images)
+    pub fn feature_digests(&self, extractor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
+        self.index.feature_digests(extractor, images)
     }
 
-    /// Those of these images that have no cached features.
-    ///
-    /// # Errors
-    /// [`Error::Index`] if the index fails.
-    pub fn without_features(&self, extractor: &Digest, images: &[Digest]) -> Result<Vec<Digest>> {
-        self.index.without_features(extractor, images)
-    }
-
-    /// Stores features in one transaction.
+    /// Stores the features that an extractor made of images, in one transaction.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails; then none of them is stored.
     pub fn store_features(&self, extractor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
         self.index.store_features(extractor, rows)
+    }
+
+    /// Features by their digests, `f32 [n, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if one of them is gone or damaged; it is then forgotten, so that it will be computed again.
+    /// [`Error::Index`] if the index fails.
+    pub fn vectors(&self, vectors: &[Digest], width: usize) -> Result<Array2<f32>> {
+        let mut features = Array2::zeros((vectors.len(), width));
+        self.read_vectors(vectors, features.view_mut())?;
+        Ok(features)
+    }
+
+    fn read_vectors(&self, vectors: &[Digest], into: ArrayViewMut2<'_, f32>) -> Result<()> {
+        let lost = self.index.read_vectors(vectors, into)?;
+        let Some(first) = lost.first() else { return Ok(()) };
+        tracing::warn!(
+            "{} cached feature vectors are lost or damaged; to be computed again",
+            lost.len()
+        );
+        self.index.forget_vectors(&lost)?;
+        Err(Error::Lost {
+            what: "feature vector",
+            digest: *first,
+        })
+    }
+
+    /// Stores a table: its rows as an artifact, its features beside those of single images.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Index`] if it cannot be written.
+    pub fn put_table(&self, table: &FeatureTable) -> Result<Digest> {
+        for rows in table.features().axis_chunks_iter(Axis(0), ROWS_AT_ONCE) {
+            self.index.store_vectors(rows)?;
+        }
+        self.put(&table.rows())
+    }
+
+    /// The table with this digest, its features still unread, or `None` if it is not in the cache.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it is there and cannot be read.
+    pub fn table(&self, digest: &Digest) -> Result<Option<StoredTable<'_>>> {
+        let rows = self.get::<FeatureRows>(digest)?;
+        Ok(rows.map(|rows| StoredTable {
+            cache: self,
+            digest: *digest,
+            rows,
+        }))
     }
 
     /// Whether the file at `path` is still as it was written from `source`.
@@ -293,5 +354,57 @@ impl Cache {
     pub fn remember_export(&self, path: &Path, source: &Digest) -> Result<()> {
         let stat = FileStat::of(path).map_err(Error::io(path))?;
         self.index.remember_export(path, &stat, source)
+    }
+}
+
+/// A table whose features are read from the cache in blocks of rows.
+#[derive(Debug)]
+pub struct StoredTable<'a> {
+    cache: &'a Cache,
+    digest: Digest,
+    rows: FeatureRows,
+}
+
+impl StoredTable<'_> {
+    /// What is known without reading the features.
+    pub fn rows(&self) -> &FeatureRows {
+        &self.rows
+    }
+
+    /// The features of some rows, `f32 [range.len(), width]`.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if one of them is gone or damaged; the cache then forgets the table too, so that the stage that
+    /// makes it runs again. [`Error::Index`] if the index fails.
+    pub fn features(&self, range: Range<usize>) -> Result<Array2<f32>> {
+        let mut features = Array2::zeros((range.len(), self.rows.width));
+        self.read(range, features.view_mut())?;
+        Ok(features)
+    }
+
+    /// The whole table.
+    ///
+    /// # Errors
+    /// Those of [`features`](StoredTable::features).
+    pub fn load(self) -> Result<FeatureTable> {
+        let n = self.rows.n_rows();
+        let mut features = Array2::zeros((n, self.rows.width));
+        for (place, block) in features.axis_chunks_iter_mut(Axis(0), ROWS_AT_ONCE).enumerate() {
+            let start = place * ROWS_AT_ONCE;
+            self.read(start..start + block.nrows(), block)?;
+        }
+        Ok(FeatureTable::new(self.rows, features))
+    }
+
+    fn read(&self, range: Range<usize>, into: ArrayViewMut2<'_, f32>) -> Result<()> {
+        self.cache
+            .read_vectors(&self.rows.vectors[range], into)
+            .inspect_err(|error| {
+                if matches!(error, Error::Lost { .. })
+                    && let Err(error) = objects::remove(&self.cache.objects.path(&self.digest))
+                {
+                    tracing::warn!("{error}");
+                }
+            })
     }
 }

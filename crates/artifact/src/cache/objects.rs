@@ -30,9 +30,11 @@ impl Objects {
     /// Stores bytes, unless they are there already, whole.
     pub(super) fn put(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
-        if self.get(&digest)?.is_none() {
-            write_atomically(&self.path(&digest), bytes)?;
+        let path = self.path(&digest);
+        if Digest::of_file(&path).is_ok_and(|found| found == digest) {
+            return Ok(digest);
         }
+        write_atomically(&path, bytes)?;
         Ok(digest)
     }
 

@@ -11,13 +11,19 @@ CREATE TABLE file (
     checksum BLOB NOT NULL
 ) WITHOUT ROWID;
 
--- The features of one image by one extractor, f32 little-endian.
+-- Which vector an extractor made of an image.
 CREATE TABLE feature (
     extractor BLOB NOT NULL,
     image     BLOB NOT NULL,
     vector    BLOB NOT NULL,
     checksum  BLOB NOT NULL,
-    UNIQUE (extractor, image)
+    PRIMARY KEY (extractor, image)
+) WITHOUT ROWID;
+
+-- Features, f32 little-endian, by the digest of their bytes.
+CREATE TABLE vector (
+    digest BLOB NOT NULL UNIQUE,
+    bytes  BLOB NOT NULL
 );
 
 -- What a stage made of a key: names and digests of its outputs, as JSON.

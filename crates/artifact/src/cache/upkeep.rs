@@ -34,11 +34,11 @@ pub struct CacheStats {
 pub struct VerifyReport {
     /// Artifacts that were read.
     pub objects: usize,
-    /// Rows of features that were read.
+    /// Feature vectors that were read.
     pub features: u64,
     /// Artifacts that did not match their digest, now removed.
     pub damaged_objects: usize,
-    /// Rows that failed their checksum, now removed.
+    /// Vectors that did not match their digest, now removed.
     pub damaged_features: u64,
     /// Executions whose record or outputs were damaged or gone, now forgotten.
     pub forgotten_executions: u64,
@@ -94,23 +94,10 @@ impl Cache {
             report.objects += 1;
             report.damaged_objects += usize::from(self.objects.get(&object.digest)?.is_none());
         }
-        let stored: Vec<(Digest, Digest)> = self.index.with(|connection| {
-            connection
-                .prepare("SELECT extractor, image FROM feature")?
-                .query_map([], |row| Ok((index::digest(row, 0)?, index::digest(row, 1)?)))?
-                .collect()
-        })?;
-        report.features = stored.len() as u64;
-        for (extractor, image) in stored {
-            if self.features(&extractor, &[image])?.is_empty() {
-                report.damaged_features += self.index.write(|connection| {
-                    connection.execute(
-                        "DELETE FROM feature WHERE extractor = ? AND image = ?",
-                        [extractor.as_bytes(), image.as_bytes()],
-                    )
-                })? as u64;
-            }
-        }
+        let (n_vectors, damaged) = self.index.damaged_vectors()?;
+        report.features = n_vectors;
+        report.damaged_features = damaged.len() as u64;
+        self.index.forget_vectors(&damaged)?;
         for key in self.keys()? {
             if self.execution(&key)?.is_none() {
                 report.forgotten_executions += self
@@ -137,7 +124,8 @@ impl Cache {
             let Some(execution) = self.execution(key)? else {
                 continue;
             };
-            kept_extractors.extend(execution.key.get("extractor").map(str::to_owned));
+            let extractors = execution.key.get("extractor").unwrap_or_default();
+            kept_extractors.extend(extractors.split(' ').map(str::to_owned));
             for output in execution.outputs {
                 kept_objects.insert(output.digest);
                 if execution.key.stage == "scan"
@@ -175,6 +163,10 @@ impl Cache {
                         as u64;
                 }
             }
+            transaction.execute(
+                "DELETE FROM vector WHERE digest NOT IN (SELECT vector FROM feature)",
+                [],
+            )?;
             for key in transaction
                 .prepare("SELECT key FROM execution")?
                 .query_map([], |row| index::digest(row, 0))?

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use luthier_artifact::{
-    Artifact, Cache, Content, Digest, DryRun, Error, Execution, FileStat, Key, Manifest, ManifestEntry, Output,
-    RunStage, Split,
+    Artifact, Cache, Content, Digest, DryRun, Error, Execution, ExtractorInfo, FeatureTable, FileStat, Key, Manifest,
+    ManifestEntry, Output, RunStage, Split, vector_digest,
 };
+use ndarray::{array, aview1};
 use proptest::prelude::*;
 use rusqlite::Connection;
 
@@ -42,7 +43,6 @@ impl Folder {
 fn manifest(class: &str) -> Manifest {
     let entry = |file: &str| ManifestEntry {
         split: Split::Train,
-        class: class.to_owned(),
         file: format!("{class}/{file}"),
         content: Content::Digest(Digest::of(file.as_bytes())),
     };
@@ -81,29 +81,78 @@ fn every_flipped_byte_of_an_object_is_a_miss() {
 fn features_are_kept_per_extractor_and_image() {
     let folder = Folder::new();
     let (extractor, image) = (Digest::of(EXTRACTOR), Digest::of(b"image"));
+    let row = vec![1.5, -0.0, f32::MAX];
     folder
         .open()
-        .store_features(&extractor, &[(image, vec![1.5, -0.0, f32::MAX])])
+        .store_features(&extractor, &[(image, row.clone())])
         .unwrap();
     let cache = folder.open();
-    let found = cache.features(&extractor, &[image, Digest::of(b"unknown")]).unwrap();
-    assert_eq!(found.len(), 1);
+    let found = cache
+        .feature_digests(&extractor, &[image, Digest::of(b"unknown")])
+        .unwrap();
+    let vector = vector_digest(aview1(&row));
+    assert_eq!(found, [Some(vector), None]);
+    let features = cache.vectors(&[vector], 3).unwrap();
+    let bits = |value: &f32| value.to_bits();
     assert_eq!(
-        found[&image].iter().map(|value| value.to_bits()).collect::<Vec<_>>(),
-        [1.5_f32.to_bits(), (-0.0_f32).to_bits(), f32::MAX.to_bits()]
+        features.iter().map(bits).collect::<Vec<_>>(),
+        row.iter().map(bits).collect::<Vec<_>>()
     );
-    assert!(
-        cache
-            .features(&Digest::of(b"another extractor"), &[image])
-            .unwrap()
-            .is_empty()
-    );
-    assert_eq!(
-        cache
-            .without_features(&extractor, &[image, Digest::of(b"unknown")])
-            .unwrap(),
-        [Digest::of(b"unknown")]
-    );
+    let other = Digest::of(b"another extractor");
+    assert_eq!(cache.feature_digests(&other, &[image]).unwrap(), [None]);
+}
+
+fn table() -> FeatureTable {
+    FeatureTable {
+        classes: vec!["drum".into(), "harp".into()],
+        extractor: ExtractorInfo {
+            views: vec!["squash".into()],
+            combine: "mean".into(),
+            decode: "scaled".into(),
+            weights: "untrained".into(),
+            weights_sha256: "00".into(),
+            precision: "fp32".into(),
+        },
+        labels: vec![0, 0, 1],
+        images: [b"a", b"b", b"c"].map(|image| Digest::of(image)).to_vec(),
+        features: array![[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]],
+    }
+}
+
+#[test]
+fn a_table_is_read_back_whole_or_in_blocks_and_equal_rows_are_stored_once() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let digest = cache.put_table(&table()).unwrap();
+    assert_eq!(cache.table(&digest).unwrap().unwrap().load().unwrap(), table());
+    let stored = cache.table(&digest).unwrap().unwrap();
+    assert_eq!(stored.features(1..3).unwrap(), array![[3.0, 4.0], [1.0, 2.0]]);
+    assert_eq!(cache.verify().unwrap().features, 2);
+}
+
+#[test]
+fn a_table_that_lost_a_row_is_forgotten_with_it() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let (extractor, image) = (Digest::of(EXTRACTOR), Digest::of(b"b"));
+    cache.store_features(&extractor, &[(image, vec![3.0, 4.0])]).unwrap();
+    for damage in [
+        "UPDATE vector SET bytes = x'0000803f00000041'",
+        "UPDATE vector SET bytes = x'00'",
+        "DELETE FROM vector",
+    ] {
+        let digest = cache.put_table(&table()).unwrap();
+        cache.store_features(&extractor, &[(image, vec![3.0, 4.0])]).unwrap();
+        folder.tamper(damage);
+        let error = cache.table(&digest).unwrap().unwrap().load().unwrap_err();
+        assert!(matches!(error, Error::Lost { .. }), "{error}");
+        assert!(cache.table(&digest).unwrap().is_none());
+        assert_eq!(
+            cache.feature_digests(&extractor, &[image]).unwrap(),
+            [None],
+            "after {damage}"
+        );
+    }
 }
 
 #[test]
@@ -129,15 +178,18 @@ fn damaged_rows_are_misses_and_verify_forgets_them() {
         mtime_ns: 7,
         inode: 9,
     };
-    cache.remember_files(&[("/a.jpg".into(), stat, image)]).unwrap();
-    assert_eq!(cache.file_digests(&[("/a.jpg".into(), stat)]).unwrap(), [Some(image)]);
+    let root = Path::new("/");
+    let file = || [("a.jpg", stat)].into_iter();
+    cache
+        .remember_files(root, [("a.jpg", stat, image)].into_iter())
+        .unwrap();
+    assert_eq!(cache.file_digests(root, file()).unwrap(), [Some(image)]);
 
-    folder.tamper("UPDATE feature SET vector = x'0000803f00000041'");
+    folder.tamper("UPDATE vector SET bytes = x'0000803f00000041'");
     folder.tamper("UPDATE execution SET outputs = replace(outputs, 'projection', 'rejection')");
     folder.tamper("UPDATE file SET digest = zeroblob(32)");
-    assert!(cache.features(&extractor, &[image]).unwrap().is_empty());
     assert_eq!(cache.execution(&key.digest()).unwrap(), None);
-    assert_eq!(cache.file_digests(&[("/a.jpg".into(), stat)]).unwrap(), [None]);
+    assert_eq!(cache.file_digests(root, file()).unwrap(), [None]);
 
     let report = cache.verify().unwrap();
     assert_eq!(
@@ -193,20 +245,46 @@ fn another_stat_is_another_file() {
         mtime_ns: 7,
         inode: 9,
     };
-    cache
-        .remember_files(&[("/a.jpg".into(), stat, Digest::of(b"a"))])
-        .unwrap();
+    let root = Path::new("/");
+    let remembered = [("a.jpg", stat, Digest::of(b"a"))];
+    cache.remember_files(root, remembered.into_iter()).unwrap();
     for other in [
         FileStat { size: 6, ..stat },
         FileStat { mtime_ns: 8, ..stat },
         FileStat { inode: 8, ..stat },
     ] {
-        assert_eq!(
-            cache.file_digests(&[("/a.jpg".into(), other)]).unwrap(),
-            [None],
-            "{other:?}"
-        );
+        let found = cache.file_digests(root, [("a.jpg", other)].into_iter()).unwrap();
+        assert_eq!(found, [None], "{other:?}");
     }
+}
+
+#[test]
+fn files_are_found_whatever_lies_beside_them() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let stat = FileStat {
+        size: 5,
+        mtime_ns: 7,
+        inode: 9,
+    };
+    let digest = |file: &str| Digest::of(file.as_bytes());
+    // In the order of bytes, in which a hyphen comes before the separator and a zero right after it.
+    let files = ["a-b/1.jpg", "a/1.jpg", "a/2.jpg", "a0/1.jpg", "b/\u{e9}.jpg"];
+    for root in ["/data", "/data/a", "/data-old", "/data0"] {
+        let known = files.iter().map(|file| (*file, stat, digest(file)));
+        cache.remember_files(Path::new(root), known).unwrap();
+    }
+    let asked = [
+        "a-b/0.jpg",
+        "a-b/1.jpg",
+        "a/1.jpg",
+        "a/3.jpg",
+        "b/\u{e9}.jpg",
+        "c/1.jpg",
+    ];
+    let found = cache.file_digests(Path::new("/data"), asked.into_iter().map(|file| (file, stat)));
+    let expected = asked.map(|file| files.contains(&file).then(|| digest(file)));
+    assert_eq!(found.unwrap(), expected);
 }
 
 #[test]
@@ -219,7 +297,7 @@ fn a_cache_of_another_layout_is_refused() {
         matches!(
             error,
             Error::Layout {
-                expected: 1,
+                expected: 2,
                 found: 99,
                 ..
             }
@@ -291,7 +369,6 @@ proptest! {
         names.dedup();
         let entry = |file: &String| ManifestEntry {
             split: if file.len().is_multiple_of(2) { Split::Train } else { Split::Test },
-            class: file[..1].to_owned(),
             file: file.clone(),
             content: Content::Digest(Digest::of(file.as_bytes())),
         };

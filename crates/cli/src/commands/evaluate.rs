@@ -75,7 +75,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let page = with_retry(progress, || {
         let cache = open_cache(&settings)?;
         std::fs::create_dir_all(&report_dir).with_context(|| report_dir.display().to_string())?;
-        let (model, test) = (cache.put(&model)?, cache.put(&table)?);
+        let (model, test) = (cache.put(&model)?, cache.put_table(&table)?);
         let mut runner = Runner::new(&cache, progress, project(&report_dir)?, Mode::Run)?;
         let evaluation =
             pipeline::evaluate(&config, model, test, &mut runner)?.expect("outside a plan every stage gives a result");

@@ -11,7 +11,7 @@ use luthier_features::Keep;
 use serde::Serialize;
 
 use super::{configure, note_faster_precision, open_cache, print_stage, project};
-use crate::features_folder::{self, SkippedRow, skipped_files};
+use crate::features_folder::{SkippedRow, places, skipped_files};
 use crate::pipeline::{Data, Pipeline, evaluate, load, train, with_retry};
 use crate::problem::Problem;
 use crate::runner::{Mode, Runner, StageReport, Status};
@@ -141,7 +141,8 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
     let extracted = pipeline
         .extract(data, manifest, manifest_digest, &mut runner)?
         .expect(RUNS);
-    let skipped = skipped_files(manifest, &load::<SkippedImages>(&cache, &extracted.skipped)?);
+    let skipped_images: SkippedImages = load(&cache, &extracted.skipped)?;
+    let skipped = skipped_files(manifest, &skipped_images);
     let images = Images {
         total: manifest.entries.len(),
         embedded: extracted.n_embedded,
@@ -169,8 +170,10 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
     print(&runner, &format!("accuracy {:.4}", evaluation.accuracy.value));
     let page = export::report(&cache, &out.join("reports"), evaluation_digest, model_digest, &features)?;
 
-    let index = features_folder::read_index(&features)?;
-    let warnings = report::warnings(&load::<Model>(&cache, &model_digest)?, &index);
+    let warnings = report::warnings(
+        &load::<Model>(&cache, &model_digest)?,
+        places(manifest, &skipped_images),
+    );
     Ok(Outcome {
         stages: runner.finish()?,
         images,

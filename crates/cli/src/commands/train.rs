@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let (path, model) = with_retry(progress, || {
         let cache = open_cache(&settings)?;
         std::fs::create_dir_all(&model_dir).with_context(|| model_dir.display().to_string())?;
-        let train = cache.put(&table)?;
+        let train = cache.put_table(&table)?;
         let mut runner = Runner::new(&cache, progress, project(&model_dir)?, Mode::Run)?;
         let digest = pipeline::train(&features, &classify, train, &mut runner)?
             .expect("outside a plan every stage gives a result");
