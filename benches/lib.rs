@@ -1,5 +1,7 @@
 //! Inputs of the benchmarks, the same at every run.
 
+use std::ops::Range;
+
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 use ndarray::Array2;
@@ -21,23 +23,30 @@ pub fn jpeg(width: u32, height: u32, seed: u32) -> Vec<u8> {
 
 /// Features `f32 [n, 2048]` of `classes` classes, correlated like those of a network, and their labels.
 pub fn features(n: usize, classes: usize) -> (Array2<f32>, Vec<usize>) {
+    let labels = (0..n).map(|row| row % classes).collect();
+    (features_of_rows(0..n, classes), labels)
+}
+
+/// Some rows of such features; row `i` is of class `i % classes`.
+pub fn features_of_rows(rows: Range<usize>, classes: usize) -> Array2<f32> {
     const FACTORS: usize = 256;
     let noise = |row: usize, column: usize, salt: u32| {
         let bits = hash((row as u32).wrapping_mul(2_654_435_761) ^ (column as u32).wrapping_mul(40_503) ^ salt);
         bits as f32 / u32::MAX as f32 - 0.5
     };
-    let labels: Vec<usize> = (0..n).map(|row| row % classes).collect();
     let loadings = Array2::from_shape_fn((FACTORS, 2048), |(factor, column)| {
         noise(factor, column, 1) / (1.0 + factor as f32).sqrt()
     });
-    let scores = Array2::from_shape_fn((n, FACTORS), |(row, factor)| {
-        noise(row, factor, 2) + if factor % classes == labels[row] { 0.7 } else { 0.0 }
+    let scores = Array2::from_shape_fn((rows.len(), FACTORS), |(place, factor)| {
+        let row = rows.start + place;
+        noise(row, factor, 2) + if factor % classes == row % classes { 0.7 } else { 0.0 }
     });
     let mut x = scores.dot(&loadings);
     // Behind the last ReLU nothing is negative.
-    x.indexed_iter_mut()
-        .for_each(|((row, column), value)| *value = (*value + 0.1 * noise(row, column, 3)).max(0.0));
-    (x, labels)
+    x.indexed_iter_mut().for_each(|((place, column), value)| {
+        *value = (*value + 0.1 * noise(rows.start + place, column, 3)).max(0.0);
+    });
+    x
 }
 
 /// The finalizer of MurmurHash3: every bit of the input changes every bit of the result half of the time.

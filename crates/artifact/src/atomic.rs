@@ -6,6 +6,9 @@ use tempfile::NamedTempFile;
 
 use crate::{Error, Result};
 
+/// Bytes that are written at once.
+const BUFFER: usize = 1 << 18;
+
 /// Writes a file so that a reader, at any instant and after any crash, sees the old bytes or the new ones, never a part.
 ///
 /// Missing parent folders are made. The bytes go to a temporary file beside `path`, which is synced and renamed.
@@ -27,7 +30,7 @@ pub fn write_atomically_with(path: &Path, write: impl FnOnce(&mut BufWriter<&Fil
     };
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let file = NamedTempFile::with_prefix_in(".luthier-", folder).map_err(Error::io(path))?;
-    let mut writer = BufWriter::new(file.as_file());
+    let mut writer = BufWriter::with_capacity(BUFFER, file.as_file());
     write(&mut writer)
         .and_then(|()| writer.flush())
         .and_then(|()| file.as_file().sync_all())

@@ -1,8 +1,9 @@
 use std::fmt;
 
+use ndarray::Array1;
 use serde::{Deserialize, Serialize};
 
-use crate::{Artifact, Digest, Error, Result};
+use crate::{Artifact, Digest, Result, Tensors, TensorsBuilder};
 
 /// Which half of the data an image belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -34,7 +35,7 @@ pub enum Content {
 }
 
 /// One image file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestEntry {
     /// The split whose folder holds the file.
     pub split: Split,
@@ -52,7 +53,7 @@ impl ManifestEntry {
 }
 
 /// Every image file of a data set, ordered by split and file name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// The class names in label order: sorted by Unicode code point.
     pub classes: Vec<String>,
@@ -79,25 +80,84 @@ impl Manifest {
     }
 }
 
+#[derive(Serialize, Deserialize)]
+struct Header {
+    classes: Vec<String>,
+    n_train: usize,
+    /// Entries without a digest, by their place, with the reason.
+    unreadable: Vec<(usize, String)>,
+}
+
+/// Tensors rather than JSON: a million entries are read twenty times as fast.
 impl Artifact for Manifest {
     const FORMAT: &'static str = "manifest/2";
 
     fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(&(Self::FORMAT, self)).expect("strings and digests always serialize")
+        let Manifest { classes, entries } = self;
+        let unreadable = (entries.iter().enumerate()).filter_map(|(place, entry)| match &entry.content {
+            Content::Unreadable(reason) => Some((place, reason.clone())),
+            Content::Digest(_) => None,
+        });
+        let header = Header {
+            classes: classes.clone(),
+            n_train: entries.partition_point(|entry| entry.split == Split::Train),
+            unreadable: unreadable.collect(),
+        };
+        let mut files: Vec<u8> = Vec::new();
+        let mut ends = Vec::with_capacity(entries.len());
+        let mut digests = Vec::with_capacity(32 * entries.len());
+        for ManifestEntry { file, content, .. } in entries {
+            files.extend(file.as_bytes());
+            ends.push(files.len() as i64);
+            digests.extend(match content {
+                Content::Digest(digest) => *digest.as_bytes(),
+                Content::Unreadable(_) => [0; 32],
+            });
+        }
+        TensorsBuilder::new(Self::FORMAT, &header)
+            .tensor("digests", &Array1::from(digests))
+            .tensor("ends", &Array1::from(ends))
+            .tensor("files", &Array1::from(files))
+            .finish()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self> {
-        let expected = Self::FORMAT;
-        let (format, manifest): (String, Manifest) = serde_json::from_slice(bytes).map_err(|error| Error::Format {
-            expected,
-            found: error.to_string(),
-        })?;
-        if format != expected {
-            return Err(Error::Format {
-                expected,
-                found: format,
-            });
+        let tensors = Tensors::open(Self::FORMAT, bytes)?;
+        let Header {
+            classes,
+            n_train,
+            unreadable,
+        } = tensors.header()?;
+        let (digests, ends) = (tensors.vector::<u8>("digests")?, tensors.vector::<i64>("ends")?);
+        let files = String::from_utf8(tensors.vector("files")?.to_vec())
+            .map_err(|error| tensors.wrong(format!("file names: {error}")))?;
+        if digests.len() != 32 * ends.len() || n_train > ends.len() {
+            let found = format!(
+                "{} files, {n_train} for training, {} bytes of digests",
+                ends.len(),
+                digests.len()
+            );
+            return Err(tensors.wrong(found));
         }
-        Ok(manifest)
+        let mut start = 0;
+        let mut entries = Vec::with_capacity(ends.len());
+        for (place, (&end, digest)) in ends.iter().zip(digests.exact_chunks(32)).enumerate() {
+            let end = end as usize;
+            let file = files.get(start..end);
+            let digest = std::array::from_fn(|byte| digest[byte]);
+            entries.push(ManifestEntry {
+                split: if place < n_train { Split::Train } else { Split::Test },
+                file: file
+                    .ok_or_else(|| tensors.wrong(format!("a file name from {start} to {end}")))?
+                    .to_owned(),
+                content: Content::Digest(Digest::from_bytes(digest)),
+            });
+            start = end;
+        }
+        for (place, reason) in unreadable {
+            let entry = entries.get_mut(place);
+            entry.ok_or_else(|| tensors.wrong(format!("no file {place}")))?.content = Content::Unreadable(reason);
+        }
+        Ok(Manifest { classes, entries })
     }
 }
