@@ -825,6 +825,16 @@ fn times_are_judged_by_earlier_runs_that_compare() {
     });
     let cache = Cache::open(&project.path(".luthier")).unwrap();
     cache.record_embedded(&executions()[1].key.digest(), 18).unwrap();
+    // Somebody else's run came later: of two that compare, the later one counts.
+    let mut later = executions().remove(2);
+    set(&mut later, "variance", Some("0.9"));
+    later.seconds = 7.0;
+    cache.record(&later).unwrap();
+    let used = RunStage {
+        stage: "features".to_owned(),
+        key: later.key.digest(),
+    };
+    cache.record_run("another project", &[used]).unwrap();
     drop(cache);
     let estimates = |flags: &[&str]| -> Vec<Option<f64>> {
         let plan = plan(&project, flags);
@@ -833,7 +843,7 @@ fn times_are_judged_by_earlier_runs_that_compare() {
     };
     assert_eq!(estimates(&[]), [None; 5]);
     // The index of this cache knows no features: all 18 images go through the network.
-    let (features, classify, evaluate) = (Some(5.0), Some(120.0), Some(0.25));
+    let (features, classify, evaluate) = (Some(7.0), Some(120.0), Some(0.25));
     project.write("data/train/drum/9.jpg", &photo(0, 9));
     assert_eq!(estimates(&[]), [None, Some(38.0), features, classify, evaluate]);
     assert_eq!(
@@ -849,7 +859,7 @@ fn times_are_judged_by_earlier_runs_that_compare() {
         ran.stdout,
         "scan      stale       1 image added\n\
          extract   stale       1 image added      about 38 s\n\
-         features  stale       waits for extract  about 5 s\n\
+         features  stale       waits for extract  about 7 s\n\
          classify  stale       waits for extract  about 2 min\n\
          evaluate  stale       waits for extract  under 1 s\n\
          \n\
