@@ -18,7 +18,8 @@ mod table;
 
 pub use atomic::{write_atomically, write_atomically_with};
 pub use cache::{
-    Cache, CacheStats, DryRun, Execution, FileStat, GcReport, Output, RunStage, StoredTable, VerifyReport,
+    Cache, CacheStats, DryRun, Execution, FileStat, GcReport, Output, PastExecution, RunStage, StoredTable,
+    VerifyReport,
 };
 pub use digest::Digest;
 pub use error::{Error, Result};

@@ -17,10 +17,12 @@ macro_rules! outln {
 }
 
 mod commands;
+mod estimate;
 mod export;
 mod features_folder;
 mod pipeline;
 mod problem;
+mod reason;
 mod report;
 mod runner;
 mod settings;

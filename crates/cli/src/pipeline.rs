@@ -79,6 +79,7 @@ impl Pipeline {
                 ("skipped", cache.put(&extraction.skipped)?),
             ])
         })?;
+        runner.embedded(n_embedded)?;
         Ok(outputs.map(|outputs| Extracted {
             train: outputs.get("train"),
             test: outputs.get("test"),

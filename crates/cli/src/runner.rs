@@ -1,12 +1,12 @@
-use std::collections::HashMap;
 use std::fmt;
 use std::time::Instant;
 
 use anyhow::Result;
-use luthier_artifact::{Cache, Content, Digest, Execution, Key, Manifest, Output, RunStage, Split};
+use luthier_artifact::{Cache, Digest, Execution, Key, Output, RunStage};
 use luthier_extract::Observer;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
+use crate::reason::{Reason, Reasons};
 use crate::terminal::Progress;
 
 /// The stages in the order in which they run.
@@ -22,7 +22,9 @@ pub(crate) enum Status {
     Restored,
     /// It ran.
     Ran,
-    /// It would run.
+    /// Nothing would run: the cache knows the result of another run with this key.
+    Restorable,
+    /// It would run, or waits for a stage that would.
     Stale,
 }
 
@@ -32,41 +34,9 @@ impl fmt::Display for Status {
             Status::Fresh => "fresh",
             Status::Restored => "restored",
             Status::Ran => "ran",
+            Status::Restorable => "restorable",
             Status::Stale => "stale",
         })
-    }
-}
-
-/// Why a stage has the status it has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
-    /// Nothing changed since the last run.
-    Unchanged,
-    /// This project has not run before.
-    FirstRun,
-    /// These parts of the key changed.
-    Changed(Vec<String>),
-    /// The key is that of the last run, but the cache lost the result.
-    Lost,
-    /// A stage before it must run first; whether this one must is known only then.
-    Waits(&'static str),
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reason::Unchanged => f.write_str("unchanged"),
-            Reason::FirstRun => f.write_str("first run"),
-            Reason::Changed(changes) => f.write_str(&changes.join(", ")),
-            Reason::Lost => f.write_str("cache entry lost"),
-            Reason::Waits(stage) => write!(f, "unless {stage} gives the same result"),
-        }
-    }
-}
-
-impl Serialize for Reason {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
     }
 }
 
@@ -75,7 +45,8 @@ impl Serialize for Reason {
 pub(crate) struct StageReport {
     pub name: &'static str,
     pub status: Status,
-    pub reason: Reason,
+    #[serde(flatten)]
+    pub reasons: Reasons,
     pub seconds: f64,
 }
 
@@ -124,15 +95,19 @@ impl<'a> Runner<'a> {
         let digest = key.digest();
         let cached = self.cache.execution(&digest)?;
         let same = self.previous_key(name) == Some(digest);
-        let reason = match (&cached, same) {
-            (Some(_), true) => Reason::Unchanged,
-            (None, true) => Reason::Lost,
-            (_, false) => self.reason(&key)?,
+        let reasons = match (&cached, same) {
+            (Some(_), true) => Reasons::default(),
+            (None, true) => Reasons(vec![Reason::Lost]),
+            (_, false) => self.reasons(&key)?,
         };
         let start = Instant::now();
         let (status, outputs) = match (cached, self.mode) {
-            (Some(execution), _) => (
-                if same { Status::Fresh } else { Status::Restored },
+            (Some(execution), mode) => (
+                match (same, mode) {
+                    (true, _) => Status::Fresh,
+                    (false, Mode::Run) => Status::Restored,
+                    (false, Mode::Plan) => Status::Restorable,
+                },
                 Some(execution.outputs),
             ),
             (None, Mode::Plan) => (Status::Stale, None),
@@ -161,21 +136,34 @@ impl<'a> Runner<'a> {
         self.reports.push(StageReport {
             name,
             status,
-            reason,
+            reasons,
             seconds: start.elapsed().as_secs_f64(),
         });
         Ok(outputs.map(Outputs))
     }
 
+    /// Puts down how many images the stage that has just ended embedded, if it ran: later estimates rest on it.
+    pub(crate) fn embedded(&self, n_images: usize) -> Result<()> {
+        if let (Some(report), Some(key)) = (self.reports.last(), self.used.last())
+            && report.status == Status::Ran
+        {
+            self.cache.record_embedded(&key.digest(), n_images)?;
+        }
+        Ok(())
+    }
+
     /// Puts down a stage that always runs, because only by running it is known what it gives.
     pub(crate) fn seen(&mut self, name: &'static str, key: Key, output: Digest, start: Instant) -> Result<()> {
         let digest = key.digest();
-        let (status, reason) = match self.previous_key(name) == Some(digest) {
-            true => (Status::Fresh, Reason::Unchanged),
-            false => (Status::Ran, self.reason(&key)?),
+        let is_recorded = self.cache.execution(&digest)?.is_some();
+        let (status, reasons) = match (self.previous_key(name) == Some(digest), self.mode) {
+            (true, _) => (Status::Fresh, Reasons::default()),
+            (false, Mode::Run) => (Status::Ran, self.reasons(&key)?),
+            (false, Mode::Plan) if is_recorded => (Status::Restorable, self.reasons(&key)?),
+            (false, Mode::Plan) => (Status::Stale, self.reasons(&key)?),
         };
         let seconds = start.elapsed().as_secs_f64();
-        if self.cache.execution(&digest)?.is_none() {
+        if self.mode == Mode::Run && !is_recorded {
             let outputs = vec![Output {
                 name: name.to_owned(),
                 digest: output,
@@ -190,8 +178,29 @@ impl<'a> Runner<'a> {
         self.reports.push(StageReport {
             name,
             status,
-            reason,
+            reasons,
             seconds,
+        });
+        Ok(())
+    }
+
+    /// Puts down a stage of a plan that waits for one above it. Its key lacks the inputs that are not made yet.
+    pub(crate) fn waits(&mut self, name: &'static str, key: Key) -> Result<()> {
+        // Not for scan, which has been done by looking, nor for one that waits itself.
+        let is_awaited = |report: &&StageReport| report.status == Status::Stale && report.name != STAGES[0];
+        let awaited = self.reports.iter().find(is_awaited);
+        let stage = awaited.expect("a stage waits only for one that would run").name;
+        let mut reasons = match self.previous(name)? {
+            Some(previous) => Reasons::between(self.cache, &previous, &key)?,
+            None => Reasons::default(),
+        };
+        reasons.0.push(Reason::Waits { stage });
+        self.used.push(key);
+        self.reports.push(StageReport {
+            name,
+            status: Status::Stale,
+            reasons,
+            seconds: 0.0,
         });
         Ok(())
     }
@@ -201,14 +210,13 @@ impl<'a> Runner<'a> {
         &self.reports
     }
 
-    /// The keys of the stages that were reached.
-    pub(crate) fn into_keys(self) -> Vec<Key> {
-        self.used
+    /// Ends a plan: each stage with its key.
+    pub(crate) fn into_plan(self) -> Vec<(StageReport, Key)> {
+        self.reports.into_iter().zip(self.used).collect()
     }
 
-    /// Ends a run: it becomes the one that the next is compared with. In a plan, the stages that were not reached
-    /// are put down as waiting.
-    pub(crate) fn finish(mut self) -> Result<Vec<StageReport>> {
+    /// Ends a run: it becomes the one that the next is compared with.
+    pub(crate) fn finish(self) -> Result<Vec<StageReport>> {
         if self.mode == Mode::Run {
             // A run of some of the stages leaves what is known of the others.
             let used = self.used.iter().map(|key| RunStage {
@@ -223,16 +231,6 @@ impl<'a> Runner<'a> {
             if !is_same(&stages, &self.previous) {
                 self.cache.record_run(&self.project, &stages)?;
             }
-        } else if let Some(stale) = self.reports.iter().find(|report| report.status == Status::Stale) {
-            let stale = stale.name;
-            let reached = self.reports.len();
-            let waiting = |&name| StageReport {
-                name,
-                status: Status::Stale,
-                reason: Reason::Waits(stale),
-                seconds: 0.0,
-            };
-            self.reports.extend(STAGES[reached..].iter().map(waiting));
         }
         Ok(self.reports)
     }
@@ -245,136 +243,26 @@ impl<'a> Runner<'a> {
             .map(|before| before.key)
     }
 
-    fn reason(&self, key: &Key) -> Result<Reason> {
-        let Some(previous) = self.previous_key(&key.stage) else {
-            return Ok(Reason::FirstRun);
-        };
-        let Some(previous) = self.cache.recorded_key(&previous)? else {
-            return Ok(Reason::FirstRun);
-        };
-        let mut changes = Vec::new();
-        for (name, before, now) in key.differences(&previous) {
-            changes.push(match (name, before, now) {
-                // It sums up the other parts.
-                ("extractor", ..) => continue,
-                ("manifest", Some(before), Some(now)) => self.describe_images(before, now)?,
-                _ => describe(name, before, now),
-            });
+    /// The parts of the key that the last run of this project used for a stage, if the cache still knows them.
+    pub(crate) fn previous(&self, stage: &str) -> Result<Option<Key>> {
+        match self.previous_key(stage) {
+            Some(key) => Ok(self.cache.recorded_key(&key)?),
+            None => Ok(None),
         }
-        Ok(Reason::Changed(changes))
     }
 
-    /// What happened to the images between two manifests.
-    fn describe_images(&self, before: &str, now: &str) -> Result<String> {
-        let load = |digest: &str| -> Result<Option<Manifest>> {
-            Ok(digest
-                .parse()
-                .ok()
-                .map(|digest| self.cache.get(&digest))
-                .transpose()?
-                .flatten())
-        };
-        let (Some(before), Some(now)) = (load(before)?, load(now)?) else {
-            return Ok("images changed".to_owned());
-        };
-        Ok(ImageChanges::between(&before, &now).to_string())
+    /// Why a stage with this key does not just have the status of the last run.
+    fn reasons(&self, key: &Key) -> Result<Reasons> {
+        match self.previous(&key.stage)? {
+            Some(previous) => Reasons::between(self.cache, &previous, key),
+            None if self.previous_key(&key.stage).is_some() => Ok(Reasons(vec![Reason::Lost])),
+            None => Ok(Reasons(vec![Reason::FirstRun])),
+        }
     }
 }
 
 fn is_same(stages: &[RunStage], others: &[RunStage]) -> bool {
     stages.len() == others.len() && stages.iter().all(|stage| others.contains(stage))
-}
-
-/// A changed part of a key in words: digests are named, not shown.
-pub(crate) fn describe(name: &str, before: Option<&str>, now: Option<&str>) -> String {
-    let short = |value: &str| {
-        if value.len() == 64 {
-            format!("{}…", &value[..8])
-        } else {
-            value.to_owned()
-        }
-    };
-    match (before, now) {
-        (Some(before), Some(now)) => format!("{name} {} → {}", short(before), short(now)),
-        (None, Some(now)) => format!("{name} {}", short(now)),
-        (Some(before), None) => format!("no {name} (was {})", short(before)),
-        (None, None) => name.to_owned(),
-    }
-}
-
-/// How many images were added, changed, removed and moved from one manifest to the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct ImageChanges {
-    added: usize,
-    changed: usize,
-    removed: usize,
-    moved: usize,
-}
-
-impl ImageChanges {
-    fn between(before: &Manifest, now: &Manifest) -> Self {
-        let files = |manifest: &Manifest| -> HashMap<(Split, String), Content> {
-            manifest
-                .entries
-                .iter()
-                .map(|entry| ((entry.split, entry.file.clone()), entry.content.clone()))
-                .collect()
-        };
-        let (earlier, later) = (files(before), files(now));
-        let mut changes = ImageChanges::default();
-        // How many files with these bytes are gone: a new file with the same bytes is one of them, moved.
-        let mut gone: HashMap<&Content, usize> = HashMap::new();
-        for (name, content) in &earlier {
-            match later.get(name) {
-                None => {
-                    changes.removed += 1;
-                    *gone.entry(content).or_default() += 1;
-                }
-                Some(other) if other != content => changes.changed += 1,
-                Some(_) => {}
-            }
-        }
-        for (name, content) in &later {
-            if earlier.contains_key(name) {
-                continue;
-            }
-            match gone.get_mut(content).filter(|left| **left > 0) {
-                Some(left) => {
-                    *left -= 1;
-                    changes.removed -= 1;
-                    changes.moved += 1;
-                }
-                None => changes.added += 1,
-            }
-        }
-        changes
-    }
-}
-
-impl fmt::Display for ImageChanges {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ImageChanges {
-            added,
-            changed,
-            removed,
-            moved,
-        } = *self;
-        let parts: Vec<String> = [
-            (added, "added"),
-            (changed, "changed"),
-            (removed, "removed"),
-            (moved, "moved or renamed"),
-        ]
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, word)| format!("{count} {word}"))
-        .collect();
-        if parts.is_empty() {
-            f.write_str("classes changed")
-        } else {
-            write!(f, "images: {}", parts.join(", "))
-        }
-    }
 }
 
 /// The outputs of a stage.

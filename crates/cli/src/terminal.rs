@@ -110,6 +110,11 @@ impl Progress {
         }
     }
 
+    /// Whether the user wants to see everything.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.verbosity == Verbosity::Verbose
+    }
+
     /// Prints a line unless the user wants quiet, without tearing the bar.
     pub(crate) fn say(&self, line: &str) {
         if self.verbosity > Verbosity::Quiet {

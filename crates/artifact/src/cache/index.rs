@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ndarray::{ArrayView2, ArrayViewMut2};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
 
-use super::{Execution, FileStat, RunStage};
+use super::{Execution, FileStat, PastExecution, RunStage};
 use crate::table::to_bytes;
 use crate::{Digest, Error, Key, Result};
 
@@ -80,14 +80,36 @@ impl Index {
         .map(Option::flatten)
     }
 
-    pub(super) fn executions_of(&self, stage: &str) -> Result<Vec<Execution>> {
+    /// The executions of a stage: those that no finished run used, then in the order in which runs last used them.
+    pub(super) fn history(&self, stage: &str) -> Result<Vec<PastExecution>> {
         self.with(|connection| {
             connection
-                .prepare("SELECT key, stage, parts, outputs, seconds, checksum FROM execution WHERE stage = ?")?
-                .query_map([stage], execution)?
+                .prepare(
+                    "SELECT key, stage, parts, outputs, seconds, checksum, embedded FROM execution
+                     LEFT JOIN (SELECT key, max(run) AS run FROM run_stage WHERE stage = ?1 GROUP BY key) USING (key)
+                     WHERE stage = ?1 ORDER BY run, key",
+                )?
+                .query_map([stage], |row| {
+                    let n_embedded: Option<i64> = row.get(6)?;
+                    Ok(execution(row)?.map(|Execution { key, seconds, .. }| PastExecution {
+                        key,
+                        seconds,
+                        n_embedded: n_embedded.map(|count| count as usize),
+                    }))
+                })?
                 .filter_map(rusqlite::Result::transpose)
                 .collect()
         })
+    }
+
+    pub(super) fn record_embedded(&self, key: &Digest, n_images: usize) -> Result<()> {
+        self.write(|connection| {
+            connection.execute(
+                "UPDATE execution SET embedded = ? WHERE key = ?",
+                params![n_images as i64, key.as_bytes()],
+            )
+        })?;
+        Ok(())
     }
 
     pub(super) fn record(&self, execution: &Execution) -> Result<()> {

@@ -52,6 +52,17 @@ pub struct Execution {
     pub seconds: f64,
 }
 
+/// What an earlier execution of a stage cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PastExecution {
+    /// The key.
+    pub key: Key,
+    /// How long the stage ran, in seconds.
+    pub seconds: f64,
+    /// How many images went through the network, where that was [recorded](Cache::record_embedded).
+    pub n_embedded: Option<usize>,
+}
+
 /// The key that a run of a project used for a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunStage {
@@ -197,17 +208,22 @@ impl Cache {
         Ok(self.index.execution(key)?.map(|execution| execution.key))
     }
 
-    /// Among all recorded keys of the same stage, the one that differs from `key` in the fewest parts.
+    /// Among all recorded keys of the same stage, the one that differs from `key` in the fewest parts: `key` itself if it
+    /// is recorded.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn nearest_key(&self, key: &Key) -> Result<Option<Key>> {
-        let recorded = self.index.executions_of(&key.stage)?;
-        let others = recorded
-            .into_iter()
-            .map(|execution| execution.key)
-            .filter(|other| other != key);
-        Ok(others.min_by_key(|other| (key.differences(other).len(), other.digest())))
+        let recorded = self.history(&key.stage)?.into_iter().map(|past| past.key);
+        Ok(recorded.min_by_key(|other| (key.differences(other).len(), other.digest())))
+    }
+
+    /// What the recorded executions of a stage cost, in the order in which runs last used them.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn history(&self, stage: &str) -> Result<Vec<PastExecution>> {
+        self.index.history(stage)
     }
 
     /// Records what a stage made of a key. The outputs must have been [`put`](Cache::put) before.
@@ -216,6 +232,14 @@ impl Cache {
     /// [`Error::Index`] if the index fails.
     pub fn record(&self, execution: &Execution) -> Result<()> {
         self.index.record(execution)
+    }
+
+    /// Records how many images the execution with this key took through the network.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn record_embedded(&self, key: &Digest, n_images: usize) -> Result<()> {
+        self.index.record_embedded(key, n_images)
     }
 
     /// Records a finished run of a project with the keys of its stages.

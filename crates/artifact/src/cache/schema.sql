@@ -26,13 +26,15 @@ CREATE TABLE vector (
     bytes  BLOB NOT NULL
 );
 
--- What a stage made of a key: names and digests of its outputs, as JSON.
+-- What a stage made of a key: names and digests of its outputs, as JSON. How long it took and how many images it embedded
+-- serve estimates alone, which is why the checksum leaves them out.
 CREATE TABLE execution (
     key      BLOB PRIMARY KEY,
     stage    TEXT NOT NULL,
     parts    TEXT NOT NULL,
     outputs  TEXT NOT NULL,
     seconds  REAL NOT NULL,
+    embedded INTEGER,
     checksum BLOB NOT NULL
 ) WITHOUT ROWID;
 

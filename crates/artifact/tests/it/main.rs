@@ -233,7 +233,38 @@ fn an_execution_without_its_outputs_is_a_miss_but_its_key_is_remembered() {
     assert_eq!(cache.recorded_key(&key.digest()).unwrap(), Some(key.clone()));
 
     let other = Key::stage("features", 1).field("variance", 0.5).finish();
-    assert_eq!(cache.nearest_key(&other).unwrap(), Some(key));
+    assert_eq!(cache.nearest_key(&other).unwrap(), Some(key.clone()));
+    assert_eq!(cache.nearest_key(&key).unwrap(), Some(key));
+}
+
+#[test]
+fn the_history_of_a_stage_is_in_the_order_in_which_runs_used_it_last() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let key = |stage: &str, variance: f64| Key::stage(stage, 1).field("variance", variance).finish();
+    let record = |key: Key, seconds| {
+        let outputs = Vec::new();
+        cache.record(&Execution { key, outputs, seconds }).unwrap();
+    };
+    let run = |variance: f64| {
+        let used = RunStage {
+            stage: "features".into(),
+            key: key("features", variance).digest(),
+        };
+        cache.record_run("/project", &[used]).unwrap();
+    };
+    for (variance, seconds) in [(0.1, 1.0), (0.2, 2.0), (0.3, 3.0)] {
+        record(key("features", variance), seconds);
+    }
+    record(key("classify", 0.1), 9.0);
+    cache.record_embedded(&key("features", 0.2).digest(), 7).unwrap();
+    run(0.1);
+    run(0.2);
+    run(0.1);
+    let history = cache.history("features").unwrap();
+    let found: Vec<_> = history.iter().map(|past| (past.seconds, past.n_embedded)).collect();
+    assert_eq!(found, [(3.0, None), (2.0, Some(7)), (1.0, None)]);
+    assert_eq!(history[2].key, key("features", 0.1));
 }
 
 #[test]

@@ -1,22 +1,22 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
-use luthier_artifact::{Cache, Key};
+use luthier_artifact::Key;
 use serde::Serialize;
 
 use super::{configure, open_cache, project, status};
-use crate::pipeline::{Data, Pipeline};
-use crate::problem::Problem;
-use crate::runner::{Mode, Runner, STAGES};
+use crate::reason::{Reason, Reasons, input_name, short};
+use crate::runner::{Mode, Runner, STAGES, StageReport, Status};
 use crate::settings::Settings;
 use crate::terminal::Progress;
 
-/// Prints the parts of a stage's key, now and in the last run, and marks those that differ.
+/// Shows what a stage depends on, beside what it depended on in the last run, marks what differs, and says what that
+/// means. Before the first run, the nearest run of another project in the same cache takes the place of the last.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  luthier explain features --train-dir data/train --test-dir data/test --variance 0.95"
+    after_help = "Examples:\n  luthier explain features --train-dir data/train --test-dir data/test --variance 0.95\n  luthier explain extract -v                       name all images that changed"
 )]
 pub(crate) struct Arguments {
     /// The stage: scan, extract, features, classify or evaluate
@@ -34,8 +34,11 @@ pub(crate) struct Arguments {
 
 #[derive(Serialize)]
 struct Explanation {
-    stage: String,
-    /// What the key is compared with: the last run, or the nearest recorded key.
+    stage: &'static str,
+    status: Status,
+    #[serde(flatten)]
+    reasons: Reasons,
+    /// Whose key the parts are compared with.
     compared_with: Option<&'static str>,
     parts: Vec<Part>,
 }
@@ -45,7 +48,8 @@ struct Part {
     name: String,
     before: Option<String>,
     now: Option<String>,
-    differs: bool,
+    /// `None` for an input that is not made yet.
+    differs: Option<bool>,
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
@@ -58,102 +62,117 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let settings = settings.with_lower_layers()?;
     let (pipeline, data) = configure(&settings)?;
     let cache = open_cache(&settings)?;
-    let project = project(&out)?;
-    let Some(key) = current_key(&pipeline, &data, &cache, &stage, &project, progress)? else {
-        bail!(
-            Problem::new(format!(
-                "{stage}: its inputs are not known before the stages above it have run"
-            ))
-            .hint("luthier status shows which stage comes first; explain that one")
-        );
-    };
-    let last = cache.last_run(&project)?.into_iter().find(|run| run.stage == stage);
-    let last = last.map(|run| cache.recorded_key(&run.key)).transpose()?.flatten();
+    let mut runner = Runner::new(&cache, progress, project(&out)?, Mode::Plan)?;
+    status::walk(&pipeline, &data, &mut runner)?;
+    let last = runner.previous(&stage)?;
+    let mut plan = runner.into_plan().into_iter();
+    let (report, key) = plan
+        .find(|(report, _)| report.name == stage)
+        .expect("a plan has all stages");
     let (before, compared_with) = match last {
         Some(key) => (Some(key), Some("last run")),
         None => match cache.nearest_key(&key)? {
-            Some(nearest) => (Some(nearest), Some("nearest other run")),
+            Some(nearest) => (Some(nearest), Some("nearest run")),
             None => (None, None),
         },
     };
+    let StageReport {
+        name, status, reasons, ..
+    } = report;
     let explanation = Explanation {
-        stage,
+        stage: name,
+        status,
+        reasons,
         compared_with,
         parts: parts(&key, before.as_ref()),
     };
     if json {
         outln!("{}", serde_json::to_string_pretty(&explanation)?);
     } else {
-        print(&explanation)?;
+        print(&explanation, progress)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The key that the stage would have now, if the stages before it are cached.
-fn current_key(
-    pipeline: &Pipeline,
-    data: &Data,
-    cache: &Cache,
-    stage: &str,
-    project: &str,
-    progress: &Progress,
-) -> Result<Option<Key>> {
-    let mut runner = Runner::new(cache, progress, project.to_owned(), Mode::Plan)?;
-    status::walk(pipeline, data, &mut runner)?;
-    Ok(runner.into_keys().into_iter().find(|key| key.stage == stage))
-}
-
+/// The parts of both keys. One that `now` lacks stands where it stood before.
 fn parts(now: &Key, before: Option<&Key>) -> Vec<Part> {
-    let gone = before
-        .into_iter()
-        .flat_map(|key| &key.parts)
-        .filter(|part| now.get(&part.name).is_none());
-    now.parts
-        .iter()
-        .chain(gone)
-        .map(|part| {
-            let find = |key: &Key| key.get(&part.name).map(str::to_owned);
-            let (before, now) = (before.and_then(find), find(now));
-            Part {
-                name: part.name.clone(),
-                differs: before != now,
-                before,
-                now,
+    let mut names: Vec<&str> = now.parts.iter().map(|part| part.name.as_str()).collect();
+    let mut place = 0;
+    for part in before.iter().flat_map(|key| &key.parts) {
+        match names.iter().position(|name| *name == part.name) {
+            Some(found) => place = found + 1,
+            None => {
+                names.insert(place, &part.name);
+                place += 1;
             }
-        })
-        .collect()
+        }
+    }
+    let part = |name: &str| {
+        let find = |key: &Key| key.get(name).map(str::to_owned);
+        let (before, now) = (before.and_then(find), find(now));
+        let is_to_come = now.is_none() && input_name(name).is_some();
+        Part {
+            name: name.to_owned(),
+            differs: (!is_to_come).then_some(before != now),
+            before,
+            now,
+        }
+    };
+    names.into_iter().map(part).collect()
 }
 
-fn print(explanation: &Explanation) -> Result<()> {
+fn print(explanation: &Explanation, progress: &Progress) -> Result<()> {
+    /// How many images are named without `-v`.
+    const SHOWN: usize = 12;
     let Explanation {
         stage,
+        status: _,
+        reasons,
         compared_with,
         parts,
     } = explanation;
-    match compared_with {
-        Some(other) => outln!("{stage}\n  {:<18} {:<24} now", "", other),
-        None => outln!("{stage}: it has not run before"),
-    }
-    let show = |value: &Option<String>| match value {
-        Some(value) if value.len() == 64 => format!("{}…", &value[..12]),
-        Some(value) => value.clone(),
-        None => "–".to_owned(),
-    };
-    for part in parts {
-        let mark = if part.differs && compared_with.is_some() {
-            '*'
-        } else {
-            ' '
-        };
-        match compared_with {
-            Some(_) => outln!(
-                "{mark} {:<18} {:<24} {}",
-                part.name,
-                show(&part.before),
-                show(&part.now)
-            ),
-            None => outln!("  {:<18} {}", part.name, show(&part.now)),
+    let value = |value: &Option<String>| value.as_deref().map_or_else(|| "–".to_owned(), short);
+    // It sums up the other parts.
+    let shown = parts.iter().filter(|part| part.name != "extractor");
+    let rows = shown.map(|part| {
+        let name = input_name(&part.name).unwrap_or(&part.name);
+        let (before, now) = (value(&part.before), value(&part.now));
+        match (compared_with, part.differs) {
+            (None, _) => [" ", name, &now, ""].map(str::to_owned),
+            (_, None) => [" ", name, &before, "not known yet"].map(str::to_owned),
+            (_, Some(true)) => ["*", name, &before, &now].map(str::to_owned),
+            (_, Some(false)) => [" ", name, &before, &now].map(str::to_owned),
         }
+    });
+    let title = match compared_with {
+        Some(other) => ["", stage, other, "now"],
+        None => ["", stage, "now", ""],
+    };
+    let table: Vec<[String; 4]> = std::iter::once(title.map(str::to_owned)).chain(rows).collect();
+    let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let (names, values) = (width(1), width(2));
+    for [mark, name, before, now] in &table {
+        let line = format!("{mark:<1} {name:<names$}  {before:<values$}  {now}");
+        outln!("{}", line.trim_end());
+    }
+    outln!("\n{}", sentence(explanation));
+    if let Some(images) = reasons.images() {
+        let most = if progress.is_verbose() { usize::MAX } else { SHOWN };
+        status::print_images(images, most, "-v")?;
     }
     Ok(())
+}
+
+fn sentence(explanation: &Explanation) -> String {
+    let Explanation {
+        stage, status, reasons, ..
+    } = explanation;
+    match (status, reasons.0.as_slice()) {
+        (Status::Stale, [Reason::Waits { .. }]) => {
+            format!("{stage} {reasons}, and would run unless that gives the same result as before")
+        }
+        (Status::Stale, _) => format!("{stage} would run: {reasons}"),
+        (Status::Restorable, _) => format!("{stage} would be restored from the cache: {reasons}"),
+        _ => format!("{stage} is fresh: nothing changed since the last run"),
+    }
 }

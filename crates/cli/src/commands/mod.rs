@@ -18,7 +18,7 @@ use luthier_artifact::Cache;
 use luthier_extract::WeightsStore;
 
 use crate::pipeline::{Data, Pipeline};
-use crate::runner::{Reason, StageReport, Status};
+use crate::runner::{StageReport, Status};
 use crate::settings::Settings;
 use crate::terminal::Progress;
 
@@ -67,15 +67,15 @@ pub(crate) fn print_stage(progress: &Progress, report: &StageReport, outcome: &s
     let StageReport {
         name,
         status,
-        reason,
+        reasons,
         seconds,
     } = report;
     let mut line = format!("{name:<9} {status:<9} {outcome}");
     if *status == Status::Ran {
         line = format!("{line:<62} {seconds:>7.1} s");
     }
-    if *reason != Reason::Unchanged {
-        line = format!("{line}  ({reason})");
+    if !reasons.0.is_empty() {
+        line = format!("{line}  ({reasons})");
     }
     progress.say(line.trim_end());
 }

@@ -14,7 +14,7 @@ use super::{configure, note_faster_precision, open_cache, print_stage, project};
 use crate::features_folder::{SkippedRow, places, skipped_files};
 use crate::pipeline::{Data, Pipeline, evaluate, load, train, with_retry};
 use crate::problem::Problem;
-use crate::runner::{Mode, Runner, StageReport, Status};
+use crate::runner::{Mode, Runner, StageReport};
 use crate::settings::Settings;
 use crate::terminal::Progress;
 use crate::{export, report};
@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     /// Folder for features/, models/ and reports/
     #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
     out: PathBuf,
-    /// Say what would run, and run nothing; exit status 3 if something would
+    /// Say what would run and about how long, and run nothing; exit status 3 if something would, restoring not counted
     #[arg(long)]
     dry_run: bool,
     /// Print one JSON document on stdout
@@ -282,9 +282,4 @@ fn used_untrained_weights(settings: &Settings, out: &Path) -> Result<bool> {
         .as_ref()
         .and_then(|key| key.get("weights"))
         .is_some_and(report::is_untrained))
-}
-
-/// Whether a run's account says that something ran.
-pub(crate) fn would_run(stages: &[StageReport]) -> bool {
-    stages.iter().any(|stage| stage.status == Status::Stale)
 }

@@ -6,6 +6,7 @@ mod original;
 mod pipeline;
 mod predict;
 mod settings;
+mod status;
 mod weights;
 
 use std::fs;

@@ -1,0 +1,468 @@
+//! Why a stage has the status it has: typed, and put into words in one place.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::fmt;
+
+use anyhow::Result;
+use luthier_artifact::{Cache, Content, Key, Manifest, ManifestEntry};
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+/// One thing that is not as it was in the last run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum Reason {
+    /// This project has not run before.
+    FirstRun,
+    /// The last run's result, or the record of it, is no longer in the cache.
+    Lost,
+    /// A stage above must run first; whether this one must is known only then.
+    Waits { stage: &'static str },
+    /// The images are others.
+    Images(ImageChanges),
+    /// A stage above gave another result.
+    Input { name: &'static str },
+    /// A part of the configuration; `None` where there was, or is, no such part.
+    Setting {
+        name: String,
+        before: Option<String>,
+        now: Option<String>,
+    },
+    /// One part of the configuration in place of another.
+    Instead { before: Setting, now: Setting },
+    /// The network has other weights.
+    Weights { before: Weights, now: Weights },
+    /// Luthier itself does something in another way.
+    Version { of: String, before: String, now: String },
+    /// The network runs on another libtorch.
+    Libtorch { before: String, now: String },
+}
+
+/// A part of the configuration with its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Setting {
+    name: String,
+    value: String,
+}
+
+/// What is known of weights.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Weights {
+    name: String,
+    sha256: String,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::FirstRun => f.write_str("first run"),
+            Reason::Lost => f.write_str("cache entry lost"),
+            Reason::Waits { stage } => write!(f, "waits for {stage}"),
+            Reason::Images(changes) => changes.fmt(f),
+            Reason::Input { name } => write!(f, "{name} changed"),
+            Reason::Setting { name, before, now } => match (before, now) {
+                (Some(before), Some(now)) => write!(f, "{name} {} → {}", short(before), short(now)),
+                (None, Some(now)) => write!(f, "{name} {} (new)", short(now)),
+                (Some(before), None) => write!(f, "no {name} (was {})", short(before)),
+                (None, None) => f.write_str(name),
+            },
+            Reason::Instead { before, now } => {
+                write!(
+                    f,
+                    "{} {} instead of {} {}",
+                    now.name, now.value, before.name, before.value
+                )
+            }
+            Reason::Weights { before, now } if before.name == now.name => {
+                write!(f, "weights {} → {}", short(&before.sha256), short(&now.sha256))
+            }
+            Reason::Weights { before, now } => write!(
+                f,
+                "weights {} {} → {} {}",
+                before.name,
+                short(&before.sha256),
+                now.name,
+                short(&now.sha256)
+            ),
+            Reason::Version { of, before, now } => write!(f, "luthier's {of} changed, version {before} → {now}"),
+            Reason::Libtorch { before, now } => write!(f, "libtorch {before} → {now}"),
+        }
+    }
+}
+
+/// All that is not as it was in the last run; nothing for a stage that is fresh.
+///
+/// In JSON both the words, `reason`, and the list, `reasons`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reasons(pub Vec<Reason>);
+
+impl Reasons {
+    /// What changed from one key of a stage to another. An input that `now` lacks is not known yet, and is passed over.
+    pub(crate) fn between(cache: &Cache, before: &Key, now: &Key) -> Result<Self> {
+        let mut reasons = Vec::new();
+        let mut came_or_went = Vec::new();
+        let mut summary = None;
+        for (name, earlier, later) in now.differences(before) {
+            let setting = || Reason::Setting {
+                name: name.to_owned(),
+                before: earlier.map(str::to_owned),
+                now: later.map(str::to_owned),
+            };
+            match (name, earlier, later) {
+                (_, _, None) if input_name(name).is_some() => {}
+                ("manifest", Some(earlier), Some(later)) => reasons.push(images(cache, earlier, later)?),
+                _ if let Some(name) = input_name(name) => reasons.push(Reason::Input { name }),
+                ("extractor", ..) => summary = Some(setting()),
+                // Said beside the digest, unless that is the same.
+                ("weights name", ..) if before.get("weights") != now.get("weights") => {}
+                ("weights", Some(_), Some(_)) => reasons.push(Reason::Weights {
+                    before: Weights::of(before),
+                    now: Weights::of(now),
+                }),
+                ("version", Some(earlier), Some(later)) => reasons.push(Reason::Version {
+                    of: format!("{} stage", now.stage),
+                    before: earlier.to_owned(),
+                    now: later.to_owned(),
+                }),
+                ("extractor version", Some(earlier), Some(later)) => reasons.push(Reason::Version {
+                    of: "extractor".to_owned(),
+                    before: earlier.to_owned(),
+                    now: later.to_owned(),
+                }),
+                ("libtorch", Some(earlier), Some(later)) => reasons.push(Reason::Libtorch {
+                    before: earlier.to_owned(),
+                    now: later.to_owned(),
+                }),
+                (_, Some(_), Some(_)) => reasons.push(setting()),
+                _ => came_or_went.push(setting()),
+            }
+        }
+        if let Some(instead) = instead(before, now) {
+            came_or_went.clear();
+            reasons.insert(0, instead);
+        }
+        // `--c auto` brings the folds with it, and another version of a stage its new settings.
+        let is_explained = |reason: &Reason| matches!(reason, Reason::Setting { .. } | Reason::Version { .. });
+        if !reasons.iter().any(is_explained) {
+            reasons.append(&mut came_or_went);
+        }
+        // It sums up the other parts.
+        if reasons.is_empty() {
+            reasons.extend(summary);
+        }
+        Ok(Reasons(reasons))
+    }
+
+    /// What happened to the images, if that is among the reasons.
+    pub(crate) fn images(&self) -> Option<&ImageChanges> {
+        self.0.iter().find_map(|reason| match reason {
+            Reason::Images(changes) => Some(changes),
+            _ => None,
+        })
+    }
+}
+
+impl fmt::Display for Reasons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("unchanged");
+        }
+        // The words of one reason may have commas.
+        let words: Vec<String> = self.0.iter().map(Reason::to_string).collect();
+        f.write_str(&words.join("; "))
+    }
+}
+
+impl Serialize for Reasons {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Reasons", 2)?;
+        fields.serialize_field("reason", &self.to_string())?;
+        fields.serialize_field("reasons", &self.0)?;
+        fields.end()
+    }
+}
+
+impl Weights {
+    fn of(key: &Key) -> Self {
+        let get = |name| key.get(name).unwrap_or_default().to_owned();
+        Weights {
+            name: get("weights name"),
+            sha256: get("weights"),
+        }
+    }
+}
+
+/// What the part of a key that is the digest of an input stands for.
+pub(crate) fn input_name(part: &str) -> Option<&'static str> {
+    match part {
+        "manifest" => Some("images"),
+        "train" => Some("training features"),
+        "test" => Some("test features"),
+        "projection" => Some("projection"),
+        "model" => Some("model"),
+        _ => None,
+    }
+}
+
+/// Digests within a value are cut short, for people.
+pub(crate) fn short(value: &str) -> String {
+    let is_digest = |word: &&str| word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let words: Vec<String> = value
+        .split(' ')
+        .map(|word| match Some(word).filter(is_digest) {
+            Some(digest) => format!("{}…", &digest[..8]),
+            None => word.to_owned(),
+        })
+        .collect();
+    words.join(" ")
+}
+
+/// A variance to keep in place of a number of components, or the other way round.
+fn instead(before: &Key, now: &Key) -> Option<Reason> {
+    let kept = |key: &Key| {
+        ["variance", "components"].into_iter().find_map(|name| {
+            Some(Setting {
+                name: name.to_owned(),
+                value: key.get(name)?.to_owned(),
+            })
+        })
+    };
+    let (before, now) = (kept(before)?, kept(now)?);
+    (before.name != now.name).then_some(Reason::Instead { before, now })
+}
+
+fn images(cache: &Cache, before: &str, now: &str) -> Result<Reason> {
+    let load = |digest: &str| -> Result<Option<Manifest>> {
+        let digest = digest.parse().ok();
+        Ok(digest.map(|digest| cache.get(&digest)).transpose()?.flatten())
+    };
+    let changes = match (load(before)?, load(now)?) {
+        (Some(before), Some(now)) => ImageChanges::between(&before, &now),
+        _ => ImageChanges { files: Vec::new() },
+    };
+    Ok(if changes.files.is_empty() {
+        // Which ones, the cache does not know any more.
+        Reason::Input { name: "images" }
+    } else {
+        Reason::Images(changes)
+    })
+}
+
+/// What became of an image from one manifest to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Fate {
+    /// The file is new.
+    Added,
+    /// The file holds other bytes.
+    Changed,
+    /// The file is gone.
+    Removed,
+    /// The file has another name in the same folder of a class.
+    Renamed,
+    /// The file is in another class, or the image is in the other split.
+    Moved,
+}
+
+impl Fate {
+    const ALL: [Fate; 5] = [Fate::Added, Fate::Changed, Fate::Removed, Fate::Renamed, Fate::Moved];
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Fate::Added => "added",
+            Fate::Changed => "changed",
+            Fate::Removed => "removed",
+            Fate::Renamed => "renamed",
+            Fate::Moved => "moved",
+        })
+    }
+}
+
+/// One image that is not as it was. Files are named with their split, for example `train/harp/1.jpg`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct ImageChange {
+    pub change: Fate,
+    pub file: String,
+    /// What a renamed or moved file was called before.
+    pub from: Option<String>,
+}
+
+impl fmt::Display for ImageChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ImageChange { change, file, from } = self;
+        match from {
+            Some(from) => write!(f, "{change:<8} {from} → {file}"),
+            None => write!(f, "{change:<8} {file}"),
+        }
+    }
+}
+
+/// The images that were added, changed, removed, renamed and moved from one manifest to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ImageChanges {
+    /// Ordered by what happened, then by file.
+    pub files: Vec<ImageChange>,
+}
+
+impl ImageChanges {
+    fn between(before: &Manifest, now: &Manifest) -> Self {
+        let mut files = Vec::new();
+        let mut note = |change, entry: &ManifestEntry, from: Option<&ManifestEntry>| {
+            files.push(ImageChange {
+                change,
+                file: name(entry),
+                from: from.map(name),
+            });
+        };
+        let mut gone: HashMap<&Content, Vec<&ManifestEntry>> = HashMap::new();
+        let mut new = Vec::new();
+        // Both are in the same order: a million files are compared in one sweep.
+        let (mut earlier, mut later) = (before.entries.iter().peekable(), now.entries.iter().peekable());
+        loop {
+            match compare(earlier.peek(), later.peek()) {
+                None => break,
+                Some(Ordering::Less) => {
+                    let entry = earlier.next().expect("it was peeked at");
+                    gone.entry(&entry.content).or_default().push(entry);
+                }
+                Some(Ordering::Greater) => new.extend(later.next()),
+                Some(Ordering::Equal) => {
+                    if let (Some(before), Some(entry)) = (earlier.next(), later.next())
+                        && before.content != entry.content
+                    {
+                        note(Fate::Changed, entry, None);
+                    }
+                }
+            }
+        }
+        // A new file with the bytes of one that is gone is that one: first of all one of the same class.
+        new.retain(
+            |entry| match take(&mut gone, entry, |before| is_neighbour(before, entry)) {
+                Some(from) => {
+                    note(Fate::Renamed, entry, Some(from));
+                    false
+                }
+                None => true,
+            },
+        );
+        for entry in new {
+            match take(&mut gone, entry, |_| true) {
+                Some(from) => note(Fate::Moved, entry, Some(from)),
+                None => note(Fate::Added, entry, None),
+            }
+        }
+        for entry in gone.into_values().flatten() {
+            note(Fate::Removed, entry, None);
+        }
+        files.sort();
+        ImageChanges { files }
+    }
+
+    fn count(&self, fate: Fate) -> usize {
+        self.files.iter().filter(|file| file.change == fate).count()
+    }
+}
+
+/// A file's name with its split.
+fn name(entry: &ManifestEntry) -> String {
+    format!("{}/{}", entry.split, entry.file)
+}
+
+/// Which of the next entries of two manifests comes first; a manifest that has ended comes last.
+fn compare(earlier: Option<&&ManifestEntry>, later: Option<&&ManifestEntry>) -> Option<Ordering> {
+    match (earlier, later) {
+        (None, None) => None,
+        (Some(_), None) => Some(Ordering::Less),
+        (None, Some(_)) => Some(Ordering::Greater),
+        (Some(earlier), Some(later)) => Some((earlier.split, &earlier.file).cmp(&(later.split, &later.file))),
+    }
+}
+
+fn is_neighbour(entry: &ManifestEntry, other: &ManifestEntry) -> bool {
+    (entry.split, entry.class()) == (other.split, other.class())
+}
+
+/// Takes out a file with the same bytes as `entry`. That files cannot be read for the same reason does not make them one.
+fn take<'a>(
+    gone: &mut HashMap<&Content, Vec<&'a ManifestEntry>>,
+    entry: &ManifestEntry,
+    is_wanted: impl Fn(&ManifestEntry) -> bool,
+) -> Option<&'a ManifestEntry> {
+    let Content::Digest(_) = entry.content else { return None };
+    let candidates = gone.get_mut(&entry.content)?;
+    let place = candidates.iter().position(|before| is_wanted(before))?;
+    Some(candidates.remove(place))
+}
+
+impl fmt::Display for ImageChanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut is_first = true;
+        for fate in Fate::ALL {
+            let count = self.count(fate);
+            match (count, is_first) {
+                (0, _) => continue,
+                (1, true) => write!(f, "1 image {fate}")?,
+                (_, true) => write!(f, "{count} images {fate}")?,
+                (_, false) => write!(f, ", {count} {fate}")?,
+            }
+            is_first = false;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for ImageChanges {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("ImageChanges", Fate::ALL.len() + 1)?;
+        fields.serialize_field("added", &self.count(Fate::Added))?;
+        fields.serialize_field("changed", &self.count(Fate::Changed))?;
+        fields.serialize_field("removed", &self.count(Fate::Removed))?;
+        fields.serialize_field("renamed", &self.count(Fate::Renamed))?;
+        fields.serialize_field("moved", &self.count(Fate::Moved))?;
+        fields.serialize_field("files", &self.files)?;
+        fields.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use luthier_artifact::{Digest, Split};
+
+    use super::*;
+
+    fn manifest(files: &[(&str, Content)]) -> Manifest {
+        let entry = |(file, content): &(&str, Content)| ManifestEntry {
+            split: Split::Train,
+            file: format!("harp/{file}"),
+            content: content.clone(),
+        };
+        Manifest::new(files.iter().map(entry).collect())
+    }
+
+    #[test]
+    fn files_are_the_same_image_by_their_bytes_not_by_the_reason_why_they_cannot_be_read() {
+        let image = || Content::Digest(Digest::of(b"image"));
+        let unreadable = || Content::Unreadable("permission denied".to_owned());
+        let before = manifest(&[("a.jpg", image()), ("b.jpg", unreadable()), ("c.jpg", unreadable())]);
+        let now = manifest(&[("a2.jpg", image()), ("b.jpg", image()), ("d.jpg", unreadable())]);
+        assert_eq!(
+            ImageChanges::between(&before, &now).to_string(),
+            "1 image added, 1 changed, 1 removed, 1 renamed"
+        );
+    }
+
+    #[test]
+    fn only_digests_are_cut_short() {
+        let digest = Digest::of(b"image").to_string();
+        let short_digest = format!("{}…", &digest[..8]);
+        assert_eq!(
+            short(&format!("{digest} {digest}")),
+            format!("{short_digest} {short_digest}")
+        );
+        let name = "a-long-name-of-weights-".repeat(3)[..64].to_owned();
+        assert_eq!(short(&name), name);
+    }
+}
