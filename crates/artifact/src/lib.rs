@@ -17,7 +17,10 @@ mod matrix;
 mod table;
 
 pub use atomic::{write_atomically, write_atomically_with};
-pub use cache::{Cache, CacheStats, DryRun, Execution, FileStat, GcReport, Output, RunStage, VerifyReport};
+pub use cache::{
+    Cache, CacheStats, DryRun, Execution, ExtractorStats, FileStat, GcReport, Keep, LastRun, Output, OutputStats,
+    PruneReport, Reuse, RunStage, RunState, VerifyReport,
+};
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use key::{Key, KeyBuilder, KeyPart};

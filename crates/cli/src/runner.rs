@@ -3,7 +3,7 @@ use std::fmt;
 use std::time::Instant;
 
 use anyhow::Result;
-use luthier_artifact::{Cache, Content, Digest, Execution, Key, Manifest, Output, RunStage, Split};
+use luthier_artifact::{Cache, Content, Digest, Execution, Key, Manifest, Output, Reuse, RunStage, Split};
 use luthier_extract::Observer;
 use serde::{Serialize, Serializer};
 
@@ -102,6 +102,7 @@ pub(crate) struct Runner<'a> {
     previous: Vec<RunStage>,
     used: Vec<Key>,
     reports: Vec<StageReport>,
+    reuse: Reuse,
 }
 
 impl<'a> Runner<'a> {
@@ -116,6 +117,7 @@ impl<'a> Runner<'a> {
             previous,
             used: Vec::new(),
             reports: Vec::new(),
+            reuse: Reuse::default(),
         })
     }
 
@@ -148,6 +150,7 @@ impl<'a> Runner<'a> {
                 return Err(luthier_extract::Error::Interrupted.into());
             }
             (None, Mode::Run) => {
+                self.begin()?;
                 let outputs: Vec<Output> = run()?
                     .into_iter()
                     .map(|(name, digest)| Output {
@@ -203,6 +206,33 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
+    /// Puts down for how many images the cache spared the network, and for how many it did not.
+    pub(crate) fn count_images(&mut self, reused: usize, embedded: usize) {
+        self.reuse.images_reused = reused;
+        self.reuse.images_embedded = embedded;
+    }
+
+    /// Tells the cache, before the first stage runs, that what it stores from now on is in use.
+    fn begin(&self) -> Result<()> {
+        if self
+            .reports
+            .iter()
+            .all(|report| report.status != Status::Ran || report.name == STAGES[0])
+        {
+            self.cache.begin_run(&self.project, &self.stages())?;
+        }
+        Ok(())
+    }
+
+    /// The stages that were reached.
+    fn stages(&self) -> Vec<RunStage> {
+        let stage = |key: &Key| RunStage {
+            stage: key.stage.clone(),
+            key: key.digest(),
+        };
+        self.used.iter().map(stage).collect()
+    }
+
     /// The account so far.
     pub(crate) fn reports(&self) -> &[StageReport] {
         &self.reports
@@ -218,18 +248,20 @@ impl<'a> Runner<'a> {
     pub(crate) fn finish(mut self) -> Result<Vec<StageReport>> {
         if self.mode == Mode::Run {
             // A run of some of the stages leaves what is known of the others.
-            let used = self.used.iter().map(|key| RunStage {
-                stage: key.stage.clone(),
-                key: key.digest(),
-            });
-            let others = self
-                .previous
+            let mut stages = self.stages();
+            let others = (self.previous.iter()).filter(|before| self.used.iter().all(|key| key.stage != before.stage));
+            stages.extend(others.cloned());
+            let stages_run = self
+                .reports
                 .iter()
-                .filter(|before| self.used.iter().all(|key| key.stage != before.stage));
-            let stages: Vec<RunStage> = used.chain(others.cloned()).collect();
-            if !is_same(&stages, &self.previous) {
-                self.cache.record_run(&self.project, &stages)?;
-            }
+                .filter(|report| report.status == Status::Ran)
+                .count();
+            let reuse = Reuse {
+                stages_run,
+                stages_reused: self.reports.len() - stages_run,
+                ..self.reuse
+            };
+            self.cache.record_run(&self.project, &stages, reuse)?;
         } else if let Some(stale) = self.reports.iter().find(|report| report.status == Status::Stale) {
             let stale = stale.name;
             let reached = self.reports.len();
@@ -286,10 +318,6 @@ impl<'a> Runner<'a> {
         };
         Ok(ImageChanges::between(&before, &now).to_string())
     }
-}
-
-fn is_same(stages: &[RunStage], others: &[RunStage]) -> bool {
-    stages.len() == others.len() && stages.iter().all(|stage| others.contains(stage))
 }
 
 /// A changed part of a key in words: digests are named, not shown.

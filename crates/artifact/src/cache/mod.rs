@@ -5,9 +5,12 @@
 //! - a row names an object only after the object is synced;
 //! - whatever is read is checked against its digest or checksum, and what does not agree is a miss and a warning.
 
+mod gc;
 mod index;
 mod lock;
 mod objects;
+mod run;
+mod salvage;
 mod upkeep;
 
 use std::collections::HashMap;
@@ -17,16 +20,25 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use index::Index;
+pub(crate) use index::is_damaged;
 use lock::Lock;
 use objects::Objects;
+use run::Run;
+pub use run::{Reuse, RunStage, RunState};
 use serde::{Deserialize, Serialize};
-pub use upkeep::{CacheStats, DryRun, GcReport, VerifyReport};
+use tempfile::TempDir;
+
+pub use self::gc::{DryRun, GcReport, Keep, PruneReport};
+pub use self::upkeep::{CacheStats, ExtractorStats, LastRun, OutputStats, VerifyReport};
 
 use crate::{Artifact, Digest, Error, Key, Result};
 
 /// A file younger than this when it was read may change again without a new modification time,
 /// because file systems count time in ticks of up to two seconds (FAT).
 const MTIME_TICK: Duration = Duration::from_secs(2);
+
+/// Temporary files are named so, in the cache and wherever else Luthier writes.
+pub(crate) const TEMPORARY: &str = ".luthier-";
 
 /// One output of a stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,15 +58,6 @@ pub struct Execution {
     pub outputs: Vec<Output>,
     /// How long the stage ran, in seconds.
     pub seconds: f64,
-}
-
-/// The key that a run of a project used for a stage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunStage {
-    /// The stage's name.
-    pub stage: String,
-    /// The digest of its key.
-    pub key: Digest,
 }
 
 /// What tells, without reading it, whether a file is still the one that was read.
@@ -107,36 +110,91 @@ impl FileStat {
 }
 
 /// The cache in one folder. Any number of processes and threads may use it at once.
+///
+/// A folder that can only be read is a cache all the same: what is stored then goes to a temporary folder, and ends with
+/// the process.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
     objects: Objects,
     index: Index,
     lock: Lock,
+    /// What can only be read.
+    below: Option<Below>,
+    /// Where `objects` and `index` are, if they cannot be in the folder. Removed last.
+    temporary: Option<TempDir>,
+}
+
+/// A cache that can only be read, below the one that is written.
+#[derive(Debug)]
+struct Below {
+    objects: Objects,
+    index: Index,
 }
 
 impl Cache {
     /// Opens the cache in `folder`, which is made if it is missing.
     ///
-    /// An index that SQLite cannot read is moved aside with a warning, and a new one is begun.
+    /// A damaged index is moved aside with a warning, and a new one begins with what is whole in it. A cache that can only
+    /// be read gives what it has, with a warning that nothing is added.
     ///
     /// # Errors
-    /// [`Error::Io`] if the folder cannot be made or written, [`Error::Layout`] if another version of Luthier wrote it.
+    /// [`Error::Io`] if the folder cannot be made, [`Error::Locks`] and [`Error::SharedMemory`] if its file system is not
+    /// fit for a cache, [`Error::Layout`] if a newer version of Luthier wrote it.
     pub fn open(folder: &Path) -> Result<Self> {
+        match Cache::open_writable(folder) {
+            Err(error) if error.is_read_only() && folder.join("index.sqlite").is_file() => {
+                Cache::open_read_only(folder, &error)
+            }
+            other => other,
+        }
+    }
+
+    fn open_writable(folder: &Path) -> Result<Self> {
         let root = folder.join("objects");
         fs::create_dir_all(&root).map_err(Error::io(&root))?;
+        let lock = Lock::shared(&folder.join("lock"))?;
+        // SQLite would open the files that are there, and fail only when it needs another.
+        tempfile::Builder::new()
+            .prefix(TEMPORARY)
+            .tempfile_in(folder)
+            .map_err(Error::io(folder))?;
         // A cache never belongs into version control, and users rarely think of it.
         let ignore = folder.join(".gitignore");
         if !ignore.exists() {
             crate::write_atomically(&ignore, b"*\n")?;
         }
-        let lock = Lock::shared(&folder.join("lock"))?;
         let index = Index::open(&folder.join("index.sqlite"))?;
         Ok(Cache {
             folder: folder.to_owned(),
             objects: Objects::new(root),
             index,
             lock,
+            below: None,
+            temporary: None,
+        })
+    }
+
+    fn open_read_only(folder: &Path, cause: &Error) -> Result<Self> {
+        tracing::warn!("cache cannot be written ({cause}): it is read, and nothing new is kept in it");
+        let temporary = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
+        let below = match Index::open_read_only(&folder.join("index.sqlite")) {
+            Ok(index) => Some(Below {
+                objects: Objects::new(folder.join("objects")),
+                index,
+            }),
+            Err(error) if error.is_damaged() => {
+                tracing::warn!("{error}; taken as empty");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let above = Cache::open_writable(temporary.path())?;
+        Ok(Cache {
+            folder: folder.to_owned(),
+            below,
+            temporary: Some(temporary),
+            ..above
         })
     }
 
@@ -158,9 +216,11 @@ impl Cache {
     /// # Errors
     /// [`Error::Io`] if it is there and cannot be read.
     pub fn get<A: Artifact>(&self, digest: &Digest) -> Result<Option<A>> {
-        let Some(bytes) = self.objects.get(digest)? else {
-            return Ok(None);
+        let bytes = match (self.objects.get(digest)?, &self.below) {
+            (None, Some(below)) => below.objects.get(digest)?,
+            (found, _) => found,
         };
+        let Some(bytes) = bytes else { return Ok(None) };
         match A::decode(&bytes) {
             Ok(artifact) => Ok(Some(artifact)),
             Err(error) => {
@@ -171,18 +231,48 @@ impl Cache {
         }
     }
 
+    /// Whether an artifact is there.
+    fn contains(&self, digest: &Digest) -> Result<bool> {
+        let Some(below) = &self.below else {
+            return Ok(self.objects.contains(digest));
+        };
+        // What is damaged and cannot be removed must be known to be damaged each time.
+        Ok(self.objects.contains(digest) || below.objects.get(digest)?.is_some())
+    }
+
+    /// What the cache below answers; nothing if there is none, or if it is damaged.
+    fn ask_below<T: Default>(&self, ask: impl FnOnce(&Index) -> Result<T>) -> Result<T> {
+        match self.below.as_ref().map(|below| ask(&below.index)) {
+            None => Ok(T::default()),
+            Some(Err(error)) if error.is_damaged() => {
+                tracing::warn!("{error}; taken as missing");
+                Ok(T::default())
+            }
+            Some(answer) => answer,
+        }
+    }
+
     /// What this key gave before, if all its outputs are still there.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn execution(&self, key: &Digest) -> Result<Option<Execution>> {
-        let found = self.index.execution(key)?;
-        Ok(found.filter(|execution| {
-            execution
-                .outputs
-                .iter()
-                .all(|output| self.objects.contains(&output.digest))
-        }))
+        let Some(execution) = self.recorded(key)? else {
+            return Ok(None);
+        };
+        for output in &execution.outputs {
+            if !self.contains(&output.digest)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(execution))
+    }
+
+    fn recorded(&self, key: &Digest) -> Result<Option<Execution>> {
+        match self.index.execution(key)? {
+            None => self.ask_below(|index| index.execution(key)),
+            found => Ok(found),
+        }
     }
 
     /// The parts of a key that was recorded before, even if its outputs are gone.
@@ -190,7 +280,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn recorded_key(&self, key: &Digest) -> Result<Option<Key>> {
-        Ok(self.index.execution(key)?.map(|execution| execution.key))
+        Ok(self.recorded(key)?.map(|execution| execution.key))
     }
 
     /// Among all recorded keys of the same stage, the one that differs from `key` in the fewest parts.
@@ -198,7 +288,8 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn nearest_key(&self, key: &Key) -> Result<Option<Key>> {
-        let recorded = self.index.executions_of(&key.stage)?;
+        let mut recorded = self.index.executions_of(&key.stage)?;
+        recorded.extend(self.ask_below(|index| index.executions_of(&key.stage))?);
         let others = recorded
             .into_iter()
             .map(|execution| execution.key)
@@ -214,15 +305,35 @@ impl Cache {
         self.index.record(execution)
     }
 
-    /// Records a finished run of a project with the keys of its stages.
+    /// Puts down that a run has begun to compute, with the keys of the stages that it has reached: what it stores must not
+    /// be taken for unused if it is interrupted.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
-    pub fn record_run(&self, project: &str, stages: &[RunStage]) -> Result<()> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        self.index.record_run(project, now, stages)
+    pub fn begin_run(&self, project: &str, stages: &[RunStage]) -> Result<()> {
+        self.index.change_runs(project, |runs| {
+            runs.retain(|run| run.state == RunState::Finished || !run.is_part_of(stages));
+            runs.push(Run::begun(project.to_owned(), now(), stages.to_vec()));
+        })
+    }
+
+    /// Records a finished run of a project with the keys of its stages, and what the cache spared it. A run with the keys of
+    /// the last one is the last one, used again.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn record_run(&self, project: &str, stages: &[RunStage], reuse: Reuse) -> Result<()> {
+        self.index.change_runs(project, |runs| {
+            // It has done what was begun.
+            runs.retain(|run| run.state == RunState::Finished || !run.is_part_of(stages));
+            let run = Run::finished(project.to_owned(), now(), stages.to_vec(), reuse);
+            match runs.iter_mut().rfind(|run| run.state == RunState::Finished) {
+                Some(last) if last.stages.len() == stages.len() && last.is_part_of(stages) => {
+                    *last = Run { id: last.id, ..run };
+                }
+                _ => runs.push(run),
+            }
+        })
     }
 
     /// The keys of a project's last finished run; empty if there was none.
@@ -230,7 +341,15 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn last_run(&self, project: &str) -> Result<Vec<RunStage>> {
-        self.index.last_run(project)
+        let last = |runs: Vec<Run>| {
+            runs.into_iter()
+                .rfind(|run| run.project == project && run.state == RunState::Finished)
+        };
+        let run = match last(self.index.runs()?) {
+            None => last(self.ask_below(Index::runs)?),
+            found => found,
+        };
+        Ok(run.map(|run| run.stages).unwrap_or_default())
     }
 
     /// The digests of these files' bytes as they were read when the files had these stats; the same order.
@@ -238,7 +357,14 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn file_digests(&self, files: &[(PathBuf, FileStat)]) -> Result<Vec<Option<Digest>>> {
-        self.index.file_digests(files)
+        let mut digests = self.index.file_digests(files)?;
+        for (digest, below) in digests
+            .iter_mut()
+            .zip(self.ask_below(|index| index.file_digests(files))?)
+        {
+            *digest = digest.or(below);
+        }
+        Ok(digests)
     }
 
     /// Remembers what these files held, so that they need not be read again while their stats stay.
@@ -258,7 +384,15 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn features(&self, extractor: &Digest, images: &[Digest]) -> Result<HashMap<Digest, Vec<f32>>> {
-        self.index.features(extractor, images)
+        let mut features = self.index.features(extractor, images)?;
+        let others = self.ask_below(|index| {
+            let rest: Vec<Digest> = (images.iter().copied())
+                .filter(|image| !features.contains_key(image))
+                .collect();
+            index.features(extractor, &rest)
+        })?;
+        features.extend(others);
+        Ok(features)
     }
 
     /// Those of these images that have no cached features.
@@ -266,7 +400,14 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn without_features(&self, extractor: &Digest, images: &[Digest]) -> Result<Vec<Digest>> {
-        self.index.without_features(extractor, images)
+        let missing = self.index.without_features(extractor, images)?;
+        match &self.below {
+            Some(_) => {
+                let known = self.features(extractor, &missing)?;
+                Ok(missing.into_iter().filter(|image| !known.contains_key(image)).collect())
+            }
+            None => Ok(missing),
+        }
     }
 
     /// Stores features in one transaction.
@@ -283,7 +424,11 @@ impl Cache {
     /// [`Error::Index`] if the index fails.
     pub fn is_exported(&self, path: &Path, source: &Digest) -> Result<bool> {
         let Ok(stat) = FileStat::of(path) else { return Ok(false) };
-        Ok(self.index.export(path)? == Some((stat, *source)))
+        let exported = match self.index.export(path)? {
+            None => self.ask_below(|index| index.export(path))?,
+            found => found,
+        };
+        Ok(exported == Some((stat, *source)))
     }
 
     /// Remembers that the file at `path` was just written from `source`.
@@ -294,4 +439,11 @@ impl Cache {
         let stat = FileStat::of(path).map_err(Error::io(path))?;
         self.index.remember_export(path, &stat, source)
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -1,11 +1,13 @@
 //! The cache from outside: what it keeps, what it notices, what it refuses.
 
+mod damage;
+mod upkeep;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use luthier_artifact::{
-    Artifact, Cache, Content, Digest, DryRun, Error, Execution, FileStat, Key, Manifest, ManifestEntry, Output,
-    RunStage, Split,
+    Artifact, Cache, Content, Digest, Execution, FileStat, Key, Manifest, ManifestEntry, Output, Split,
 };
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -47,6 +49,37 @@ fn manifest(class: &str) -> Manifest {
         content: Content::Digest(Digest::of(file.as_bytes())),
     };
     Manifest::new(vec![entry("b.jpg"), entry("a.jpg")])
+}
+
+/// Every file below a folder, by its path from there, with its bytes.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for folder_of_files in folders(folder) {
+        for path in entries(&folder_of_files).into_iter().filter(|path| path.is_file()) {
+            let bytes = fs::read(&path).unwrap();
+            files.push((path.strip_prefix(folder).unwrap().to_owned(), bytes));
+        }
+    }
+    files
+}
+
+/// A folder and those below it.
+fn folders(folder: &Path) -> Vec<PathBuf> {
+    let mut folders = vec![folder.to_owned()];
+    for path in entries(folder).into_iter().filter(|path| path.is_dir()) {
+        folders.extend(self::folders(&path));
+    }
+    folders
+}
+
+#[expect(clippy::disallowed_methods, reason = "the result is sorted")]
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    paths
 }
 
 const EXTRACTOR: &[u8] = b"extractor";
@@ -207,62 +240,6 @@ fn another_stat_is_another_file() {
             "{other:?}"
         );
     }
-}
-
-#[test]
-fn a_cache_of_another_layout_is_refused() {
-    let folder = Folder::new();
-    drop(folder.open());
-    folder.tamper("PRAGMA user_version = 99");
-    let error = Cache::open(folder.root.path()).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Layout {
-                expected: 1,
-                found: 99,
-                ..
-            }
-        ),
-        "{error}"
-    );
-}
-
-#[test]
-fn gc_keeps_what_the_last_runs_used_and_waits_for_others_to_leave() {
-    let folder = Folder::new();
-    let cache = folder.open();
-    let run = |class: &str| {
-        let digest = cache.put(&manifest(class)).unwrap();
-        let key = Key::stage("scan", 1).input("manifest", digest).finish();
-        let outputs = vec![Output {
-            name: "scan".into(),
-            digest,
-        }];
-        let used = RunStage {
-            stage: "scan".into(),
-            key: key.digest(),
-        };
-        cache
-            .record(&Execution {
-                key,
-                outputs,
-                seconds: 0.0,
-            })
-            .unwrap();
-        cache.record_run("/project", &[used]).unwrap();
-        digest
-    };
-    let (old, new) = (run("harp"), run("lute"));
-
-    let other_process = folder.open();
-    assert!(matches!(cache.gc(1, DryRun::No).unwrap_err(), Error::InUse { .. }));
-    drop(other_process);
-    let planned = cache.gc(1, DryRun::Yes).unwrap();
-    assert!(folder.object(old).exists());
-    assert_eq!(cache.gc(1, DryRun::No).unwrap(), planned);
-    assert_eq!((planned.objects, planned.executions, planned.runs), (1, 1, 1));
-    assert!(!folder.object(old).exists() && folder.object(new).exists());
 }
 
 #[test]
