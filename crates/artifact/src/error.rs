@@ -122,6 +122,12 @@ impl Error {
         }
     }
 
+    /// Whether another process held the index longer than anyone should.
+    pub fn is_busy(&self) -> bool {
+        let busy = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
+        matches!(self, Error::Index { source, .. } if source.sqlite_error_code().is_some_and(|code| busy.contains(&code)))
+    }
+
     /// Whether the index does not hold what was written.
     pub(crate) fn is_damaged(&self) -> bool {
         matches!(self, Error::Index { source, .. } if crate::cache::is_damaged(source))

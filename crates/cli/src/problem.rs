@@ -83,6 +83,11 @@ fn way_out(error: &ArtifactError) -> Option<String> {
             "put the cache on a local disk with --cache-dir: network folders often have no locks or no shared memory"
                 .to_owned()
         }
+        error if error.is_busy() => {
+            "another process keeps it locked, or its file system's locks do not work: end that process, or put the cache \
+             on a local disk with --cache-dir"
+                .to_owned()
+        }
         ArtifactError::Layout { .. } => {
             "update luthier, or use another folder with --cache-dir and leave this one to the newer luthier".to_owned()
         }
@@ -120,7 +125,8 @@ fn say_once(error: &anyhow::Error) -> String {
         .map(ToString::to_string)
         .fold(String::new(), |message, cause| match message.as_str() {
             "" => cause,
-            said if said.ends_with(&cause) => message,
+            // SQLite says it again with the number of its error before it.
+            said if said.ends_with(cause.rsplit(": ").next().unwrap_or(&cause)) => message,
             said => format!("{said}: {cause}"),
         })
 }

@@ -27,14 +27,12 @@ pub(crate) enum Command {
     /// Remove what recent runs did not use
     ///
     /// With several limits, a run must be within all of them for what it used to stay. A run with nothing to do is a use
-    /// like any other. What an interrupted run stored stays for 30 days, or for --keep-days. Waits for nobody: while
-    /// another process uses the cache, gc is an error.
+    /// like any other. What an interrupted run stored stays for 30 days, or for --keep-days. While another process uses
+    /// the cache, gc refuses: it does not wait.
     #[command(
         after_help = "Examples:\n  luthier cache gc --dry-run\n  luthier cache gc --keep-days 30\n  luthier cache gc --keep-runs 5 --max-size 2GiB"
     )]
     Gc {
-        #[command(flatten)]
-        arguments: Arguments,
         /// Keep what the last N runs of every project used [default: 10, without another limit]
         #[arg(long, value_name = "N")]
         keep_runs: Option<usize>,
@@ -47,6 +45,8 @@ pub(crate) enum Command {
         /// Only count what would go
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        arguments: Arguments,
     },
     /// Forget the features of images that are gone
     ///
@@ -54,21 +54,21 @@ pub(crate) enum Command {
     /// unchanged in its place holds its bytes. Should it come back, it goes through the network again.
     #[command(after_help = "Example:\n  luthier cache prune-images --dry-run")]
     PruneImages {
-        #[command(flatten)]
-        arguments: Arguments,
         /// Only count what would be forgotten
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        arguments: Arguments,
     },
 }
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    #[command(flatten)]
-    cache: CacheSettings,
     /// Print one JSON document on stdout
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    cache: CacheSettings,
 }
 
 pub(crate) fn run(command: Command, _: &Progress) -> Result<ExitCode> {
