@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
+use crate::cache::TEMPORARY;
 use crate::{Error, Result};
 
 /// Bytes that are written at once.
@@ -29,7 +30,7 @@ pub fn write_atomically_with(path: &Path, write: impl FnOnce(&mut BufWriter<&Fil
         _ => Path::new("."),
     };
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let file = NamedTempFile::with_prefix_in(".luthier-", folder).map_err(Error::io(path))?;
+    let file = NamedTempFile::with_prefix_in(TEMPORARY, folder).map_err(Error::io(path))?;
     let mut writer = BufWriter::with_capacity(BUFFER, file.as_file());
     write(&mut writer)
         .and_then(|()| writer.flush())

@@ -18,8 +18,8 @@ mod table;
 
 pub use atomic::{write_atomically, write_atomically_with};
 pub use cache::{
-    Cache, CacheStats, DryRun, Execution, FileStat, GcReport, Output, PastExecution, RunStage, StoredTable,
-    VerifyReport,
+    Cache, CacheStats, DryRun, Execution, ExtractorStats, FileStat, GcReport, Keep, LastRun, Output, OutputStats,
+    PastExecution, PruneReport, Reuse, RunStage, RunState, StoredTable, VerifyReport,
 };
 pub use digest::Digest;
 pub use error::{Error, Result};

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::io::{self, ErrorKind};
 
 use luthier_artifact::Error as ArtifactError;
 use luthier_extract::Error as ExtractError;
@@ -47,18 +48,15 @@ impl Problem {
             };
         }
         let extract: Option<&ExtractError> = error.chain().find_map(|cause| cause.downcast_ref());
-        let artifact: Option<&ArtifactError> = error.chain().find_map(|cause| cause.downcast_ref());
-        let hint = extract.and_then(ExtractError::hint).or(match artifact {
-            Some(ArtifactError::Layout { .. }) => {
-                Some("use the luthier that wrote it, or another folder with --cache-dir".to_owned())
-            }
-            Some(ArtifactError::Index { path, .. }) => Some(format!(
-                "if it is damaged, remove {} and run again: all that is in it can be computed again",
-                path.display()
-            )),
-            Some(ArtifactError::InUse { .. }) => Some("wait until it ends, then try again".to_owned()),
-            _ => None,
-        });
+        let artifact: Option<&ArtifactError> = match extract {
+            // A transparent error hides what it holds from the chain.
+            Some(ExtractError::Cache(artifact)) => Some(artifact),
+            _ => error.chain().find_map(|cause| cause.downcast_ref()),
+        };
+        let hint = extract
+            .and_then(ExtractError::hint)
+            .or_else(|| artifact.and_then(way_out))
+            .or_else(|| error.chain().find_map(|cause| cause.downcast_ref()).and_then(make_room));
         let status = if matches!(extract, Some(ExtractError::Interrupted)) {
             130
         } else {
@@ -77,6 +75,50 @@ impl Problem {
     }
 }
 
+/// What can be done about a problem of the cache, or of a file that is written.
+fn way_out(error: &ArtifactError) -> Option<String> {
+    let hint = match error {
+        error if error.is_disk_full() => MAKE_ROOM.to_owned(),
+        error if error.lacks_locks() => {
+            "put the cache on a local disk with --cache-dir: network folders often have no locks or no shared memory"
+                .to_owned()
+        }
+        error if error.is_busy() => {
+            "another process keeps it locked, or its file system's locks do not work: end that process, or put the cache \
+             on a local disk with --cache-dir"
+                .to_owned()
+        }
+        ArtifactError::Layout { .. } => {
+            "update luthier, or use another folder with --cache-dir and leave this one to the newer luthier".to_owned()
+        }
+        ArtifactError::ReadOnly { .. } => {
+            "make it writable for you, or ask whoever keeps it; runs only read it meanwhile".to_owned()
+        }
+        ArtifactError::InUse { .. } => "wait until it ends, then try again".to_owned(),
+        ArtifactError::Index { path, .. } => format!(
+            "see that the disk is sound and has room, and that {} may be written; or use another folder with --cache-dir",
+            path.display()
+        ),
+        ArtifactError::Lost { .. } => "run again; `luthier cache verify` forgets all that is damaged".to_owned(),
+        ArtifactError::Io { source, .. } => match source.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                "make it writable for you, or use other folders with --cache-dir and --out".to_owned()
+            }
+            _ => return None,
+        },
+        ArtifactError::Format { .. } | ArtifactError::Locks { .. } | ArtifactError::SharedMemory { .. } => return None,
+    };
+    Some(hint)
+}
+
+const MAKE_ROOM: &str = "make room (`luthier cache gc` removes what no recent run used) or use another disk with --cache-dir; \
+                         what is done is kept, and the next run goes on from there";
+
+/// The same for files that are not the cache's.
+fn make_room(error: &io::Error) -> Option<String> {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded).then(|| MAKE_ROOM.to_owned())
+}
+
 /// The chain of causes. The libraries' errors often end in the text of their cause: that is said once.
 fn say_once(error: &anyhow::Error) -> String {
     error
@@ -84,7 +126,8 @@ fn say_once(error: &anyhow::Error) -> String {
         .map(ToString::to_string)
         .fold(String::new(), |message, cause| match message.as_str() {
             "" => cause,
-            said if said.ends_with(&cause) => message,
+            // SQLite says it again with the number of its error before it.
+            said if said.ends_with(cause.rsplit(": ").next().unwrap_or(&cause)) => message,
             said => format!("{said}: {cause}"),
         })
 }

@@ -2,7 +2,7 @@ use std::fmt;
 use std::time::Instant;
 
 use anyhow::Result;
-use luthier_artifact::{Cache, Digest, Execution, Key, Output, RunStage};
+use luthier_artifact::{Cache, Digest, Execution, Key, Output, Reuse, RunStage};
 use luthier_extract::Observer;
 use serde::Serialize;
 
@@ -66,6 +66,7 @@ pub(crate) struct Runner<'a> {
     previous: Vec<RunStage>,
     used: Vec<Key>,
     reports: Vec<StageReport>,
+    reuse: Reuse,
 }
 
 impl<'a> Runner<'a> {
@@ -80,6 +81,7 @@ impl<'a> Runner<'a> {
             previous,
             used: Vec::new(),
             reports: Vec::new(),
+            reuse: Reuse::default(),
         })
     }
 
@@ -116,6 +118,7 @@ impl<'a> Runner<'a> {
                 return Err(luthier_extract::Error::Interrupted.into());
             }
             (None, Mode::Run) => {
+                self.begin()?;
                 let outputs: Vec<Output> = run()?
                     .into_iter()
                     .map(|(name, digest)| Output {
@@ -205,6 +208,33 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
+    /// Puts down for how many images the cache spared the network, and for how many it did not.
+    pub(crate) fn count_images(&mut self, reused: usize, embedded: usize) {
+        self.reuse.images_reused = reused;
+        self.reuse.images_embedded = embedded;
+    }
+
+    /// Tells the cache, before the first stage runs, that what it stores from now on is in use.
+    fn begin(&self) -> Result<()> {
+        if self
+            .reports
+            .iter()
+            .all(|report| report.status != Status::Ran || report.name == STAGES[0])
+        {
+            self.cache.begin_run(&self.project, &self.stages())?;
+        }
+        Ok(())
+    }
+
+    /// The stages that were reached.
+    fn stages(&self) -> Vec<RunStage> {
+        let stage = |key: &Key| RunStage {
+            stage: key.stage.clone(),
+            key: key.digest(),
+        };
+        self.used.iter().map(stage).collect()
+    }
+
     /// The account so far.
     pub(crate) fn reports(&self) -> &[StageReport] {
         &self.reports
@@ -217,21 +247,18 @@ impl<'a> Runner<'a> {
 
     /// Ends a run: it becomes the one that the next is compared with.
     pub(crate) fn finish(self) -> Result<Vec<StageReport>> {
-        if self.mode == Mode::Run {
-            // A run of some of the stages leaves what is known of the others.
-            let used = self.used.iter().map(|key| RunStage {
-                stage: key.stage.clone(),
-                key: key.digest(),
-            });
-            let others = self
-                .previous
-                .iter()
-                .filter(|before| self.used.iter().all(|key| key.stage != before.stage));
-            let stages: Vec<RunStage> = used.chain(others.cloned()).collect();
-            if !is_same(&stages, &self.previous) {
-                self.cache.record_run(&self.project, &stages)?;
-            }
-        }
+        // A run of some of the stages leaves what is known of the others.
+        let mut stages = self.stages();
+        let others = (self.previous.iter()).filter(|before| self.used.iter().all(|key| key.stage != before.stage));
+        stages.extend(others.cloned());
+        let ran = self.reports.iter().filter(|report| report.status == Status::Ran);
+        let stages_run = ran.count();
+        let reuse = Reuse {
+            stages_run,
+            stages_reused: self.reports.len() - stages_run,
+            ..self.reuse
+        };
+        self.cache.record_run(&self.project, &stages, reuse)?;
         Ok(self.reports)
     }
 
@@ -259,10 +286,6 @@ impl<'a> Runner<'a> {
             None => Ok(Reasons(vec![Reason::FirstRun])),
         }
     }
-}
-
-fn is_same(stages: &[RunStage], others: &[RunStage]) -> bool {
-    stages.len() == others.len() && stages.iter().all(|stage| others.contains(stage))
 }
 
 /// The outputs of a stage.

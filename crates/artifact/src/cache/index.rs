@@ -1,73 +1,177 @@
 use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ndarray::{ArrayView2, ArrayViewMut2};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::types::Value;
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, ffi, params, params_from_iter,
+};
 
-use super::{Execution, FileStat, PastExecution, RunStage};
+use super::lock::Gate;
+use super::objects::remove;
+use super::run::Run;
+use super::{Execution, FileStat, PastExecution, salvage};
 use crate::table::to_bytes;
 use crate::{Digest, Error, Key, Result};
 
 /// Changes with `schema.sql`; kept in SQLite's `user_version`.
 const LAYOUT: i64 = 2;
 
+/// With the layout added, SQLite's `application_id`. A layout that does not stand in both places is damage.
+const APPLICATION: i64 = 0x4c55_5400;
+
 /// How long to wait for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Tables that are copied row by row out of a damaged index. Features are searched for.
+const SMALL_TABLES: [&str; 4] = ["execution", "run", "export", "file"];
+
 /// `index.sqlite`: everything small, and the features of single images.
+///
+/// A damaged index is replaced by a new one with all that is whole. Other processes may have the damaged file open, and
+/// what they write must not go down with it: whoever writes passes the [`Gate`] for the time of one transaction, sees
+/// there whether the file is still the one at its path, and opens the other if it is not; whoever replaces the file
+/// passes alone. So a committed row lies in the file at the path, or lay in the damaged file before it was searched.
+/// What is read needs no such care, because all of it has checksums.
 #[derive(Debug)]
 pub(super) struct Index {
     path: PathBuf,
-    connection: Mutex<Connection>,
+    /// An index that is only read has none.
+    gate: Option<Gate>,
+    opened: Mutex<Opened>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    connection: Connection,
+    file: Option<FileId>,
 }
 
 impl Index {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let wrap = |source| Error::Index {
-            path: path.to_owned(),
-            source,
+        let gate = Gate::new(&path.with_extension("lock"))?;
+        let seen = FileId::of(path);
+        let opened = {
+            let _pass = gate.together()?;
+            Opened::new(path)
         };
-        let connection = match connect(path) {
-            Err(error) if is_damaged(&error) => {
-                set_aside(path)?;
-                connect(path).map_err(wrap)?
-            }
-            other => other.map_err(wrap)?,
+        let opened = match opened {
+            Err(Error::Index { source, .. }) if is_damaged(&source) => mend(path, &gate, seen, &source)?,
+            other => other?,
         };
-        let found = layout(&connection).map_err(wrap)?;
-        if found != LAYOUT {
-            return Err(Error::Layout {
-                path: path.to_owned(),
-                expected: LAYOUT,
-                found,
-            });
-        }
         Ok(Index {
             path: path.to_owned(),
-            connection: Mutex::new(connection),
+            gate: Some(gate),
+            opened: Mutex::new(opened),
         })
     }
 
-    /// Runs a query. A panic elsewhere cannot leave a transaction half done: SQLite rolls it back on drop.
-    pub(super) fn with<T>(&self, query: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
-        let mut connection: MutexGuard<'_, _> = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        query(&mut connection).map_err(|source| Error::Index {
-            path: self.path.clone(),
-            source,
+    /// Opens an index that cannot be written. SQLite then takes no locks and leaves the write-ahead log aside: rows may be
+    /// missing or fail their checksums, and both are misses.
+    pub(super) fn open_read_only(path: &Path) -> Result<Self> {
+        let wrap = wrap(path);
+        let name = path
+            .display()
+            .to_string()
+            .replace('%', "%25")
+            .replace('?', "%3f")
+            .replace('#', "%23");
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(format!("file:{name}?immutable=1"), flags).map_err(&wrap)?;
+        check_layout(path, &connection)?;
+        Ok(Index {
+            path: path.to_owned(),
+            gate: None,
+            opened: Mutex::new(Opened { connection, file: None }),
         })
+    }
+
+    /// Runs a query. If it meets damage, it runs again on what is whole: it must begin from nothing each time.
+    pub(super) fn with<T>(&self, mut query: impl FnMut(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let mut opened = self.opened();
+        match query(&mut opened.connection) {
+            Err(error) if is_damaged(&error) && self.gate.is_some() => {
+                self.mend(&mut opened, &error)?;
+                query(&mut opened.connection)
+            }
+            other => other,
+        }
+        .map_err(wrap(&self.path))
     }
 
     /// Runs statements in one transaction, which takes the write lock at its start:
     /// a read that turns into a write could fail for good if another process wrote in between.
-    pub(super) fn write<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        self.with(|connection| {
+    pub(super) fn write<T>(&self, mut query: impl FnMut(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        self.alter(|connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = query(&transaction)?;
             transaction.commit()?;
             Ok(value)
         })
+    }
+
+    /// Gives the space of deleted rows back to the file system.
+    pub(super) fn shrink(&self) -> Result<()> {
+        self.alter(|connection| {
+            connection.execute_batch("VACUUM")?;
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        })
+    }
+
+    /// What SQLite finds wrong with the file, if anything. Then the index is replaced by a new one with all that is whole.
+    pub(super) fn check(&self) -> Result<Option<String>> {
+        let complaint: String =
+            self.with(|connection| connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)))?;
+        if complaint == "ok" {
+            return Ok(None);
+        }
+        // A complaint about a page begins with a line about the database.
+        let complaint = complaint.lines().last().unwrap_or_default().to_owned();
+        self.mend(&mut self.opened(), &corrupt(&complaint))?;
+        Ok(Some(complaint))
+    }
+
+    /// Runs what writes, in the file that is at the path now.
+    fn alter<T>(&self, mut query: impl FnMut(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let gate = self.gate.as_ref().ok_or_else(|| Error::ReadOnly {
+            path: self.path.clone(),
+        })?;
+        let mut opened = self.opened();
+        let mut attempt = |opened: &mut Opened| {
+            let _pass = gate.together()?;
+            let current = FileId::of(&self.path);
+            if opened.file != current {
+                opened.file = current;
+                *opened = Opened::new(&self.path)?;
+            }
+            query(&mut opened.connection).map_err(wrap(&self.path))
+        };
+        match attempt(&mut opened) {
+            Err(Error::Index { source, .. }) if is_damaged(&source) => {
+                self.mend(&mut opened, &source)?;
+                attempt(&mut opened)
+            }
+            other => other,
+        }
+    }
+
+    fn mend(&self, opened: &mut Opened, cause: &rusqlite::Error) -> Result<()> {
+        let gate = self.gate.as_ref().ok_or_else(|| Error::ReadOnly {
+            path: self.path.clone(),
+        })?;
+        opened.close(Some(gate));
+        *opened = mend(&self.path, gate, opened.file, cause)?;
+        Ok(())
+    }
+
+    /// A panic elsewhere cannot leave a transaction half done: SQLite rolls it back on drop.
+    fn opened(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn execution(&self, key: &Digest) -> Result<Option<Execution>> {
@@ -80,36 +184,14 @@ impl Index {
         .map(Option::flatten)
     }
 
-    /// The executions of a stage: those that no finished run used, then in the order in which runs last used them.
-    pub(super) fn history(&self, stage: &str) -> Result<Vec<PastExecution>> {
+    pub(super) fn executions_of(&self, stage: &str) -> Result<Vec<Execution>> {
         self.with(|connection| {
             connection
-                .prepare(
-                    "SELECT key, stage, parts, outputs, seconds, checksum, embedded FROM execution
-                     LEFT JOIN (SELECT key, max(run) AS run FROM run_stage WHERE stage = ?1 GROUP BY key) USING (key)
-                     WHERE stage = ?1 ORDER BY run, key",
-                )?
-                .query_map([stage], |row| {
-                    let n_embedded: Option<i64> = row.get(6)?;
-                    Ok(execution(row)?.map(|Execution { key, seconds, .. }| PastExecution {
-                        key,
-                        seconds,
-                        n_embedded: n_embedded.map(|count| count as usize),
-                    }))
-                })?
+                .prepare("SELECT key, stage, parts, outputs, seconds, checksum FROM execution WHERE stage = ?")?
+                .query_map([stage], execution)?
                 .filter_map(rusqlite::Result::transpose)
                 .collect()
         })
-    }
-
-    pub(super) fn record_embedded(&self, key: &Digest, n_images: usize) -> Result<()> {
-        self.write(|connection| {
-            connection.execute(
-                "UPDATE execution SET embedded = ? WHERE key = ?",
-                params![n_images as i64, key.as_bytes()],
-            )
-        })?;
-        Ok(())
     }
 
     pub(super) fn record(&self, execution: &Execution) -> Result<()> {
@@ -132,41 +214,72 @@ impl Index {
         Ok(())
     }
 
-    pub(super) fn record_run(&self, project: &str, time: u64, stages: &[RunStage]) -> Result<()> {
-        self.write(|connection| {
-            connection.execute(
-                "INSERT INTO run (project, time) VALUES (?, ?)",
-                params![project, time as i64],
-            )?;
-            let run = connection.last_insert_rowid();
-            let mut insert = connection.prepare_cached("INSERT INTO run_stage (run, stage, key) VALUES (?, ?, ?)")?;
-            for RunStage { stage, key } in stages {
-                insert.execute(params![run, stage, key.as_bytes()])?;
-            }
-            Ok(())
+    pub(super) fn executions(&self) -> Result<Vec<Execution>> {
+        self.with(|connection| {
+            connection
+                .prepare("SELECT key, stage, parts, outputs, seconds, checksum FROM execution")?
+                .query_map([], execution)?
+                .filter_map(rusqlite::Result::transpose)
+                .collect()
         })
     }
 
-    pub(super) fn last_run(&self, project: &str) -> Result<Vec<RunStage>> {
+    /// What the executions of a stage cost.
+    pub(super) fn costs(&self, stage: &str) -> Result<Vec<PastExecution>> {
         self.with(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT stage, key FROM run_stage WHERE run = (SELECT max(id) FROM run WHERE project = ?)",
-                )?
-                .query_map([project], |row| {
-                    Ok(RunStage {
-                        stage: row.get(0)?,
-                        key: digest(row, 1)?,
-                    })
-                })?
-                .collect()
+            let mut select = connection.prepare(
+                "SELECT key, stage, parts, outputs, seconds, checksum, embedded FROM execution WHERE stage = ? ORDER BY key",
+            )?;
+            let rows = select.query_map([stage], |row| {
+                let n_embedded: Option<i64> = row.get(6)?;
+                Ok(execution(row)?.map(|Execution { key, seconds, .. }| PastExecution {
+                    key,
+                    seconds,
+                    n_embedded: n_embedded.map(|count| count as usize),
+                }))
+            })?;
+            rows.filter_map(rusqlite::Result::transpose).collect()
+        })
+    }
+
+    pub(super) fn record_embedded(&self, key: &Digest, n_images: usize) -> Result<()> {
+        self.write(|connection| {
+            connection.execute(
+                "UPDATE execution SET embedded = ? WHERE key = ?",
+                params![n_images as i64, key.as_bytes()],
+            )
+        })?;
+        Ok(())
+    }
+
+    /// The recorded runs, oldest first; those that fail their checksum are left out with a warning.
+    pub(super) fn runs(&self) -> Result<Vec<Run>> {
+        self.with(|connection| runs(connection))
+    }
+
+    /// Lets `change` rewrite the runs of a project, given oldest first.
+    pub(super) fn change_runs(&self, project: &str, change: impl Fn(&mut Vec<Run>)) -> Result<()> {
+        self.write(|connection| {
+            let before: Vec<Run> = runs(connection)?
+                .into_iter()
+                .filter(|run| run.project == project)
+                .collect();
+            let mut after = before.clone();
+            change(&mut after);
+            for run in before.iter().filter(|run| after.iter().all(|kept| kept.id != run.id)) {
+                connection.execute("DELETE FROM run WHERE id = ?", [run.id])?;
+            }
+            for run in after.iter().filter(|run| !before.contains(run)) {
+                store_run(connection, run)?;
+            }
+            Ok(())
         })
     }
 
     pub(super) fn file_digests<'a>(
         &self,
         folder: &str,
-        files: impl Iterator<Item = (&'a str, FileStat)>,
+        files: impl Iterator<Item = (&'a str, FileStat)> + Clone,
     ) -> Result<Vec<Option<Digest>>> {
         // The rows below a folder in one sweep beside the files, both in order: ten times as fast as a million lookups.
         let (first, end) = below(folder);
@@ -177,7 +290,7 @@ impl Index {
             let mut rows = select.query([&first, &end])?;
             let mut row = rows.next()?;
             let mut found = Vec::with_capacity(files.size_hint().0);
-            for (file, stat) in files {
+            for (file, stat) in files.clone() {
                 let mut known = None;
                 while let Some(at) = row {
                     let path = at.get_ref(5)?.as_str()?;
@@ -201,14 +314,14 @@ impl Index {
     pub(super) fn remember_files<'a>(
         &self,
         folder: &str,
-        files: impl Iterator<Item = (&'a str, FileStat, Digest)>,
+        files: impl Iterator<Item = (&'a str, FileStat, Digest)> + Clone,
     ) -> Result<()> {
         let (first, _) = below(folder);
         self.write(|connection| {
             let mut insert = connection.prepare_cached(
                 "INSERT OR REPLACE INTO file (path, size, mtime_ns, inode, digest, checksum) VALUES (?, ?, ?, ?, ?, ?)",
             )?;
-            for (file, stat, digest) in files {
+            for (file, stat, digest) in files.clone() {
                 let path = first.clone() + file;
                 insert.execute(params![
                     path,
@@ -248,15 +361,9 @@ impl Index {
     /// Stores features of images, and which they are, in one transaction.
     pub(super) fn store_features(&self, extractor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
         self.write(|connection| {
-            let mut insert_feature = connection.prepare_cached(
-                "INSERT OR REPLACE INTO feature (extractor, image, vector, checksum) VALUES (?, ?, ?, ?)",
-            )?;
-            for (image, features) in rows {
-                let vector = insert_vector(connection, &to_bytes(features.iter().copied()))?;
-                let sum = feature_checksum(extractor, image, &vector);
-                insert_feature.execute(params![extractor.as_bytes(), image.as_bytes(), vector.as_bytes(), sum])?;
-            }
-            Ok(())
+            rows.iter().try_for_each(|(image, features)| {
+                insert_feature(connection, extractor, image, &to_bytes(features.iter().copied()))
+            })
         })
     }
 
@@ -269,20 +376,20 @@ impl Index {
         })
     }
 
-    /// Reads vectors into the rows of a matrix; the result is those that are missing, or not what they should be.
-    pub(super) fn read_vectors(&self, vectors: &[Digest], mut into: ArrayViewMut2<'_, f32>) -> Result<Vec<Digest>> {
+    /// Reads vectors into the rows of a matrix; the result is the places of those that are missing or damaged.
+    pub(super) fn read_vectors(&self, vectors: &[Digest], mut into: ArrayViewMut2<'_, f32>) -> Result<Vec<usize>> {
         self.with(|connection| {
             let transaction = connection.transaction()?;
             let mut select = transaction.prepare_cached("SELECT bytes FROM vector WHERE digest = ?")?;
             let mut lost = Vec::new();
-            for (digest, mut row) in vectors.iter().zip(into.outer_iter_mut()) {
+            for (place, (digest, mut row)) in vectors.iter().zip(into.outer_iter_mut()).enumerate() {
                 let mut found = select.query([digest.as_bytes()])?;
                 let bytes = match found.next()? {
                     Some(found) => found.get_ref(0)?.as_blob()?,
                     None => &[],
                 };
                 if bytes.len() != 4 * row.len() || Digest::of(bytes) != *digest {
-                    lost.push(*digest);
+                    lost.push(place);
                     continue;
                 }
                 let values = bytes.chunks_exact(4);
@@ -291,23 +398,6 @@ impl Index {
                 }
             }
             Ok(lost)
-        })
-    }
-
-    /// How many vectors there are, and those that are not what they should be.
-    pub(super) fn damaged_vectors(&self) -> Result<(u64, Vec<Digest>)> {
-        self.with(|connection| {
-            let mut select = connection.prepare("SELECT digest, bytes FROM vector")?;
-            let mut rows = select.query([])?;
-            let (mut n, mut damaged) = (0, Vec::new());
-            while let Some(row) = rows.next()? {
-                n += 1;
-                let expected = digest(row, 0)?;
-                if Digest::of(row.get_ref(1)?.as_blob()?) != expected {
-                    damaged.push(expected);
-                }
-            }
-            Ok((n, damaged))
         })
     }
 
@@ -323,24 +413,31 @@ impl Index {
     }
 
     pub(super) fn export(&self, path: &Path) -> Result<Option<(FileStat, Digest)>> {
-        self.with(|connection| {
+        let path = path.to_string_lossy();
+        let found = self.with(|connection| {
             connection
-                .prepare_cached("SELECT size, mtime_ns, inode, source FROM export WHERE path = ?")?
-                .query_row([path.to_string_lossy()], |row| Ok((file_stat(row)?, digest(row, 3)?)))
+                .prepare_cached("SELECT size, mtime_ns, inode, source, checksum FROM export WHERE path = ?")?
+                .query_row([&path], |row| {
+                    Ok((file_stat(row)?, digest(row, 3)?, row.get::<_, Vec<u8>>(4)?))
+                })
                 .optional()
-        })
+        })?;
+        Ok(found
+            .and_then(|(stat, source, sum)| (sum == export_checksum(&path, &stat, &source)).then_some((stat, source))))
     }
 
     pub(super) fn remember_export(&self, path: &Path, stat: &FileStat, source: &Digest) -> Result<()> {
+        let path = path.to_string_lossy();
         self.write(|connection| {
             connection.execute(
-                "INSERT OR REPLACE INTO export (path, size, mtime_ns, inode, source) VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO export (path, size, mtime_ns, inode, source, checksum) VALUES (?, ?, ?, ?, ?, ?)",
                 params![
-                    path.to_string_lossy(),
+                    path,
                     stat.size as i64,
                     stat.mtime_ns,
                     stat.inode as i64,
-                    source.as_bytes()
+                    source.as_bytes(),
+                    export_checksum(&path, stat, source)
                 ],
             )
         })?;
@@ -348,29 +445,357 @@ impl Index {
     }
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let mut connection = Connection::open(path)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    use_write_ahead_log(&connection)?;
-    // With WAL, NORMAL survives a killed process; only a power cut can lose the last transactions, never damage the file.
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    connection.pragma_update(None, "foreign_keys", true)?;
-    // Two processes may both find no tables: the second waits for the lock and finds them.
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if layout(&transaction)? == 0 {
-        transaction.execute_batch(include_str!("schema.sql"))?;
-        transaction.pragma_update(None, "user_version", LAYOUT)?;
+/// For upkeep.
+impl Index {
+    pub(super) fn count(&self, table: &str) -> Result<u64> {
+        self.with(|connection| {
+            connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0))
+        })
+        .map(|count| count as u64)
     }
-    transaction.commit()?;
+
+    /// How many images each extractor has features of, and their size in bytes.
+    pub(super) fn count_features(&self) -> Result<Vec<(Digest, u64, u64)>> {
+        self.with(|connection| {
+            connection
+                .prepare(
+                    "SELECT extractor, count(*), coalesce(sum(length(bytes)), 0)
+                     FROM feature LEFT JOIN vector ON digest = vector GROUP BY extractor",
+                )?
+                .query_map([], |row| {
+                    Ok((
+                        digest(row, 0)?,
+                        row.get::<_, i64>(1)? as u64,
+                        row.get::<_, i64>(2)? as u64,
+                    ))
+                })?
+                .collect()
+        })
+    }
+
+    /// Extractor and image of every row of features.
+    pub(super) fn feature_keys(&self) -> Result<Vec<(Digest, Digest)>> {
+        self.with(|connection| {
+            connection
+                .prepare("SELECT extractor, image FROM feature")?
+                .query_map([], |row| Ok((digest(row, 0)?, digest(row, 1)?)))?
+                .collect()
+        })
+    }
+
+    pub(super) fn execution_keys(&self) -> Result<Vec<Digest>> {
+        self.with(|connection| {
+            connection
+                .prepare("SELECT key FROM execution")?
+                .query_map([], |row| digest(row, 0))?
+                .collect()
+        })
+    }
+
+    /// The files whose digest is known by their stat; rows that fail their checksum are left out.
+    pub(super) fn files(&self) -> Result<Vec<(PathBuf, FileStat, Digest)>> {
+        self.with(|connection| {
+            let mut select = connection.prepare("SELECT size, mtime_ns, inode, digest, checksum, path FROM file")?;
+            let rows = select.query_map([], |row| {
+                let (stat, digest, path) = (file_stat(row)?, digest(row, 3)?, row.get::<_, String>(5)?);
+                let is_whole = row.get::<_, Vec<u8>>(4)? == file_checksum(&path, &stat, &digest);
+                Ok(is_whole.then(|| (path.into(), stat, digest)))
+            })?;
+            rows.filter_map(rusqlite::Result::transpose).collect()
+        })
+    }
+
+    /// The bytes of the pages that hold something.
+    pub(super) fn bytes_in_use(&self) -> Result<u64> {
+        self.with(|connection| {
+            let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+            Ok((number("page_count")? - number("freelist_count")?) * number("page_size")?)
+        })
+        .map(|bytes| bytes as u64)
+    }
+
+    /// Deletes rows of features, given by extractor and image, and counts them.
+    pub(super) fn forget_features(&self, rows: &[(Digest, Digest)]) -> Result<u64> {
+        let keys = |(extractor, image): &(Digest, Digest)| vec![blob(extractor), blob(image)];
+        self.forget(
+            "feature WHERE extractor = ? AND image = ?",
+            rows.iter().map(keys).collect(),
+        )
+    }
+
+    /// Deletes the vectors that no row of features has.
+    pub(super) fn forget_unused_vectors(&self) -> Result<u64> {
+        let rows = vec![Vec::new()];
+        self.forget("vector WHERE digest NOT IN (SELECT vector FROM feature)", rows)
+    }
+
+    /// Checks every row of features and every vector, deletes those that are damaged or of no use, and counts the rows:
+    /// all, and those that were deleted.
+    pub(super) fn forget_damaged_features(&self) -> Result<(u64, u64)> {
+        let damaged: Vec<Digest> = self.with(|connection| {
+            let mut select = connection.prepare("SELECT digest, bytes FROM vector")?;
+            let mut rows = select.query([])?;
+            let mut damaged = Vec::new();
+            while let Some(row) = rows.next()? {
+                let expected = digest(row, 0)?;
+                if Digest::of(row.get_ref(1)?.as_blob()?) != expected {
+                    damaged.push(expected);
+                }
+            }
+            Ok(damaged)
+        })?;
+        let n_rows = self.count("feature")?;
+        self.forget_vectors(&damaged)?;
+        let whole: HashSet<Digest> = self.with(|connection| {
+            connection
+                .prepare("SELECT digest FROM vector")?
+                .query_map([], |row| digest(row, 0))?
+                .collect()
+        })?;
+        let useless: Vec<(Digest, Digest)> = self.with(|connection| {
+            let mut select = connection.prepare("SELECT extractor, image, vector, checksum FROM feature")?;
+            let mut rows = select.query([])?;
+            let mut useless = Vec::new();
+            while let Some(row) = rows.next()? {
+                let (extractor, image, vector) = (digest(row, 0)?, digest(row, 1)?, digest(row, 2)?);
+                let is_whole = row.get_ref(3)?.as_blob()? == feature_checksum(&extractor, &image, &vector);
+                if !is_whole || !whole.contains(&vector) {
+                    useless.push((extractor, image));
+                }
+            }
+            Ok(useless)
+        })?;
+        self.forget_features(&useless)?;
+        Ok((n_rows, n_rows - self.count("feature")?))
+    }
+
+    pub(super) fn forget_executions(&self, keys: &[Digest]) -> Result<u64> {
+        self.forget(
+            "execution WHERE key = ?",
+            keys.iter().map(|key| vec![blob(key)]).collect(),
+        )
+    }
+
+    pub(super) fn forget_runs(&self, ids: &[i64]) -> Result<u64> {
+        self.forget(
+            "run WHERE id = ?",
+            ids.iter().map(|id| vec![Value::Integer(*id)]).collect(),
+        )
+    }
+
+    pub(super) fn forget_files(&self, paths: &[PathBuf]) -> Result<u64> {
+        let texts = paths
+            .iter()
+            .map(|path| vec![Value::Text(path.to_string_lossy().into_owned())]);
+        self.forget("file WHERE path = ?", texts.collect())
+    }
+
+    /// Deletes the runs, exports and files' stats that fail their checksum, and counts them.
+    pub(super) fn forget_damaged_records(&self) -> Result<u64> {
+        self.write(|connection| {
+            let mut n_forgotten = 0;
+            let whole: Vec<i64> = runs(connection)?.into_iter().map(|run| run.id).collect();
+            let ids: Vec<i64> = (connection.prepare("SELECT id FROM run")?)
+                .query_map([], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            for id in ids.into_iter().filter(|id| !whole.contains(id)) {
+                n_forgotten += connection.execute("DELETE FROM run WHERE id = ?", [id])?;
+            }
+            for (table, last) in [("file", "digest"), ("export", "source")] {
+                let mut damaged = Vec::new();
+                let mut select = connection.prepare(&format!(
+                    "SELECT size, mtime_ns, inode, {last}, checksum, path FROM {table}"
+                ))?;
+                let mut rows = select.query([])?;
+                while let Some(row) = rows.next()? {
+                    let (stat, digest, path) = (file_stat(row)?, digest(row, 3)?, row.get::<_, String>(5)?);
+                    let expected = match table {
+                        "file" => file_checksum(&path, &stat, &digest),
+                        _ => export_checksum(&path, &stat, &digest),
+                    };
+                    if row.get::<_, Vec<u8>>(4)? != expected {
+                        damaged.push(path);
+                    }
+                }
+                for path in damaged {
+                    n_forgotten += connection.execute(&format!("DELETE FROM {table} WHERE path = ?"), [path])?;
+                }
+            }
+            Ok(n_forgotten as u64)
+        })
+    }
+
+    fn forget(&self, what: &str, rows: Vec<Vec<Value>>) -> Result<u64> {
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        self.write(|connection| {
+            let mut delete = connection.prepare(&format!("DELETE FROM {what}"))?;
+            let mut n_forgotten = 0;
+            for row in &rows {
+                n_forgotten += delete.execute(params_from_iter(row))?;
+            }
+            Ok(n_forgotten as u64)
+        })
+    }
+}
+
+fn blob(digest: &Digest) -> Value {
+    Value::Blob(digest.as_bytes().to_vec())
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        // The last to close an index removes its log, by name: that must not be the log of another file.
+        let gate = self.gate.as_ref();
+        self.opened
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .close(gate);
+    }
+}
+
+impl Opened {
+    fn new(path: &Path) -> Result<Self> {
+        let connection = connect(path)?;
+        Ok(Opened {
+            connection,
+            file: FileId::of(path),
+        })
+    }
+
+    fn close(&mut self, gate: Option<&Gate>) {
+        let pass = gate.map(Gate::together);
+        if let Some(Err(error)) = &pass {
+            tracing::warn!("{error}");
+        }
+        match Connection::open_in_memory() {
+            Ok(nothing) => drop(std::mem::replace(&mut self.connection, nothing)),
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+}
+
+/// Tells files apart, whatever their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// `None` if there is no file, and where files have no such numbers: there a file that is open cannot be replaced.
+    #[cfg(unix)]
+    fn of(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = fs::metadata(path).ok()?;
+        Some(FileId {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+
+    #[cfg(not(unix))]
+    fn of(_: &Path) -> Option<Self> {
+        None
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection> {
+    let wrap = wrap(path);
+    let connection = Connection::open(path).map_err(&wrap)?;
+    // Before it has read the header, SQLite does not know.
+    layout(&connection).map_err(&wrap)?;
+    let mut connection = match connection.is_readonly("main").map_err(&wrap)? {
+        true => return Err(why_read_only(path, connection)),
+        false => connection,
+    };
+    prepare(&connection).map_err(&wrap)?;
+    use_write_ahead_log(path, &connection)?;
+    // Two processes may both find no tables: the second waits for the lock and finds them.
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(&wrap)?;
+    match layout(&transaction).map_err(&wrap)? {
+        0 => make(&transaction).map_err(&wrap)?,
+        1 => renew(&transaction).map_err(&wrap)?,
+        _ => {}
+    }
+    transaction.commit().map_err(&wrap)?;
+    check_layout(path, &connection)?;
     Ok(connection)
+}
+
+/// SQLite opens a file for reading alone if it may not be written, or if its header asks for a newer SQLite.
+fn why_read_only(path: &Path, connection: Connection) -> Error {
+    drop(connection);
+    match File::options().append(true).open(path) {
+        Ok(_) => wrap(path)(corrupt("header asks for another version")),
+        Err(error) => Error::io(path)(error),
+    }
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // Damage is found where it lies, not where it leads to.
+    connection.pragma_update(None, "cell_size_check", true)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(None, "page_size", salvage::PAGE as i64)?;
+    // With WAL, NORMAL survives a killed process; only a power cut can lose the last transactions, never damage the file.
+    connection.pragma_update(None, "synchronous", "NORMAL")
+}
+
+fn make(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(include_str!("schema.sql"))?;
+    connection.pragma_update(None, "application_id", APPLICATION + LAYOUT)?;
+    connection.pragma_update(None, "user_version", LAYOUT)
+}
+
+/// Layout 1 → 2: vectors got a table of their own, runs became one row each, and runs and exports got checksums.
+fn renew(connection: &Connection) -> rusqlite::Result<()> {
+    let rows: Vec<(i64, String, i64, String, Digest)> = connection
+        .prepare("SELECT id, project, time, stage, key FROM run JOIN run_stage ON run = id ORDER BY id")?
+        .query_map([], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, digest(row, 4)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    connection.execute_batch(
+        "DROP TABLE run_stage; DROP TABLE run; DROP TABLE export;
+         ALTER TABLE feature RENAME TO old_feature; ALTER TABLE execution RENAME TO old_execution;",
+    )?;
+    make(connection)?;
+    {
+        let mut select = connection.prepare("SELECT extractor, image, vector, checksum FROM old_feature")?;
+        let mut old = select.query([])?;
+        while let Some(row) = old.next()? {
+            let (extractor, image, bytes) = (digest(row, 0)?, digest(row, 1)?, row.get_ref(2)?.as_blob()?);
+            if row.get_ref(3)?.as_blob()? == checksum(&[extractor.as_bytes(), image.as_bytes(), bytes]) {
+                insert_feature(connection, &extractor, &image, bytes)?;
+            }
+        }
+    }
+    connection.execute_batch(
+        "INSERT INTO execution SELECT key, stage, parts, outputs, seconds, NULL, checksum FROM old_execution;
+         DROP TABLE old_execution; DROP TABLE old_feature;",
+    )?;
+    let mut found: Vec<Run> = Vec::new();
+    for (id, project, time, stage, key) in rows {
+        if found.last().is_none_or(|run| run.id != id) {
+            found.push(Run::finished(project, time as u64, Vec::new(), super::Reuse::default()));
+        }
+        let run = found.last_mut().expect("one was just pushed");
+        run.id = id;
+        run.stages.push(super::RunStage { stage, key });
+    }
+    found.iter().try_for_each(|run| store_run(connection, run))
 }
 
 /// The log is a property of the file: the first process switches it on. While another does the same, SQLite gives up at
 /// once, without regard to the timeout.
-fn use_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
+fn use_write_ahead_log(path: &Path, connection: &Connection) -> Result<()> {
     let start = Instant::now();
     loop {
-        match connection.pragma_update(None, "journal_mode", "WAL") {
+        match connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0)) {
             Err(error)
                 if matches!(
                     error.sqlite_error_code(),
@@ -379,34 +804,210 @@ fn use_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
             {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            done => return done,
+            Ok(found) if found != "wal" => {
+                return Err(Error::SharedMemory {
+                    path: path.to_owned(),
+                    found,
+                });
+            }
+            done => return done.map(drop).map_err(wrap(path)),
         }
     }
+}
+
+/// Whether the tables are those that this program knows.
+fn check_layout(path: &Path, connection: &Connection) -> Result<()> {
+    let wrap = wrap(path);
+    let found = layout(connection).map_err(&wrap)?;
+    if found != LAYOUT {
+        let application: i64 = connection
+            .pragma_query_value(None, "application_id", |row| row.get(0))
+            .map_err(&wrap)?;
+        return Err(
+            if application == APPLICATION + found || (found, application) == (1, 0) {
+                Error::Layout {
+                    path: path.to_owned(),
+                    expected: LAYOUT,
+                    found,
+                }
+            } else {
+                wrap(corrupt("header is damaged"))
+            },
+        );
+    }
+    let schema = |connection: &Connection| -> rusqlite::Result<Vec<[String; 4]>> {
+        connection
+            .prepare(
+                "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name",
+            )?
+            .query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?
+            .collect()
+    };
+    let expected = Connection::open_in_memory()
+        .and_then(|empty| make(&empty).and_then(|()| schema(&empty)))
+        .map_err(&wrap)?;
+    if schema(connection).map_err(&wrap)? != expected {
+        return Err(wrap(corrupt("tables are not those of a cache")));
+    }
+    Ok(())
 }
 
 fn layout(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-fn is_damaged(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
-    )
+fn wrap(path: &Path) -> impl Fn(rusqlite::Error) -> Error {
+    move |source| Error::Index {
+        path: path.to_owned(),
+        source,
+    }
 }
 
-/// Moves a damaged index out of the way, for whoever wants to look at it.
-fn set_aside(path: &Path) -> Result<()> {
-    let aside = path.with_extension("sqlite.damaged");
+fn corrupt(what: &str) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), Some(what.to_owned()))
+}
+
+/// Whether an error says that the file does not hold what was written. Statements and tables are always the same, so
+/// that a statement that SQLite does not understand, and a value of another type, say so too.
+pub(crate) fn is_damaged(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) => matches!(
+            failure.code,
+            ErrorCode::NotADatabase
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::ConstraintViolation
+                | ErrorCode::TypeMismatch
+                | ErrorCode::TooBig
+                | ErrorCode::Unknown
+        ),
+        rusqlite::Error::SqlInputError { .. }
+        | rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::Utf8Error(..) => true,
+        _ => false,
+    }
+}
+
+/// Replaces a damaged index, unless another process did so since the file was `seen`, and opens the one at the path.
+fn mend(path: &Path, gate: &Gate, seen: Option<FileId>, cause: &rusqlite::Error) -> Result<Opened> {
+    let _alone = gate.alone()?;
+    if FileId::of(path) == seen {
+        replace(path, cause)?;
+    }
+    Opened::new(path)
+}
+
+/// Puts a new index with all that is whole in the place of a damaged one, which is kept for whoever wants to look at it.
+fn replace(path: &Path, cause: &rusqlite::Error) -> Result<()> {
+    let beside = |suffix: &str| path.with_extension(format!("sqlite{suffix}"));
+    let (new, aside) = (beside(".new"), beside(".damaged"));
+    for left_over in [".new", ".new-wal", ".new-shm", ".damaged", ".damaged-wal"] {
+        remove(&beside(left_over))?;
+    }
+    let (n_features, n_rows) = fill(path, &beside("-wal"), &new).inspect_err(|_| {
+        // A disk that is full now would stay full.
+        let _ = remove(&new);
+    })?;
+    File::open(&new)
+        .and_then(|file| file.sync_all())
+        .map_err(Error::io(&new))?;
+    // A log that stayed behind would be taken for the new file's.
+    match fs::rename(beside("-wal"), beside(".damaged-wal")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(path)(error)),
+        _ => remove(&beside("-shm"))?,
+    }
+    // With a second name for the damaged file there is an index at every instant; not every file system knows them.
+    fs::hard_link(path, &aside)
+        .or_else(|_| fs::rename(path, &aside))
+        .map_err(Error::io(path))?;
+    fs::rename(&new, path).map_err(Error::io(path))?;
     tracing::warn!(
-        "{}: not a readable index; moved to {}, a new one begins",
+        "{}: damaged ({cause}); moved to {}; a new index begins with what was whole: features of {n_features} images, \
+         {n_rows} records",
         path.display(),
         aside.display()
     );
-    std::fs::rename(path, &aside).map_err(Error::io(path))?;
-    for suffix in ["sqlite-wal", "sqlite-shm"] {
-        super::objects::remove(&path.with_extension(suffix))?;
+    Ok(())
+}
+
+/// Makes a new index of what is whole in a damaged one, and counts it.
+fn fill(old: &Path, old_log: &Path, new: &Path) -> Result<(usize, usize)> {
+    let connection = connect(new)?;
+    let wrap = wrap(new);
+    connection.execute_batch("BEGIN").map_err(&wrap)?;
+    // Before SQLite reads the old file, which may write its log into it.
+    let mut n_features = 0;
+    salvage::carve(old, old_log, |row| {
+        let insert = if is_feature(&row) {
+            "INSERT OR IGNORE INTO feature VALUES (?, ?, ?, ?)"
+        } else if is_vector(&row) {
+            "INSERT OR IGNORE INTO vector VALUES (?, ?)"
+        } else {
+            return Ok(false);
+        };
+        n_features += usize::from(row.len() == 4)
+            * connection
+                .prepare_cached(insert)
+                .and_then(|mut insert| insert.execute(params_from_iter(row)))
+                .map_err(&wrap)?;
+        Ok(true)
+    })?;
+    let n_rows = salvage::copy_readable(old, &connection, &SMALL_TABLES).map_err(&wrap)?;
+    connection.execute_batch("COMMIT").map_err(&wrap)?;
+    connection.close().map_err(|(_, error)| wrap(error))?;
+    Ok((n_features, n_rows))
+}
+
+/// Whether a row, in the order of its columns, is one of features and passes its checksum.
+fn is_feature(row: &[Value]) -> bool {
+    match row {
+        [
+            Value::Blob(extractor),
+            Value::Blob(image),
+            Value::Blob(vector),
+            Value::Blob(sum),
+        ] => *sum == checksum(&[extractor, image, vector]),
+        _ => false,
     }
+}
+
+/// Whether a row is a vector with its digest.
+fn is_vector(row: &[Value]) -> bool {
+    match row {
+        [Value::Blob(digest), Value::Blob(bytes)] => digest == Digest::of(bytes).as_bytes(),
+        _ => false,
+    }
+}
+
+fn runs(connection: &Connection) -> rusqlite::Result<Vec<Run>> {
+    let mut select = connection.prepare_cached("SELECT id, project, record, checksum FROM run ORDER BY id")?;
+    let mut rows = select.query([])?;
+    let mut runs = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (id, project, record, sum): (i64, String, String, Vec<u8>) =
+            (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        let run = Run::read(id, &project, &record);
+        match run.filter(|_| sum == run_checksum(id, &project, &record)) {
+            Some(run) => runs.push(run),
+            None => tracing::warn!("the record of run {id} fails its checksum; taken as missing"),
+        }
+    }
+    Ok(runs)
+}
+
+/// Stores a run under its id, or, if that is 0, as the newest.
+fn store_run(connection: &Connection, run: &Run) -> rusqlite::Result<()> {
+    let record = run.record();
+    connection.execute(
+        "INSERT OR REPLACE INTO run (id, project, record, checksum) VALUES (?, ?, ?, zeroblob(16))",
+        params![(run.id != 0).then_some(run.id), run.project, record],
+    )?;
+    let id = connection.last_insert_rowid();
+    connection.execute(
+        "UPDATE run SET checksum = ? WHERE id = ?",
+        params![run_checksum(id, &run.project, &record), id],
+    )?;
     Ok(())
 }
 
@@ -439,6 +1040,16 @@ fn insert_vector(connection: &Connection, bytes: &[u8]) -> rusqlite::Result<Dige
     Ok(digest)
 }
 
+/// Inserts the features of an image, f32 little-endian.
+fn insert_feature(connection: &Connection, extractor: &Digest, image: &Digest, bytes: &[u8]) -> rusqlite::Result<()> {
+    let vector = insert_vector(connection, bytes)?;
+    let sum = feature_checksum(extractor, image, &vector);
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO feature (extractor, image, vector, checksum) VALUES (?, ?, ?, ?)")?
+        .execute(params![extractor.as_bytes(), image.as_bytes(), vector.as_bytes(), sum])?;
+    Ok(())
+}
+
 fn feature_checksum(extractor: &Digest, image: &Digest, vector: &Digest) -> [u8; 16] {
     checksum(&[extractor.as_bytes(), image.as_bytes(), vector.as_bytes()])
 }
@@ -452,6 +1063,14 @@ fn file_checksum(path: &str, stat: &FileStat, digest: &Digest) -> [u8; 16] {
         &inode.to_le_bytes(),
         digest.as_bytes(),
     ])
+}
+
+fn export_checksum(path: &str, stat: &FileStat, source: &Digest) -> [u8; 16] {
+    checksum(&[b"export", &file_checksum(path, stat, source)])
+}
+
+fn run_checksum(id: i64, project: &str, record: &str) -> [u8; 16] {
+    checksum(&[b"run", &id.to_le_bytes(), project.as_bytes(), record.as_bytes()])
 }
 
 /// Columns 0 to 2: size, mtime_ns, inode. SQLite's integers are signed; the bits stay.

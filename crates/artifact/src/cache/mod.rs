@@ -5,11 +5,15 @@
 //! - a row names an object only after the object is synced;
 //! - whatever is read is checked against its digest or checksum, and what does not agree is a miss and a warning.
 
+mod gc;
 mod index;
 mod lock;
 mod objects;
+mod run;
+mod salvage;
 mod upkeep;
 
+use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::io;
 use std::ops::Range;
@@ -17,17 +21,26 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use index::Index;
+pub(crate) use index::is_damaged;
 use lock::Lock;
 use ndarray::{Array2, ArrayViewMut2, Axis};
 use objects::Objects;
+use run::Run;
+pub use run::{Reuse, RunStage, RunState};
 use serde::{Deserialize, Serialize};
-pub use upkeep::{CacheStats, DryRun, GcReport, VerifyReport};
+use tempfile::TempDir;
+
+pub use self::gc::{DryRun, GcReport, Keep, PruneReport};
+pub use self::upkeep::{CacheStats, ExtractorStats, LastRun, OutputStats, VerifyReport};
 
 use crate::{Artifact, Digest, Error, FeatureRows, FeatureTable, Key, Result};
 
 /// A file younger than this when it was read may change again without a new modification time,
 /// because file systems count time in ticks of up to two seconds (FAT).
 const MTIME_TICK: Duration = Duration::from_secs(2);
+
+/// Temporary files are named so, in the cache and wherever else Luthier writes.
+pub(crate) const TEMPORARY: &str = ".luthier-";
 
 /// How many rows of features are read or written while the index is held: some megabytes.
 const ROWS_AT_ONCE: usize = 1024;
@@ -61,15 +74,6 @@ pub struct PastExecution {
     pub seconds: f64,
     /// How many images went through the network, where that was [recorded](Cache::record_embedded).
     pub n_embedded: Option<usize>,
-}
-
-/// The key that a run of a project used for a stage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunStage {
-    /// The stage's name.
-    pub stage: String,
-    /// The digest of its key.
-    pub key: Digest,
 }
 
 /// What tells, without reading it, whether a file is still the one that was read.
@@ -122,36 +126,91 @@ impl FileStat {
 }
 
 /// The cache in one folder. Any number of processes and threads may use it at once.
+///
+/// A folder that can only be read is a cache all the same: what is stored then goes to a temporary folder, and ends with
+/// the process.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
     objects: Objects,
     index: Index,
     lock: Lock,
+    /// What can only be read.
+    below: Option<Below>,
+    /// Where `objects` and `index` are, if they cannot be in the folder. Removed last.
+    temporary: Option<TempDir>,
+}
+
+/// A cache that can only be read, below the one that is written.
+#[derive(Debug)]
+struct Below {
+    objects: Objects,
+    index: Index,
 }
 
 impl Cache {
     /// Opens the cache in `folder`, which is made if it is missing.
     ///
-    /// An index that SQLite cannot read is moved aside with a warning, and a new one is begun.
+    /// A damaged index is moved aside with a warning, and a new one begins with what is whole in it. A cache that can only
+    /// be read gives what it has, with a warning that nothing is added.
     ///
     /// # Errors
-    /// [`Error::Io`] if the folder cannot be made or written, [`Error::Layout`] if another version of Luthier wrote it.
+    /// [`Error::Io`] if the folder cannot be made, [`Error::Locks`] and [`Error::SharedMemory`] if its file system is not
+    /// fit for a cache, [`Error::Layout`] if a newer version of Luthier wrote it.
     pub fn open(folder: &Path) -> Result<Self> {
+        match Cache::open_writable(folder) {
+            Err(error) if error.is_read_only() && folder.join("index.sqlite").is_file() => {
+                Cache::open_read_only(folder, &error)
+            }
+            other => other,
+        }
+    }
+
+    fn open_writable(folder: &Path) -> Result<Self> {
         let root = folder.join("objects");
         fs::create_dir_all(&root).map_err(Error::io(&root))?;
+        let lock = Lock::shared(&folder.join("lock"))?;
+        // SQLite would open the files that are there, and fail only when it needs another.
+        tempfile::Builder::new()
+            .prefix(TEMPORARY)
+            .tempfile_in(folder)
+            .map_err(Error::io(folder))?;
         // A cache never belongs into version control, and users rarely think of it.
         let ignore = folder.join(".gitignore");
         if !ignore.exists() {
             crate::write_atomically(&ignore, b"*\n")?;
         }
-        let lock = Lock::shared(&folder.join("lock"))?;
         let index = Index::open(&folder.join("index.sqlite"))?;
         Ok(Cache {
             folder: folder.to_owned(),
             objects: Objects::new(root),
             index,
             lock,
+            below: None,
+            temporary: None,
+        })
+    }
+
+    fn open_read_only(folder: &Path, cause: &Error) -> Result<Self> {
+        tracing::warn!("cache cannot be written ({cause}): it is read, and nothing new is kept in it");
+        let temporary = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
+        let below = match Index::open_read_only(&folder.join("index.sqlite")) {
+            Ok(index) => Some(Below {
+                objects: Objects::new(folder.join("objects")),
+                index,
+            }),
+            Err(error) if error.is_damaged() => {
+                tracing::warn!("{error}; taken as empty");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let above = Cache::open_writable(temporary.path())?;
+        Ok(Cache {
+            folder: folder.to_owned(),
+            below,
+            temporary: Some(temporary),
+            ..above
         })
     }
 
@@ -173,9 +232,11 @@ impl Cache {
     /// # Errors
     /// [`Error::Io`] if it is there and cannot be read.
     pub fn get<A: Artifact>(&self, digest: &Digest) -> Result<Option<A>> {
-        let Some(bytes) = self.objects.get(digest)? else {
-            return Ok(None);
+        let bytes = match (self.objects.get(digest)?, &self.below) {
+            (None, Some(below)) => below.objects.get(digest)?,
+            (found, _) => found,
         };
+        let Some(bytes) = bytes else { return Ok(None) };
         match A::decode(&bytes) {
             Ok(artifact) => Ok(Some(artifact)),
             Err(error) => {
@@ -186,18 +247,48 @@ impl Cache {
         }
     }
 
+    /// Whether an artifact is there.
+    fn contains(&self, digest: &Digest) -> Result<bool> {
+        let Some(below) = &self.below else {
+            return Ok(self.objects.contains(digest));
+        };
+        // What is damaged and cannot be removed must be known to be damaged each time.
+        Ok(self.objects.contains(digest) || below.objects.get(digest)?.is_some())
+    }
+
+    /// What the cache below answers; nothing if there is none, or if it is damaged.
+    fn ask_below<T: Default>(&self, ask: impl FnOnce(&Index) -> Result<T>) -> Result<T> {
+        match self.below.as_ref().map(|below| ask(&below.index)) {
+            None => Ok(T::default()),
+            Some(Err(error)) if error.is_damaged() => {
+                tracing::warn!("{error}; taken as missing");
+                Ok(T::default())
+            }
+            Some(answer) => answer,
+        }
+    }
+
     /// What this key gave before, if all its outputs are still there.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn execution(&self, key: &Digest) -> Result<Option<Execution>> {
-        let found = self.index.execution(key)?;
-        Ok(found.filter(|execution| {
-            execution
-                .outputs
-                .iter()
-                .all(|output| self.objects.contains(&output.digest))
-        }))
+        let Some(execution) = self.recorded(key)? else {
+            return Ok(None);
+        };
+        for output in &execution.outputs {
+            if !self.contains(&output.digest)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(execution))
+    }
+
+    fn recorded(&self, key: &Digest) -> Result<Option<Execution>> {
+        match self.index.execution(key)? {
+            None => self.ask_below(|index| index.execution(key)),
+            found => Ok(found),
+        }
     }
 
     /// The parts of a key that was recorded before, even if its outputs are gone.
@@ -205,7 +296,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn recorded_key(&self, key: &Digest) -> Result<Option<Key>> {
-        Ok(self.index.execution(key)?.map(|execution| execution.key))
+        Ok(self.recorded(key)?.map(|execution| execution.key))
     }
 
     /// Among all recorded keys of the same stage, the one that differs from `key` in the fewest parts: `key` itself if it
@@ -214,8 +305,10 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn nearest_key(&self, key: &Key) -> Result<Option<Key>> {
-        let recorded = self.history(&key.stage)?.into_iter().map(|past| past.key);
-        Ok(recorded.min_by_key(|other| (key.differences(other).len(), other.digest())))
+        let mut recorded = self.index.executions_of(&key.stage)?;
+        recorded.extend(self.ask_below(|index| index.executions_of(&key.stage))?);
+        let keys = recorded.into_iter().map(|execution| execution.key);
+        Ok(keys.min_by_key(|other| (key.differences(other).len(), other.digest())))
     }
 
     /// What the recorded executions of a stage cost, in the order in which runs last used them.
@@ -223,7 +316,15 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn history(&self, stage: &str) -> Result<Vec<PastExecution>> {
-        self.index.history(stage)
+        let mut past = self.ask_below(|index| index.costs(stage))?;
+        past.extend(self.index.costs(stage)?);
+        let mut runs = self.ask_below(Index::runs)?;
+        runs.extend(self.index.runs()?);
+        let stages =
+            (runs.iter().enumerate()).flat_map(|(age, run)| run.stages.iter().map(move |stage| (stage.key, age)));
+        let last_use: HashMap<Digest, usize> = stages.collect();
+        past.sort_by_key(|execution| last_use.get(&execution.key.digest()).copied());
+        Ok(past)
     }
 
     /// Records what a stage made of a key. The outputs must have been [`put`](Cache::put) before.
@@ -242,15 +343,35 @@ impl Cache {
         self.index.record_embedded(key, n_images)
     }
 
-    /// Records a finished run of a project with the keys of its stages.
+    /// Puts down that a run has begun to compute, with the keys of the stages that it has reached: what it stores must not
+    /// be taken for unused if it is interrupted.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
-    pub fn record_run(&self, project: &str, stages: &[RunStage]) -> Result<()> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        self.index.record_run(project, now, stages)
+    pub fn begin_run(&self, project: &str, stages: &[RunStage]) -> Result<()> {
+        self.index.change_runs(project, |runs| {
+            runs.retain(|run| run.state == RunState::Finished || !run.is_part_of(stages));
+            runs.push(Run::begun(project.to_owned(), now(), stages.to_vec()));
+        })
+    }
+
+    /// Records a finished run of a project with the keys of its stages, and what the cache spared it. A run with the keys of
+    /// the last one is the last one, used again.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn record_run(&self, project: &str, stages: &[RunStage], reuse: Reuse) -> Result<()> {
+        self.index.change_runs(project, |runs| {
+            // It has done what was begun.
+            runs.retain(|run| run.state == RunState::Finished || !run.is_part_of(stages));
+            let run = Run::finished(project.to_owned(), now(), stages.to_vec(), reuse);
+            match runs.iter_mut().rfind(|run| run.state == RunState::Finished) {
+                Some(last) if last.stages.len() == stages.len() && last.is_part_of(stages) => {
+                    *last = Run { id: last.id, ..run };
+                }
+                _ => runs.push(run),
+            }
+        })
     }
 
     /// The keys of a project's last finished run; empty if there was none.
@@ -258,7 +379,15 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn last_run(&self, project: &str) -> Result<Vec<RunStage>> {
-        self.index.last_run(project)
+        let last = |runs: Vec<Run>| {
+            runs.into_iter()
+                .rfind(|run| run.project == project && run.state == RunState::Finished)
+        };
+        let run = match last(self.index.runs()?) {
+            None => last(self.ask_below(Index::runs)?),
+            found => found,
+        };
+        Ok(run.map(|run| run.stages).unwrap_or_default())
     }
 
     /// The digests of files' bytes as they were read when the files had these stats; the same order.
@@ -270,12 +399,17 @@ impl Cache {
     pub fn file_digests<'a>(
         &self,
         folder: &Path,
-        files: impl ExactSizeIterator<Item = (&'a str, FileStat)>,
+        files: impl ExactSizeIterator<Item = (&'a str, FileStat)> + Clone,
     ) -> Result<Vec<Option<Digest>>> {
-        match folder.to_str() {
-            Some(folder) => self.index.file_digests(folder, files),
-            None => Ok(vec![None; files.len()]),
+        let Some(folder) = folder.to_str() else {
+            return Ok(vec![None; files.len()]);
+        };
+        let mut digests = self.index.file_digests(folder, files.clone())?;
+        let below = self.ask_below(|index| index.file_digests(folder, files))?;
+        for (digest, below) in digests.iter_mut().zip(below) {
+            *digest = digest.or(below);
         }
+        Ok(digests)
     }
 
     /// Remembers what files below `folder` held, so that they need not be read again while their stats stay.
@@ -287,12 +421,12 @@ impl Cache {
     pub fn remember_files<'a>(
         &self,
         folder: &Path,
-        files: impl Iterator<Item = (&'a str, FileStat, Digest)>,
+        files: impl Iterator<Item = (&'a str, FileStat, Digest)> + Clone,
     ) -> Result<()> {
         let now = SystemTime::now();
-        let mut settled = files.filter(|(_, stat, _)| stat.is_settled(now)).peekable();
+        let settled = files.filter(|(_, stat, _)| stat.is_settled(now));
         match folder.to_str() {
-            Some(folder) if settled.peek().is_some() => self.index.remember_files(folder, settled),
+            Some(folder) if settled.clone().next().is_some() => self.index.remember_files(folder, settled),
             _ => Ok(()),
         }
     }
@@ -302,7 +436,12 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn feature_digests(&self, extractor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
-        self.index.feature_digests(extractor, images)
+        let mut digests = self.index.feature_digests(extractor, images)?;
+        let below = self.ask_below(|index| index.feature_digests(extractor, images))?;
+        for (digest, below) in digests.iter_mut().zip(below) {
+            *digest = digest.or(below);
+        }
+        Ok(digests)
     }
 
     /// Stores the features that an extractor made of images, in one transaction.
@@ -324,17 +463,28 @@ impl Cache {
         Ok(features)
     }
 
-    fn read_vectors(&self, vectors: &[Digest], into: ArrayViewMut2<'_, f32>) -> Result<()> {
-        let lost = self.index.read_vectors(vectors, into)?;
-        let Some(first) = lost.first() else { return Ok(()) };
+    fn read_vectors(&self, vectors: &[Digest], mut into: ArrayViewMut2<'_, f32>) -> Result<()> {
+        let mut lost = self.index.read_vectors(vectors, into.view_mut())?;
+        if self.below.is_some() {
+            let wanted: Vec<Digest> = lost.iter().map(|&place| vectors[place]).collect();
+            let mut found = Array2::zeros((wanted.len(), into.ncols()));
+            let below = self.ask_below(|index| index.read_vectors(&wanted, found.view_mut()).map(Some))?;
+            let still_lost = below.unwrap_or_else(|| (0..wanted.len()).collect());
+            for (row, &place) in lost.iter().enumerate() {
+                into.row_mut(place).assign(&found.row(row));
+            }
+            lost = still_lost.into_iter().map(|row| lost[row]).collect();
+        }
+        let Some(&first) = lost.first() else { return Ok(()) };
         tracing::warn!(
             "{} cached feature vectors are lost or damaged; to be computed again",
             lost.len()
         );
+        let lost: Vec<Digest> = lost.into_iter().map(|place| vectors[place]).collect();
         self.index.forget_vectors(&lost)?;
         Err(Error::Lost {
             what: "feature vector",
-            digest: *first,
+            digest: vectors[first],
         })
     }
 
@@ -368,7 +518,11 @@ impl Cache {
     /// [`Error::Index`] if the index fails.
     pub fn is_exported(&self, path: &Path, source: &Digest) -> Result<bool> {
         let Ok(stat) = FileStat::of(path) else { return Ok(false) };
-        Ok(self.index.export(path)? == Some((stat, *source)))
+        let exported = match self.index.export(path)? {
+            None => self.ask_below(|index| index.export(path))?,
+            found => found,
+        };
+        Ok(exported == Some((stat, *source)))
     }
 
     /// Remembers that the file at `path` was just written from `source`.
@@ -379,6 +533,13 @@ impl Cache {
         let stat = FileStat::of(path).map_err(Error::io(path))?;
         self.index.remember_export(path, &stat, source)
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// A table whose features are read from the cache in blocks of rows.

@@ -2,6 +2,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::TEMPORARY;
 use crate::{Digest, Error, Result, write_atomically};
 
 /// Files named by the digest of their bytes: `objects/ab/cdef…`.
@@ -13,7 +14,6 @@ pub(super) struct Objects {
 /// A stored file whose name is a digest.
 pub(super) struct ObjectFile {
     pub(super) digest: Digest,
-    pub(super) path: PathBuf,
     pub(super) bytes: u64,
 }
 
@@ -53,13 +53,25 @@ impl Objects {
             "{}: bytes do not match their digest; forgotten, to be computed again",
             path.display()
         );
-        remove(&path)?;
+        // Where it cannot be removed it is a miss all the same.
+        if let Err(error) = remove(&path) {
+            tracing::debug!("{error}");
+        }
         Ok(None)
     }
 
     /// Whether a file is there, without reading it.
     pub(super) fn contains(&self, digest: &Digest) -> bool {
         self.path(digest).is_file()
+    }
+
+    /// Temporary files of writers, living or dead.
+    pub(super) fn temporary(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for shard in entries(&self.root)? {
+            files.extend(temporary(&shard)?);
+        }
+        Ok(files)
     }
 
     /// Every stored file, ordered by digest. Files with other names are not ours and are left alone.
@@ -79,7 +91,6 @@ impl Objects {
                 };
                 files.push(ObjectFile {
                     digest,
-                    path,
                     bytes: metadata.len(),
                 });
             }
@@ -95,6 +106,15 @@ pub(super) fn remove(path: &Path) -> Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(error)),
         _ => Ok(()),
     }
+}
+
+/// Temporary files in a folder, by name.
+pub(super) fn temporary(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_temporary = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(TEMPORARY) && path.is_file()
+    };
+    Ok(entries(folder)?.into_iter().filter(is_temporary).collect())
 }
 
 #[expect(

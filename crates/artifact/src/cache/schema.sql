@@ -1,8 +1,8 @@
--- The index of the cache. Every row that a result depends on carries a checksum over its columns:
--- a damaged row is a miss, never a wrong result.
+-- The index of the cache. Every row carries a checksum over all that a result depends on: a damaged row is a miss, never
+-- a wrong result.
 
 -- What a file's bytes were when it last had this stat.
-CREATE TABLE file (
+CREATE TABLE IF NOT EXISTS file (
     path     TEXT PRIMARY KEY,
     size     INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,
@@ -12,23 +12,23 @@ CREATE TABLE file (
 ) WITHOUT ROWID;
 
 -- Which vector an extractor made of an image.
-CREATE TABLE feature (
+CREATE TABLE IF NOT EXISTS feature (
     extractor BLOB NOT NULL,
     image     BLOB NOT NULL,
     vector    BLOB NOT NULL,
     checksum  BLOB NOT NULL,
-    PRIMARY KEY (extractor, image)
-) WITHOUT ROWID;
+    UNIQUE (extractor, image)
+);
 
 -- Features, f32 little-endian, by the digest of their bytes.
-CREATE TABLE vector (
+CREATE TABLE IF NOT EXISTS vector (
     digest BLOB NOT NULL UNIQUE,
     bytes  BLOB NOT NULL
 );
 
--- What a stage made of a key: names and digests of its outputs, as JSON. How long it took and how many images it embedded
--- serve estimates alone, which is why the checksum leaves them out.
-CREATE TABLE execution (
+-- What a stage made of a key: names and digests of its outputs, as JSON. For estimates only, without a checksum: how long
+-- it took, and how many images went through the network, if they did.
+CREATE TABLE IF NOT EXISTS execution (
     key      BLOB PRIMARY KEY,
     stage    TEXT NOT NULL,
     parts    TEXT NOT NULL,
@@ -38,24 +38,21 @@ CREATE TABLE execution (
     checksum BLOB NOT NULL
 ) WITHOUT ROWID;
 
--- Which keys the runs of a project used, newest last. A project is known by its output folder.
-CREATE TABLE run (
-    id      INTEGER PRIMARY KEY AUTOINCREMENT,
-    project TEXT NOT NULL,
-    time    INTEGER NOT NULL
+-- The runs of a project, newest last: when, how far, with which keys, and what the cache spared them, as JSON.
+-- A project is known by its output folder.
+CREATE TABLE IF NOT EXISTS run (
+    id       INTEGER PRIMARY KEY,
+    project  TEXT NOT NULL,
+    record   TEXT NOT NULL,
+    checksum BLOB NOT NULL
 );
-CREATE TABLE run_stage (
-    run   INTEGER NOT NULL REFERENCES run (id) ON DELETE CASCADE,
-    stage TEXT NOT NULL,
-    key   BLOB NOT NULL,
-    PRIMARY KEY (run, stage)
-) WITHOUT ROWID;
 
 -- Files written for the user, and from what: they are written again only if either changed.
-CREATE TABLE export (
+CREATE TABLE IF NOT EXISTS export (
     path     TEXT PRIMARY KEY,
     size     INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,
     inode    INTEGER NOT NULL,
-    source   BLOB NOT NULL
+    source   BLOB NOT NULL,
+    checksum BLOB NOT NULL
 ) WITHOUT ROWID;

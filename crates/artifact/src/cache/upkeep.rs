@@ -1,14 +1,14 @@
-//! What keeps the cache small and sound: `stats`, `verify`, `gc`.
+//! What the cache holds, and whether it is sound: `stats`, `verify`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
+use std::path::PathBuf;
 
-use rusqlite::params;
 use serde::Serialize;
 
-use super::objects::remove;
-use super::{Cache, index};
-use crate::{Content, Digest, Manifest, Result};
+use super::objects::{self, Objects, remove};
+use super::{Cache, Execution, Index, Reuse, RunState};
+use crate::{Digest, Error, KeyPart, Result};
 
 /// What the cache holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -17,211 +17,258 @@ pub struct CacheStats {
     pub objects: usize,
     /// Their size in bytes.
     pub object_bytes: u64,
+    /// The artifacts by the stage that made them; one that several made counts for each.
+    pub outputs: Vec<OutputStats>,
     /// Images with stored features, counted once per extractor.
     pub features: u64,
+    /// The size of these features in bytes.
+    pub feature_bytes: u64,
+    /// The features by extractor.
+    pub extractors: Vec<ExtractorStats>,
     /// Recorded executions of stages.
     pub executions: u64,
     /// Files whose digest is known by their stat.
     pub files: u64,
     /// Recorded runs.
     pub runs: u64,
-    /// The size of the index in bytes.
+    /// The size of the index in bytes, features among it.
     pub index_bytes: u64,
+    /// The last finished run.
+    pub last_run: Option<LastRun>,
+}
+
+/// The artifacts of one output of a stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OutputStats {
+    /// The stage; `None` for artifacts that no recorded execution names.
+    pub stage: Option<String>,
+    /// The output's name.
+    pub output: Option<String>,
+    /// How many there are.
+    pub objects: usize,
+    /// Their size in bytes.
+    pub bytes: u64,
+}
+
+/// The features of one extractor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExtractorStats {
+    /// The digest of the extractor's key.
+    pub extractor: Digest,
+    /// What the features depend on, if a recorded execution tells.
+    pub parts: Vec<KeyPart>,
+    /// How many images.
+    pub images: u64,
+    /// The size of their features in bytes.
+    pub bytes: u64,
+}
+
+/// The run that was the last to finish.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LastRun {
+    /// The folder that it wrote to.
+    pub project: String,
+    /// When it finished, in seconds since 1970.
+    pub time: u64,
+    /// What the cache spared it.
+    pub reuse: Reuse,
 }
 
 /// What [`Cache::verify`] found and forgot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
+    /// What SQLite found wrong with the index, which was then made anew of what is whole.
+    pub damaged_index: Option<String>,
     /// Artifacts that were read.
     pub objects: usize,
-    /// Feature vectors that were read.
+    /// Rows of features that were read.
     pub features: u64,
     /// Artifacts that did not match their digest, now removed.
     pub damaged_objects: usize,
-    /// Vectors that did not match their digest, now removed.
+    /// Rows of features that failed their checksum, now removed.
     pub damaged_features: u64,
     /// Executions whose record or outputs were damaged or gone, now forgotten.
     pub forgotten_executions: u64,
-}
-
-/// What [`Cache::gc`] removed, or would remove.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct GcReport {
-    /// Artifacts.
-    pub objects: usize,
-    /// Their size in bytes.
-    pub object_bytes: u64,
-    /// Rows of features.
-    pub features: u64,
-    /// Executions.
-    pub executions: u64,
-    /// Runs of the projects' history.
-    pub runs: u64,
+    /// Other rows that failed their checksum, now removed: runs, exports, files known by their stat.
+    pub damaged_records: u64,
+    /// Files that dead processes left behind, now removed; `None` if other processes use the cache, for then nobody can
+    /// tell.
+    pub left_over_files: Option<usize>,
 }
 
 impl Cache {
     /// Counts what is stored.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) or [`Error::Index`](crate::Error::Index) if it cannot be read.
+    /// [`Error::Io`] or [`Error::Index`] if it cannot be read.
     pub fn stats(&self) -> Result<CacheStats> {
-        let objects = self.objects.list()?;
-        let count = |table: &str| {
-            self.index.with(|connection| {
-                connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0))
-            })
-        };
+        let (objects, index) = self.shown();
+        let stored: HashMap<Digest, u64> = objects
+            .list()?
+            .into_iter()
+            .map(|file| (file.digest, file.bytes))
+            .collect();
+        let executions = index.executions()?;
+        let extractors = extractors(index, &executions)?;
+        let runs = index.runs()?;
         let index_bytes = ["index.sqlite", "index.sqlite-wal"]
             .map(|name| fs::metadata(self.folder.join(name)).map_or(0, |metadata| metadata.len()));
+        let last_run = (runs.iter().filter(|run| run.state == RunState::Finished)).max_by_key(|run| (run.time, run.id));
         Ok(CacheStats {
-            objects: objects.len(),
-            object_bytes: objects.iter().map(|object| object.bytes).sum(),
-            features: count("feature")? as u64,
-            executions: count("execution")? as u64,
-            files: count("file")? as u64,
-            runs: count("run")? as u64,
+            objects: stored.len(),
+            object_bytes: stored.values().sum(),
+            outputs: outputs(&stored, &executions),
+            features: extractors.iter().map(|extractor| extractor.images).sum(),
+            feature_bytes: extractors.iter().map(|extractor| extractor.bytes).sum(),
+            extractors,
+            executions: executions.len() as u64,
+            files: index.count("file")?,
+            runs: runs.len() as u64,
             index_bytes: index_bytes.iter().sum(),
+            last_run: last_run.map(|run| LastRun {
+                project: run.project.clone(),
+                time: run.time,
+                reuse: run.reuse,
+            }),
         })
     }
 
     /// Reads everything against its digest or checksum, and forgets what does not agree.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) or [`Error::Index`](crate::Error::Index) if something cannot be read at all.
+    /// [`Error::ReadOnly`] if nothing can be forgotten, [`Error::Io`] or [`Error::Index`] if something cannot be read at all.
     pub fn verify(&self) -> Result<VerifyReport> {
-        let mut report = VerifyReport::default();
+        self.check_writable()?;
+        let mut report = VerifyReport {
+            damaged_index: self.index.check()?,
+            ..VerifyReport::default()
+        };
         for object in self.objects.list()? {
             report.objects += 1;
             report.damaged_objects += usize::from(self.objects.get(&object.digest)?.is_none());
         }
-        let (n_vectors, damaged) = self.index.damaged_vectors()?;
-        report.features = n_vectors;
-        report.damaged_features = damaged.len() as u64;
-        self.index.forget_vectors(&damaged)?;
-        for key in self.keys()? {
+        (report.features, report.damaged_features) = self.index.forget_damaged_features()?;
+        let mut forgotten = Vec::new();
+        for key in self.index.execution_keys()? {
             if self.execution(&key)?.is_none() {
-                report.forgotten_executions += self
-                    .index
-                    .write(|connection| connection.execute("DELETE FROM execution WHERE key = ?", [key.as_bytes()]))?
-                    as u64;
+                forgotten.push(key);
             }
         }
+        report.forgotten_executions = self.index.forget_executions(&forgotten)?;
+        report.damaged_records = self.index.forget_damaged_records()?;
+        report.left_over_files = match self.lock.exclusive() {
+            Ok(_alone) => {
+                let left_over = self.left_over()?;
+                left_over.iter().try_for_each(|path| remove(path))?;
+                Some(left_over.len())
+            }
+            Err(Error::InUse { .. }) => None,
+            Err(error) => return Err(error),
+        };
         Ok(report)
     }
 
-    /// Removes what the last `keep_runs` runs of every project did not use. With `dry_run`, only counts it.
-    ///
-    /// # Errors
-    /// [`Error::InUse`](crate::Error::InUse) if another process has the cache open: it may be about to name what it stored.
-    /// [`Error::Io`](crate::Error::Io) or [`Error::Index`](crate::Error::Index) if something cannot be read or removed.
-    pub fn gc(&self, keep_runs: usize, dry_run: DryRun) -> Result<GcReport> {
-        let _alone = self.lock.exclusive()?;
-        let kept_keys = self.kept_keys(keep_runs)?;
-        let mut kept_objects = HashSet::new();
-        let mut kept_images = HashSet::new();
-        let mut kept_extractors = HashSet::new();
-        for key in &kept_keys {
-            let Some(execution) = self.execution(key)? else {
-                continue;
-            };
-            let extractors = execution.key.get("extractor").unwrap_or_default();
-            kept_extractors.extend(extractors.split(' ').map(str::to_owned));
-            for output in execution.outputs {
-                kept_objects.insert(output.digest);
-                if execution.key.stage == "scan"
-                    && let Some(manifest) = self.get::<Manifest>(&output.digest)?
-                {
-                    kept_images.extend(manifest.entries.iter().filter_map(|entry| match entry.content {
-                        Content::Digest(digest) => Some(digest),
-                        Content::Unreadable(_) => None,
-                    }));
-                }
-            }
+    /// What is counted: the folder's own contents.
+    fn shown(&self) -> (&Objects, &Index) {
+        match &self.below {
+            Some(below) => (&below.objects, &below.index),
+            None => (&self.objects, &self.index),
         }
-        let mut report = GcReport::default();
-        for object in self.objects.list()? {
-            if !kept_objects.contains(&object.digest) {
-                report.objects += 1;
-                report.object_bytes += object.bytes;
-                if dry_run == DryRun::No {
-                    remove(&object.path)?;
-                }
-            }
-        }
-        let keep_runs = keep_runs as i64;
-        self.index.with(|connection| {
-            let transaction = connection.transaction()?;
-            for (extractor, image) in transaction
-                .prepare("SELECT extractor, image FROM feature")?
-                .query_map([], |row| Ok((index::digest(row, 0)?, index::digest(row, 1)?)))?
-                .collect::<rusqlite::Result<Vec<_>>>()?
-            {
-                if !kept_images.contains(&image) || !kept_extractors.contains(&extractor.to_string()) {
-                    report.features += transaction
-                        .prepare_cached("DELETE FROM feature WHERE extractor = ? AND image = ?")?
-                        .execute([extractor.as_bytes(), image.as_bytes()])?
-                        as u64;
-                }
-            }
-            transaction.execute(
-                "DELETE FROM vector WHERE digest NOT IN (SELECT vector FROM feature)",
-                [],
-            )?;
-            for key in transaction
-                .prepare("SELECT key FROM execution")?
-                .query_map([], |row| index::digest(row, 0))?
-                .collect::<rusqlite::Result<Vec<_>>>()?
-            {
-                if !kept_keys.contains(&key) {
-                    report.executions +=
-                        transaction.execute("DELETE FROM execution WHERE key = ?", [key.as_bytes()])? as u64;
-                }
-            }
-            report.runs = transaction.execute(
-                "DELETE FROM run WHERE id IN (SELECT id FROM (
-                     SELECT id, row_number() OVER (PARTITION BY project ORDER BY id DESC) AS age FROM run
-                 ) WHERE age > ?)",
-                params![keep_runs],
-            )? as u64;
-            match dry_run {
-                DryRun::Yes => transaction.rollback(),
-                DryRun::No => {
-                    transaction.commit()?;
-                    connection.execute_batch("VACUUM")
-                }
-            }
-        })?;
-        Ok(report)
     }
 
-    fn keys(&self) -> Result<Vec<Digest>> {
-        self.index.with(|connection| {
-            connection
-                .prepare("SELECT key FROM execution")?
-                .query_map([], |row| index::digest(row, 0))?
-                .collect()
-        })
+    pub(super) fn check_writable(&self) -> Result<()> {
+        match &self.temporary {
+            Some(_) => Err(Error::ReadOnly {
+                path: self.folder.clone(),
+            }),
+            None => Ok(()),
+        }
     }
 
-    fn kept_keys(&self, keep_runs: usize) -> Result<HashSet<Digest>> {
-        self.index.with(|connection| {
-            connection
-                .prepare(
-                    "SELECT DISTINCT key FROM run_stage JOIN (
-                         SELECT id, row_number() OVER (PARTITION BY project ORDER BY id DESC) AS age FROM run
-                     ) ON run = id WHERE age <= ?",
-                )?
-                .query_map([keep_runs as i64], |row| index::digest(row, 0))?
-                .collect()
-        })
+    /// The unfinished files of dead processes. Only for who has the cache alone: those of living ones look the same.
+    pub(super) fn left_over(&self) -> Result<Vec<PathBuf>> {
+        let unfinished = ["index.sqlite.new", "index.sqlite.new-wal", "index.sqlite.new-shm"]
+            .map(|name| self.folder.join(name))
+            .into_iter()
+            .filter(|path| path.is_file());
+        Ok(unfinished
+            .chain(objects::temporary(&self.folder)?)
+            .chain(self.objects.temporary()?)
+            .collect())
     }
 }
 
-/// Whether [`Cache::gc`] only counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DryRun {
-    /// Count, remove nothing.
-    Yes,
-    /// Remove.
-    No,
+fn outputs(stored: &HashMap<Digest, u64>, executions: &[Execution]) -> Vec<OutputStats> {
+    let mut named: BTreeMap<(Option<&str>, Option<&str>), HashSet<Digest>> = BTreeMap::new();
+    let mut others: HashSet<Digest> = stored.keys().copied().collect();
+    for execution in executions {
+        for output in execution
+            .outputs
+            .iter()
+            .filter(|output| stored.contains_key(&output.digest))
+        {
+            let name = (Some(execution.key.stage.as_str()), Some(output.name.as_str()));
+            named.entry(name).or_default().insert(output.digest);
+            others.remove(&output.digest);
+        }
+    }
+    if !others.is_empty() {
+        named.insert((None, None), others);
+    }
+    let stats = named.into_iter().map(|((stage, output), digests)| OutputStats {
+        stage: stage.map(str::to_owned),
+        output: output.map(str::to_owned),
+        objects: digests.len(),
+        bytes: digests.iter().map(|digest| stored[digest]).sum(),
+    });
+    stats.collect()
+}
+
+/// What is stored of each extractor, most images first.
+fn extractors(index: &Index, executions: &[Execution]) -> Result<Vec<ExtractorStats>> {
+    let mut known: HashMap<Digest, Vec<KeyPart>> = HashMap::new();
+    for execution in executions {
+        for (view, extractor) in execution.extractors().into_iter().enumerate() {
+            known.entry(extractor).or_insert_with(|| parts(execution, view));
+        }
+    }
+    let mut stats: Vec<ExtractorStats> = (index.count_features()?.into_iter())
+        .map(|(extractor, images, bytes)| ExtractorStats {
+            parts: known.get(&extractor).cloned().unwrap_or_default(),
+            extractor,
+            images,
+            bytes,
+        })
+        .collect();
+    stats.sort_by_key(|stats| (std::cmp::Reverse(stats.images), stats.extractor));
+    Ok(stats)
+}
+
+/// The parts of an extract stage's key that one extractor depends on.
+fn parts(execution: &Execution, view: usize) -> Vec<KeyPart> {
+    let views = execution.key.get("views").unwrap_or_default();
+    let part = |name: &str, value: &str| KeyPart {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    };
+    // After the views comes what they are combined to.
+    let view = match views.split(", ").nth(view) {
+        Some(view) => vec![part("view", view)],
+        None => vec![
+            part("views", views),
+            part("combine", execution.key.get("combine").unwrap_or_default()),
+        ],
+    };
+    let of_tables = ["version", "views", "combine", "extractor", "manifest"];
+    let shared = (execution.key.parts.iter()).filter(|part| !of_tables.contains(&part.name.as_str()));
+    view.into_iter().chain(shared.cloned()).collect()
+}
+
+impl Execution {
+    /// The extractors whose features an execution of the extract stage read: those of its views, in order, and, if there
+    /// are several, that of what they are combined to.
+    pub(super) fn extractors(&self) -> Vec<Digest> {
+        let digests = self.key.get("extractor").unwrap_or_default().split(' ');
+        digests.filter_map(|digest| digest.parse().ok()).collect()
+    }
 }

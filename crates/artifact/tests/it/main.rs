@@ -1,11 +1,15 @@
 //! The cache from outside: what it keeps, what it notices, what it refuses.
 
+mod damage;
+mod upkeep;
+
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use luthier_artifact::{
-    Artifact, Cache, Content, Digest, DryRun, Error, Execution, ExtractorInfo, FeatureTable, FileStat, Key, Manifest,
-    ManifestEntry, Output, RunStage, Split, vector_digest,
+    Artifact, Cache, Content, Digest, Error, Execution, ExtractorInfo, FeatureTable, FileStat, Key, Manifest,
+    ManifestEntry, Output, Reuse, RunStage, Split, vector_digest,
 };
 use ndarray::{array, aview1};
 use proptest::prelude::*;
@@ -47,6 +51,53 @@ fn manifest(class: &str) -> Manifest {
         content: Content::Digest(Digest::of(file.as_bytes())),
     };
     Manifest::new(vec![entry("b.jpg"), entry("a.jpg")])
+}
+
+/// Every file below a folder, by its path from there, with its bytes.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for folder_of_files in folders(folder) {
+        for path in entries(&folder_of_files).into_iter().filter(|path| path.is_file()) {
+            let bytes = fs::read(&path).unwrap();
+            files.push((path.strip_prefix(folder).unwrap().to_owned(), bytes));
+        }
+    }
+    files
+}
+
+/// A folder and those below it.
+fn folders(folder: &Path) -> Vec<PathBuf> {
+    let mut folders = vec![folder.to_owned()];
+    for path in entries(folder).into_iter().filter(|path| path.is_dir()) {
+        folders.extend(self::folders(&path));
+    }
+    folders
+}
+
+#[expect(clippy::disallowed_methods, reason = "the result is sorted")]
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// The features of those images whose features the cache has, and still has.
+fn features(cache: &Cache, extractor: &Digest, images: &[Digest], width: usize) -> HashMap<Digest, Vec<f32>> {
+    let vectors = cache.feature_digests(extractor, images).unwrap();
+    let known = images
+        .iter()
+        .zip(vectors)
+        .filter_map(|(image, vector)| Some((*image, vector?)));
+    known
+        .filter_map(|(image, vector)| match cache.vectors(&[vector], width) {
+            Ok(rows) => Some((image, rows.row(0).to_vec())),
+            Err(Error::Lost { .. }) => None,
+            Err(error) => panic!("{error}"),
+        })
+        .collect()
 }
 
 const EXTRACTOR: &[u8] = b"extractor";
@@ -127,7 +178,15 @@ fn a_table_is_read_back_whole_or_in_blocks_and_equal_rows_are_stored_once() {
     assert_eq!(cache.table(&digest).unwrap().unwrap().load().unwrap(), table());
     let stored = cache.table(&digest).unwrap().unwrap();
     assert_eq!(stored.features(1..3).unwrap(), array![[3.0, 4.0], [1.0, 2.0]]);
-    assert_eq!(cache.verify().unwrap().features, 2);
+    assert_eq!(cache.verify().unwrap().damaged_features, 0);
+    assert_eq!(
+        cache.table(&digest).unwrap().unwrap().load().unwrap(),
+        table(),
+        "verify takes none away"
+    );
+    let connection = Connection::open(folder.root.path().join("index.sqlite")).unwrap();
+    let count = connection.query_row("SELECT count(*) FROM vector", [], |row| row.get::<_, i64>(0));
+    assert_eq!(count.unwrap(), 2);
 }
 
 #[test]
@@ -251,7 +310,7 @@ fn the_history_of_a_stage_is_in_the_order_in_which_runs_used_it_last() {
             stage: "features".into(),
             key: key("features", variance).digest(),
         };
-        cache.record_run("/project", &[used]).unwrap();
+        cache.record_run("/project", &[used], Reuse::default()).unwrap();
     };
     for (variance, seconds) in [(0.1, 1.0), (0.2, 2.0), (0.3, 3.0)] {
         record(key("features", variance), seconds);
@@ -316,62 +375,6 @@ fn files_are_found_whatever_lies_beside_them() {
     let found = cache.file_digests(Path::new("/data"), asked.into_iter().map(|file| (file, stat)));
     let expected = asked.map(|file| files.contains(&file).then(|| digest(file)));
     assert_eq!(found.unwrap(), expected);
-}
-
-#[test]
-fn a_cache_of_another_layout_is_refused() {
-    let folder = Folder::new();
-    drop(folder.open());
-    folder.tamper("PRAGMA user_version = 99");
-    let error = Cache::open(folder.root.path()).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Layout {
-                expected: 2,
-                found: 99,
-                ..
-            }
-        ),
-        "{error}"
-    );
-}
-
-#[test]
-fn gc_keeps_what_the_last_runs_used_and_waits_for_others_to_leave() {
-    let folder = Folder::new();
-    let cache = folder.open();
-    let run = |class: &str| {
-        let digest = cache.put(&manifest(class)).unwrap();
-        let key = Key::stage("scan", 1).input("manifest", digest).finish();
-        let outputs = vec![Output {
-            name: "scan".into(),
-            digest,
-        }];
-        let used = RunStage {
-            stage: "scan".into(),
-            key: key.digest(),
-        };
-        cache
-            .record(&Execution {
-                key,
-                outputs,
-                seconds: 0.0,
-            })
-            .unwrap();
-        cache.record_run("/project", &[used]).unwrap();
-        digest
-    };
-    let (old, new) = (run("harp"), run("lute"));
-
-    let other_process = folder.open();
-    assert!(matches!(cache.gc(1, DryRun::No).unwrap_err(), Error::InUse { .. }));
-    drop(other_process);
-    let planned = cache.gc(1, DryRun::Yes).unwrap();
-    assert!(folder.object(old).exists());
-    assert_eq!(cache.gc(1, DryRun::No).unwrap(), planned);
-    assert_eq!((planned.objects, planned.executions, planned.runs), (1, 1, 1));
-    assert!(!folder.object(old).exists() && folder.object(new).exists());
 }
 
 #[test]

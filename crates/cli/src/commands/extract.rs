@@ -48,6 +48,8 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
             .extract(&data, manifest, digest, &mut runner)?
             .expect("outside a plan every stage gives a result");
         let skipped = skipped_files(manifest, &load::<SkippedImages>(&cache, &extracted.skipped)?);
+        let n_reused = manifest.entries.len() - skipped.len() - extracted.n_embedded;
+        runner.count_images(n_reused, extracted.n_embedded);
         if let [scanned, embedded] = runner.reports() {
             print_stage(progress, scanned, &describe(&found));
             print_stage(

@@ -149,6 +149,7 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
         reused: manifest.entries.len() - skipped.len() - extracted.n_embedded,
         skipped: skipped.len(),
     };
+    runner.count_images(images.reused, images.embedded);
     let mut outcome = format!("{} embedded, {} reused", images.embedded, images.reused);
     if images.skipped > 0 {
         outcome += &format!(", {} skipped", images.skipped);

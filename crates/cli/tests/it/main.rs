@@ -1,5 +1,6 @@
 //! The binary as its users run it, on untrained weights and small pictures.
 
+mod cache;
 mod faults;
 mod music10;
 mod original;

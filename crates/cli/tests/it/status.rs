@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use luthier_artifact::{Cache, Execution, KeyPart, Output, RunStage};
+use luthier_artifact::{Cache, Execution, KeyPart, Output, Reuse, RunStage};
 use luthier_classify::ClassifyConfig;
 use luthier_eval::EvaluateConfig;
 use luthier_extract::{ExtractConfig, ExtractorConfig};
@@ -61,7 +61,7 @@ fn record_run(project: &Project, executions: &[Execution]) {
         })
         .collect();
     let cache = Cache::open(&project.path(".luthier")).unwrap();
-    cache.record_run(&name(project), &used).unwrap();
+    cache.record_run(&name(project), &used, Reuse::default()).unwrap();
 }
 
 /// A copy of [`BASE`] with a cache that knows one run alone, which `change` makes another than it was.
@@ -834,7 +834,7 @@ fn times_are_judged_by_earlier_runs_that_compare() {
         stage: "features".to_owned(),
         key: later.key.digest(),
     };
-    cache.record_run("another project", &[used]).unwrap();
+    cache.record_run("another project", &[used], Reuse::default()).unwrap();
     drop(cache);
     let estimates = |flags: &[&str]| -> Vec<Option<f64>> {
         let plan = plan(&project, flags);

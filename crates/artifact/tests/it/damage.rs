@@ -1,0 +1,451 @@
+//! Damage anywhere in the cache is a miss: never another answer, never a panic, and never more lost than what was hit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use luthier_artifact::{
+    Artifact, Cache, Digest, Error, Execution, ExtractorInfo, FeatureTable, FileStat, Key, Manifest, Output, Reuse,
+    RunStage, StoredTable,
+};
+use ndarray::Array2;
+
+use crate::{EXTRACTOR, Folder, features, manifest};
+
+const N_IMAGES: usize = 12;
+const WIDTH: usize = 2048;
+
+/// The same numbers every time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 += 1;
+        let bytes = *Digest::of(&self.0.to_le_bytes()).as_bytes().first_chunk().unwrap();
+        (u64::from_le_bytes(bytes) % bound as u64) as usize
+    }
+}
+
+/// What a run stores, and what it asks later. Equal to itself however often it is made.
+struct Truth {
+    extractor: Digest,
+    features: Vec<(Digest, Vec<f32>)>,
+    manifests: [Manifest; 2],
+    table: FeatureTable,
+    executions: Vec<Execution>,
+    runs: [Vec<RunStage>; 2],
+    file: (&'static str, FileStat, Digest),
+    export: PathBuf,
+}
+
+const PROJECT: &str = "/project";
+const PHOTOS: &str = "/photos";
+
+impl Truth {
+    fn new(export: &Path) -> Self {
+        fs::write(export, "for the user").unwrap();
+        let image = |n: usize| Digest::of(format!("image {n}").as_bytes());
+        let row = |n: usize| (0..WIDTH).map(|column| (n * WIDTH + column) as f32 / 7.0).collect();
+        let features: Vec<(Digest, Vec<f32>)> = (0..N_IMAGES).map(|n| (image(n), row(n))).collect();
+        let manifests = [manifest("harp"), manifest("lute")];
+        let table = FeatureTable {
+            classes: vec!["harp".into()],
+            extractor: ExtractorInfo {
+                views: vec!["squash".into()],
+                combine: "mean".into(),
+                decode: "scaled".into(),
+                weights: "untrained".into(),
+                weights_sha256: "00".into(),
+                precision: "fp32".into(),
+            },
+            labels: vec![0; N_IMAGES],
+            images: features.iter().map(|(image, _)| *image).collect(),
+            features: Array2::from_shape_fn((N_IMAGES, WIDTH), |(row, column)| features[row].1[column]),
+        };
+        let execution = |stage: &str, setting: usize, digest: Digest| Execution {
+            key: Key::stage(stage, 1).field("setting", setting).finish(),
+            outputs: vec![Output {
+                name: stage.to_owned(),
+                digest,
+            }],
+            seconds: 1.5,
+        };
+        let executions = vec![
+            execution("scan", 1, manifests[0].digest()),
+            execution("scan", 2, manifests[1].digest()),
+            execution("extract", 1, table.rows().digest()),
+        ];
+        let stage = |execution: &Execution| RunStage {
+            stage: execution.key.stage.clone(),
+            key: execution.key.digest(),
+        };
+        let runs = [vec![stage(&executions[0])], executions[1..].iter().map(stage).collect()];
+        let stat = FileStat {
+            size: 5,
+            mtime_ns: 7,
+            inode: 9,
+        };
+        Truth {
+            extractor: Digest::of(EXTRACTOR),
+            features,
+            manifests,
+            table,
+            executions,
+            runs,
+            file: ("harp/a.jpg", stat, image(0)),
+            export: export.to_owned(),
+        }
+    }
+
+    fn store(&self, cache: &Cache) {
+        self.try_store(cache).unwrap();
+    }
+
+    fn try_store(&self, cache: &Cache) -> Result<(), Error> {
+        for manifest in &self.manifests {
+            cache.put(manifest)?;
+        }
+        cache.put_table(&self.table)?;
+        cache.store_features(&self.extractor, &self.features)?;
+        self.executions
+            .iter()
+            .try_for_each(|execution| cache.record(execution))?;
+        for run in &self.runs {
+            cache.record_run(PROJECT, run, Reuse::default())?;
+        }
+        cache.remember_files(Path::new(PHOTOS), [self.file].into_iter())?;
+        cache.remember_export(&self.export, &self.table.rows().digest())
+    }
+
+    /// Asks what a run asks. Every answer is the stored one or none; the result counts those that are none.
+    fn count_misses(&self, cache: &Cache, place: &str) -> usize {
+        let mut n_misses = 0;
+        let mut check = |is_miss: bool, is_right: bool, what: &str| {
+            assert!(is_miss || is_right, "{place}: {what}");
+            n_misses += usize::from(is_miss);
+        };
+        for manifest in &self.manifests {
+            let found: Option<Manifest> = cache.get(&manifest.digest()).unwrap();
+            check(found.is_none(), found.as_ref() == Some(manifest), "manifest");
+        }
+        let found = match cache.table(&self.table.rows().digest()).unwrap().map(StoredTable::load) {
+            Some(Err(Error::Lost { .. })) | None => None,
+            Some(table) => Some(table.unwrap()),
+        };
+        check(found.is_none(), found.as_ref() == Some(&self.table), "table");
+        let images: Vec<Digest> = self.features.iter().map(|(image, _)| *image).collect();
+        let found = features(cache, &self.extractor, &images, WIDTH);
+        for (image, row) in &self.features {
+            let found = found.get(image);
+            check(found.is_none(), found == Some(row), "features");
+        }
+        let of_another = cache.feature_digests(&Digest::of(b"another"), &images).unwrap();
+        assert!(of_another.iter().all(Option::is_none), "{place}");
+        for execution in &self.executions {
+            let found = cache.execution(&execution.key.digest()).unwrap();
+            let is_right = found
+                .as_ref()
+                .is_some_and(|found| found.key == execution.key && found.outputs == execution.outputs);
+            check(found.is_none(), is_right, "execution");
+        }
+        let last = cache.last_run(PROJECT).unwrap();
+        check(
+            last.is_empty() || last == self.runs[0],
+            last == self.runs[1],
+            "last run",
+        );
+        let (path, stat, digest) = &self.file;
+        let later = FileStat { mtime_ns: 8, ..*stat };
+        let find = |stat| {
+            cache
+                .file_digests(Path::new(PHOTOS), [(*path, stat)].into_iter())
+                .unwrap()[0]
+        };
+        check(find(*stat).is_none(), find(*stat) == Some(*digest), "file");
+        assert_eq!(find(later), None, "{place}");
+        check(
+            !cache.is_exported(&self.export, &self.table.rows().digest()).unwrap(),
+            true,
+            "export",
+        );
+        for other in [Digest::of(b"another"), Digest::from_bytes([0; 32])] {
+            assert!(!cache.is_exported(&self.export, &other).unwrap(), "{place}: export");
+        }
+        n_misses
+    }
+}
+
+/// A cache's files: `closed` after its process ended, or as a killed one left them, with the last writes in SQLite's log.
+fn stored(truth: &Truth, closed: bool) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = Folder::new();
+    let cache = folder.open();
+    truth.store(&cache);
+    if closed {
+        drop(cache);
+    }
+    crate::files(folder.root.path())
+}
+
+/// In memory where the system has such a folder: what a disk does is not asked here, and thousands of syncs cost minutes.
+fn lay_out(files: &[(PathBuf, Vec<u8>)]) -> Folder {
+    let folder = Folder {
+        root: tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap(),
+    };
+    for (path, bytes) in files {
+        let path = folder.root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    folder
+}
+
+/// A run over damaged files: finds right answers or none, stores what it did not find, and then all is well again.
+fn check_flip(truth: &Truth, files: &[(PathBuf, Vec<u8>)], (file, byte, mask): (usize, usize, u8)) -> Outcome {
+    let mut files = files.to_vec();
+    let (path, bytes) = &mut files[file];
+    bytes[byte] ^= mask;
+    let place = format!("{} byte {byte} ^ {mask:#04x}", path.display());
+    let folder = lay_out(&files);
+    let cache = Cache::open(folder.root.path()).unwrap_or_else(|error| panic!("{place}: {error}"));
+    let n_misses = truth.count_misses(&cache, &place);
+    if byte.is_multiple_of(4) {
+        cache.verify().unwrap_or_else(|error| panic!("{place}: {error}"));
+        cache.stats().unwrap_or_else(|error| panic!("{place}: {error}"));
+        truth.count_misses(&cache, &place);
+    }
+    truth
+        .try_store(&cache)
+        .unwrap_or_else(|error| panic!("{place}: {error}"));
+    // In an index of rows, a flip can hide a row from SQLite without its notice: then only `verify` tells.
+    let is_hidden = truth.count_misses(&cache, &place) > 0;
+    if is_hidden {
+        assert!(cache.verify().unwrap().damaged_index.is_some(), "{place}: not found");
+        truth.store(&cache);
+        assert_eq!(truth.count_misses(&cache, &place), 0, "{place}: stored again");
+    }
+    drop(cache);
+    assert_eq!(truth.count_misses(&folder.open(), &place), 0, "{place}: opened again");
+    Outcome { n_misses, is_hidden }
+}
+
+#[derive(Clone, Copy)]
+struct Outcome {
+    n_misses: usize,
+    is_hidden: bool,
+}
+
+#[test]
+fn every_flipped_byte_is_a_miss_and_the_next_run_mends_it() {
+    let outside = tempfile::tempdir().unwrap();
+    let truth = Truth::new(&outside.path().join("export"));
+    let mut random = Random(0);
+    let mut n_flips = 0;
+    for closed in [true, false] {
+        let files = stored(&truth, closed);
+        let mut flips = Vec::new();
+        for (file, (path, bytes)) in files.iter().enumerate() {
+            let name = path.file_name().unwrap().to_string_lossy();
+            let (head, n_random) = match &*name {
+                "index.sqlite" => (100, if closed { 900 } else { 100 }),
+                "index.sqlite-wal" => (56, 500),
+                "index.sqlite-shm" => (136, 60),
+                _ if bytes.len() < 1000 => (if closed { bytes.len() } else { 0 }, 0),
+                _ => (8, 40),
+            };
+            let places = (0..head.min(bytes.len())).collect::<Vec<_>>();
+            let others = (0..n_random).map(|_| random.below(bytes.len()));
+            let others: Vec<usize> = others.collect();
+            for byte in places.into_iter().chain(others) {
+                flips.push((file, byte, 1 + random.below(255) as u8));
+            }
+        }
+        let next = AtomicUsize::new(0);
+        let (n_misses, n_hidden) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+                scope.spawn(|| {
+                    while let Some(flip) = flips.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let outcome = check_flip(&truth, &files, *flip);
+                        n_misses.fetch_add(outcome.n_misses, Ordering::Relaxed);
+                        n_hidden.fetch_add(usize::from(outcome.is_hidden), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        n_flips += flips.len();
+        let per_flip = n_misses.into_inner() as f64 / flips.len() as f64;
+        let n_hidden = n_hidden.into_inner();
+        println!(
+            "closed: {closed}: {} flips, {per_flip:.2} misses each, {n_hidden} rows hidden",
+            flips.len()
+        );
+        // A flip in a row of features is a miss of an image and of the table. One in SQLite's log loses all that was
+        // written after it, as if the power had failed.
+        let expected = if closed { 0.1..3.0 } else { 0.1..12.0 };
+        assert!(
+            expected.contains(&per_flip),
+            "{per_flip} misses a flip, closed: {closed}"
+        );
+        assert!(
+            n_hidden < flips.len() / 50,
+            "{n_hidden} of {}, closed: {closed}",
+            flips.len()
+        );
+    }
+    assert!(n_flips >= 2000, "{n_flips} flips");
+}
+
+#[test]
+fn an_index_without_its_head_keeps_all_features() {
+    let outside = tempfile::tempdir().unwrap();
+    let truth = Truth::new(&outside.path().join("export"));
+    for closed in [true, false] {
+        let mut files = stored(&truth, closed);
+        for (path, bytes) in &mut files {
+            if path.ends_with("index.sqlite") {
+                let head = bytes.len().min(4096);
+                bytes[..head].fill(0x55);
+            }
+        }
+        let folder = lay_out(&files);
+        let images: Vec<Digest> = truth.features.iter().map(|(image, _)| *image).collect();
+        let found = features(&folder.open(), &truth.extractor, &images, WIDTH);
+        assert_eq!(found.len(), N_IMAGES, "closed: {closed}");
+        // In the other case the log holds another copy of the head, and SQLite reads that.
+        assert_eq!(folder.root.path().join("index.sqlite.damaged").exists(), closed);
+    }
+}
+
+#[test]
+fn a_truncated_index_keeps_what_is_before_the_cut() {
+    let outside = tempfile::tempdir().unwrap();
+    let truth = Truth::new(&outside.path().join("export"));
+    let files = stored(&truth, true);
+    let index = files
+        .iter()
+        .position(|(path, _)| path.ends_with("index.sqlite"))
+        .unwrap();
+    let length = files[index].1.len();
+    for cut in [
+        0,
+        1,
+        99,
+        100,
+        4095,
+        4096,
+        length / 3,
+        length / 2,
+        length - 4096,
+        length - 1,
+    ] {
+        let mut files = files.clone();
+        files[index].1.truncate(cut);
+        let folder = lay_out(&files);
+        let place = format!("cut at {cut} of {length}");
+        let n_misses = truth.count_misses(&folder.open(), &place);
+        // Without its last page an index lacks what was written last, and SQLite refuses the small tables.
+        assert!(cut < length - 4096 || n_misses < 10, "{place}: {n_misses} misses");
+        truth.store(&folder.open());
+        assert_eq!(truth.count_misses(&folder.open(), &place), 0, "{place}");
+    }
+}
+
+#[test]
+fn who_has_the_damaged_index_open_goes_on_in_the_new_one() {
+    let outside = tempfile::tempdir().unwrap();
+    let truth = Truth::new(&outside.path().join("export"));
+    let folder = lay_out(&stored(&truth, true));
+    let (finder, other) = (folder.open(), folder.open());
+    let [before, after] = ["before", "after"].map(|name| Digest::of(name.as_bytes()));
+    other.store_features(&truth.extractor, &[(before, vec![1.0])]).unwrap();
+
+    // Some process scribbles over the pages of records, of which SQLite keeps no copy yet.
+    let index = folder.root.path().join("index.sqlite");
+    let mut bytes = fs::read(&index).unwrap();
+    for page in bytes.chunks_mut(4096).skip(1) {
+        if page[0] != 13 {
+            page[..8].fill(0xff);
+        }
+    }
+    fs::write(&index, bytes).unwrap();
+    truth.count_misses(&finder, "the finder");
+    assert!(folder.root.path().join("index.sqlite.damaged").exists());
+
+    other.store_features(&truth.extractor, &[(after, vec![2.0])]).unwrap();
+    drop(other);
+    let rows = features(&folder.open(), &truth.extractor, &[before, after], 1);
+    assert_eq!(
+        (rows.get(&before), rows.get(&after)),
+        (Some(&vec![1.0]), Some(&vec![2.0]))
+    );
+    drop(finder);
+    assert_eq!(features(&folder.open(), &truth.extractor, &[after], 1).len(), 1);
+}
+
+#[test]
+fn a_layout_that_stands_in_one_place_alone_is_damage() {
+    let outside = tempfile::tempdir().unwrap();
+    let truth = Truth::new(&outside.path().join("export"));
+    for version in [0, 1, 3, 99, -1] {
+        let folder = lay_out(&stored(&truth, true));
+        folder.tamper(&format!("PRAGMA user_version = {version}"));
+        assert_eq!(truth.count_misses(&folder.open(), &format!("layout {version}")), 0);
+    }
+}
+
+#[test]
+fn a_folder_that_may_only_be_read_is_read_and_nothing_is_added() {
+    let outside = tempfile::tempdir().unwrap();
+    let truth = Truth::new(&outside.path().join("export"));
+    let folder = lay_out(&stored(&truth, true));
+    let read_only = |is_read_only: bool| {
+        for path in crate::folders(folder.root.path()) {
+            let mut permissions = fs::metadata(&path).unwrap().permissions();
+            permissions.set_readonly(is_read_only);
+            fs::set_permissions(&path, permissions).unwrap();
+        }
+    };
+    read_only(true);
+    if fs::write(folder.root.path().join("probe"), "").is_ok() {
+        read_only(false);
+        println!("skipped: this user may write everywhere");
+        return;
+    }
+    let before = crate::files(folder.root.path());
+    {
+        let cache = folder.open();
+        assert_eq!(truth.count_misses(&cache, "read-only"), 0);
+        truth.store(&cache);
+        let image = Digest::of(b"new");
+        cache.store_features(&truth.extractor, &[(image, vec![1.0])]).unwrap();
+        assert_eq!(features(&cache, &truth.extractor, &[image], 1).len(), 1);
+    }
+    assert!(before == crate::files(folder.root.path()));
+    read_only(false);
+}
+
+#[test]
+fn rows_of_runs_and_exports_are_checked_too() {
+    let outside = tempfile::tempdir().unwrap();
+    let truth = Truth::new(&outside.path().join("export"));
+    for (sql, expected) in [
+        ("UPDATE run SET project = '/other' WHERE id = 2", 1),
+        (
+            "UPDATE run SET record = replace(record, 'finished', 'begun') WHERE id = 2",
+            1,
+        ),
+        ("UPDATE run SET id = 9 WHERE id = 1", 0),
+        ("UPDATE export SET source = zeroblob(32)", 1),
+        ("UPDATE export SET size = size + 1", 1),
+        ("UPDATE file SET inode = inode + 1", 1),
+    ] {
+        let folder = lay_out(&stored(&truth, true));
+        folder.tamper(sql);
+        let cache = folder.open();
+        assert_eq!(truth.count_misses(&cache, sql), expected, "{sql}");
+        assert_eq!(cache.verify().unwrap().damaged_records, 1, "{sql}");
+        assert_eq!(cache.verify().unwrap().damaged_records, 0, "{sql}");
+    }
+}

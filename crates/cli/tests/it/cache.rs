@@ -1,0 +1,360 @@
+//! What becomes of a run when its cache is damaged, full, read-only, newer or without locks; and what `luthier cache` says.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::{PIPELINE, Project, Ran, photo, snapshot};
+
+/// What the user gets, but for the times in it.
+fn outputs(project: &Project) -> Vec<(PathBuf, Vec<u8>)> {
+    ["features", "models", "reports"]
+        .iter()
+        .flat_map(|folder| snapshot(&project.path(folder)))
+        .collect()
+}
+
+fn cache(project: &Project, arguments: &[&str]) -> Value {
+    let ran = project.run(&[&["cache"], arguments, &["--json"]].concat()).ok();
+    serde_json::from_str(&ran.stdout).unwrap()
+}
+
+/// Puts a folder's files back, in place: files of the same name stay the same files.
+fn restore(folder: &Path, files: &[(PathBuf, Vec<u8>)]) {
+    for (path, _) in snapshot(folder) {
+        if files.iter().all(|(known, _)| *known != path) {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    for (path, bytes) in files {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+/// Flips bytes in every file of a cache of which a run needs everything and makes nothing. The same, many more times and
+/// place by place, is tested where the cache is made; here the whole program is.
+#[test]
+fn a_flipped_byte_changes_no_result() {
+    let n_flips: usize = match std::env::var("LUTHIER_TEST_FLIPS") {
+        Ok(number) => number.parse().expect("LUTHIER_TEST_FLIPS is a number"),
+        Err(_) => 100,
+    };
+    let project = Project::new();
+    project.pipeline(&[]);
+    let test = project.pipeline(&[])["test"].clone();
+    let expected = outputs(&project);
+    let folder = project.path(".luthier");
+    let mut stored = snapshot(&folder);
+    let mut seed = 1_u64;
+    let mut below = |bound: usize| {
+        // Knuth's multiplier; the high bits are the good ones.
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % bound
+    };
+    let mut n_recomputed = 0;
+    for flip in 0..n_flips {
+        // Half of the flips are in the index, and a third of those in its header.
+        let index = stored
+            .iter()
+            .position(|(path, _)| path.ends_with("index.sqlite"))
+            .unwrap();
+        let filled: Vec<usize> = (0..stored.len()).filter(|&file| !stored[file].1.is_empty()).collect();
+        let file = match flip % 2 {
+            0 => index,
+            _ => filled[flip / 2 % filled.len()],
+        };
+        let length = stored[file].1.len();
+        let byte = below(if flip % 6 == 0 { length.min(100) } else { length });
+        let mask = 1 + below(255) as u8;
+        let place = format!("{} byte {byte} ^ {mask:#04x}", stored[file].0.display());
+        let mut damaged = stored.clone();
+        damaged[file].1[byte] ^= mask;
+        restore(&folder, &damaged);
+
+        let ran = project.run(&[&PIPELINE[..], &["--json"]].concat());
+        assert_eq!(ran.status, 0, "{place}: {}", ran.stderr);
+        let outcome: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!(outcome["test"], test, "{place}");
+        assert!(outputs(&project) == expected, "{place}: other files");
+        n_recomputed += usize::from(ran.stderr.contains(" ran "));
+        if ran.stderr.contains("warning: .luthier") || ran.stderr.contains(" ran ") {
+            // Files that were written again are others, and the cache of before does not know them.
+            project.pipeline(&[]);
+            for left_over in ["index.sqlite.damaged", "index.sqlite.damaged-wal"] {
+                fs::remove_file(folder.join(left_over)).ok();
+            }
+            stored = snapshot(&folder);
+        }
+    }
+    println!("{n_flips} flips, {n_recomputed} runs computed something again");
+    assert!(n_recomputed > 0, "no flip hit anything");
+}
+
+#[test]
+fn stats_say_what_is_stored_and_what_the_last_run_was_spared() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let stats = cache(&project, &["stats"]);
+    assert_eq!(stats["features"], 18);
+    assert_eq!(stats["feature_bytes"], 18 * 2048 * 4);
+    assert_eq!(
+        stats["last_run"]["reuse"],
+        json!({"stages_reused": 0, "stages_run": 5, "images_reused": 0, "images_embedded": 18})
+    );
+    let parts: BTreeMap<&str, &str> = (stats["extractors"][0]["parts"].as_array().unwrap().iter())
+        .map(|part| (part["name"].as_str().unwrap(), part["value"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        (parts["view"], parts["weights name"], parts["precision"]),
+        ("squash", "untrained", "fp32")
+    );
+    project.write("data/train/drum/new.jpg", &photo(0, 51));
+    project.pipeline(&[]);
+    let reuse = &cache(&project, &["stats"])["last_run"]["reuse"];
+    assert_eq!(
+        (&reuse["images_embedded"], &reuse["images_reused"]),
+        (&json!(1), &json!(18))
+    );
+    project.pipeline(&[]);
+    let stats = cache(&project, &["stats"]);
+    assert_eq!(stats["runs"], 2, "a run with nothing to do is the last one, used again");
+    assert_eq!(stats["last_run"]["reuse"]["stages_reused"], 5);
+    let text = project.run(&["cache", "stats"]).ok().stdout;
+    assert!(
+        text.contains("5 of 5 stages and 19 of 19 images from the cache"),
+        "{text}"
+    );
+    assert!(text.contains("untrained, squash, scaled, fp32, cpu"), "{text}");
+}
+
+#[test]
+fn gc_and_prune_images_keep_what_is_in_use() {
+    let project = Project::new();
+    project.pipeline(&["--views", "squash,crop"]);
+    project.pipeline(&[]);
+    fs::remove_file(project.path("data/train/harp/3.jpg")).unwrap();
+    project.pipeline(&[]);
+    let expected = outputs(&project);
+
+    let planned = cache(&project, &["prune-images", "--dry-run"]);
+    assert_eq!(planned["features"], 2, "the image that is gone, in both views");
+    assert_eq!(cache(&project, &["prune-images"]), planned);
+    let planned = cache(&project, &["gc", "--keep-runs", "1", "--dry-run"]);
+    assert_eq!((&planned["runs"], &planned["features"]), (&json!(2), &json!(17)));
+    assert_eq!(cache(&project, &["gc", "--keep-runs", "1"]), planned);
+    assert_eq!(
+        cache(&project, &["gc", "--max-size", "1TiB", "--keep-days", "1"])["objects"],
+        0
+    );
+    let stages = project.pipeline(&[])["stages"].clone();
+    assert!(
+        stages
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|stage| stage["status"] == "fresh"),
+        "{stages}"
+    );
+
+    let all = cache(&project, &["gc", "--max-size", "0"]);
+    assert_eq!(all["features"], 17);
+    assert_eq!(cache(&project, &["stats"])["objects"], 0);
+    assert_eq!(project.pipeline(&[])["images"]["embedded"], 17);
+    assert!(outputs(&project) == expected);
+}
+
+#[test]
+fn verify_forgets_what_is_damaged_and_the_next_run_makes_it_again() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let expected = outputs(&project);
+    assert_eq!(cache(&project, &["verify"])["damaged_objects"], 0);
+    let objects = snapshot(&project.path(".luthier/objects"));
+    for (path, bytes) in &objects {
+        fs::write(path, &bytes[1..]).unwrap();
+    }
+    project.write(".luthier/.luthier-half", b"of a process that was killed");
+    let report = cache(&project, &["verify"]);
+    assert_eq!(report["damaged_objects"], objects.len());
+    assert_eq!(
+        (&report["forgotten_executions"], &report["left_over_files"]),
+        (&json!(5), &json!(1))
+    );
+    assert_eq!(project.pipeline(&[])["images"]["reused"], 18);
+    assert!(outputs(&project) == expected);
+}
+
+#[test]
+fn a_cache_of_a_newer_luthier_is_left_alone() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let index = project.path(".luthier/index.sqlite");
+    let mut bytes = fs::read(&index).unwrap();
+    // SQLite's user_version and application_id, both of which say the layout.
+    bytes[63] = 99;
+    bytes[71] = 99;
+    fs::write(&index, &bytes).unwrap();
+    let ran = project.run(&PIPELINE);
+    assert_eq!(
+        ran.error(),
+        (
+            1,
+            "error: .luthier/index.sqlite: cache has layout 99, this luthier reads layout 2\n\
+             hint: update luthier, or use another folder with --cache-dir and leave this one to the newer luthier"
+        )
+    );
+    assert!(fs::read(&index).unwrap() == bytes);
+}
+
+/// Makes a folder read-only, also for a superuser if `chattr` can, and writable again in the end.
+struct ReadOnly(PathBuf);
+
+impl ReadOnly {
+    fn new(folder: &Path) -> Option<Self> {
+        let read_only = ReadOnly(folder.to_owned());
+        read_only.set("a-w", "+i");
+        fs::write(folder.join("probe"), "").is_err().then_some(read_only)
+    }
+
+    fn set(&self, mode: &str, attribute: &str) {
+        // One of the two is enough, and either may be refused.
+        for (program, argument) in [("chmod", mode), ("chattr", attribute)] {
+            Command::new(program).arg("-R").arg(argument).arg(&self.0).output().ok();
+        }
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        self.set("u+w", "-i");
+        // What is immutable cannot be made writable either.
+        self.set("u+w", "-i");
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_read_and_everything_else_is_done() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let before = snapshot(&project.path(".luthier"));
+    let Some(read_only) = ReadOnly::new(&project.path(".luthier")) else {
+        println!("skipped: this user may write everywhere");
+        return;
+    };
+    project.write("data/train/drum/new.jpg", &photo(0, 51));
+    for _ in 0..2 {
+        let ran = project.run(&[&PIPELINE[..], &["--json"]].concat()).ok();
+        assert_eq!(
+            ran.stderr.matches("warning: cache cannot be written").count(),
+            1,
+            "{}",
+            ran.stderr
+        );
+        let outcome: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!(
+            outcome["images"],
+            json!({"total": 19, "embedded": 1, "reused": 18, "skipped": 0}),
+            "nothing is remembered"
+        );
+    }
+    assert_eq!(cache(&project, &["stats"])["features"], 18);
+    let ran = project.run(&["cache", "gc"]);
+    let (status, error) = ran.error();
+    assert_eq!(status, 1);
+    assert!(
+        error.starts_with("error: .luthier: expected a cache that can be written"),
+        "{error}"
+    );
+    assert!(snapshot(&project.path(".luthier")) == before);
+    drop(read_only);
+
+    let incremental = outputs(&project);
+    assert_eq!(project.pipeline(&[])["images"]["embedded"], 1);
+    assert!(outputs(&project) == incremental);
+}
+
+/// Runs the pipeline while the system answers a call with an error. `None` where that cannot be arranged.
+fn run_with_fault(project: &Project, call: &str, fault: &str) -> Option<Ran> {
+    let plain = project.command(&PIPELINE);
+    let mut traced = Command::new("strace");
+    traced
+        .args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e"])
+        .arg(format!("inject={call}:{fault}"))
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .current_dir(project.path(""));
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => traced.env(name, value),
+            None => traced.env_remove(name),
+        };
+    }
+    let ran = Ran::of(traced.output().ok()?);
+    if ran.stderr.contains("strace: ") {
+        return None;
+    }
+    Some(ran)
+}
+
+#[test]
+fn a_file_system_without_locks_is_named() {
+    let project = Project::new();
+    for (call, fault) in [
+        ("flock", "error=EOPNOTSUPP"),
+        ("flock", "error=ENOLCK"),
+        ("fcntl", "error=EIO"),
+    ] {
+        let Some(ran) = run_with_fault(&project, call, fault) else {
+            println!("skipped: no strace, or no right to trace");
+            return;
+        };
+        let (status, error) = ran.error();
+        assert_eq!(status, 1);
+        assert!(error.starts_with("error: .luthier/"), "{call} {fault}: {error}");
+        assert!(
+            error.contains("hint: put the cache on a local disk with --cache-dir"),
+            "{call} {fault}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_nothing_is_lost() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let expected = outputs(&project);
+    for folder in ["features", "models", "reports", ".luthier"] {
+        fs::remove_dir_all(project.path(folder)).unwrap();
+    }
+    let mut n_errors = 0;
+    // SQLite writes with one of the calls, everything else with the other.
+    for (call, first) in [
+        ("pwrite64", 1),
+        ("pwrite64", 40),
+        ("pwrite64", 90),
+        ("write", 60),
+        ("fsync", 9),
+    ] {
+        let Some(ran) = run_with_fault(&project, call, &format!("error=ENOSPC:when={first}+")) else {
+            println!("skipped: no strace, or no right to trace");
+            return;
+        };
+        if ran.status == 0 {
+            continue;
+        }
+        n_errors += 1;
+        let (status, error) = ran.error();
+        assert_eq!(status, 1, "{call} {first}: {}", ran.stderr);
+        assert!(error.contains("\nhint: "), "{call} {first}: {error}");
+        assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+    }
+    assert!(n_errors >= 3, "{n_errors}");
+    project.pipeline(&[]);
+    assert!(outputs(&project) == expected);
+}
