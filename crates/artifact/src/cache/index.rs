@@ -127,6 +127,8 @@ impl Index {
         if complaint == "ok" {
             return Ok(None);
         }
+        // A complaint about a page begins with a line about the database.
+        let complaint = complaint.lines().last().unwrap_or_default().to_owned();
         self.mend(&mut self.opened(), &corrupt(&complaint))?;
         Ok(Some(complaint))
     }
@@ -785,7 +787,8 @@ fn replace(path: &Path, cause: &rusqlite::Error) -> Result<()> {
         .map_err(Error::io(path))?;
     fs::rename(&new, path).map_err(Error::io(path))?;
     tracing::warn!(
-        "{}: damaged ({cause}); moved to {}; a new index begins with what was whole: features of {n_features} images,          {n_rows} records",
+        "{}: damaged ({cause}); moved to {}; a new index begins with what was whole: features of {n_features} images, \
+         {n_rows} records",
         path.display(),
         aside.display()
     );
