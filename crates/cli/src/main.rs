@@ -4,7 +4,7 @@
 macro_rules! out {
     ($($text:tt)*) => {{
         use std::io::Write as _;
-        write!(std::io::stdout().lock(), $($text)*)?
+        anyhow::Context::context(write!(std::io::stdout().lock(), $($text)*), "stdout")?
     }};
 }
 
@@ -12,7 +12,7 @@ macro_rules! out {
 macro_rules! outln {
     ($($text:tt)*) => {{
         use std::io::Write as _;
-        writeln!(std::io::stdout().lock(), $($text)*)?
+        anyhow::Context::context(writeln!(std::io::stdout().lock(), $($text)*), "stdout")?
     }};
 }
 

@@ -1,21 +1,27 @@
 //! The binary as its users run it, on untrained weights and small pictures.
 
 mod cache;
+mod edits;
 mod faults;
+#[cfg(unix)]
+mod kills;
 mod music10;
 mod original;
 mod pipeline;
 mod predict;
 mod settings;
 mod status;
+#[cfg(unix)]
+mod together;
 mod weights;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use image::codecs::bmp::BmpEncoder;
 use image::codecs::jpeg::JpegEncoder;
-use image::{Rgb, RgbImage};
+use image::{ExtendedColorType, Rgb, RgbImage};
 use serde_json::Value;
 
 /// A folder to run in, with a home of its own, so that nothing outside matters or is touched.
@@ -124,15 +130,50 @@ impl Ran {
 
 /// A picture that says which class it is of, if one looks closely.
 fn photo(class: usize, n: usize) -> Vec<u8> {
-    let image = RgbImage::from_fn(60, 40, |x, y| {
-        let wave = (x as usize * (class + 1) * 9 + y as usize * (3 - class) * 7 + n * 11) % 256;
-        Rgb([wave as u8, (255 * class / 2) as u8, (n * 40) as u8])
-    });
     let mut bytes = Vec::new();
     JpegEncoder::new_with_quality(&mut bytes, 90)
-        .encode_image(&image)
+        .encode_image(&picture(60, 40, class, n))
         .unwrap();
     bytes
+}
+
+/// A small picture in a file whose length does not depend on what is in it.
+fn bitmap(class: usize, n: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    BmpEncoder::new(&mut bytes)
+        .encode(&picture(12, 8, class, n), 12, 8, ExtendedColorType::Rgb8)
+        .unwrap();
+    bytes
+}
+
+fn picture(width: u32, height: u32, class: usize, n: usize) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        let wave = (x as usize * (class + 1) * 9 + y as usize * (3 - class) * 7 + n * 11) % 256;
+        Rgb([wave as u8, (255 * class / 2) as u8, (n * 40) as u8])
+    })
+}
+
+/// What a run of the pipeline wrote below `out`, without what a killed one left half written.
+fn results(out: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let folders = ["features", "models", "reports"].map(|folder| out.join(folder));
+    let files = folders
+        .iter()
+        .filter(|folder| folder.exists())
+        .flat_map(|folder| snapshot(folder));
+    let of_run = files.filter(|(path, _)| !path.file_name().unwrap().to_string_lossy().starts_with(".luthier-"));
+    of_run
+        .map(|(path, bytes)| (path.strip_prefix(out).unwrap().to_owned(), bytes))
+        .collect()
+}
+
+/// That two runs wrote the same files with the same bytes.
+#[track_caller]
+fn assert_same(found: &[(PathBuf, Vec<u8>)], expected: &[(PathBuf, Vec<u8>)], when: &str) {
+    let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(found), names(expected), "{when}");
+    for ((name, found), (_, expected)) in found.iter().zip(expected) {
+        assert!(found == expected, "{} differs: {when}", name.display());
+    }
 }
 
 /// Every file below a folder with its bytes, ordered by path.

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::{PIPELINE, Project, Ran, photo, snapshot};
+use crate::{Project, photo, snapshot};
 
 /// The stages' statuses in order, for example `scan ran, extract fresh`.
 fn statuses(outcome: &Value) -> String {
@@ -229,53 +229,6 @@ fn a_deleted_output_is_written_again_without_running_a_stage() {
             .unwrap()
             .starts_with(b"\x93NUMPY")
     );
-}
-
-#[test]
-fn a_killed_run_is_continued_and_gives_the_same_bytes() {
-    let project = Project::new();
-    for milliseconds in [50, 200, 400, 600] {
-        let mut child = project
-            .command(&PIPELINE)
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    project.pipeline(&[]);
-    let fresh = Project::new();
-    fresh.pipeline(&[]);
-    for file in [
-        "models/model.safetensors",
-        "features/train_features.npy",
-        "reports/confusion_matrix.csv",
-    ] {
-        assert!(
-            fs::read(project.path(file)).unwrap() == fs::read(fresh.path(file)).unwrap(),
-            "{file}"
-        );
-    }
-}
-
-#[test]
-fn two_runs_at_once_share_a_cache() {
-    let project = Project::new();
-    let start = || {
-        project
-            .command(&PIPELINE)
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-    };
-    let children = [start().unwrap(), start().unwrap()];
-    for child in children {
-        Ran::of(child.wait_with_output().unwrap()).ok();
-    }
-    let before = fs::read(project.path("models/model.safetensors")).unwrap();
-    assert_eq!(statuses(&project.pipeline(&[])), ALL_FRESH);
-    assert_eq!(fs::read(project.path("models/model.safetensors")).unwrap(), before);
 }
 
 #[test]
