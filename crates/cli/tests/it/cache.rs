@@ -264,7 +264,8 @@ fn a_cache_that_cannot_be_written_is_read_and_everything_else_is_done() {
         );
     }
     assert_eq!(cache(&project, &["stats"])["features"], 18);
-    let (status, error) = (|ran: &Ran| (ran.status, ran.error().1.to_owned()))(&project.run(&["cache", "gc"]));
+    let ran = project.run(&["cache", "gc"]);
+    let (status, error) = ran.error();
     assert_eq!(status, 1);
     assert!(
         error.starts_with("error: .luthier: expected a cache that can be written"),
