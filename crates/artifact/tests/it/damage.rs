@@ -396,6 +396,19 @@ fn a_layout_that_stands_in_one_place_alone_is_damage() {
 }
 
 #[test]
+fn tables_of_another_form_are_damage() {
+    let outside = tempfile::tempdir().unwrap();
+    let truth = Truth::new(&outside.path().join("export"));
+    let folder = lay_out(&stored(&truth, true));
+    // Nothing would fail here; the same image would only be stored again and again.
+    folder.tamper(
+        "CREATE TABLE other AS SELECT * FROM feature; DROP TABLE feature; ALTER TABLE other RENAME TO feature;",
+    );
+    assert_eq!(truth.count_misses(&folder.open(), "no longer unique"), 0);
+    assert!(folder.root.path().join("index.sqlite.damaged").exists());
+}
+
+#[test]
 fn a_folder_that_may_only_be_read_is_read_and_nothing_is_added() {
     let outside = tempfile::tempdir().unwrap();
     let truth = Truth::new(&outside.path().join("export"));

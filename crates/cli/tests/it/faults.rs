@@ -194,5 +194,9 @@ fn a_cache_that_is_no_database_is_set_aside() {
         b"a text file that somebody put here, longer than a header of a database",
     );
     let ran = project.run(&PIPELINE).ok();
-    assert!(ran.stderr.contains("not a readable index; moved to"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("damaged (file is not a database); moved to"),
+        "{}",
+        ran.stderr
+    );
 }
