@@ -8,6 +8,7 @@ mod compare;
 mod lint;
 mod pipeline;
 mod problem;
+mod scale;
 mod setup;
 mod test;
 mod workspace;
@@ -45,6 +46,8 @@ enum Command {
     },
     /// Measure Luthier beside PyTorch, ONNX Runtime, OpenVINO, Pillow and scikit-learn
     Compare(compare::Options),
+    /// Measure what a run costs as the number of images grows
+    Scale(scale::Options),
 }
 
 impl Command {
@@ -84,6 +87,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Lint => lint::run(&workspace),
         Command::Bench { args } => bench::run(&workspace, &args),
         Command::Compare(options) => compare::run(&workspace, &options),
+        Command::Scale(options) => scale::run(&workspace, &options),
     }
 }
 

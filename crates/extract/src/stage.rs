@@ -133,16 +133,19 @@ impl ExtractConfig {
         let extractors = Extractors::new(&keys, &extractor.views);
         let images = distinct_images(manifest);
         let digests: Vec<Digest> = images.iter().map(|(digest, _)| *digest).collect();
-        let missing = extractors.missing(&digests, views, cache)?;
-        let n_reused = digests.len() - missing.len();
-        let mut files: Vec<ImageFile> = missing
-            .into_iter()
-            .map(|(place, views)| ImageFile {
+        let mut vectors = cache.feature_digests(&extractors.of_rows, &digests)?;
+        let without_row: Vec<usize> = (0..digests.len()).filter(|&place| vectors[place].is_none()).collect();
+        let to_make: Vec<Digest> = without_row.iter().map(|&place| digests[place]).collect();
+        let mut files: Vec<ImageFile> = (without_row.iter())
+            .zip(extractors.missing(&to_make, views, cache)?)
+            .filter(|(_, views)| !views.is_empty())
+            .map(|(&place, views)| ImageFile {
                 path: source.path(&manifest.entries[images[place].1]),
                 digest: Some(digests[place]),
                 views,
             })
             .collect();
+        let n_reused = digests.len() - files.len();
         // Files of a folder often lie together on the disk.
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let mut skipped = Vec::new();
@@ -182,8 +185,11 @@ impl ExtractConfig {
         let n_embedded = files.len() - skipped.len();
         skipped.sort();
         let skipped = SkippedImages(skipped);
-        extractors.combine(&digests, &extractor.views, cache)?;
-        let vectors = cache.feature_digests(&extractors.of_rows, &digests)?;
+        extractors.combine(&to_make, &extractor.views, cache)?;
+        let made = cache.feature_digests(&extractors.of_rows, &to_make)?;
+        for (place, vector) in without_row.into_iter().zip(made) {
+            vectors[place] = vector;
+        }
         check_classes(source, manifest, &skipped)?;
         let known = Known {
             images: &digests,
@@ -205,14 +211,16 @@ impl ExtractConfig {
     /// # Errors
     /// [`Error::Io`] if the weights file cannot be read, [`Error::Cache`] if the cache fails.
     pub fn count_missing(&self, manifest: &Manifest, cache: &Cache) -> Result<usize> {
-        let images: Vec<Digest> = distinct_images(manifest)
-            .into_iter()
+        let extractors = Extractors::new(&self.extractor.keys()?, &self.extractor.views);
+        let images: Vec<Digest> = (distinct_images(manifest).into_iter())
             .map(|(digest, _)| digest)
             .collect();
-        let extractors = Extractors::new(&self.extractor.keys()?, &self.extractor.views);
-        Ok(extractors
-            .missing(&images, self.extractor.views.as_slice(), cache)?
-            .len())
+        let rows = cache.feature_digests(&extractors.of_rows, &images)?;
+        let without_row: Vec<Digest> = (images.into_iter().zip(rows))
+            .filter_map(|(image, row)| row.is_none().then_some(image))
+            .collect();
+        let missing = extractors.missing(&without_row, self.extractor.views.as_slice(), cache)?;
+        Ok(missing.iter().filter(|views| !views.is_empty()).count())
     }
 }
 
@@ -249,34 +257,26 @@ impl Extractors {
         Extractors { of_views, of_rows }
     }
 
-    /// The images, by their place, that the cache has no row of, each with the views that must be computed.
-    fn missing(&self, images: &[Digest], views: &[View], cache: &Cache) -> Result<Vec<(usize, Vec<View>)>> {
-        let rows = cache.feature_digests(&self.of_rows, images)?;
-        let places: Vec<usize> = (0..images.len()).filter(|&place| rows[place].is_none()).collect();
-        let mut missing: Vec<(usize, Vec<View>)> = places.iter().map(|&place| (place, Vec::new())).collect();
-        let images: Vec<Digest> = places.iter().map(|&place| images[place]).collect();
+    /// The views of each image that the cache does not know.
+    fn missing(&self, images: &[Digest], views: &[View], cache: &Cache) -> Result<Vec<Vec<View>>> {
+        let mut missing = vec![Vec::new(); images.len()];
         for (extractor, view) in self.of_views.iter().zip(views) {
-            let known = cache.feature_digests(extractor, &images)?;
-            for ((_, views), known) in missing.iter_mut().zip(known) {
+            let known = cache.feature_digests(extractor, images)?;
+            for (missing, known) in missing.iter_mut().zip(known) {
                 if known.is_none() {
-                    views.push(*view);
+                    missing.push(*view);
                 }
             }
         }
-        missing.retain(|(_, views)| !views.is_empty());
         Ok(missing)
     }
 
-    /// Makes the rows that are still missing of those of the views.
+    /// Makes rows of views, unless a row is its view.
     fn combine(&self, images: &[Digest], views: &Views, cache: &Cache) -> Result<()> {
         if self.of_views == [self.of_rows] {
             return Ok(());
         }
-        let known = cache.feature_digests(&self.of_rows, images)?;
-        let missing: Vec<Digest> = (images.iter().zip(known))
-            .filter_map(|(image, known)| known.is_none().then_some(*image))
-            .collect();
-        for images in missing.chunks(ROWS_AT_ONCE) {
+        for images in images.chunks(ROWS_AT_ONCE) {
             let of_views: Vec<Vec<Option<Digest>>> = (self.of_views.iter())
                 .map(|extractor| cache.feature_digests(extractor, images))
                 .collect::<luthier_artifact::Result<_>>()?;

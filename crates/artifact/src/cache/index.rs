@@ -741,6 +741,8 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "page_size", salvage::PAGE as i64)?;
+    // In KiB. Features of a hundred thousand images are looked up in pages that fit.
+    connection.pragma_update(None, "cache_size", -65_536)?;
     // With WAL, NORMAL survives a killed process; only a power cut can lose the last transactions, never damage the file.
     connection.pragma_update(None, "synchronous", "NORMAL")
 }

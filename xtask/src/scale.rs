@@ -1,0 +1,43 @@
+//! `cargo xtask scale`: what a run costs as the number of images grows. The measuring is done by `benches/scale`.
+
+use std::env;
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::setup;
+use crate::workspace::{self, Workspace};
+
+/// What `cargo xtask scale` can be asked for.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// How many images; a million take 25 GB of disk
+    #[arg(default_values_t = [10_000, 100_000])]
+    images: Vec<usize>,
+    /// A folder for images and caches, which are removed in the end
+    #[arg(long, value_name = "DIR", default_value_os_t = env::temp_dir().join("luthier-scale"))]
+    dir: PathBuf,
+}
+
+/// Builds, and measures.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    setup::ensure(workspace)?;
+    let status = workspace
+        .cargo(["build", "--release", "-p", "luthier", "-p", "luthier-benches", "--bins"])
+        .stdout(io::stderr())
+        .status();
+    ensure!(
+        status.context("cargo build: not started")?.success(),
+        "cargo build: failed, its words are above"
+    );
+    let program = env::current_exe()
+        .context("own program file: unknown")?
+        .with_file_name(format!("luthier-scale{}", env::consts::EXE_SUFFIX));
+    let mut command = Command::new(program);
+    command
+        .arg(&options.dir)
+        .args(options.images.iter().map(ToString::to_string));
+    workspace::hand_over(command)
+}
