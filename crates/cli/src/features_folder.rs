@@ -1,7 +1,7 @@
 //! The folder `features/`: `.npy` files that numpy reads, and `features.json`, which says what their rows are.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -214,21 +214,24 @@ pub(crate) fn write_table(folder: &Path, split: Split, table: &StoredTable<'_>) 
     let shape = [rows.n_rows() as u64, rows.width as u64];
     let mut read_error = None;
     let written = write_atomically_with(&features, |file| {
-        let mut npy = npyz::WriteOptions::new()
-            .default_dtype()
-            .shape(&shape)
-            .writer(file)
-            .begin_nd()?;
+        file.write_all(&npy_header::<f32>(&shape)?)?;
+        let mut bytes = Vec::new();
         for start in (0..rows.n_rows()).step_by(ROWS_AT_ONCE) {
             match table.features(start..rows.n_rows().min(start + ROWS_AT_ONCE)) {
-                Ok(block) => npy.extend(block)?,
+                Ok(block) => {
+                    bytes.clear();
+                    block
+                        .iter()
+                        .for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+                    file.write_all(&bytes)?;
+                }
                 Err(error) => {
                     read_error = Some(error);
                     return Err(io::Error::other("features lost"));
                 }
             }
         }
-        npy.finish()
+        Ok(())
     });
     // What could not be read is not the file's fault.
     match read_error {
@@ -236,14 +239,21 @@ pub(crate) fn write_table(folder: &Path, split: Split, table: &StoredTable<'_>) 
         None => written?,
     }
     Ok(write_atomically_with(&labels, |file| {
-        let mut npy = npyz::WriteOptions::new()
-            .default_dtype()
-            .shape(&[shape[0]])
-            .writer(file)
-            .begin_nd()?;
-        npy.extend(rows.labels.iter().map(|&label| label as i64))?;
-        npy.finish()
+        file.write_all(&npy_header::<i64>(&shape[..1])?)?;
+        let mut labels = rows.labels.iter();
+        labels.try_for_each(|&label| file.write_all(&(label as i64).to_le_bytes()))
     })?)
+}
+
+/// What stands before the little-endian elements of an array in C order.
+fn npy_header<T: npyz::AutoSerialize>(shape: &[u64]) -> io::Result<Vec<u8>> {
+    let mut header = Vec::new();
+    npyz::WriteOptions::<T>::new()
+        .default_dtype()
+        .shape(shape)
+        .writer(&mut header)
+        .begin_nd()?;
+    Ok(header)
 }
 
 /// Writes `features.json`.

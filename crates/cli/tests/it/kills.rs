@@ -235,7 +235,7 @@ impl Scene {
                 assert_eq!(status, 1, "{step}: {error}");
                 let names = |parts: &[&str]| parts.iter().any(|part| error.contains(part));
                 assert!(
-                    names(&[".luthier", "features", "models", "reports", "stdout"]),
+                    names(&[".luthier", "features", "models", "reports", "stdout", "error: .: "]),
                     "{step}: {error}"
                 );
                 // The second is what SQLite says of its shared memory.

@@ -168,6 +168,39 @@ fn a_setting_runs_the_stages_from_its_own_on_and_going_back_runs_nothing() {
 }
 
 #[test]
+fn going_back_to_an_earlier_state_of_the_folders_computes_nothing() {
+    let project = Project::new();
+    // Two branches of a data folder, with a commit in each.
+    let kept = fs::read(project.path("data/train/drum/0.jpg")).unwrap();
+    project.pipeline(&[]);
+    let master = snapshot(&project.path("models"));
+    project.write("data/train/drum/0.jpg", &photo(0, 50));
+    project.write("data/train/harp/new.jpg", &photo(2, 51));
+    project.pipeline(&[]);
+    let branch = snapshot(&project.path("models"));
+    assert!(branch != master);
+
+    fs::remove_file(project.path("data/train/harp/new.jpg")).unwrap();
+    project.write("data/train/drum/0.jpg", &kept);
+    let back = project.pipeline(&[]);
+    let restored = "extract restored, features restored, classify restored, evaluate restored";
+    assert_eq!(statuses(&back), format!("scan ran, {restored}"));
+    assert_eq!(
+        (embedded(&back), snapshot(&project.path("models")) == master),
+        (0, true)
+    );
+
+    project.write("data/train/drum/0.jpg", &photo(0, 50));
+    project.write("data/train/harp/new.jpg", &photo(2, 51));
+    let forth = project.pipeline(&[]);
+    assert_eq!(statuses(&forth), format!("scan ran, {restored}"));
+    assert_eq!(
+        (embedded(&forth), snapshot(&project.path("models")) == branch),
+        (0, true)
+    );
+}
+
+#[test]
 fn renaming_an_image_reruns_nothing_after_extract() {
     let project = Project::new();
     project.pipeline(&[]);

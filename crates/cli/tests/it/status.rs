@@ -15,11 +15,16 @@ use crate::{PIPELINE, Project, luthier_files, photo};
 
 const STAGES: [&str; 5] = ["scan", "extract", "features", "classify", "evaluate"];
 
-/// A project after its first run. Nobody changes it: each test has a copy.
-static BASE: LazyLock<Project> = LazyLock::new(|| {
+/// A project after its first run, with the executions of the stages in order. Nobody changes it or opens its cache: each
+/// test has a copy.
+static BASE: LazyLock<(Project, Vec<Execution>)> = LazyLock::new(|| {
     let project = Project::new();
     project.pipeline(&[]);
-    project
+    let cache = Cache::open(&project.path(".luthier")).unwrap();
+    let run = cache.last_run(&name(&project)).unwrap();
+    let key = |stage| run.iter().find(|used| used.stage == stage).unwrap().key;
+    let executions = STAGES.map(|stage| cache.execution(&key(stage)).unwrap().unwrap());
+    (project, executions.to_vec())
 });
 
 /// The folder a project is known by in its cache.
@@ -27,28 +32,18 @@ fn name(project: &Project) -> String {
     project.path(".").canonicalize().unwrap().display().to_string()
 }
 
-/// The executions of the last run of [`BASE`], in the order of the stages.
-fn executions() -> Vec<Execution> {
-    let cache = Cache::open(&BASE.path(".luthier")).unwrap();
-    let run = cache.last_run(&name(&BASE)).unwrap();
-    let find = |stage| &run.iter().find(|used| used.stage == stage).unwrap().key;
-    STAGES
-        .map(|stage| cache.execution(find(stage)).unwrap().unwrap())
-        .to_vec()
-}
-
 /// A copy of the images and the cache of [`BASE`], where the same run was the last.
 fn copy() -> Project {
-    let executions = executions();
+    let (base, executions) = &*BASE;
     let project = Project::empty();
     for folder in ["data", ".luthier"] {
-        for file in luthier_files(&BASE.path(folder)) {
-            let to = project.path(file.strip_prefix(BASE.root.path()).unwrap().to_str().unwrap());
+        for file in luthier_files(&base.path(folder)) {
+            let to = project.path(file.strip_prefix(base.root.path()).unwrap().to_str().unwrap());
             fs::create_dir_all(to.parent().unwrap()).unwrap();
             fs::copy(file, to).unwrap();
         }
     }
-    record_run(&project, &executions);
+    record_run(&project, executions);
     project
 }
 
@@ -69,7 +64,7 @@ fn copy_with_past(change: impl Fn(&mut Execution)) -> Project {
     let project = copy();
     fs::remove_file(project.path(".luthier/index.sqlite")).unwrap();
     let cache = Cache::open(&project.path(".luthier")).unwrap();
-    let mut executions = executions();
+    let mut executions = BASE.1.clone();
     for execution in &mut executions {
         change(execution);
         cache.record(execution).unwrap();
@@ -658,7 +653,7 @@ fn object(project: &Project, output: &Output) -> std::path::PathBuf {
 
 #[test]
 fn a_lost_cache_entry_is_named_whatever_else_changed() {
-    for execution in executions().into_iter().skip(1) {
+    for execution in BASE.1.iter().skip(1) {
         let project = copy();
         fs::remove_file(object(&project, &execution.outputs[0])).unwrap();
         let stage = execution.key.stage.as_str();
@@ -671,7 +666,7 @@ fn a_lost_cache_entry_is_named_whatever_else_changed() {
     }
     // `verify` forgets the execution with its lost object.
     let project = copy();
-    fs::remove_file(object(&project, &executions()[2].outputs[0])).unwrap();
+    fs::remove_file(object(&project, &BASE.1[2].outputs[0])).unwrap();
     project.run(&["cache", "verify"]).ok();
     assert_eq!(
         lines(&plan(&project, &["--variance", "0.5"]))[2],
@@ -824,9 +819,9 @@ fn times_are_judged_by_earlier_runs_that_compare() {
         }
     });
     let cache = Cache::open(&project.path(".luthier")).unwrap();
-    cache.record_embedded(&executions()[1].key.digest(), 18).unwrap();
+    cache.record_embedded(&BASE.1[1].key.digest(), 18).unwrap();
     // Somebody else's run came later: of two that compare, the later one counts.
-    let mut later = executions().remove(2);
+    let mut later = BASE.1[2].clone();
     set(&mut later, "variance", Some("0.9"));
     later.seconds = 7.0;
     cache.record(&later).unwrap();
