@@ -226,10 +226,10 @@ mod tests {
 
     #[test]
     fn the_calibration_error_is_the_mean_gap_over_the_bins() {
-        // Of two predictions at 0.8 one is right; the one at 0.6 is wrong: (2 · |0.8 - 0.5| + 0.6) / 3.
-        let probabilities = array![[0.8, 0.2], [0.2, 0.8], [0.6, 0.4]];
+        // One of two predictions in the bin from 0.7 to 0.8 is right, and the one at 0.6 is wrong.
+        let probabilities = array![[0.8, 0.2], [0.25, 0.75], [0.6, 0.4]];
         let found = expected_calibration_error(probabilities.view(), &[0, 0, 1], NonZeroUsize::new(10).unwrap());
-        assert!((found.unwrap() - 0.4).abs() < 1e-12);
+        assert!((found.unwrap() - (0.8 + 0.75 - 1.0 + 0.6) / 3.0).abs() < 1e-12);
     }
 
     #[test]
