@@ -10,7 +10,7 @@ use luthier_features::{FeaturesConfig, Keep, Projection, Solver};
 fn project(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scaler+pca");
     group.sample_size(10);
-    for (n, classes) in [(1444, 10), (4793, 30)] {
+    for (n, classes) in [(1444, 10), (4793, 30), (50_000, 100)] {
         let (x, _) = features(n, classes);
         let config = FeaturesConfig {
             keep: Keep::Variance(0.98),

@@ -37,6 +37,23 @@ pub enum Error {
         /// The number of images.
         found: usize,
     },
+    /// There is nothing to judge by.
+    #[error("{found} rows, expected at least {expected}")]
+    TooFewRows {
+        /// The smallest number that will do.
+        expected: usize,
+        /// The number of rows.
+        found: usize,
+    },
+    /// A share is not a share.
+    #[error("share to keep is {found}, expected more than 0 and at most 1")]
+    Share {
+        /// The share asked for.
+        found: f64,
+    },
+    /// Images do not differ within their classes, so that no distance can be measured by how much they do.
+    #[error("the images of each class have the same features, expected some that differ")]
+    NoSpread,
     /// A value is infinite or not a number.
     #[error("feature at row {row}, column {column} is {value}, expected a finite number")]
     NotFinite {
@@ -78,6 +95,9 @@ pub enum Error {
         /// The inverse strength of regularization.
         c: f64,
     },
+    /// smartcore is asked for what it does not have.
+    #[error("smartcore's logistic regression has no class weights, expected solver faer, or classes of equal weight")]
+    ClassWeight,
     /// smartcore failed.
     #[error("smartcore: {0}")]
     Smartcore(#[from] smartcore::error::Failed),

@@ -2,6 +2,8 @@
 //!
 //! - [`LogisticRegression`] → [`FittedLogisticRegression`]: scikit-learn's model, to its optimum, by either [`Solver`]
 //! - [`ChooseC`]: a given C, or the one of smallest log loss in stratified cross-validation
+//! - [`CrossValidation`]: the table of C against log loss, and what models say of images they have not seen;
+//!   [`Temperature`], [`threshold_that_keeps`] and [`ClassDistance`]: what follows from that for predictions
 //! - [`ClassifyConfig`] → [`Model`]: the stage `classify`; an encoded model *is* the file `model.safetensors`
 //! - [`Classifier`]: smartcore's `SupervisedEstimator` and `Predictor` over the same code
 //!
@@ -9,7 +11,9 @@
 //!
 //! This crate knows features and labels: no images, no tensors of a network.
 
+mod calibration;
 mod choice;
+mod distance;
 mod error;
 mod estimator;
 mod logistic;
@@ -17,10 +21,12 @@ mod model;
 mod softmax;
 mod stage;
 
-pub use choice::{CandidateC, ChooseC};
+pub use calibration::{Temperature, confidences, expected_calibration_error, threshold_that_keeps};
+pub use choice::{CandidateC, ChooseC, CrossValidation, HeldOut, Rule};
+pub use distance::ClassDistance;
 pub use error::{Error, Result};
 pub use estimator::Classifier;
-pub use logistic::{FittedLogisticRegression, LogisticRegression};
+pub use logistic::{ClassWeight, FittedLogisticRegression, LogisticRegression};
 pub use luthier_features::Solver;
 pub use model::{Model, TrainingInfo};
 pub use stage::ClassifyConfig;

@@ -1,7 +1,9 @@
 use luthier_artifact::{Digest, FeatureTable, Key};
 use luthier_features::{Projection, Solver};
 
-use crate::{ChooseC, Error, LogisticRegression, Model, Result, TrainingInfo, choice};
+use crate::{
+    CandidateC, ChooseC, CrossValidation, Error, LogisticRegression, Model, Result, Rule, TrainingInfo, choice,
+};
 
 /// The stage `classify`: choose C, then fit the regression.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,7 +20,7 @@ pub struct ClassifyConfig {
 
 impl ClassifyConfig {
     /// Changes when the stage gives other results for the same inputs.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// What the model from the feature table with digest `train` and the projection with digest `projection`
     /// depends on. With a given C that is neither folds nor seed.
@@ -52,13 +54,17 @@ impl ClassifyConfig {
         let (c, c_search) = match self.c {
             ChooseC::Fixed(c) => (c, Vec::new()),
             ChooseC::Auto => {
-                let search = choice::search(train, projection.config, self.solver, self.folds, self.seed)?;
-                // The candidates ascend, and the first of equals wins: the stronger regularization.
-                let best = search
-                    .iter()
-                    .min_by(|a, b| a.log_loss.total_cmp(&b.log_loss))
-                    .expect("the grid has candidates");
-                (best.c, search)
+                let cross_validation = CrossValidation {
+                    features: projection.config,
+                    solver: self.solver,
+                    folds: self.folds,
+                    seed: self.seed,
+                };
+                let judged = cross_validation.scores(train, &choice::GRID)?;
+                let search: Vec<CandidateC> = judged.iter().map(|held_out| held_out.candidate).collect();
+                let best = Rule::SmallestLoss.choose(&search).expect("the grid has candidates");
+                choice::warn_at_edge(&search, best);
+                (search[best].c, search)
             }
         };
         let components = projection.transform(train.features())?;
@@ -152,8 +158,8 @@ mod tests {
         assert_eq!(
             [digest(FIXED).to_string(), digest(AUTO).to_string()],
             [
-                "f9f7a752c2e63d1ede9d6995bec805085cdb93eca8571967c131eca64d8131fe",
-                "0377ab4dba9c33aed5f600f9eddefa54701b7df7036bd694ccb39e90f4ea1da2",
+                "1a92ebea6d1876e87f04c831907861d3e4eb2477dd8c5348e8ce7a4d86b8cb9a",
+                "888afafec751743d292eb15a16eda80f0f219b19a8110523dbbf44f6fb6630b6",
             ]
         );
     }

@@ -11,6 +11,9 @@ pub enum Error {
         /// What was there instead.
         value: f64,
     },
+    /// Rows could not be read from where they are kept.
+    #[error(transparent)]
+    Read(Box<dyn std::error::Error + Send + Sync>),
     /// There is too little to estimate from.
     #[error("features have {found} rows, expected at least {expected}")]
     TooFewRows {

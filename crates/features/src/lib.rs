@@ -4,19 +4,26 @@
 //! - [`Pca`] → [`FittedPca`]: the components that [`Keep`] asks for, by either [`Solver`]
 //! - [`FeaturesConfig`] → [`Projection`]: the stage `features`, which is the one after the other
 //!
-//! Everything is computed in `f64`, and gives the same bytes for any number of threads. Fitted types also implement
-//! smartcore's `UnsupervisedEstimator` and `Transformer`.
+//! - [`Rows`]: what they are fitted to, in memory or not; where there are at least as many rows as features, all is
+//!   estimated from [`Moments`], taken in one pass over them
+//!
+//! Results are `f64`, and the same bytes for any number of threads. Fitted types also implement smartcore's
+//! `UnsupervisedEstimator` and `Transformer`.
 //!
 //! This crate knows matrices only: no images, no tensors, no files.
 
 mod error;
 mod estimator;
 mod linalg;
+mod moments;
 mod pca;
+mod rows;
 mod scaler;
 mod stage;
 
 pub use error::{Error, Result};
+pub use moments::Moments;
 pub use pca::{FittedPca, Keep, Pca, Solver};
+pub use rows::{Rows, Subset};
 pub use scaler::{FittedScaler, StandardScaler};
 pub use stage::{FeaturesConfig, Projection};

@@ -4,6 +4,7 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::traits::ComplexField;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 use ndarray::Array2;
 
@@ -54,30 +55,42 @@ pub(crate) fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Array2<f64> {
     c
 }
 
-/// The eigendecomposition of the Gram matrix `x · xᵀ`.
-///
-/// # Errors
-/// [`Error::NoConvergence`] if it fails.
-pub(crate) fn gram_eigen(x: MatRef<'_, f64>) -> Result<Eigen> {
-    let size = x.nrows();
-    let mut gram = Mat::zeros(size, size);
+/// Puts the lower triangle of `x · xᵀ` into `c`.
+pub(crate) fn lower_product<T: ComplexField>(c: MatMut<'_, T>, x: MatRef<'_, T>) {
     triangular::matmul(
-        gram.as_mut(),
+        c,
         BlockStructure::TriangularLower,
         Accum::Replace,
         x,
         BlockStructure::Rectangular,
         x.transpose(),
         BlockStructure::Rectangular,
-        1.0,
+        T::one_impl(),
         par(),
     );
+}
 
+/// The eigendecomposition of the Gram matrix `x · xᵀ`.
+///
+/// # Errors
+/// [`Error::NoConvergence`] if it fails.
+pub(crate) fn gram_eigen(x: MatRef<'_, f64>) -> Result<Eigen> {
+    let mut gram = Mat::zeros(x.nrows(), x.nrows());
+    lower_product(gram.as_mut(), x);
+    eigen(gram.as_ref())
+}
+
+/// The eigendecomposition of a symmetric matrix without negative eigenvalues, of which the lower triangle is read.
+///
+/// # Errors
+/// [`Error::NoConvergence`] if it fails.
+pub(crate) fn eigen(gram: MatRef<'_, f64>) -> Result<Eigen> {
+    let size = gram.nrows();
     let mut vectors = Mat::zeros(size, size);
     let mut values = faer::diag::Diag::zeros(size);
     let scratch = self_adjoint_evd_scratch::<f64>(size, ComputeEigenvectors::Yes, par(), Default::default());
     self_adjoint_evd(
-        gram.as_ref(),
+        gram,
         values.as_mut(),
         Some(vectors.as_mut()),
         par(),

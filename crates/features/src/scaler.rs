@@ -1,5 +1,7 @@
-use ndarray::{Array1, Array2, ArrayView2, Axis};
+use ndarray::{Array1, Array2, ArrayView2, Zip};
 
+use crate::moments::Columns;
+use crate::rows::{Rows, check_finite, for_each_block};
 use crate::{Error, Result};
 
 /// Standardizes features by removing the mean and scaling to unit variance, a column at a time.
@@ -19,65 +21,80 @@ pub struct FittedScaler {
 }
 
 impl StandardScaler {
-    /// Estimates mean and scale from `x`, `[n, d]` of `f32` or `f64`.
+    /// Estimates mean and scale from `rows`, `[n, d]` of `f32` or `f64`, read once.
     ///
     /// # Errors
-    /// [`Error::TooFewRows`] without rows, [`Error::NotFinite`] if a feature is infinite or not a number.
-    pub fn fit<T: Copy + Into<f64>>(x: ArrayView2<'_, T>) -> Result<FittedScaler> {
-        let (n_rows, n_columns) = x.dim();
+    /// [`Error::TooFewRows`] without rows, [`Error::Read`] if they cannot be read, [`Error::NotFinite`] if a feature
+    /// is infinite or not a number.
+    pub fn fit(rows: impl Rows) -> Result<FittedScaler> {
+        let (n_rows, n_columns) = (rows.n_rows(), rows.n_features());
         if n_rows == 0 {
             return Err(Error::TooFewRows { expected: 1, found: 0 });
         }
-        check_finite(x)?;
-        let n = n_rows as f64;
-
-        let mut mean = Array1::<f64>::zeros(n_columns);
-        for row in x.rows() {
-            mean.zip_mut_with(&row, |sum, &value| *sum += value.into());
-        }
-        mean /= n;
-
-        // The corrected two-pass algorithm: without rounding, the deviations would add up to zero.
-        let mut squares = Array1::<f64>::zeros(n_columns);
-        let mut deviations = Array1::<f64>::zeros(n_columns);
-        for row in x.rows() {
-            for (column, &value) in row.iter().enumerate() {
-                let deviation = value.into() - mean[column];
-                squares[column] += deviation * deviation;
-                deviations[column] += deviation;
-            }
-        }
-        let variance = (squares - &deviations * &deviations / n) / n;
-
-        let scale = Array1::from_shape_fn(n_columns, |column| {
-            if is_constant(variance[column], mean[column], n) {
-                1.0
-            } else {
-                variance[column].sqrt()
-            }
-        });
-        Ok(FittedScaler { mean, scale })
+        let mut mean = Array1::zeros(n_columns);
+        let mut squares = Array1::zeros(n_columns);
+        for_each_block(&rows, |start, x| {
+            // As `Moments` merges blocks.
+            let columns = Columns::of(x);
+            let (before, here) = (start as f64, x.nrows() as f64);
+            let shift = columns.mean - &mean;
+            squares += &columns.squares;
+            squares.scaled_add(before * here / (before + here), &(&shift * &shift));
+            mean.scaled_add(here / (before + here), &shift);
+            Ok(())
+        })?;
+        Ok(FittedScaler::of_squares(n_rows, mean, &squares))
     }
 }
 
 impl FittedScaler {
+    /// The scaler of `n_rows` rows with these means and sums of squared deviations.
+    pub(crate) fn of_squares(n_rows: usize, mean: Array1<f64>, squares: &Array1<f64>) -> Self {
+        let n = n_rows as f64;
+        let scale = Array1::from_shape_fn(mean.len(), |column| {
+            let variance = squares[column] / n;
+            if is_constant(variance, mean[column], n) {
+                1.0
+            } else {
+                variance.sqrt()
+            }
+        });
+        FittedScaler { mean, scale }
+    }
+
     /// Standardizes `x`, `[n, d]` of `f32` or `f64`, to `[n, d]`.
     ///
     /// # Errors
     /// [`Error::Width`] if `x` does not have the width seen by `fit`, [`Error::NotFinite`] if a feature is infinite
     /// or not a number.
-    pub fn transform<T: Copy + Into<f64>>(&self, x: ArrayView2<'_, T>) -> Result<Array2<f64>> {
-        if x.ncols() != self.mean.len() {
-            return Err(Error::Width {
-                expected: self.mean.len(),
-                found: x.ncols(),
+    pub fn transform<T: Copy + Send + Sync + Into<f64>>(&self, x: ArrayView2<'_, T>) -> Result<Array2<f64>> {
+        self.check_width(x.ncols())?;
+        check_finite(x, 0)?;
+        Ok(self.scale(x))
+    }
+
+    /// [`transform`](Self::transform) of features that are known to be finite and of this width.
+    pub(crate) fn scale<T: Copy + Send + Sync + Into<f64>>(&self, x: ArrayView2<'_, T>) -> Array2<f64> {
+        let mut scaled = Array2::zeros(x.dim());
+        Zip::from(scaled.rows_mut())
+            .and(x.rows())
+            .par_for_each(|mut scaled, x| {
+                Zip::from(&mut scaled)
+                    .and(&x)
+                    .and(&self.mean)
+                    .and(&self.scale)
+                    .for_each(|scaled, &value, mean, scale| *scaled = (value.into() - mean) / scale);
             });
+        scaled
+    }
+
+    pub(crate) fn check_width(&self, found: usize) -> Result<()> {
+        let expected = self.mean.len();
+        if found == expected {
+            Ok(())
+        } else {
+            Err(Error::Width { expected, found })
         }
-        check_finite(x)?;
-        let mut scaled = x.mapv(Into::into);
-        scaled -= &self.mean.view().insert_axis(Axis(0));
-        scaled /= &self.scale.view().insert_axis(Axis(0));
-        Ok(scaled)
     }
 }
 
@@ -85,20 +102,8 @@ impl FittedScaler {
 ///
 /// scikit-learn's `_is_constant_feature`, after Chan, Golub and LeVeque, "Algorithms for computing the sample
 /// variance: analysis and recommendations".
-fn is_constant(variance: f64, mean: f64, n: f64) -> bool {
+pub(crate) fn is_constant(variance: f64, mean: f64, n: f64) -> bool {
     variance <= n * f64::EPSILON * variance + (n * mean * f64::EPSILON).powi(2)
-}
-
-/// Names the first feature that is infinite or not a number.
-pub(crate) fn check_finite<T: Copy + Into<f64>>(x: ArrayView2<'_, T>) -> Result<()> {
-    match x.indexed_iter().find(|&(_, &value)| !value.into().is_finite()) {
-        Some(((row, column), &value)) => Err(Error::NotFinite {
-            row,
-            column,
-            value: value.into(),
-        }),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

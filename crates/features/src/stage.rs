@@ -1,8 +1,9 @@
 use luthier_artifact::{Artifact, Digest, FeatureTable, Key, Tensors, TensorsBuilder};
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, s};
 use serde::{Deserialize, Serialize};
 
-use crate::{FittedPca, FittedScaler, Keep, Pca, Result, Solver, StandardScaler};
+use crate::rows::{Rows, for_each_block};
+use crate::{FittedPca, FittedScaler, Keep, Moments, Pca, Result, Solver};
 
 /// The stage `features`: scale, then project.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ pub struct FeaturesConfig {
 
 impl FeaturesConfig {
     /// Changes when the stage gives other results for the same inputs.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// What the projection of the feature table with digest `train` depends on.
     pub fn key(&self, train: Digest) -> Key {
@@ -31,7 +32,7 @@ impl FeaturesConfig {
     /// Fits the projection to the training features.
     ///
     /// # Errors
-    /// Those of [`StandardScaler::fit`] and [`Pca::fit`].
+    /// Those of [`Pca::fit`].
     pub fn run(&self, train: &FeatureTable) -> Result<Projection> {
         Projection::fit(*self, train.features())
     }
@@ -49,22 +50,41 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// Fits scaler and components to `x`, `[n, d]`.
+    /// Fits scaler and components to `rows`, `[n, d]`.
+    ///
+    /// With at least as many rows as columns they are read once and not kept.
     ///
     /// # Errors
-    /// Those of [`StandardScaler::fit`] and [`Pca::fit`].
-    pub fn fit(config: FeaturesConfig, x: ArrayView2<'_, f32>) -> Result<Self> {
-        let scaler = StandardScaler::fit(x)?;
-        let pca = Pca::new(config.keep, config.solver).fit(scaler.transform(x)?.view())?;
+    /// Those of [`Pca::fit`].
+    pub fn fit(config: FeaturesConfig, rows: impl Rows<Feature = f32>) -> Result<Self> {
+        let (scaler, pca) = Pca::new(config.keep, config.solver).fit_scaled(rows)?;
         Ok(Projection { config, scaler, pca })
     }
 
-    /// Scales and projects `x`, `[n, d]`, to `[n, p]`.
+    /// Fits scaler and components to rows with these moments, by faer.
     ///
     /// # Errors
-    /// Those of [`FittedScaler::transform`].
-    pub fn transform(&self, x: ArrayView2<'_, f32>) -> Result<Array2<f64>> {
-        self.pca.transform(self.scaler.transform(x)?.view())
+    /// Those of [`Pca::fit`].
+    pub fn of_moments(config: FeaturesConfig, moments: &Moments) -> Result<Self> {
+        let (scaler, pca) = Pca::new(config.keep, config.solver).fit_scaled_moments(moments)?;
+        Ok(Projection { config, scaler, pca })
+    }
+
+    /// Scales and projects `rows`, `[n, d]`, to `[n, p]`.
+    ///
+    /// # Errors
+    /// [`Error::Width`] if they do not have the width seen by `fit`, [`Error::Read`] if they cannot be read,
+    /// [`Error::NotFinite`] if a feature is infinite or not a number.
+    pub fn transform(&self, rows: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
+        let mut projected = Array2::zeros((rows.n_rows(), self.pca.n_components()));
+        self.scaler.check_width(rows.n_features())?;
+        for_each_block(&rows, |start, x| {
+            let scaled = self.scaler.scale(x);
+            let mut block = projected.slice_mut(s![start..start + x.nrows(), ..]);
+            block.assign(&self.pca.transform(scaled.view())?);
+            Ok(())
+        })?;
+        Ok(projected)
     }
 }
 
@@ -165,7 +185,7 @@ mod tests {
     fn the_key_is_pinned() {
         assert_eq!(
             CONFIG.key(Digest::of(b"train")).digest().to_string(),
-            "f28a09151335f93b9322cd9bcf17eeb1402b9cd3e24c7ac448f1115b7ea87a91"
+            "9c0660fa40e60ccfed58978853176ca6ff33c0d2c168da5650f98e5a554ce290"
         );
     }
 

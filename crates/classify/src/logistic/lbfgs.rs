@@ -6,10 +6,13 @@ use std::collections::VecDeque;
 
 use ndarray::Array2;
 
-use super::objective::{Line, Objective, dot, largest};
+use super::objective::{Evaluation, Line, Objective, dot, largest};
 
 /// How many earlier steps shape the direction.
 const HISTORY: usize = 10;
+
+/// The share of the decrease that the slope promises which a step must have.
+const DECREASE: f64 = 1e-4;
 
 /// A step, the change of the gradient along it, and the product of both, which is positive.
 struct Pair {
@@ -18,7 +21,7 @@ struct Pair {
     product: f64,
 }
 
-/// The coefficients at the optimum, `[p + 1, k]`, and the number of iterations. Ends early, with what was reached, if
+/// The coefficients at the optimum, `[k, p + 1]`, and the number of iterations. Ends early, with what was reached, if
 /// a step no longer changes anything that floating point can tell.
 pub(super) fn minimize(
     objective: &Objective<'_>,
@@ -27,21 +30,15 @@ pub(super) fn minimize(
     max_iterations: usize,
 ) -> (Array2<f64>, usize) {
     let mut coefficients = start;
-    let mut scores = objective.scores(&coefficients);
-    let (mut gradient, mut spread) = objective.gradient(&coefficients, &scores);
+    let mut here = objective.at(&coefficients);
     let mut history: VecDeque<Pair> = VecDeque::with_capacity(HISTORY);
     let mut iterations = 0;
-    while largest(&gradient) > tolerance && iterations < max_iterations {
-        let mut direction = direction(&gradient, &history, &objective.curvature(&spread));
-        let change = objective.scores(&direction);
-        let Some(length) = search(&objective.line(&coefficients, &direction, &scores, &change)) else {
+    while largest(&here.gradient) > tolerance && iterations < max_iterations {
+        let mut direction = direction(&here.gradient, &history, &objective.curvature(&here.spread));
+        let Some(next) = step(objective, &mut coefficients, &mut direction, &here) else {
             break;
         };
-        direction *= length;
-        coefficients += &direction;
-        scores.scaled_add(length, &change);
-        let (next, next_spread) = objective.gradient(&coefficients, &scores);
-        let change = &next - &gradient;
+        let change = &next.gradient - &here.gradient;
         let product = dot(direction.view(), change.view());
         if product > 0.0 {
             history.truncate(HISTORY - 1);
@@ -51,10 +48,40 @@ pub(super) fn minimize(
                 product,
             });
         }
-        (gradient, spread) = (next, next_spread);
+        here = next;
         iterations += 1;
     }
     (coefficients, iterations)
+}
+
+/// Moves the coefficients along the direction, which becomes the step, as far as is good. `None` if no length will do.
+///
+/// Mostly the full length is, at the price of one pass over the rows; else the line search needs another.
+fn step(
+    objective: &Objective<'_>,
+    coefficients: &mut Array2<f64>,
+    direction: &mut Array2<f64>,
+    here: &Evaluation,
+) -> Option<Evaluation> {
+    const SLOPE: f64 = 0.5;
+
+    let slope = dot(here.gradient.view(), direction.view());
+    if slope >= 0.0 {
+        return None;
+    }
+    let full = &*coefficients + &*direction;
+    let there = objective.at(&full);
+    let slope_there = dot(there.gradient.view(), direction.view());
+    if there.value <= here.value + DECREASE * slope + allowance(here.value) && slope_there.abs() <= -SLOPE * slope {
+        *coefficients = full;
+        return Some(there);
+    }
+    // Not the difference of the scores, of which little but rounding errors is left near the optimum.
+    let change = objective.scores(direction);
+    let length = search(&objective.line(coefficients, direction, &here.scores, &change))?;
+    *direction *= length;
+    *coefficients += &*direction;
+    Some(objective.at_scores(coefficients, here.scores.moved(length, &change)))
 }
 
 /// The quasi-Newton direction; `history` has the latest step first.
@@ -83,7 +110,6 @@ fn direction(gradient: &Array2<f64>, history: &VecDeque<Pair>, curvature: &Array
 /// Close to the optimum the decrease drowns in rounding errors of the value while the slope is still accurate,
 /// therefore the allowance. `None` if no length will do.
 fn search(line: &Line<'_, '_>) -> Option<f64> {
-    const DECREASE: f64 = 1e-4;
     const SLOPE: f64 = 0.1;
     const TRIALS: usize = 50;
 
@@ -91,7 +117,7 @@ fn search(line: &Line<'_, '_>) -> Option<f64> {
     if start.slope >= 0.0 {
         return None;
     }
-    let allowance = 16.0 * f64::EPSILON * start.value.abs();
+    let allowance = allowance(start.value);
     let (mut low, mut high, mut length) = (0.0, f64::INFINITY, 1.0);
     for _ in 0..TRIALS {
         let here = line.at(length);
@@ -114,4 +140,9 @@ fn search(line: &Line<'_, '_>) -> Option<f64> {
         };
     }
     None
+}
+
+/// Rounding errors of a value.
+fn allowance(value: f64) -> f64 {
+    16.0 * f64::EPSILON * value.abs()
 }

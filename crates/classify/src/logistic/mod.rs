@@ -5,7 +5,7 @@ mod reference;
 use luthier_features::Solver;
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
-use self::objective::Objective;
+use self::objective::{Objective, largest};
 use crate::softmax::{argmax_rows, softmax_loss, softmax_rows};
 use crate::{Error, Result};
 
@@ -22,11 +22,41 @@ pub struct LogisticRegression {
     pub c: f64,
     /// Who computes.
     pub solver: Solver,
+    /// How much each class counts.
+    pub class_weight: ClassWeight,
     /// The fit has converged when no entry of the gradient of `mean log loss + ½ ‖weight‖² / (C n)` is larger.
     /// smartcore has its own rule; its result is held to this one all the same.
     pub tolerance: f64,
     /// faer's solver gives up after this many iterations; smartcore's does after 1,000.
     pub max_iterations: usize,
+}
+
+/// How much the log loss of an image counts, by its class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClassWeight {
+    /// All the same.
+    #[default]
+    Uniform,
+    /// In inverse proportion to the number of images of its class, so that all classes count the same.
+    ///
+    /// `n / (k · images of the class)`: scikit-learn's `class_weight="balanced"`, after King and Zeng, "Logistic
+    /// Regression in Rare Events Data", 2001.
+    Balanced,
+}
+
+impl ClassWeight {
+    /// The weight of each class's rows, `[k]`; those of all rows add up to their number.
+    fn of(self, labels: &[usize], n_classes: usize) -> Vec<f64> {
+        match self {
+            ClassWeight::Uniform => vec![1.0; n_classes],
+            ClassWeight::Balanced => {
+                let mut counts = vec![0usize; n_classes];
+                labels.iter().for_each(|&label| counts[label] += 1);
+                let share = labels.len() as f64 / n_classes as f64;
+                counts.iter().map(|&count| share / count as f64).collect()
+            }
+        }
+    }
 }
 
 /// What [`LogisticRegression::fit`] found.
@@ -56,6 +86,7 @@ impl LogisticRegression {
         let regression = LogisticRegression {
             c,
             solver,
+            class_weight: ClassWeight::Uniform,
             tolerance: 1e-10,
             max_iterations: 10_000,
         };
@@ -80,7 +111,8 @@ impl LogisticRegression {
     /// # Errors
     /// [`Error::C`], [`Error::TooFewClasses`] below two classes, [`Error::Labels`] unless there is a label a row,
     /// [`Error::LabelOutOfRange`], [`Error::TooFewImages`] if a class has no row, [`Error::NotFinite`] if a value is
-    /// infinite or not a number, [`Error::Diverged`] or [`Error::Smartcore`] if the solver fails.
+    /// infinite or not a number, [`Error::ClassWeight`] for weights that the solver does not have,
+    /// [`Error::Diverged`] or [`Error::Smartcore`] if the solver fails.
     pub fn fit(&self, x: ArrayView2<'_, f64>, labels: &[usize], n_classes: usize) -> Result<FittedLogisticRegression> {
         let fitted = self.fit_from(x, labels, n_classes, None)?;
         if !fitted.converged {
@@ -107,7 +139,7 @@ impl LogisticRegression {
         check_finite(x)?;
 
         let x = x.as_standard_layout();
-        let objective = Objective::new(x.view(), labels, n_classes, self.c);
+        let objective = Objective::new(x.view(), labels, &self.class_weight.of(labels, n_classes), self.c);
         let (coefficients, iterations) = match self.solver {
             Solver::Faer => {
                 let start = start.map_or_else(
@@ -118,6 +150,7 @@ impl LogisticRegression {
                     lbfgs::minimize(&objective, start, self.tolerance, self.max_iterations);
                 (coefficients, Some(iterations))
             }
+            Solver::Smartcore if self.class_weight != ClassWeight::Uniform => return Err(Error::ClassWeight),
             Solver::Smartcore => (reference::minimize(&x.to_owned(), labels, n_classes, self.c)?, None),
         };
         if !coefficients.iter().all(|value| value.is_finite()) {
@@ -126,12 +159,12 @@ impl LogisticRegression {
                 c: self.c,
             });
         }
-        let gradient_norm = objective.gradient_norm(&coefficients);
-        let p = coefficients.nrows() - 1;
+        let gradient_norm = largest(&objective.at(&coefficients).gradient);
+        let p = x.ncols();
         // The same constant added to every intercept changes no probability: of all optima the one around zero.
-        let bias = coefficients.row(p);
+        let bias = coefficients.column(p);
         Ok(FittedLogisticRegression {
-            weight: coefficients.slice(s![..p, ..]).t().as_standard_layout().into_owned(),
+            weight: coefficients.slice(s![.., ..p]).as_standard_layout().into_owned(),
             bias: &bias - bias.sum() / n_classes as f64,
             iterations,
             gradient_norm,
@@ -157,17 +190,11 @@ impl FittedLogisticRegression {
         self.predict_proba(x).map(|probabilities| argmax_rows(&probabilities))
     }
 
-    /// The mean log loss (natural logarithm) on `x`, `[n, p]`, with these labels.
-    pub(crate) fn log_loss(&self, x: ArrayView2<'_, f64>, labels: &[usize]) -> Result<f64> {
-        let mut scores = self.scores(x)?;
-        let losses = scores.rows_mut().into_iter().zip(labels).map(|(mut row, &label)| {
-            softmax_loss(row.as_slice_mut().expect("a row of a new matrix is contiguous"), label)
-        });
-        Ok(losses.sum::<f64>() / labels.len() as f64)
-    }
-
-    /// `x · weightᵀ + bias`, `[n, k]`.
-    fn scores(&self, x: ArrayView2<'_, f64>) -> Result<Array2<f64>> {
+    /// The scores of each row of `x`, `[n, p]`, which are `x · weightᵀ + bias`: `[n, k]`.
+    ///
+    /// # Errors
+    /// [`Error::Width`] if `x` does not have the width seen by `fit`.
+    pub fn scores(&self, x: ArrayView2<'_, f64>) -> Result<Array2<f64>> {
         if x.ncols() != self.weight.ncols() {
             return Err(Error::Width {
                 expected: self.weight.ncols(),
@@ -177,14 +204,26 @@ impl FittedLogisticRegression {
         Ok((x.dot(&self.weight.t()) + &self.bias).as_standard_layout().into_owned())
     }
 
-    /// Weight and bias as the solvers have them: `[p + 1, k]`, the bias in the last row.
+    /// Weight and bias as the solvers have them: `[k, p + 1]`, the bias in the last column.
     fn coefficients(&self) -> Array2<f64> {
-        let bias = self.bias.view().insert_axis(Axis(0));
-        ndarray::concatenate(Axis(0), &[self.weight.t(), bias]).expect("weight and bias have a column a class")
+        let bias = self.bias.view().insert_axis(Axis(1));
+        let coefficients =
+            ndarray::concatenate(Axis(1), &[self.weight.view(), bias]).expect("weight and bias have a row a class");
+        coefficients.as_standard_layout().into_owned()
     }
 }
 
-fn check_labels(rows: usize, labels: &[usize], n_classes: usize) -> Result<()> {
+/// The mean log loss (natural logarithm) of `scores`, `[n, k]`, with these labels.
+pub(crate) fn log_loss(scores: &Array2<f64>, labels: &[usize]) -> f64 {
+    let losses = scores
+        .rows()
+        .into_iter()
+        .zip(labels)
+        .map(|(row, &label)| softmax_loss(&mut row.to_vec(), label));
+    losses.sum::<f64>() / labels.len() as f64
+}
+
+pub(crate) fn check_labels(rows: usize, labels: &[usize], n_classes: usize) -> Result<()> {
     if n_classes < 2 {
         return Err(Error::TooFewClasses { found: n_classes });
     }

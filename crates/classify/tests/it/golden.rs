@@ -1,14 +1,15 @@
 //! scikit-learn's numbers: `fixtures/golden/statistics.json`, made by `statistics.py` beside it.
 
-use luthier_classify::{LogisticRegression, Solver};
+use luthier_classify::{ClassDistance, ClassWeight, Error, LogisticRegression, Solver};
 use luthier_features::{FeaturesConfig, Keep, Projection, StandardScaler};
-use ndarray::Array2;
+use ndarray::{Array2, s};
 use serde::Deserialize;
 
 use crate::difference;
 
 #[derive(Deserialize)]
 struct Golden {
+    left_out: usize,
     tolerance: Tolerance,
     cases: Vec<Case>,
 }
@@ -25,7 +26,21 @@ struct Case {
     x: Vec<Vec<f32>>,
     labels: Vec<usize>,
     logistic_regression_on_scaled: Vec<Fit>,
+    balanced_logistic_regression_on_scaled: Balanced,
+    distance_on_scaled: Distance,
     pipeline_probabilities: Vec<Vec<f64>>,
+}
+
+#[derive(Deserialize)]
+struct Balanced {
+    coefficients: Vec<Vec<f64>>,
+    probabilities: Vec<Vec<f64>>,
+}
+
+#[derive(Deserialize)]
+struct Distance {
+    shrinkage: f64,
+    distances: Vec<f64>,
 }
 
 #[derive(Deserialize)]
@@ -53,7 +68,7 @@ impl Case {
 /// Both solvers on standardized features against scikit-learn's optimum.
 #[test]
 fn coefficients_and_probabilities_agree_with_scikit_learn() {
-    let Golden { tolerance, cases } = golden();
+    let Golden { tolerance, cases, .. } = golden();
     for case in cases {
         let x = matrix(&case.x);
         let x = StandardScaler::fit(x.view()).unwrap().transform(x.view()).unwrap();
@@ -101,7 +116,7 @@ fn coefficients_and_probabilities_agree_with_scikit_learn() {
 
 #[test]
 fn scaler_then_components_then_regression_agree_with_scikit_learn() {
-    let Golden { tolerance, cases } = golden();
+    let Golden { tolerance, cases, .. } = golden();
     for case in cases {
         let x = matrix(&case.x);
         for solver in [Solver::Faer, Solver::Smartcore] {
@@ -119,6 +134,72 @@ fn scaler_then_components_then_regression_agree_with_scikit_learn() {
             assert!(
                 off <= tolerance.probabilities_absolute,
                 "{} {solver}: off by {off:e}",
+                case.name
+            );
+        }
+    }
+}
+
+#[test]
+fn balanced_classes_agree_with_scikit_learn() {
+    let Golden {
+        left_out,
+        tolerance,
+        cases,
+    } = golden();
+    for case in cases {
+        let x = matrix(&case.x);
+        let x = StandardScaler::fit(x.view()).unwrap().transform(x.view()).unwrap();
+        let (x, labels) = (x.slice(s![left_out.., ..]), &case.labels[left_out..]);
+        let fit = |class_weight, solver| {
+            LogisticRegression {
+                class_weight,
+                ..LogisticRegression::new(1.0, solver).unwrap()
+            }
+            .fit(x, labels, case.n_classes())
+        };
+        let fitted = fit(ClassWeight::Balanced, Solver::Faer).unwrap();
+        let expected = &case.balanced_logistic_regression_on_scaled;
+        let coefficients = matrix(&expected.coefficients);
+        let weight = if case.n_classes() == 2 {
+            (&fitted.weight.row(1) - &fitted.weight.row(0)).insert_axis(ndarray::Axis(0))
+        } else {
+            fitted.weight.clone()
+        };
+        let scale = coefficients
+            .iter()
+            .fold(0.0f64, |largest, value| largest.max(value.abs()));
+        let off = difference(&weight, &coefficients) / scale;
+        assert!(off <= tolerance.coefficients_relative, "{}: off by {off:e}", case.name);
+        let probabilities = matrix(&expected.probabilities);
+        let off = difference(&fitted.predict_proba(x).unwrap(), &probabilities);
+        assert!(off <= tolerance.probabilities_absolute, "{}: off by {off:e}", case.name);
+
+        let uniform = fit(ClassWeight::Uniform, Solver::Faer).unwrap();
+        assert!(difference(&uniform.predict_proba(x).unwrap(), &probabilities) > 1e-3);
+        assert!(matches!(
+            fit(ClassWeight::Balanced, Solver::Smartcore),
+            Err(Error::ClassWeight)
+        ));
+    }
+}
+
+#[test]
+fn distances_to_the_nearest_class_agree_with_scikit_learn() {
+    for case in golden().cases {
+        let x = matrix(&case.x);
+        let x = StandardScaler::fit(x.view()).unwrap().transform(x.view()).unwrap();
+        let distance = ClassDistance::fit(x.view(), &case.labels, case.n_classes()).unwrap();
+        let expected = &case.distance_on_scaled;
+        assert!(
+            (distance.shrinkage() - expected.shrinkage).abs() < 1e-9,
+            "{}",
+            case.name
+        );
+        for (found, expected) in distance.distances(x.view()).unwrap().iter().zip(&expected.distances) {
+            assert!(
+                (found - expected).abs() < 1e-8 * expected,
+                "{}: {found}, expected {expected}",
                 case.name
             );
         }

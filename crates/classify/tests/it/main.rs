@@ -4,6 +4,7 @@ mod choice;
 mod golden;
 mod model;
 mod music10;
+mod odd;
 mod solvers;
 
 use luthier_artifact::{Digest, ExtractorInfo, FeatureTable};

@@ -1,42 +1,70 @@
-use ndarray::Array2;
+use faer::MatRef;
+use ndarray::{Array1, Array2};
 
 use super::{Decomposition, Keep};
-use crate::{Result, linalg};
+use crate::linalg::{self, Eigen};
+use crate::{Error, Moments, Result};
 
-/// The components of `centred`, `[n, d]`, from the Gram matrix of its shorter side.
+/// The components of rows with these moments, their columns divided by `scale`.
 ///
-/// The `d × d` matrix XᵀX has the components as eigenvectors. With fewer rows than columns the `n × n` matrix XXᵀ has
-/// the same eigenvalues λ, and from its eigenvectors u the components are Xᵀu / √λ.
-pub(super) fn decompose(centred: &Array2<f64>, keep: Keep) -> Result<Decomposition> {
-    let (n_rows, n_columns) = centred.dim();
+/// The `d × d` matrix of the comoments, XᵀX, has the components as eigenvectors.
+pub(super) fn decompose_moments(moments: &Moments, scale: &Array1<f64>, keep: Keep) -> Result<Decomposition> {
+    let scaled = moments.scaled(scale);
+    if scaled.diag().iter().all(|&square| square == 0.0) {
+        return Err(Error::NoVariance);
+    }
+    let slice = scaled.as_slice().expect("a new array is in C order");
+    let eigen = linalg::eigen(MatRef::from_column_major_slice(slice, scaled.nrows(), scaled.ncols()))?;
+    let (variances, total_variance) = eigen.variances(moments.n_rows(), keep);
+    Ok(Decomposition {
+        components: eigen.rows(variances.len()),
+        variances,
+        total_variance,
+    })
+}
+
+/// The components of `centred`, `[n, d]` with fewer rows than columns.
+///
+/// The `n × n` matrix XXᵀ has the same eigenvalues λ as XᵀX, and from its eigenvectors u the components are Xᵀu / √λ.
+pub(super) fn decompose_wide(centred: &Array2<f64>, keep: Keep) -> Result<Decomposition> {
     let x = linalg::view(centred);
-    let eigen = linalg::gram_eigen(if n_rows < n_columns { x } else { x.transpose() })?;
-    let mut variances: Vec<f64> = eigen.values.iter().map(|value| value / (n_rows - 1) as f64).collect();
-    let total_variance = variances.iter().sum();
-    let count = keep.count(&variances, total_variance);
-    variances.truncate(count);
+    let eigen = linalg::gram_eigen(x)?;
+    let (variances, total_variance) = eigen.variances(centred.nrows(), keep);
+    let count = variances.len();
 
     // Xᵀu / √λ is orthogonal to the first component up to ε λ₁ / λ only. Where that is too little (a component within
     // rounding errors of no variance at all) the longer side has orthonormal eigenvectors whatever their eigenvalues.
     let separable = eigen.values[count - 1] > eigen.values[0] * f64::EPSILON.sqrt();
-    let components = if n_rows < n_columns && separable {
+    let components = if separable {
         let mut components = linalg::product(eigen.vectors(count).transpose(), x);
         for (mut component, value) in components.rows_mut().into_iter().zip(&eigen.values) {
             component /= value.sqrt();
         }
         components
     } else {
-        let longer = if n_rows < n_columns {
-            Some(linalg::gram_eigen(x.transpose())?)
-        } else {
-            None
-        };
-        let vectors = longer.as_ref().unwrap_or(&eigen).vectors(count);
-        Array2::from_shape_fn((count, n_columns), |(component, column)| vectors[(column, component)])
+        linalg::gram_eigen(x.transpose())?.rows(count)
     };
     Ok(Decomposition {
         components,
         variances,
         total_variance,
     })
+}
+
+impl Eigen {
+    /// The variances of the kept components of `n_rows` rows, and of all the data.
+    fn variances(&self, n_rows: usize, keep: Keep) -> (Vec<f64>, f64) {
+        let mut variances: Vec<f64> = self.values.iter().map(|value| value / (n_rows - 1) as f64).collect();
+        let total_variance = variances.iter().sum();
+        variances.truncate(keep.count(&variances, total_variance));
+        (variances, total_variance)
+    }
+
+    /// The eigenvectors of the `count` largest eigenvalues, `[count, n]`.
+    fn rows(&self, count: usize) -> Array2<f64> {
+        let vectors = self.vectors(count);
+        Array2::from_shape_fn((count, vectors.nrows()), |(component, column)| {
+            vectors[(column, component)]
+        })
+    }
 }

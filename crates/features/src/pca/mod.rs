@@ -7,8 +7,8 @@ use std::str::FromStr;
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
-use crate::scaler::check_finite;
-use crate::{Error, Result, linalg};
+use crate::rows::{Rows, check_finite, read_all};
+use crate::{Error, FittedScaler, Moments, Result, StandardScaler, linalg};
 
 /// How many principal components are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -147,53 +147,117 @@ impl Pca {
         Pca { keep, solver }
     }
 
-    /// Finds the principal components of `x`, `[n, d]`.
+    /// Finds the principal components of `rows`, `[n, d]` of `f32` or `f64`.
+    ///
+    /// With at least as many rows as columns they are read once and not kept.
     ///
     /// # Errors
-    /// [`Error::TooFewRows`] below two rows; [`Error::NotFinite`] if a value is infinite or not a number;
-    /// [`Error::Components`] if more are to be kept than the smaller of `n` and `d`; [`Error::Variance`] if the share
-    /// to keep is no share; [`Error::NoVariance`] if all rows are the same; [`Error::NoConvergence`] or
-    /// [`Error::Smartcore`] if the solver fails.
-    pub fn fit(&self, x: ArrayView2<'_, f64>) -> Result<FittedPca> {
-        let (n_rows, n_columns) = x.dim();
+    /// [`Error::TooFewRows`] below two rows; [`Error::Read`] if they cannot be read; [`Error::NotFinite`] if a value is
+    /// infinite or not a number; [`Error::Components`] if more are to be kept than the smaller of `n` and `d`;
+    /// [`Error::Variance`] if the share to keep is no share; [`Error::NoVariance`] if all rows are the same;
+    /// [`Error::NoConvergence`] or [`Error::Smartcore`] if the solver fails.
+    pub fn fit(&self, rows: impl Rows) -> Result<FittedPca> {
+        self.check(rows.n_rows(), rows.n_features())?;
+        if self.is_of_moments(&rows) {
+            let moments = Moments::of(&rows)?;
+            return self.fit_moments(&moments, &Array1::ones(moments.n_features()));
+        }
+        let x = read_all(&rows)?;
+        check_finite(x.view(), 0)?;
+        let mut centred = x.mapv(Into::into);
+        let mean = centred.sum_axis(Axis(0)) / x.nrows() as f64;
+        centred -= &mean;
+        self.fit_centred(mean, &centred)
+    }
+
+    /// The scaler of `rows`, and the components of the rows that it has scaled.
+    pub(crate) fn fit_scaled(&self, rows: impl Rows) -> Result<(FittedScaler, FittedPca)> {
+        self.check(rows.n_rows(), rows.n_features())?;
+        if self.is_of_moments(&rows) {
+            return self.fit_scaled_moments(&Moments::of(&rows)?);
+        }
+        let scaler = StandardScaler::fit(&rows)?;
+        let scaled = scaler.transform(read_all(&rows)?.view())?;
+        let pca = self.fit_centred(Array1::zeros(scaled.ncols()), &scaled)?;
+        Ok((scaler, pca))
+    }
+
+    /// [`fit_scaled`](Self::fit_scaled) of rows with these moments, by faer.
+    pub(crate) fn fit_scaled_moments(&self, moments: &Moments) -> Result<(FittedScaler, FittedPca)> {
+        let scaler = moments.scaler();
+        let mut pca = self.fit_moments(moments, &scaler.scale)?;
+        pca.mean.fill(0.0);
+        Ok((scaler, pca))
+    }
+
+    /// Whether the components are found from moments; else from the rows, all of them in memory.
+    pub(crate) fn is_of_moments(&self, rows: &impl Rows) -> bool {
+        self.solver == Solver::Faer && rows.n_rows() >= rows.n_features()
+    }
+
+    fn check(&self, n_rows: usize, n_columns: usize) -> Result<()> {
         if n_rows < 2 {
             return Err(Error::TooFewRows {
                 expected: 2,
                 found: n_rows,
             });
         }
-        check_finite(x)?;
-        let keep = self.keep.check(n_rows.min(n_columns))?;
+        self.keep.check(n_rows.min(n_columns)).map(drop)
+    }
 
-        let mean = x.sum_axis(Axis(0)) / n_rows as f64;
-        let centred = (&x - &mean).as_standard_layout().into_owned();
+    /// The components of rows with these moments, their columns divided by `scale`.
+    fn fit_moments(&self, moments: &Moments, scale: &Array1<f64>) -> Result<FittedPca> {
+        self.check(moments.n_rows(), moments.n_features())?;
+        let decomposition = gram::decompose_moments(moments, scale, self.keep)?;
+        Ok(FittedPca::settled(moments.mean().clone(), decomposition))
+    }
+
+    /// The components of centred rows, `[n, d]`, that had this mean.
+    fn fit_centred(&self, mean: Array1<f64>, centred: &Array2<f64>) -> Result<FittedPca> {
         if centred.iter().all(|&deviation| deviation == 0.0) {
             return Err(Error::NoVariance);
         }
-        let Decomposition {
-            mut components,
-            variances,
-            total_variance,
-        } = match self.solver {
-            Solver::Faer => gram::decompose(&centred, keep)?,
-            Solver::Smartcore => reference::decompose(&centred, keep)?,
+        let decomposition = match self.solver {
+            Solver::Faer => gram::decompose_wide(centred, self.keep)?,
+            Solver::Smartcore => reference::decompose(centred, self.keep)?,
         };
-        settle_signs(&mut components);
-        let explained_variance = Array1::from(variances);
-        let explained_variance_ratio = &explained_variance / total_variance;
-        Ok(FittedPca {
-            mean,
-            components,
-            explained_variance,
-            explained_variance_ratio,
-        })
+        Ok(FittedPca::settled(mean, decomposition))
     }
 }
 
 impl FittedPca {
+    /// Settles the signs of the components.
+    fn settled(mean: Array1<f64>, decomposition: Decomposition) -> Self {
+        let Decomposition {
+            mut components,
+            variances,
+            total_variance,
+        } = decomposition;
+        settle_signs(&mut components);
+        let explained_variance = Array1::from(variances);
+        let explained_variance_ratio = &explained_variance / total_variance;
+        FittedPca {
+            mean,
+            components,
+            explained_variance,
+            explained_variance_ratio,
+        }
+    }
+
     /// The number of components, `p`.
     pub fn n_components(&self) -> usize {
         self.components.nrows()
+    }
+
+    /// These components divided by their standard deviations, so that what is projected onto them has unit variance.
+    ///
+    /// scikit-learn's `PCA(whiten=True)`. The rows of `components` are orthogonal, but no longer of length 1.
+    #[must_use]
+    pub fn whitened(mut self) -> Self {
+        for (mut component, variance) in self.components.rows_mut().into_iter().zip(&self.explained_variance) {
+            component /= variance.sqrt();
+        }
+        self
     }
 
     /// Projects `x`, `[n, d]`, onto the components, to `[n, p]`.

@@ -2,6 +2,7 @@
 
 mod golden;
 mod laws;
+mod moments;
 mod solvers;
 
 use ndarray::Array2;

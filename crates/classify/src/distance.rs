@@ -1,0 +1,150 @@
+use faer::linalg::matmul::matmul;
+use faer::linalg::solvers::Llt;
+use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
+use faer::{Accum, Mat, MatRef, Par, Side};
+use ndarray::{Array2, ArrayView2, Axis};
+use rayon::prelude::*;
+
+use crate::logistic::{check_finite, check_labels};
+use crate::{Error, Result};
+
+/// faer sums over the parts it cuts work into: their number is fixed, so that results do not depend on the machine.
+const PARTS: usize = 8;
+
+/// The Mahalanobis distance to the nearest class, by which an image unlike anything in training shows.
+///
+/// All classes share one covariance: Lee, Lee, Lee and Shin, "A Simple Unified Framework for Detecting
+/// Out-of-Distribution Samples and Adversarial Attacks", 2018. It is shrunk towards a multiple of the identity as Ledoit
+/// and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004, say how far, for with as
+/// many components as images the sample's own can hardly be inverted.
+///
+/// Distances of training images are too small, for their noise is what the covariance was fitted to: a threshold comes
+/// from [`CrossValidation::distances`](crate::CrossValidation::distances).
+#[derive(Clone, Debug)]
+pub struct ClassDistance {
+    /// `L`, lower triangular, `[p, p]`: the covariance is `L Lᵀ`.
+    factor: Mat<f64>,
+    /// `L⁻¹ μ` of each class's mean μ, `[k, p]`.
+    centres: Array2<f64>,
+    shrinkage: f64,
+}
+
+impl ClassDistance {
+    /// Estimates means and covariance from `x`, `[n, p]`, with labels below `n_classes`.
+    ///
+    /// # Errors
+    /// Those of [`LogisticRegression::fit`](crate::LogisticRegression::fit) for labels and values that do not fit;
+    /// [`Error::NoSpread`] if the images of each class are all the same.
+    pub fn fit(x: ArrayView2<'_, f64>, labels: &[usize], n_classes: usize) -> Result<Self> {
+        check_labels(x.nrows(), labels, n_classes)?;
+        check_finite(x)?;
+        let (n, p) = x.dim();
+        let mut means = Array2::<f64>::zeros((n_classes, p));
+        let mut counts = vec![0.0; n_classes];
+        for (row, &label) in x.rows().into_iter().zip(labels) {
+            means.row_mut(label).scaled_add(1.0, &row);
+            counts[label] += 1.0;
+        }
+        for (mut mean, count) in means.rows_mut().into_iter().zip(&counts) {
+            mean /= *count;
+        }
+        let mut centred = x.as_standard_layout().into_owned();
+        for (mut row, &label) in centred.rows_mut().into_iter().zip(labels) {
+            row -= &means.row(label);
+        }
+
+        let mut covariance = Mat::<f64>::zeros(p, p);
+        let z = view(&centred);
+        matmul(
+            covariance.as_mut(),
+            Accum::Replace,
+            z.transpose(),
+            z,
+            1.0 / n as f64,
+            Par::rayon(PARTS),
+        );
+        let shrinkage = ledoit_wolf(&centred, covariance.as_ref());
+        let mean_variance = (0..p).map(|column| covariance[(column, column)]).sum::<f64>() / p as f64;
+        if mean_variance == 0.0 {
+            return Err(Error::NoSpread);
+        }
+        for column in 0..p {
+            for row in 0..p {
+                covariance[(row, column)] *= 1.0 - shrinkage;
+            }
+            covariance[(column, column)] += shrinkage * mean_variance;
+        }
+        let factor = Llt::new(covariance.as_ref(), Side::Lower).map_err(|_| Error::NoSpread)?;
+        let factor = factor.L().to_owned();
+        let centres = whiten(factor.as_ref(), means);
+        Ok(ClassDistance {
+            factor,
+            centres,
+            shrinkage,
+        })
+    }
+
+    /// How far the covariance was shrunk, 0 (not at all) to 1 (to a multiple of the identity).
+    pub fn shrinkage(&self) -> f64 {
+        self.shrinkage
+    }
+
+    /// The distance of each row of `x`, `[n, p]`, to the nearest class: `[n]`, in standard deviations.
+    ///
+    /// # Errors
+    /// [`Error::Width`] if `x` does not have the width seen by `fit`.
+    pub fn distances(&self, x: ArrayView2<'_, f64>) -> Result<Vec<f64>> {
+        let expected = self.centres.ncols();
+        if x.ncols() != expected {
+            return Err(Error::Width {
+                expected,
+                found: x.ncols(),
+            });
+        }
+        let whitened = whiten(self.factor.as_ref(), x.as_standard_layout().into_owned());
+        let rows: Vec<_> = whitened.rows().into_iter().collect();
+        let nearest = rows.into_par_iter().map(|row| {
+            let squares = self.centres.rows().into_iter().map(|centre| {
+                let pairs = row.iter().zip(centre);
+                pairs.map(|(a, b)| (a - b).powi(2)).sum::<f64>()
+            });
+            squares.fold(f64::INFINITY, f64::min).sqrt()
+        });
+        Ok(nearest.collect())
+    }
+}
+
+/// `L⁻¹ x` of each row `x`.
+fn whiten(factor: MatRef<'_, f64>, mut rows: Array2<f64>) -> Array2<f64> {
+    let (n, p) = rows.dim();
+    let slice = rows.as_slice_mut().expect("matrices are kept in C order");
+    // A row in C order is a column in Fortran order.
+    let columns = faer::MatMut::from_column_major_slice_mut(slice, p, n);
+    solve_lower_triangular_in_place(factor, columns, Par::rayon(PARTS));
+    rows
+}
+
+/// How far the covariance `s` of `centred` rows is to be shrunk: equations 14 of Ledoit and Wolf, as scikit-learn's
+/// `ledoit_wolf_shrinkage` has them.
+fn ledoit_wolf(centred: &Array2<f64>, s: MatRef<'_, f64>) -> f64 {
+    let (n, p) = (centred.nrows() as f64, centred.ncols() as f64);
+    let squared_norm = s.squared_norm_l2();
+    let trace: f64 = (0..s.nrows()).map(|column| s[(column, column)]).sum();
+    // How far the covariance is from a multiple of the identity, and how far that is due to chance.
+    let distance = squared_norm - trace * trace / p;
+    let fourths: f64 = centred.map_axis(Axis(1), |row| row.dot(&row).powi(2)).sum();
+    let chance = (fourths / n - squared_norm) / n;
+    if distance <= 0.0 {
+        1.0
+    } else {
+        (chance / distance).clamp(0.0, 1.0)
+    }
+}
+
+fn view(x: &Array2<f64>) -> MatRef<'_, f64> {
+    MatRef::from_row_major_slice(
+        x.as_slice().expect("matrices are kept in C order"),
+        x.nrows(),
+        x.ncols(),
+    )
+}

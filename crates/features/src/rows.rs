@@ -1,0 +1,236 @@
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+
+use crate::{Error, Result};
+
+/// As many rows are read, centred and multiplied at a time, whatever the number of threads: results do not depend on
+/// the machine's size. At 2,048 features of `f32` they are 16 MB.
+pub(crate) const BLOCK: usize = 2048;
+
+/// A table of features that is read a block of rows at a time, and need not be in memory as a whole.
+///
+/// Estimators read every row once, in order, and the next block while they compute with the one before.
+pub trait Rows: Sync {
+    /// `f32` or `f64`.
+    type Feature: Copy + Default + Send + Sync + Into<f64>;
+
+    /// The number of rows, `n`.
+    fn n_rows(&self) -> usize;
+
+    /// The number of columns, `d`.
+    fn n_features(&self) -> usize;
+
+    /// Copies rows into `block`, `[m, d]`: the `m` from `start` on, all of which there are.
+    ///
+    /// # Errors
+    /// [`Error::Read`] if they cannot be read.
+    fn read(&self, start: usize, block: ArrayViewMut2<'_, Self::Feature>) -> Result<()>;
+}
+
+impl<T: Copy + Default + Send + Sync + Into<f64>> Rows for ArrayView2<'_, T> {
+    type Feature = T;
+
+    fn n_rows(&self) -> usize {
+        self.nrows()
+    }
+
+    fn n_features(&self) -> usize {
+        self.ncols()
+    }
+
+    fn read(&self, start: usize, mut block: ArrayViewMut2<'_, T>) -> Result<()> {
+        let end = start + block.nrows();
+        block.assign(&self.slice(s![start..end, ..]));
+        Ok(())
+    }
+}
+
+impl<R: Rows> Rows for &R {
+    type Feature = R::Feature;
+
+    fn n_rows(&self) -> usize {
+        R::n_rows(self)
+    }
+
+    fn n_features(&self) -> usize {
+        R::n_features(self)
+    }
+
+    fn read(&self, start: usize, block: ArrayViewMut2<'_, R::Feature>) -> Result<()> {
+        R::read(self, start, block)
+    }
+}
+
+/// Some rows of a table, in the order of `chosen`.
+#[derive(Clone, Copy, Debug)]
+pub struct Subset<'a, R> {
+    /// The table.
+    pub rows: R,
+    /// The places of the chosen rows in it.
+    pub chosen: &'a [usize],
+}
+
+impl<R: Rows> Rows for Subset<'_, R> {
+    type Feature = R::Feature;
+
+    fn n_rows(&self) -> usize {
+        self.chosen.len()
+    }
+
+    fn n_features(&self) -> usize {
+        self.rows.n_features()
+    }
+
+    fn read(&self, start: usize, mut block: ArrayViewMut2<'_, R::Feature>) -> Result<()> {
+        let chosen = &self.chosen[start..start + block.nrows()];
+        let mut row = 0;
+        // Rows that follow each other are read at once.
+        for run in chosen.chunk_by(|a, b| a + 1 == *b) {
+            self.rows.read(run[0], block.slice_mut(s![row..row + run.len(), ..]))?;
+            row += run.len();
+        }
+        Ok(())
+    }
+}
+
+/// Shows all rows to `visit` in order, a block at a time, each with the place of its first row.
+///
+/// # Errors
+/// [`Error::Read`] if a block cannot be read, [`Error::NotFinite`] if a feature is infinite or not a number, and
+/// those of `visit`.
+pub(crate) fn for_each_block<R: Rows>(
+    rows: &R,
+    mut visit: impl FnMut(usize, ArrayView2<'_, R::Feature>) -> Result<()> + Send,
+) -> Result<()> {
+    let n = rows.n_rows();
+    let buffer = || Array2::default((n.min(BLOCK), rows.n_features()));
+    let read = |start: usize, block: &mut Array2<R::Feature>| {
+        let height = BLOCK.min(n.saturating_sub(start));
+        rows.read(start, block.slice_mut(s![..height, ..]))
+    };
+    let (mut block, mut next) = (buffer(), if n > BLOCK { buffer() } else { Array2::default((0, 0)) });
+    if n > 0 {
+        read(0, &mut block)?;
+    }
+    for start in (0..n).step_by(BLOCK) {
+        let following = start + BLOCK;
+        let current = block.slice(s![..BLOCK.min(n - start), ..]);
+        let (visited, was_read) = rayon::join(
+            || check_finite(current, start).and_then(|()| visit(start, current)),
+            || {
+                if following < n {
+                    read(following, &mut next)
+                } else {
+                    Ok(())
+                }
+            },
+        );
+        visited.and(was_read)?;
+        std::mem::swap(&mut block, &mut next);
+    }
+    Ok(())
+}
+
+/// All rows as one matrix, `[n, d]`.
+///
+/// # Errors
+/// [`Error::Read`] if they cannot be read.
+pub(crate) fn read_all<R: Rows>(rows: &R) -> Result<Array2<R::Feature>> {
+    let mut all = Array2::default((rows.n_rows(), rows.n_features()));
+    for (index, block) in all.axis_chunks_iter_mut(Axis(0), BLOCK).enumerate() {
+        rows.read(index * BLOCK, block)?;
+    }
+    Ok(all)
+}
+
+/// Names the first feature that is infinite or not a number; the first row of `x` is counted as row `start`.
+pub(crate) fn check_finite<T: Copy + Into<f64>>(x: ArrayView2<'_, T>, start: usize) -> Result<()> {
+    for (row, features) in x.rows().into_iter().enumerate() {
+        // A sum without branches over the row, which the compiler vectorizes: zeros if all are finite, else NaN.
+        if features.iter().fold(0.0, |sum, &value| sum + 0.0 * value.into()) == 0.0 {
+            continue;
+        }
+        for (column, &value) in features.iter().enumerate() {
+            let value = value.into();
+            if !value.is_finite() {
+                let row = start + row;
+                return Err(Error::NotFinite { row, column, value });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn every_row_is_shown_once_and_in_order() {
+        for n in [0, 1, BLOCK, BLOCK + 1, 3 * BLOCK - 1] {
+            let x = Array2::from_shape_fn((n, 2), |(row, column)| (2 * row + column) as f64);
+            let mut seen = Array2::zeros((0, 2));
+            for_each_block(&x.view(), |start, block| {
+                assert_eq!(start, seen.nrows());
+                seen.append(Axis(0), block).unwrap();
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(seen, x);
+        }
+    }
+
+    #[test]
+    fn a_subset_has_the_chosen_rows_in_their_order() {
+        let x = array![[0.0f32, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]];
+        let subset = Subset {
+            rows: x.view(),
+            chosen: &[2, 3, 0],
+        };
+        assert_eq!(read_all(&subset).unwrap(), array![[4.0, 5.0], [6.0, 7.0], [0.0, 1.0]]);
+    }
+
+    #[test]
+    fn a_feature_that_is_not_finite_is_named_by_its_row_in_the_table() {
+        let mut x = Array2::from_elem((BLOCK + 7, 3), f32::MAX);
+        x[[BLOCK + 5, 2]] = f32::NEG_INFINITY;
+        let error = for_each_block(&x.view(), |_, _| Ok(())).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "feature at row {}, column 2 is -inf, expected a finite number",
+                BLOCK + 5
+            )
+        );
+    }
+
+    struct Unreadable;
+
+    impl Rows for Unreadable {
+        type Feature = f32;
+
+        fn n_rows(&self) -> usize {
+            2 * BLOCK
+        }
+
+        fn n_features(&self) -> usize {
+            1
+        }
+
+        fn read(&self, start: usize, mut block: ArrayViewMut2<'_, f32>) -> Result<()> {
+            block.fill(0.0);
+            if start == 0 {
+                Ok(())
+            } else {
+                Err(Error::Read("disk on fire".into()))
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_cannot_be_read_are_an_error() {
+        let error = for_each_block(&Unreadable, |_, _| Ok(())).unwrap_err();
+        assert_eq!(error.to_string(), "disk on fire");
+    }
+}
