@@ -883,11 +883,12 @@ fn explain_shows_the_parts_of_a_key_beside_those_of_the_nearest_earlier_run() {
         ran.stdout.lines().map(redact).collect::<Vec<_>>()
     };
     let project = copy();
+    let version = FeaturesConfig::VERSION;
     assert_eq!(
         text(&project, "features", &["--variance", "0.5"]),
         [
             "  features           last run   now",
-            "  version            1          1",
+            &format!("  version            {version:<10} {version}"),
             "* variance           0.98       0.5",
             "  solver             faer       faer",
             "  training features  #  #",
