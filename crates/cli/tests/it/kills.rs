@@ -18,7 +18,8 @@ use serde_json::Value;
 
 use crate::{CLASSES, PIPELINE, Project, Ran, assert_same, bitmap, results};
 
-/// How often a pipeline is killed at any time; at every step there are some two hundred kills more.
+/// How often a pipeline is killed at any time, unless `LUTHIER_TEST_KILLS` says otherwise; at every step there are some two
+/// hundred kills more.
 const KILLS: usize = 30;
 
 /// System calls that change files, under all their names; one that the system does not have counts for nothing.
@@ -49,7 +50,8 @@ fn a_pipeline_killed_at_any_time_goes_on() {
     ]);
     let (length, expected) = (start.elapsed(), results(&project.path("undisturbed")));
     let (mut n_runs, mut n_kills) = (0, 0);
-    while n_kills < KILLS {
+    let kills = std::env::var("LUTHIER_TEST_KILLS").map_or(KILLS, |count| count.parse().unwrap());
+    while n_kills < kills {
         for n_kills_of_this in 0.. {
             let committed = inspect(&project, Expect::AllWhole, "after a kill");
             let arguments = [&PIPELINE[..], &["--batch", "1", "--json"]].concat();
