@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::path::Path;
+use std::time::SystemTime;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use luthier_artifact::{Cache, Digest, FileStat};
@@ -33,7 +34,7 @@ fn cache(criterion: &mut Criterion) {
             .iter()
             .zip(&images)
             .map(|(name, image)| (name.as_str(), stat, *image));
-        cache.remember_files(root, known).unwrap();
+        cache.remember_files(root, known, SystemTime::now()).unwrap();
 
         let mut group = criterion.benchmark_group("cache");
         group.throughput(Throughput::Elements(u64::from(n))).sample_size(10);

@@ -18,36 +18,58 @@ const VERSION: u32 = 1;
 /// The name of the model file.
 pub(crate) const MODEL_FILE: &str = "model.safetensors";
 
+/// What `features.json` says, and the digest of all that it is made from.
+pub(crate) struct Rows<'a> {
+    pub digest: Digest,
+    pub index: Box<dyn Fn() -> Result<Index> + 'a>,
+}
+
+impl<'a> Rows<'a> {
+    /// As they come out of the extract stage.
+    pub(crate) fn extracted(
+        cache: &'a Cache,
+        source: &'a DataSource,
+        manifest: (&'a Manifest, Digest),
+        extracted: &'a Extracted,
+    ) -> Result<Self> {
+        let (manifest, manifest_digest) = manifest;
+        let Extracted {
+            train, test, skipped, ..
+        } = extracted;
+        let place = |split| std::path::absolute(source.folder(split)).context("current folder");
+        let place = format!("{:?} {:?} {source:?}", place(Split::Train)?, place(Split::Test)?);
+        let place = Digest::of(place.as_bytes());
+        Ok(Rows {
+            digest: digest_of(&[*train, *test, *skipped, manifest_digest, place]),
+            index: Box::new(move || {
+                let (train, test) = (load::<FeatureRows>(cache, train)?, load::<FeatureRows>(cache, test)?);
+                let skipped: SkippedImages = load(cache, skipped)?;
+                Index::new(source, manifest, &train, &test, &skipped)
+            }),
+        })
+    }
+
+    /// As they stand in a folder of features.
+    pub(crate) fn in_folder(folder: &'a Path) -> Result<Self> {
+        let path = features_folder::index_path(folder);
+        Ok(Rows {
+            digest: Digest::of_file(&path).with_context(|| path.display().to_string())?,
+            index: Box::new(move || features_folder::read_index(folder)),
+        })
+    }
+}
+
 /// Writes `features/`.
-pub(crate) fn features(
-    cache: &Cache,
-    folder: &Path,
-    source: &DataSource,
-    manifest: (&Manifest, Digest),
-    extracted: &Extracted,
-) -> Result<()> {
-    let (manifest, manifest_digest) = manifest;
-    let Extracted {
-        train, test, skipped, ..
-    } = extracted;
-    for (split, digest) in [(Split::Train, train), (Split::Test, test)] {
+pub(crate) fn features(cache: &Cache, folder: &Path, rows: &Rows<'_>, extracted: &Extracted) -> Result<()> {
+    for (split, digest) in [(Split::Train, &extracted.train), (Split::Test, &extracted.test)] {
         let (features, labels) = features_folder::npy_paths(folder, split);
         once(cache, &[features, labels], &[*digest], || {
             features_folder::write_table(folder, split, &open_table(cache, digest)?)
         })?;
     }
-    let place = std::path::absolute(source.folder(Split::Train)).context("current folder")?;
-    let place = Digest::of(format!("{place:?} {source:?}").as_bytes());
-    once(
-        cache,
-        &[features_folder::index_path(folder)],
-        &[*train, *test, *skipped, manifest_digest, place],
-        || {
-            let (train, test) = (load::<FeatureRows>(cache, train)?, load::<FeatureRows>(cache, test)?);
-            let skipped: SkippedImages = load(cache, skipped)?;
-            features_folder::write_index(folder, &Index::new(source, manifest, &train, &test, &skipped)?)
-        },
-    )
+    once(cache, &[features_folder::index_path(folder)], &[rows.digest], || {
+        features_folder::write_index(folder, &(rows.index)()?)
+    })
 }
 
 /// Writes `models/model.safetensors`; the result is its path.
@@ -59,17 +81,15 @@ pub(crate) fn model(cache: &Cache, folder: &Path, digest: Digest) -> Result<Path
     Ok(path)
 }
 
-/// Writes `reports/` from the evaluation and the features folder; the result is the path of the page.
+/// Writes `reports/`; the result is the path of the page.
 pub(crate) fn report(
     cache: &Cache,
     folder: &Path,
     evaluation: Digest,
     model: Digest,
-    features: &Path,
+    rows: &Rows<'_>,
 ) -> Result<PathBuf> {
     let page = folder.join("report.html");
-    let index = features_folder::index_path(features);
-    let rows = Digest::of_file(&index).with_context(|| index.display().to_string())?;
     let files = [
         "report.html",
         "report.json",
@@ -83,10 +103,10 @@ pub(crate) fn report(
     once(
         cache,
         &files.map(|name| folder.join(name)),
-        &[evaluation, model, rows],
+        &[evaluation, model, rows.digest],
         || {
             let (evaluation, model) = (load::<Evaluation>(cache, &evaluation)?, load::<Model>(cache, &model)?);
-            report::write(folder, &evaluation, &model, &features_folder::read_index(features)?)?;
+            report::write(folder, &evaluation, &model, &(rows.index)()?)?;
             Ok(())
         },
     )?;
@@ -95,9 +115,8 @@ pub(crate) fn report(
 
 /// Writes files unless all of them are still as they were written from the same sources.
 fn once(cache: &Cache, paths: &[PathBuf], sources: &[Digest], write: impl FnOnce() -> Result<()>) -> Result<()> {
-    let mut bytes = format!("{VERSION} {}", env!("CARGO_PKG_VERSION")).into_bytes();
-    sources.iter().for_each(|digest| bytes.extend(digest.as_bytes()));
-    let source = Digest::of(&bytes);
+    let version = Digest::of(format!("{VERSION} {}", env!("CARGO_PKG_VERSION")).as_bytes());
+    let source = digest_of(&[&[version], sources].concat());
     let paths: Vec<PathBuf> = paths
         .iter()
         .map(|path| std::path::absolute(path).with_context(|| path.display().to_string()))
@@ -111,4 +130,9 @@ fn once(cache: &Cache, paths: &[PathBuf], sources: &[Digest], write: impl FnOnce
         }
     }
     Ok(())
+}
+
+fn digest_of(digests: &[Digest]) -> Digest {
+    let bytes: Vec<u8> = digests.iter().flat_map(|digest| *digest.as_bytes()).collect();
+    Digest::of(&bytes)
 }

@@ -214,16 +214,9 @@ impl<'a> Runner<'a> {
         self.reuse.images_embedded = embedded;
     }
 
-    /// Tells the cache, before the first stage runs, that what it stores from now on is in use.
+    /// Tells the cache, before a stage runs, that what it has stored and stores from now on is in use.
     fn begin(&self) -> Result<()> {
-        if self
-            .reports
-            .iter()
-            .all(|report| report.status != Status::Ran || report.name == STAGES[0])
-        {
-            self.cache.begin_run(&self.project, &self.stages())?;
-        }
-        Ok(())
+        Ok(self.cache.begin_run(&self.project, &self.stages())?)
     }
 
     /// The stages that were reached.

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use luthier_artifact::{Cache, Content, Digest, FileStat, Manifest, ManifestEntry, Split};
 use rayon::prelude::*;
@@ -68,6 +69,7 @@ pub struct Scan {
 /// not hold a data set; [`Error::Io`] if a folder cannot be listed. A file that cannot be read is no error but an
 /// [`Unreadable`](Content::Unreadable) entry.
 pub fn scan(source: &DataSource, cache: &Cache, rehash: Rehash, observer: &dyn Observer) -> Result<Scan> {
+    let since = SystemTime::now();
     let mut files = Vec::new();
     let mut n_ignored = 0;
     match source {
@@ -78,7 +80,7 @@ pub fn scan(source: &DataSource, cache: &Cache, rehash: Rehash, observer: &dyn O
         // Which of them are for the test is known only by their digests.
         DataSource::Whole { data, .. } => n_ignored += list(data, Split::Train, &mut files)?,
     }
-    let (mut entries, n_read) = digest(source, files, cache, rehash, observer)?;
+    let (mut entries, n_read) = digest(source, files, since, cache, rehash, observer)?;
     if let DataSource::Whole {
         test_fraction, seed, ..
     } = source
@@ -268,10 +270,12 @@ fn listed(folder: &Path, path: &Path, split: Split, stat: FileStat, unreadable: 
     })
 }
 
-/// Reads the files whose digests are not known by their stat; the result is the contents and how many were read.
+/// Reads the files whose digests are not known by their stat, taken after `since`; the result is the contents and how many
+/// were read.
 fn digest(
     source: &DataSource,
     mut files: Vec<Listed>,
+    since: SystemTime,
     cache: &Cache,
     rehash: Rehash,
     observer: &dyn Observer,
@@ -312,7 +316,7 @@ fn digest(
                 }
                 _ => None,
             });
-            cache.remember_files(&absolute(source, split)?, learnt)?;
+            cache.remember_files(&absolute(source, split)?, learnt, since)?;
         }
         for (&place, content) in batch.iter().zip(read) {
             contents[place] = Some(content);

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::objects::remove;
 use super::run::{Run, RunState};
 use super::{Cache, FileStat, now};
-use crate::{Content, Digest, Manifest, Result};
+use crate::{Content, Digest, FeatureRows, Manifest, Result};
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -233,9 +233,23 @@ impl Cache {
         Ok(used)
     }
 
-    /// The images of a run's manifest.
+    /// The images of a run's manifest, and those of its tables, which stand in for a manifest that is damaged.
     fn images_of(&self, run: &Run) -> Result<Vec<Digest>> {
         let mut images = Vec::new();
+        for stage in run.stages.iter().filter(|stage| stage.stage == "extract") {
+            let outputs = self
+                .index
+                .execution(&stage.key)?
+                .into_iter()
+                .flat_map(|found| found.outputs);
+            for table in outputs.filter(|output| ["train", "test"].contains(&output.name.as_str())) {
+                images.extend(
+                    self.get::<FeatureRows>(&table.digest)?
+                        .into_iter()
+                        .flat_map(|rows| rows.images),
+                );
+            }
+        }
         for stage in run.stages.iter().filter(|stage| stage.stage == "scan") {
             for output in self
                 .index

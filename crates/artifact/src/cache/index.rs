@@ -146,8 +146,12 @@ impl Index {
             let _pass = gate.together()?;
             let current = FileId::of(&self.path);
             if opened.file != current {
-                opened.file = current;
-                *opened = Opened::new(&self.path)?;
+                *opened = Opened::new(&self.path).inspect_err(|error| {
+                    // What is to be mended is this file. After any other error the next attempt opens it.
+                    if error.is_damaged() {
+                        opened.file = current;
+                    }
+                })?;
             }
             query(&mut opened.connection).map_err(wrap(&self.path))
         };
@@ -294,7 +298,7 @@ impl Index {
                 let mut known = None;
                 while let Some(at) = row {
                     let path = at.get_ref(5)?.as_str()?;
-                    match path[first.len()..].cmp(file) {
+                    match path.get(first.len()..).unwrap_or_default().cmp(file) {
                         Ordering::Less => row = rows.next()?,
                         Ordering::Greater => break,
                         Ordering::Equal => {
@@ -403,11 +407,19 @@ impl Index {
 
     /// Forgets vectors and that any image has them.
     pub(super) fn forget_vectors(&self, vectors: &[Digest]) -> Result<()> {
+        if vectors.is_empty() {
+            return Ok(());
+        }
         self.write(|connection| {
+            let mut delete = connection.prepare_cached("DELETE FROM vector WHERE digest = ?")?;
             for vector in vectors {
-                connection.execute("DELETE FROM feature WHERE vector = ?", [vector.as_bytes()])?;
-                connection.execute("DELETE FROM vector WHERE digest = ?", [vector.as_bytes()])?;
+                delete.execute([vector.as_bytes()])?;
             }
+            // In one sweep, and with them all that name another lost vector: they come and go together.
+            connection.execute(
+                "DELETE FROM feature WHERE vector NOT IN (SELECT digest FROM vector)",
+                [],
+            )?;
             Ok(())
         })
     }
@@ -532,41 +544,39 @@ impl Index {
     /// Checks every row of features and every vector, deletes those that are damaged or of no use, and counts the rows:
     /// all, and those that were deleted.
     pub(super) fn forget_damaged_features(&self) -> Result<(u64, u64)> {
-        let damaged: Vec<Digest> = self.with(|connection| {
+        // The rows first: another process may add some meanwhile, and a row comes together with its vector.
+        let rows: Vec<(Digest, Digest, Option<Digest>)> = self.with(|connection| {
+            connection
+                .prepare("SELECT extractor, image, vector, checksum FROM feature")?
+                .query_map([], |row| {
+                    let (extractor, image, vector) = (digest(row, 0)?, digest(row, 1)?, digest(row, 2)?);
+                    let is_whole = row.get_ref(3)?.as_blob()? == feature_checksum(&extractor, &image, &vector);
+                    Ok((extractor, image, is_whole.then_some(vector)))
+                })?
+                .collect()
+        })?;
+        let (whole, damaged): (HashSet<Digest>, Vec<Digest>) = self.with(|connection| {
             let mut select = connection.prepare("SELECT digest, bytes FROM vector")?;
-            let mut rows = select.query([])?;
-            let mut damaged = Vec::new();
-            while let Some(row) = rows.next()? {
-                let expected = digest(row, 0)?;
-                if Digest::of(row.get_ref(1)?.as_blob()?) != expected {
+            let mut vectors = select.query([])?;
+            let (mut whole, mut damaged) = (HashSet::new(), Vec::new());
+            while let Some(vector) = vectors.next()? {
+                let expected = digest(vector, 0)?;
+                if Digest::of(vector.get_ref(1)?.as_blob()?) == expected {
+                    whole.insert(expected);
+                } else {
                     damaged.push(expected);
                 }
             }
-            Ok(damaged)
+            Ok((whole, damaged))
         })?;
-        let n_rows = self.count("feature")?;
-        self.forget_vectors(&damaged)?;
-        let whole: HashSet<Digest> = self.with(|connection| {
-            connection
-                .prepare("SELECT digest FROM vector")?
-                .query_map([], |row| digest(row, 0))?
-                .collect()
-        })?;
-        let useless: Vec<(Digest, Digest)> = self.with(|connection| {
-            let mut select = connection.prepare("SELECT extractor, image, vector, checksum FROM feature")?;
-            let mut rows = select.query([])?;
-            let mut useless = Vec::new();
-            while let Some(row) = rows.next()? {
-                let (extractor, image, vector) = (digest(row, 0)?, digest(row, 1)?, digest(row, 2)?);
-                let is_whole = row.get_ref(3)?.as_blob()? == feature_checksum(&extractor, &image, &vector);
-                if !is_whole || !whole.contains(&vector) {
-                    useless.push((extractor, image));
-                }
-            }
-            Ok(useless)
-        })?;
+        let n_rows = rows.len() as u64;
+        let useless: Vec<(Digest, Digest)> = (rows.into_iter())
+            .filter(|(_, _, vector)| vector.is_none_or(|vector| !whole.contains(&vector)))
+            .map(|(extractor, image, _)| (extractor, image))
+            .collect();
         self.forget_features(&useless)?;
-        Ok((n_rows, n_rows - self.count("feature")?))
+        self.forget_vectors(&damaged)?;
+        Ok((n_rows, useless.len() as u64))
     }
 
     pub(super) fn forget_executions(&self, keys: &[Digest]) -> Result<u64> {

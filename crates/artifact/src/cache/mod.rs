@@ -414,7 +414,8 @@ impl Cache {
 
     /// Remembers what files below `folder` held, so that they need not be read again while their stats stay.
     ///
-    /// A file changed within the last two seconds is left out: it could change again under the same stat.
+    /// A file changed within the two seconds before `since`, when its stat was taken, is left out: it could have changed again
+    /// under the same stat.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
@@ -422,9 +423,9 @@ impl Cache {
         &self,
         folder: &Path,
         files: impl Iterator<Item = (&'a str, FileStat, Digest)> + Clone,
+        since: SystemTime,
     ) -> Result<()> {
-        let now = SystemTime::now();
-        let settled = files.filter(|(_, stat, _)| stat.is_settled(now));
+        let settled = files.filter(|(_, stat, _)| stat.is_settled(since));
         match folder.to_str() {
             Some(folder) if settled.clone().next().is_some() => self.index.remember_files(folder, settled),
             _ => Ok(()),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use luthier_artifact::{
     Artifact, Cache, Digest, Error, Execution, ExtractorInfo, FeatureTable, FileStat, Key, Manifest, Output, Reuse,
@@ -113,7 +114,7 @@ impl Truth {
         for run in &self.runs {
             cache.record_run(PROJECT, run, Reuse::default())?;
         }
-        cache.remember_files(Path::new(PHOTOS), [self.file].into_iter())?;
+        cache.remember_files(Path::new(PHOTOS), [self.file].into_iter(), SystemTime::now())?;
         cache.remember_export(&self.export, &self.table.rows().digest())
     }
 

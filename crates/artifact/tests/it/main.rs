@@ -6,6 +6,7 @@ mod upkeep;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use luthier_artifact::{
     Artifact, Cache, Content, Digest, Error, Execution, ExtractorInfo, FeatureTable, FileStat, Key, Manifest,
@@ -240,7 +241,7 @@ fn damaged_rows_are_misses_and_verify_forgets_them() {
     let root = Path::new("/");
     let file = || [("a.jpg", stat)].into_iter();
     cache
-        .remember_files(root, [("a.jpg", stat, image)].into_iter())
+        .remember_files(root, [("a.jpg", stat, image)].into_iter(), SystemTime::now())
         .unwrap();
     assert_eq!(cache.file_digests(root, file()).unwrap(), [Some(image)]);
 
@@ -337,7 +338,9 @@ fn another_stat_is_another_file() {
     };
     let root = Path::new("/");
     let remembered = [("a.jpg", stat, Digest::of(b"a"))];
-    cache.remember_files(root, remembered.into_iter()).unwrap();
+    cache
+        .remember_files(root, remembered.into_iter(), SystemTime::now())
+        .unwrap();
     for other in [
         FileStat { size: 6, ..stat },
         FileStat { mtime_ns: 8, ..stat },
@@ -362,7 +365,7 @@ fn files_are_found_whatever_lies_beside_them() {
     let files = ["a-b/1.jpg", "a/1.jpg", "a/2.jpg", "a0/1.jpg", "b/\u{e9}.jpg"];
     for root in ["/data", "/data/a", "/data-old", "/data0"] {
         let known = files.iter().map(|file| (*file, stat, digest(file)));
-        cache.remember_files(Path::new(root), known).unwrap();
+        cache.remember_files(Path::new(root), known, SystemTime::now()).unwrap();
     }
     let asked = [
         "a-b/0.jpg",

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use luthier_artifact::{
     Cache, Digest, DryRun, Error, Execution, FileStat, GcReport, Keep, Key, LastRun, Output, Reuse, RunStage,
@@ -202,7 +203,9 @@ fn pruning_forgets_images_that_no_last_run_had_and_no_file_holds() {
             .unwrap();
         let stat = FileStat::of(&path).unwrap();
         let file = [(name, stat, digest)].into_iter();
-        cache.remember_files(folder.root.path(), file).unwrap();
+        cache
+            .remember_files(folder.root.path(), file, SystemTime::now())
+            .unwrap();
         cache.store_features(&extractor, &[(digest, vec![0.5; 2048])]).unwrap();
         path
     };

@@ -79,7 +79,13 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         let mut runner = Runner::new(&cache, progress, project(&report_dir)?, Mode::Run)?;
         let evaluation =
             pipeline::evaluate(&config, model, test, &mut runner)?.expect("outside a plan every stage gives a result");
-        let page = export::report(&cache, &report_dir, evaluation, model, &feature_dir)?;
+        let page = export::report(
+            &cache,
+            &report_dir,
+            evaluation,
+            model,
+            &export::Rows::in_folder(&feature_dir)?,
+        )?;
         for report in runner.finish()? {
             print_stage(progress, &report, "");
         }

@@ -60,7 +60,8 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         }
         report_skipped(&skipped, data.is_strict, progress)?;
         note_faster_precision(&settings, extracted.n_embedded, progress);
-        export::features(&cache, &output_dir, &data.source, (manifest, digest), &extracted)?;
+        let rows = export::Rows::extracted(&cache, &data.source, (manifest, digest), &extracted)?;
+        export::features(&cache, &output_dir, &rows, &extracted)?;
         runner.finish()?;
         Ok(())
     })?;

@@ -157,7 +157,8 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
     print(&runner, &outcome);
     report_skipped(&skipped, data.is_strict, progress)?;
     let features = out.join("features");
-    export::features(&cache, &features, &data.source, (manifest, manifest_digest), &extracted)?;
+    let rows = export::Rows::extracted(&cache, &data.source, (manifest, manifest_digest), &extracted)?;
+    export::features(&cache, &features, &rows, &extracted)?;
 
     let model_digest = train(&pipeline.features, &pipeline.classify, extracted.train, &mut runner)?.expect(RUNS);
     if let [.., projected, classified] = runner.reports() {
@@ -169,7 +170,7 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
     let evaluation_digest = evaluate(&pipeline.evaluate, model_digest, extracted.test, &mut runner)?.expect(RUNS);
     let evaluation: Evaluation = load(&cache, &evaluation_digest)?;
     print(&runner, &format!("accuracy {:.4}", evaluation.accuracy.value));
-    let page = export::report(&cache, &out.join("reports"), evaluation_digest, model_digest, &features)?;
+    let page = export::report(&cache, &out.join("reports"), evaluation_digest, model_digest, &rows)?;
 
     let warnings = report::warnings(
         &load::<Model>(&cache, &model_digest)?,
