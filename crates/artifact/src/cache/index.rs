@@ -285,7 +285,7 @@ impl Index {
         folder: &str,
         files: impl Iterator<Item = (&'a str, FileStat)> + Clone,
     ) -> Result<Vec<Option<Digest>>> {
-        // The rows below a folder in one sweep beside the files, both in order: ten times as fast as a million lookups.
+        // The rows below a folder in one sweep beside the files, both in order, instead of a lookup for each.
         let (first, end) = below(folder);
         self.with(|connection| {
             let mut select = connection.prepare_cached(
