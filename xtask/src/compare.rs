@@ -74,14 +74,7 @@ enum Group {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     setup::ensure(workspace)?;
     let python = environment(workspace)?;
-    let status = workspace
-        .cargo(["build", "--release", "-p", "luthier", "-p", "luthier-benches", "--bins"])
-        .stdout(io::stderr())
-        .status();
-    ensure!(
-        status.context("cargo build: not started")?.success(),
-        "cargo build: failed, its words are above"
-    );
+    workspace.build_measuring_programs()?;
     let release = env::current_exe().context("own program file: unknown")?;
     let release = release.parent().context("own program file: in no folder")?;
     let threads = match options.threads {

@@ -1,11 +1,10 @@
 //! `cargo xtask scale`: what a run costs as the number of images grows. The measuring is done by `benches/scale`.
 
 use std::env;
-use std::io;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::setup;
 use crate::workspace::{self, Workspace};
@@ -24,14 +23,7 @@ pub(crate) struct Options {
 /// Builds, and measures.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     setup::ensure(workspace)?;
-    let status = workspace
-        .cargo(["build", "--release", "-p", "luthier", "-p", "luthier-benches", "--bins"])
-        .stdout(io::stderr())
-        .status();
-    ensure!(
-        status.context("cargo build: not started")?.success(),
-        "cargo build: failed, its words are above"
-    );
+    workspace.build_measuring_programs()?;
     let program = env::current_exe()
         .context("own program file: unknown")?
         .with_file_name(format!("luthier-scale{}", env::consts::EXE_SUFFIX));

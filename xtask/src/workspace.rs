@@ -2,10 +2,11 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::problem::problem;
 
@@ -33,6 +34,19 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
+    /// Builds `luthier` and the programs that measure it.
+    pub(crate) fn build_measuring_programs(&self) -> Result<()> {
+        let status = self
+            .cargo(["build", "--release", "-p", "luthier", "-p", "luthier-benches", "--bins"])
+            .stdout(io::stderr())
+            .status();
+        ensure!(
+            status.context("cargo build: not started")?.success(),
+            "cargo build: failed, its words are above"
+        );
+        Ok(())
+    }
+
     /// Reads the environment of a process started by `cargo xtask`.
     pub(crate) fn from_env() -> Result<Self> {
         let manifest_dir = env::var_os("CARGO_MANIFEST_DIR")

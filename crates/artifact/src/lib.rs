@@ -24,7 +24,7 @@ pub use cache::{
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use key::{Key, KeyBuilder, KeyPart};
-pub use manifest::{Content, Manifest, ManifestEntry, Split};
+pub use manifest::{Content, Manifest, ManifestEntry, Split, class_of};
 pub use matrix::{Tensors, TensorsBuilder};
 pub use table::{ExtractorInfo, FeatureRows, FeatureTable, vector_digest};
 

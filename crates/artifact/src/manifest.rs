@@ -48,8 +48,13 @@ pub struct ManifestEntry {
 impl ManifestEntry {
     /// The class: the first folder below the split's folder.
     pub fn class(&self) -> &str {
-        self.file.split_once('/').map_or(&self.file, |(class, _)| class)
+        class_of(&self.file)
     }
+}
+
+/// The class of a file, given by its path below the split's folder: the first folder.
+pub fn class_of(file: &str) -> &str {
+    file.split_once('/').map_or(file, |(class, _)| class)
 }
 
 /// Every image file of a data set, ordered by split and file name.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use luthier_artifact::{
-    Content, Digest, ExtractorInfo, FeatureRows, FeatureTable, Manifest, ManifestEntry, Split, StoredTable,
+    Content, Digest, ExtractorInfo, FeatureRows, FeatureTable, Manifest, ManifestEntry, Split, StoredTable, class_of,
     write_atomically, write_atomically_with,
 };
 use luthier_eval::Skipped;
@@ -59,7 +59,7 @@ pub(crate) struct Place<'a> {
 impl<'a> Place<'a> {
     /// The class: the first folder of the path.
     pub(crate) fn class(&self) -> &'a str {
-        self.file.split_once('/').map_or(self.file, |(class, _)| class)
+        class_of(self.file)
     }
 }
 

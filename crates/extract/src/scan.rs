@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use luthier_artifact::{Cache, Content, Digest, FileStat, Manifest, ManifestEntry, Split};
+use luthier_artifact::{Cache, Content, Digest, FileStat, Manifest, ManifestEntry, Split, class_of};
 use rayon::prelude::*;
 use walkdir::{DirEntry, WalkDir};
 
@@ -215,11 +215,7 @@ fn list(folder: &Path, split: Split, files: &mut Vec<Listed>) -> Result<usize> {
             Err(_) => n_ignored += 1,
         }
     }
-    let class = |file: &'_ Listed| file.file.split('/').next().unwrap_or_default().to_owned();
-    let has_images: HashSet<String> = files[n_before..]
-        .chunk_by(|a, b| class(a) == class(b))
-        .map(|same| class(&same[0]))
-        .collect();
+    let has_images: HashSet<&str> = files[n_before..].iter().map(|file| class_of(&file.file)).collect();
     if has_images.is_empty() {
         return Err(Error::NoImages {
             path: folder.to_owned(),

@@ -268,6 +268,15 @@ impl Cache {
         }
     }
 
+    /// What the index answers to several questions, or else the cache below.
+    fn ask_both(&self, ask: impl Fn(&Index) -> Result<Vec<Option<Digest>>>) -> Result<Vec<Option<Digest>>> {
+        let mut answers = ask(&self.index)?;
+        for (answer, below) in answers.iter_mut().zip(self.ask_below(&ask)?) {
+            *answer = answer.or(below);
+        }
+        Ok(answers)
+    }
+
     /// What this key gave before, if all its outputs are still there.
     ///
     /// # Errors
@@ -404,12 +413,7 @@ impl Cache {
         let Some(folder) = folder.to_str() else {
             return Ok(vec![None; files.len()]);
         };
-        let mut digests = self.index.file_digests(folder, files.clone())?;
-        let below = self.ask_below(|index| index.file_digests(folder, files))?;
-        for (digest, below) in digests.iter_mut().zip(below) {
-            *digest = digest.or(below);
-        }
-        Ok(digests)
+        self.ask_both(|index| index.file_digests(folder, files.clone()))
     }
 
     /// Remembers what files below `folder` held, so that they need not be read again while their stats stay.
@@ -437,12 +441,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn feature_digests(&self, extractor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
-        let mut digests = self.index.feature_digests(extractor, images)?;
-        let below = self.ask_below(|index| index.feature_digests(extractor, images))?;
-        for (digest, below) in digests.iter_mut().zip(below) {
-            *digest = digest.or(below);
-        }
-        Ok(digests)
+        self.ask_both(|index| index.feature_digests(extractor, images))
     }
 
     /// Stores the features that an extractor made of images, in one transaction.

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use luthier_artifact::{
-    Artifact, Cache, Digest, Error, Execution, ExtractorInfo, FeatureTable, FileStat, Key, Manifest, Output, Reuse,
-    RunStage, StoredTable,
+    Artifact, Cache, Digest, Error, Execution, FeatureTable, FileStat, Key, Manifest, Output, Reuse, RunStage,
+    StoredTable,
 };
 use ndarray::Array2;
 
-use crate::{EXTRACTOR, Folder, features, manifest};
+use crate::{EXTRACTOR, Folder, features, manifest, table};
 
 const N_IMAGES: usize = 12;
 const WIDTH: usize = 2048;
@@ -51,14 +51,7 @@ impl Truth {
         let manifests = [manifest("harp"), manifest("lute")];
         let table = FeatureTable {
             classes: vec!["harp".into()],
-            extractor: ExtractorInfo {
-                views: vec!["squash".into()],
-                combine: "mean".into(),
-                decode: "scaled".into(),
-                weights: "untrained".into(),
-                weights_sha256: "00".into(),
-                precision: "fp32".into(),
-            },
+            extractor: table().extractor,
             labels: vec![0; N_IMAGES],
             images: features.iter().map(|(image, _)| *image).collect(),
             features: Array2::from_shape_fn((N_IMAGES, WIDTH), |(row, column)| features[row].1[column]),
