@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use luthier_benches::features;
 use luthier_classify::LogisticRegression;
-use luthier_features::{FeaturesConfig, Keep, Projection, Solver};
+use luthier_features::{FeaturesConfig, Keep, Solver};
 
 fn project(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scaler+pca");
@@ -14,10 +14,11 @@ fn project(criterion: &mut Criterion) {
         let (x, _) = features(n, classes);
         let config = FeaturesConfig {
             keep: Keep::Variance(0.98),
+            whiten: false,
             solver: Solver::Faer,
         };
         group.bench_function(BenchmarkId::new("faer", format!("{n}x2048")), |bencher| {
-            bencher.iter(|| Projection::fit(config, black_box(x.view())).unwrap());
+            bencher.iter(|| config.run(black_box(x.view())).unwrap());
         });
     }
 }
@@ -29,9 +30,10 @@ fn classify(criterion: &mut Criterion) {
         let (x, labels) = features(n, classes);
         let config = FeaturesConfig {
             keep: Keep::Components(98),
+            whiten: false,
             solver: Solver::Faer,
         };
-        let components = Projection::fit(config, x.view()).unwrap().transform(x.view()).unwrap();
+        let components = config.run(x.view()).unwrap().transform(x.view()).unwrap();
         let regression = LogisticRegression::new(1.0, Solver::Faer).unwrap();
         group.bench_function(BenchmarkId::new("faer", format!("{n}x98x{classes}")), |bencher| {
             bencher.iter(|| regression.fit(black_box(components.view()), &labels, classes).unwrap());

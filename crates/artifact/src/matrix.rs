@@ -151,6 +151,11 @@ impl<'a> Tensors<'a> {
         Ok(header)
     }
 
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.tensor(name).is_ok()
+    }
+
     /// A vector by name.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! How sure a classifier may be, judged on images that were held out: temperature, calibration error, thresholds.
+//! How sure a classifier may be, judged on images that were held out: temperature and thresholds.
 
 use ndarray::{Array2, ArrayView2};
 
@@ -79,31 +79,6 @@ fn derivatives(scores: ArrayView2<'_, f64>, labels: &[usize], beta: f64) -> (f64
     (slope / n, curvature / n)
 }
 
-/// The expected calibration error of `probabilities`, `[n, k]`, in 0 to 1: by how much the probability of the most
-/// probable class differs from the share of such predictions that are right, on average over the images.
-///
-/// Predictions are put into `bins` of equal width by that probability: Naeini, Cooper and Hauskrecht, "Obtaining Well
-/// Calibrated Probabilities Using Bayesian Binning", 2015. Guo and others use 15.
-///
-/// # Errors
-/// As [`Temperature::fit`].
-pub fn expected_calibration_error(
-    probabilities: ArrayView2<'_, f64>,
-    labels: &[usize],
-    bins: std::num::NonZeroUsize,
-) -> Result<f64> {
-    check(probabilities, labels)?;
-    let mut gaps = vec![0.0; bins.get()];
-    for (row, &label) in probabilities.rows().into_iter().zip(labels) {
-        let confidence = row.iter().copied().fold(0.0, f64::max);
-        let is_right = row.iter().position(|&p| p == confidence) == Some(label);
-        // A bin takes in its upper end, as with Guo and others.
-        let bin = ((confidence * bins.get() as f64).ceil() as usize).clamp(1, bins.get()) - 1;
-        gaps[bin] += confidence - f64::from(u8::from(is_right));
-    }
-    Ok(gaps.iter().map(|gap: &f64| gap.abs()).sum::<f64>() / labels.len() as f64)
-}
-
 /// The largest threshold that at least this `share` of the values reach: of held-out images' probabilities the one
 /// below which a prediction is better not made, if that share of known images is to be kept.
 ///
@@ -149,8 +124,6 @@ fn check(scores: ArrayView2<'_, f64>, labels: &[usize]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroUsize;
-
     use ndarray::array;
 
     use super::*;
@@ -184,22 +157,11 @@ mod tests {
     #[test]
     fn scores_that_are_too_large_are_divided_by_how_much_too_large_they_are() {
         let (scores, labels) = drawn(20_000);
-        let bins = NonZeroUsize::new(15).unwrap();
         for factor in [0.25, 1.0, 3.0] {
-            let wrong = &scores * factor;
-            let temperature = Temperature::fit(wrong.view(), &labels).unwrap();
+            let temperature = Temperature::fit((&scores * factor).view(), &labels).unwrap();
             assert!(
                 (temperature.value() / factor - 1.0).abs() < 0.03,
                 "{factor}: {temperature:?}"
-            );
-            let error =
-                |probabilities: Array2<f64>| expected_calibration_error(probabilities.view(), &labels, bins).unwrap();
-            let after = error(temperature.probabilities(wrong.view()));
-            assert!(after < 0.012, "{factor}: {after}");
-            let before = error(softmax_rows(wrong));
-            assert!(
-                factor == 1.0 || before > 5.0 * after,
-                "{factor}: {before} before, {after} after"
             );
         }
     }
@@ -222,14 +184,6 @@ mod tests {
         assert!((wrong / hottest - 1.0).abs() < 1e-6, "{wrong}");
         let none = Temperature::fit(Array2::zeros((2, 2)).view(), &[0, 1]).unwrap().value();
         assert!(none.is_finite(), "{none}");
-    }
-
-    #[test]
-    fn the_calibration_error_is_the_mean_gap_over_the_bins() {
-        // One of two predictions in the bin from 0.7 to 0.8 is right, and the one at 0.6 is wrong.
-        let probabilities = array![[0.8, 0.2], [0.25, 0.75], [0.6, 0.4]];
-        let found = expected_calibration_error(probabilities.view(), &[0, 0, 1], NonZeroUsize::new(10).unwrap());
-        assert!((found.unwrap() - (0.8 + 0.75 - 1.0 + 0.6) / 3.0).abs() < 1e-12);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Llt;
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
-use faer::{Accum, Mat, MatRef, Par, Side};
+use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
@@ -19,14 +19,13 @@ const PARTS: usize = 8;
 /// many components as images the sample's own can hardly be inverted.
 ///
 /// Distances of training images are too small, for their noise is what the covariance was fitted to: a threshold comes
-/// from [`CrossValidation::distances`](crate::CrossValidation::distances).
-#[derive(Clone, Debug)]
+/// from [`HeldOut::distances`](crate::HeldOut::distances).
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClassDistance {
-    /// `L`, lower triangular, `[p, p]`: the covariance is `L Lᵀ`.
-    factor: Mat<f64>,
+    /// `L⁻¹`, lower triangular, `[p, p]`, where the covariance is `L Lᵀ`.
+    pub whitening: Array2<f32>,
     /// `L⁻¹ μ` of each class's mean μ, `[k, p]`.
-    centres: Array2<f64>,
-    shrinkage: f64,
+    pub centres: Array2<f32>,
 }
 
 impl ClassDistance {
@@ -75,18 +74,21 @@ impl ClassDistance {
             covariance[(column, column)] += shrinkage * mean_variance;
         }
         let factor = Llt::new(covariance.as_ref(), Side::Lower).map_err(|_| Error::NoSpread)?;
-        let factor = factor.L().to_owned();
-        let centres = whiten(factor.as_ref(), means);
+        let mut whitening = Mat::<f64>::identity(p, p);
+        solve_lower_triangular_in_place(factor.L(), whitening.as_mut(), Par::rayon(PARTS));
+        let centres = product(&means, whitening.as_ref());
         Ok(ClassDistance {
-            factor,
-            centres,
-            shrinkage,
+            whitening: Array2::from_shape_fn((p, p), |(row, column)| whitening[(row, column)] as f32),
+            centres: centres.mapv(|value| value as f32),
         })
     }
 
-    /// How far the covariance was shrunk, 0 (not at all) to 1 (to a multiple of the identity).
-    pub fn shrinkage(&self) -> f64 {
-        self.shrinkage
+    /// [`fit`](Self::fit), or `None` where that is [`Error::NoSpread`].
+    pub(crate) fn fit_if_spread(x: ArrayView2<'_, f64>, labels: &[usize], n_classes: usize) -> Result<Option<Self>> {
+        match ClassDistance::fit(x, labels, n_classes) {
+            Err(Error::NoSpread) => Ok(None),
+            distance => distance.map(Some),
+        }
     }
 
     /// The distance of each row of `x`, `[n, p]`, to the nearest class: `[n]`, in standard deviations.
@@ -101,12 +103,13 @@ impl ClassDistance {
                 found: x.ncols(),
             });
         }
-        let whitened = whiten(self.factor.as_ref(), x.as_standard_layout().into_owned());
+        let x = x.as_standard_layout().into_owned();
+        let whitened = product(&x, view(&self.whitening.mapv(f64::from)));
         let rows: Vec<_> = whitened.rows().into_iter().collect();
         let nearest = rows.into_par_iter().map(|row| {
             let squares = self.centres.rows().into_iter().map(|centre| {
                 let pairs = row.iter().zip(centre);
-                pairs.map(|(a, b)| (a - b).powi(2)).sum::<f64>()
+                pairs.map(|(a, &b)| (a - f64::from(b)).powi(2)).sum::<f64>()
             });
             squares.fold(f64::INFINITY, f64::min).sqrt()
         });
@@ -114,14 +117,19 @@ impl ClassDistance {
     }
 }
 
-/// `L⁻¹ x` of each row `x`.
-fn whiten(factor: MatRef<'_, f64>, mut rows: Array2<f64>) -> Array2<f64> {
-    let (n, p) = rows.dim();
-    let slice = rows.as_slice_mut().expect("matrices are kept in C order");
-    // A row in C order is a column in Fortran order.
-    let columns = faer::MatMut::from_column_major_slice_mut(slice, p, n);
-    solve_lower_triangular_in_place(factor, columns, Par::rayon(PARTS));
-    rows
+/// `matrix · x` of each row `x`.
+fn product(rows: &Array2<f64>, matrix: MatRef<'_, f64>) -> Array2<f64> {
+    let mut products = Array2::zeros((rows.nrows(), matrix.nrows()));
+    let slice = products.as_slice_mut().expect("a new matrix is in C order");
+    matmul(
+        MatMut::from_row_major_slice_mut(slice, rows.nrows(), matrix.nrows()),
+        Accum::Replace,
+        view(rows),
+        matrix.transpose(),
+        1.0,
+        Par::rayon(PARTS),
+    );
+    products
 }
 
 /// How far the covariance `s` of `centred` rows is to be shrunk: equations 14 of Ledoit and Wolf, as scikit-learn's

@@ -37,6 +37,9 @@ pub enum Error {
         /// The number of images.
         found: usize,
     },
+    /// Cross-validation has nothing to judge by.
+    #[error("each class has one training image, expected two or more in some class to hold one out")]
+    NothingToHoldOut,
     /// There is nothing to judge by.
     #[error("{found} rows, expected at least {expected}")]
     TooFewRows {
@@ -73,7 +76,7 @@ pub enum Error {
         found: usize,
     },
     /// C is not an inverse strength of regularization.
-    #[error("C is {found}, expected a positive number or auto")]
+    #[error("C is {found}, expected a positive number, auto or auto-1se")]
     C {
         /// What was given.
         found: String,
@@ -94,6 +97,12 @@ pub enum Error {
         solver: luthier_features::Solver,
         /// The inverse strength of regularization.
         c: f64,
+    },
+    /// No class weight has this name.
+    #[error("class weight is {found:?}, expected uniform or balanced")]
+    UnknownClassWeight {
+        /// What was given.
+        found: String,
     },
     /// smartcore is asked for what it does not have.
     #[error("smartcore's logistic regression has no class weights, expected solver faer, or classes of equal weight")]

@@ -2,9 +2,9 @@
 //!
 //! - [`LogisticRegression`] → [`FittedLogisticRegression`]: scikit-learn's model, to its optimum, by either [`Solver`]
 //! - [`ChooseC`]: a given C, or the one of smallest log loss in stratified cross-validation
-//! - [`CrossValidation`]: the table of C against log loss, and what models say of images they have not seen;
-//!   [`Temperature`], [`threshold_that_keeps`] and [`ClassDistance`]: what follows from that for predictions
-//! - [`ClassifyConfig`] → [`Model`]: the stage `classify`; an encoded model *is* the file `model.safetensors`
+//! - [`CrossValidation`] → [`HeldOut`]: the table of C against log loss, and what models say of images they have not
+//!   seen; [`Temperature`], [`Threshold`] and [`ClassDistance`]: what follows from that for predictions
+//! - [`Training`], [`ClassifyConfig`] → [`Model`]: the stage `classify`; an encoded model *is* the file `model.safetensors`
 //! - [`Classifier`]: smartcore's `SupervisedEstimator` and `Predictor` over the same code
 //!
 //! Everything is computed in `f64`, and gives the same bytes for any number of threads.
@@ -13,6 +13,7 @@
 
 mod calibration;
 mod choice;
+mod cross_validation;
 mod distance;
 mod error;
 mod estimator;
@@ -20,13 +21,16 @@ mod logistic;
 mod model;
 mod softmax;
 mod stage;
+mod training;
 
-pub use calibration::{Temperature, confidences, expected_calibration_error, threshold_that_keeps};
-pub use choice::{CandidateC, ChooseC, CrossValidation, HeldOut, Rule};
+pub use calibration::{Temperature, confidences, threshold_that_keeps};
+pub use choice::{CandidateC, ChooseC, Rule};
+pub use cross_validation::{CrossValidation, HeldOut, JudgedC};
 pub use distance::ClassDistance;
 pub use error::{Error, Result};
 pub use estimator::Classifier;
 pub use logistic::{ClassWeight, FittedLogisticRegression, LogisticRegression};
 pub use luthier_features::Solver;
-pub use model::{Model, TrainingInfo};
+pub use model::{CrossValidationInfo, Model, Threshold, TrainingInfo};
 pub use stage::ClassifyConfig;
+pub use training::Training;

@@ -1,13 +1,12 @@
 use std::path::Path;
 
 use luthier_artifact::{Artifact, ExtractorInfo, Tensors, TensorsBuilder};
-use luthier_features::{Projection, Solver};
-use ndarray::{Array1, Array2, ArrayView2};
+use luthier_features::{Projection, Rows, Solver, for_each_block};
+use ndarray::{Array1, Array2, s};
 use serde::{Deserialize, Serialize};
 
-use crate::logistic::check_finite;
 use crate::softmax::softmax_rows;
-use crate::{CandidateC, Error, FittedLogisticRegression, Result};
+use crate::{CandidateC, ClassDistance, ClassWeight, Error, FittedLogisticRegression, Result};
 
 /// How a model was trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,8 +15,10 @@ pub struct TrainingInfo {
     pub n_train: usize,
     /// The inverse strength of regularization.
     pub c: f64,
-    /// What cross-validation found for each candidate; empty if C was given.
-    pub c_search: Vec<CandidateC>,
+    /// How much each class counted.
+    pub class_weight: ClassWeight,
+    /// What cross-validation found; `None` if C was given.
+    pub cross_validation: Option<CrossValidationInfo>,
     /// The solver's iterations; `None` from smartcore, which does not tell.
     pub iterations: Option<usize>,
     /// Whether the fit converged.
@@ -30,6 +31,30 @@ pub struct TrainingInfo {
     pub explained_variance_ratio: f64,
     /// Who fitted the regression.
     pub solver: Solver,
+}
+
+/// What cross-validation on the training images found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CrossValidationInfo {
+    /// The number of folds.
+    pub folds: usize,
+    /// The number of images that were held out in one of them.
+    pub n_held_out: usize,
+    /// How well each candidate did, in ascending order of C.
+    pub candidates: Vec<CandidateC>,
+    /// Thresholds that keep most of the images held out, in ascending order of how many.
+    pub thresholds: Vec<Threshold>,
+}
+
+/// What to ask of a prediction, so that a given share of images of known classes pass.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Threshold {
+    /// The share of the images held out in cross-validation that pass, 0 to 1, by either threshold alone.
+    pub share: f64,
+    /// The smallest probability of the most probable class.
+    pub probability: f64,
+    /// The largest distance to the nearest class, in standard deviations; `None` if the model knows no distances.
+    pub distance: Option<f64>,
 }
 
 /// A trained classifier of features: `[n, d]` to the probabilities of `k` classes, by way of `p` components.
@@ -56,10 +81,16 @@ pub struct Model {
     pub classifier_weight: Array2<f32>,
     /// The intercepts, `[k]`.
     pub classifier_bias: Array1<f32>,
+    /// By what scores are divided to become the logarithms of probabilities, positive: fitted to the images held out in
+    /// cross-validation, 1 without.
+    pub temperature: f32,
     /// All of the above as one affine map of the features, `[k, d]`: this is what predicts.
     pub head_weight: Array2<f32>,
     /// Its intercepts, `[k]`.
     pub head_bias: Array1<f32>,
+    /// How far an image is from the classes, by its components; `None` without cross-validation, or if the images of each
+    /// class are all the same.
+    pub distance: Option<ClassDistance>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -72,19 +103,22 @@ struct Header {
 impl Model {
     /// Puts the parts together and folds them into the head.
     ///
-    /// With scale σ, means μ and m, components V, weights W and intercepts b the scores of features x are
-    /// `W V ((x - μ) / σ - m) + b`. The head is computed in `f64` and rounded once.
+    /// With scale σ, means μ and m, components V, weights W, intercepts b and temperature T the scores of features x are
+    /// `(W V ((x - μ) / σ - m) + b) / T`. The head is computed in `f64` and rounded once.
     pub(crate) fn assemble(
         classes: Vec<String>,
         extractor: ExtractorInfo,
         training: TrainingInfo,
         projection: &Projection,
         classifier: &FittedLogisticRegression,
+        temperature: f32,
+        distance: Option<ClassDistance>,
     ) -> Self {
         let Projection { scaler, pca, .. } = projection;
         let on_scaled = classifier.weight.dot(&pca.components);
         let head_weight = &on_scaled / &scaler.scale;
         let head_bias = &classifier.bias - &head_weight.dot(&scaler.mean) - on_scaled.dot(&pca.mean);
+        let calibrated = f64::from(temperature).recip();
         let vector = |values: &Array1<f64>| values.mapv(|value| value as f32);
         let matrix = |values: &Array2<f64>| values.mapv(|value| value as f32);
         Model {
@@ -97,8 +131,10 @@ impl Model {
             pca_components: matrix(&pca.components),
             classifier_weight: matrix(&classifier.weight),
             classifier_bias: vector(&classifier.bias),
-            head_weight: matrix(&head_weight),
-            head_bias: vector(&head_bias),
+            temperature,
+            head_weight: matrix(&(head_weight * calibrated)),
+            head_bias: vector(&(head_bias * calibrated)),
+            distance,
         }
     }
 
@@ -120,25 +156,70 @@ impl Model {
     /// The probability of each class for each row of `features`, `[n, d]`: `[n, k]`, rows that add up to 1.
     ///
     /// # Errors
-    /// [`Error::Width`] if the features do not have the width the model was trained with, [`Error::NotFinite`] if
-    /// one is infinite or not a number.
-    pub fn predict_proba(&self, features: ArrayView2<'_, f32>) -> Result<Array2<f64>> {
-        let expected = self.head_weight.ncols();
-        if features.ncols() != expected {
-            return Err(Error::Width {
-                expected,
-                found: features.ncols(),
-            });
+    /// Those of [`scores`](Self::scores).
+    pub fn predict_proba(&self, features: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
+        self.scores(features).map(softmax_rows)
+    }
+
+    /// The probabilities that scores stand for, and those that they stood for before calibration: each `[n, k]`.
+    pub fn probabilities(&self, scores: Array2<f64>) -> [Array2<f64>; 2] {
+        let uncalibrated = &scores * f64::from(self.temperature);
+        [softmax_rows(scores), softmax_rows(uncalibrated)]
+    }
+
+    /// The scores of each row of `features`, `[n, d]`, which are the logarithms of the probabilities up to a constant:
+    /// `[n, k]`.
+    ///
+    /// # Errors
+    /// [`Error::Width`] if the features do not have the width the model was trained with; [`Error::Features`] if they
+    /// cannot be read, or one is infinite or not a number.
+    pub fn scores(&self, features: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
+        self.check_width(&features)?;
+        let (weight, bias) = (self.head_weight.mapv(f64::from), self.head_bias.mapv(f64::from));
+        let mut scores = Array2::zeros((features.n_rows(), bias.len()));
+        for_each_block(&features, |start, block| {
+            let found = block.mapv(f64::from).dot(&weight.t()) + &bias;
+            scores.slice_mut(s![start..start + block.nrows(), ..]).assign(&found);
+            Ok(())
+        })?;
+        Ok(scores)
+    }
+
+    /// The distance of each row of `features`, `[n, d]`, to the nearest class: `[n]`, in standard deviations; `None` if the
+    /// model knows no distances.
+    ///
+    /// # Errors
+    /// Those of [`scores`](Self::scores).
+    pub fn distances(&self, features: impl Rows<Feature = f32>) -> Result<Option<Vec<f64>>> {
+        self.check_width(&features)?;
+        let Some(distance) = &self.distance else {
+            return Ok(None);
+        };
+        let [mean, scale, pca_mean] =
+            [&self.scaler_mean, &self.scaler_scale, &self.pca_mean].map(|vector| vector.mapv(f64::from));
+        let components = self.pca_components.mapv(f64::from);
+        let mut z = Array2::zeros((features.n_rows(), components.nrows()));
+        for_each_block(&features, |start, block| {
+            let centred = (block.mapv(f64::from) - &mean) / &scale - &pca_mean;
+            z.slice_mut(s![start..start + block.nrows(), ..])
+                .assign(&centred.dot(&components.t()));
+            Ok(())
+        })?;
+        distance.distances(z.view()).map(Some)
+    }
+
+    fn check_width(&self, features: &impl Rows) -> Result<()> {
+        let (expected, found) = (self.head_weight.ncols(), features.n_features());
+        if found == expected {
+            Ok(())
+        } else {
+            Err(Error::Width { expected, found })
         }
-        check_finite(features)?;
-        let weight = self.head_weight.mapv(f64::from);
-        let scores = features.mapv(f64::from).dot(&weight.t()) + self.head_bias.mapv(f64::from);
-        Ok(softmax_rows(scores.as_standard_layout().into_owned()))
     }
 }
 
 impl Artifact for Model {
-    const FORMAT: &'static str = "model/1";
+    const FORMAT: &'static str = "model/2";
 
     fn encode(&self) -> Vec<u8> {
         let Model {
@@ -147,7 +228,7 @@ impl Artifact for Model {
             training,
             ..
         } = self.clone();
-        TensorsBuilder::new(
+        let tensors = TensorsBuilder::new(
             Self::FORMAT,
             &Header {
                 classes,
@@ -163,6 +244,13 @@ impl Artifact for Model {
         .tensor("classifier.bias", &self.classifier_bias)
         .tensor("head.weight", &self.head_weight)
         .tensor("head.bias", &self.head_bias)
+        .tensor("temperature", &Array1::from_elem(1, self.temperature));
+        match &self.distance {
+            Some(ClassDistance { whitening, centres }) => tensors
+                .tensor("distance.whitening", whitening)
+                .tensor("distance.centres", centres),
+            None => tensors,
+        }
         .finish()
     }
 
@@ -191,7 +279,21 @@ impl Artifact for Model {
             check(&tensors, name, matrix.as_slice(), matrix.shape(), &[rows, columns])?;
             Ok(matrix)
         };
+        let temperature = vector("temperature", 1)?[0];
+        if temperature <= 0.0 {
+            return Err(tensors.wrong(format!("a temperature of {temperature}")));
+        }
+        let distance = if tensors.has("distance.whitening") {
+            Some(ClassDistance {
+                whitening: matrix("distance.whitening", p, p)?,
+                centres: matrix("distance.centres", k, p)?,
+            })
+        } else {
+            None
+        };
         Ok(Model {
+            temperature,
+            distance,
             scaler_mean: vector("scaler.mean", d)?,
             scaler_scale: vector("scaler.scale", d)?,
             pca_mean: vector("pca.mean", d)?,

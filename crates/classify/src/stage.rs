@@ -1,16 +1,22 @@
-use luthier_artifact::{Digest, FeatureTable, Key};
-use luthier_features::{Projection, Solver};
+use luthier_artifact::{Digest, Key};
+use luthier_features::{Projection, Rows, Solver};
 
 use crate::{
-    CandidateC, ChooseC, CrossValidation, Error, LogisticRegression, Model, Result, Rule, TrainingInfo, choice,
+    CandidateC, ChooseC, ClassDistance, ClassWeight, CrossValidation, CrossValidationInfo, HeldOut, LogisticRegression,
+    Model, Result, Rule, Temperature, Threshold, Training, TrainingInfo, choice, confidences, threshold_that_keeps,
 };
 
-/// The stage `classify`: choose C, then fit the regression.
+/// For which shares of held-out images a model carries thresholds.
+const SHARES: [f64; 3] = [0.9, 0.95, 0.99];
+
+/// The stage `classify`: choose C, fit the regression, calibrate it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClassifyConfig {
     /// Where C, the inverse strength of regularization, comes from.
     pub c: ChooseC,
-    /// The number of folds of the cross-validation, at least 2; a class with fewer images lowers it.
+    /// How much each class counts.
+    pub class_weight: ClassWeight,
+    /// The number of folds of the cross-validation, at least 2.
     pub folds: usize,
     /// What the shuffle before the cross-validation starts from.
     pub seed: u64,
@@ -18,76 +24,139 @@ pub struct ClassifyConfig {
     pub solver: Solver,
 }
 
+/// What follows from what the models of cross-validation said of images that they had not seen.
+struct Judged {
+    c: f64,
+    temperature: f32,
+    has_distances: bool,
+    info: CrossValidationInfo,
+}
+
 impl ClassifyConfig {
     /// Changes when the stage gives other results for the same inputs.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// What the model from the feature table with digest `train` and the projection with digest `projection`
     /// depends on. With a given C that is neither folds nor seed.
     pub fn key(&self, train: Digest, projection: Digest) -> Key {
-        let ClassifyConfig { c, folds, seed, solver } = self;
+        let ClassifyConfig {
+            c,
+            class_weight,
+            folds,
+            seed,
+            solver,
+        } = self;
         let key = Key::stage("classify", Self::VERSION)
             .field("c", c)
+            .field("class-weight", class_weight)
             .field("solver", solver);
         let key = match c {
             ChooseC::Fixed(_) => key,
-            ChooseC::Auto => key.field("folds", folds).field("seed", seed),
+            ChooseC::Auto(_) => key.field("folds", folds).field("seed", seed),
         };
         key.input("train", train).input("projection", projection).finish()
     }
 
     /// Trains the model on the training features.
     ///
+    /// With a given C it is scikit-learn's, as it is. With [`ChooseC::Auto`] cross-validation chooses C, and what its
+    /// models say of the images that they have not seen gives the temperature, and the thresholds for unknown images.
+    ///
     /// # Errors
-    /// [`Error::TooFewImages`] if a class has no image, or with [`ChooseC::Auto`] fewer than two;
-    /// [`Error::Folds`] below two folds; those of [`LogisticRegression::fit`] and [`Projection::transform`].
-    pub fn run(&self, train: &FeatureTable, projection: &Projection) -> Result<Model> {
-        for (label, class) in train.classes.iter().enumerate() {
-            if !train.labels.contains(&label) {
-                return Err(Error::TooFewImages {
-                    class: class.clone(),
-                    expected: 1,
-                    found: 0,
-                });
-            }
-        }
-        let (c, c_search) = match self.c {
-            ChooseC::Fixed(c) => (c, Vec::new()),
-            ChooseC::Auto => {
-                let cross_validation = CrossValidation {
-                    features: projection.config,
-                    solver: self.solver,
-                    folds: self.folds,
-                    seed: self.seed,
-                };
-                let judged = cross_validation.scores(train, &choice::GRID)?;
-                let search: Vec<CandidateC> = judged.iter().map(|held_out| held_out.candidate).collect();
-                let best = Rule::SmallestLoss.choose(&search).expect("the grid has candidates");
-                choice::warn_at_edge(&search, best);
-                (search[best].c, search)
+    /// [`Error::TooFewImages`] if a class has no image; with [`ChooseC::Auto`] those of [`CrossValidation::run`]; those of
+    /// [`LogisticRegression::fit`] and [`Projection::transform`].
+    pub fn run<R: Rows<Feature = f32>>(&self, train: &Training<'_, R>, projection: &Projection) -> Result<Model> {
+        train.check_classes()?;
+        let (c, judged) = match self.c {
+            ChooseC::Fixed(c) => (c, None),
+            ChooseC::Auto(rule) => {
+                let judged = self.judge(train, projection, rule)?;
+                (judged.c, Some(judged))
             }
         };
-        let components = projection.transform(train.features())?;
-        let classifier =
-            LogisticRegression::new(c, self.solver)?.fit(components.view(), &train.labels, train.classes.len())?;
+        let z = projection.transform(&train.features)?;
+        let regression = LogisticRegression {
+            class_weight: self.class_weight,
+            ..LogisticRegression::new(c, self.solver)?
+        };
+        let classifier = regression.fit(z.view(), train.labels, train.n_classes())?;
+        let temperature = judged.as_ref().map_or(1.0, |judged| judged.temperature);
+        let distance = match &judged {
+            Some(judged) if judged.has_distances => {
+                ClassDistance::fit_if_spread(z.view(), train.labels, train.n_classes())?
+            }
+            _ => None,
+        };
         let training = TrainingInfo {
             n_train: train.n_rows(),
             c,
-            c_search,
+            class_weight: self.class_weight,
             iterations: classifier.iterations,
             converged: classifier.converged,
             gradient_norm: classifier.gradient_norm,
             n_components: projection.pca.n_components(),
             explained_variance_ratio: projection.pca.explained_variance_ratio.sum(),
             solver: self.solver,
+            cross_validation: judged.map(|judged| judged.info),
         };
         Ok(Model::assemble(
-            train.classes.clone(),
+            train.classes.to_vec(),
             train.extractor.clone(),
             training,
             projection,
             &classifier,
+            temperature,
+            distance,
         ))
+    }
+
+    /// Chooses C among the candidates by cross-validation.
+    fn judge<R: Rows<Feature = f32>>(
+        &self,
+        train: &Training<'_, R>,
+        projection: &Projection,
+        rule: Rule,
+    ) -> Result<Judged> {
+        let cross_validation = CrossValidation {
+            features: projection.config,
+            solver: self.solver,
+            class_weight: self.class_weight,
+            folds: self.folds,
+            seed: self.seed,
+        };
+        let HeldOut {
+            rows,
+            n_folds,
+            candidates: judged,
+            distances,
+        } = cross_validation.run(train, &choice::GRID)?;
+        let candidates: Vec<CandidateC> = judged.iter().map(|judged| judged.candidate).collect();
+        let chosen = rule.choose(&candidates).expect("the grid has candidates");
+        choice::warn_at_edge(&candidates, chosen);
+
+        let scores = judged[chosen].scores.view();
+        let temperature = Temperature::fit(scores, &train.labels_of(&rows))?;
+        let known = confidences(temperature.probabilities(scores).view());
+        let nearness = distances.map(|distances| distances.iter().map(|distance| -distance).collect::<Vec<_>>());
+        let thresholds = SHARES.map(|share| {
+            let distance = nearness.as_ref().map(|nearness| threshold_that_keeps(nearness, share));
+            Ok(Threshold {
+                share,
+                probability: threshold_that_keeps(&known, share)?,
+                distance: distance.transpose()?.map(|nearness| -nearness),
+            })
+        });
+        Ok(Judged {
+            c: candidates[chosen].c,
+            temperature: temperature.value() as f32,
+            has_distances: nearness.is_some(),
+            info: CrossValidationInfo {
+                folds: n_folds,
+                n_held_out: rows.len(),
+                candidates,
+                thresholds: thresholds.into_iter().collect::<Result<_>>()?,
+            },
+        })
     }
 }
 
@@ -97,12 +166,13 @@ mod tests {
 
     const FIXED: ClassifyConfig = ClassifyConfig {
         c: ChooseC::Fixed(1.0),
+        class_weight: ClassWeight::Uniform,
         folds: 5,
         seed: 0,
         solver: Solver::Faer,
     };
     const AUTO: ClassifyConfig = ClassifyConfig {
-        c: ChooseC::Auto,
+        c: ChooseC::Auto(Rule::SmallestLoss),
         ..FIXED
     };
 
@@ -120,7 +190,19 @@ mod tests {
             }),
             digest(FIXED)
         );
+        let other_rule = ClassifyConfig {
+            c: ChooseC::Auto(Rule::OneStandardError),
+            ..AUTO
+        };
+        assert_ne!(digest(other_rule), digest(AUTO));
         for config in [FIXED, AUTO] {
+            assert_ne!(
+                digest(ClassifyConfig {
+                    class_weight: ClassWeight::Balanced,
+                    ..config
+                }),
+                digest(config)
+            );
             assert_ne!(
                 digest(ClassifyConfig {
                     solver: Solver::Smartcore,
@@ -158,8 +240,8 @@ mod tests {
         assert_eq!(
             [digest(FIXED).to_string(), digest(AUTO).to_string()],
             [
-                "1a92ebea6d1876e87f04c831907861d3e4eb2477dd8c5348e8ce7a4d86b8cb9a",
-                "888afafec751743d292eb15a16eda80f0f219b19a8110523dbbf44f6fb6630b6",
+                "9b17f970fab243e4c547bcc7cb6aa6e77f29af692064b8253f3d598129fcd983",
+                "eef9d311c5b7ccf6e6d2100f0116a42bbe75b60269e0b14b2dd16945bb1a6c59",
             ]
         );
     }

@@ -94,6 +94,12 @@ pub(crate) struct SkippedRow {
 }
 
 impl Index {
+    /// The file of an image of a split.
+    pub(crate) fn file_of(&self, split: Split, image: &Digest) -> Option<String> {
+        let row = self.rows.get(split).iter().find(|row| row.digest == *image)?;
+        Some(self.folders.get(split).join(&row.file).display().to_string())
+    }
+
     /// Joins feature tables, which know images by their digest, with the manifest, which knows their files.
     pub(crate) fn new(
         source: &DataSource,

@@ -6,8 +6,8 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use luthier_artifact::{Artifact, Cache, Digest, ExtractorInfo, FeatureTable, Key, Manifest, StoredTable};
-use luthier_classify::{ClassifyConfig, Model};
+use luthier_artifact::{Artifact, Cache, Digest, ExtractorInfo, FeatureRows, Key, Manifest, StoredTable};
+use luthier_classify::{ClassifyConfig, Model, Training};
 use luthier_eval::{EvaluateConfig, Predictions};
 use luthier_extract::{DataSource, ExtractConfig, Rehash, Scan, WeightsStore, scan};
 use luthier_features::{FeaturesConfig, Projection};
@@ -89,48 +89,75 @@ impl Pipeline {
     }
 }
 
-/// Training features → projection → model.
+/// Training features → projection → model. `file_of` names the file of an image, for errors.
 pub(crate) fn train(
     features: &FeaturesConfig,
     classify: &ClassifyConfig,
     train: Digest,
+    file_of: &dyn Fn(&Digest) -> Option<String>,
     runner: &mut Runner<'_>,
 ) -> Result<Option<Digest>> {
     let cache = runner.cache;
     let projection = runner.stage("features", features.key(train), || {
-        let projection = features.run(&load_table(cache, &train)?)?;
+        let table = open_table(cache, &train)?;
+        let projection = features.run(&table);
+        let projection = projection.map_err(|error| name_image(error.into(), table.rows(), file_of))?;
         Ok(vec![("projection", cache.put(&projection)?)])
     })?;
     let Some(projection) = projection.map(|outputs| outputs.get("projection")) else {
         return Ok(None);
     };
     let model = runner.stage("classify", classify.key(train, projection), || {
-        let (train, projection) = (load_table(cache, &train)?, load::<Projection>(cache, &projection)?);
-        Ok(vec![("model", cache.put(&classify.run(&train, &projection)?)?)])
+        let (table, projection) = (open_table(cache, &train)?, load::<Projection>(cache, &projection)?);
+        let model = classify.run(&Training::from(&table), &projection)?;
+        Ok(vec![("model", cache.put(&model)?)])
     })?;
     Ok(model.map(|outputs| outputs.get("model")))
 }
 
-/// Model, test features → evaluation.
+/// Model, test features → evaluation. `file_of` names the file of an image, for errors.
 pub(crate) fn evaluate(
     evaluate: &EvaluateConfig,
     model: Digest,
     test: Digest,
+    file_of: &dyn Fn(&Digest) -> Option<String>,
     runner: &mut Runner<'_>,
 ) -> Result<Option<Digest>> {
     let cache = runner.cache;
     let evaluation = runner.stage("evaluate", evaluate.key(model, test), || {
-        let (model, test) = (load::<Model>(cache, &model)?, load_table(cache, &test)?);
-        check_match(&model, &test)?;
+        let (model, table) = (load::<Model>(cache, &model)?, open_table(cache, &test)?);
+        let rows = table.rows();
+        check_match(&model, rows)?;
+        let scores = model.scores(&table);
+        let scores = scores.map_err(|error| name_image(error.into(), rows, file_of))?;
+        let [probabilities, uncalibrated] = model.probabilities(scores);
         let evaluation = evaluate.run(&Predictions {
             classes: &model.classes,
-            images: &test.images,
-            truth: &test.labels,
-            probabilities: model.predict_proba(test.features())?.view(),
+            images: &rows.images,
+            truth: &rows.labels,
+            probabilities: probabilities.view(),
+            uncalibrated: uncalibrated.view(),
         })?;
         Ok(vec![("evaluation", cache.put(&evaluation)?)])
     })?;
     Ok(evaluation.map(|outputs| outputs.get("evaluation")))
+}
+
+/// Puts the image's file in place of the row in an error about a feature that is not finite.
+fn name_image(error: anyhow::Error, rows: &FeatureRows, file_of: &dyn Fn(&Digest) -> Option<String>) -> anyhow::Error {
+    use luthier_features::Error::NotFinite;
+    let of_features = match error.downcast_ref() {
+        Some(luthier_classify::Error::Features(error)) => Some(error),
+        _ => error.downcast_ref(),
+    };
+    let Some(&NotFinite { row, column, value }) = of_features else {
+        return error;
+    };
+    let image = &rows.images[row];
+    let name = file_of(image).unwrap_or_else(|| image.to_string());
+    Problem::new(format!("{name}: feature {column} is {value}, expected a finite number"))
+        .hint("extract its features again, with --precision fp32 if it was another")
+        .into()
 }
 
 /// Loads an artifact that a stage before made.
@@ -143,11 +170,6 @@ pub(crate) fn open_table<'a>(cache: &'a Cache, digest: &Digest) -> Result<Stored
     Ok(cache.table(digest)?.ok_or_else(|| lost(digest))?)
 }
 
-/// Loads a table with its features.
-pub(crate) fn load_table(cache: &Cache, digest: &Digest) -> Result<FeatureTable> {
-    Ok(open_table(cache, digest)?.load()?)
-}
-
 fn lost(digest: &Digest) -> luthier_artifact::Error {
     luthier_artifact::Error::Lost {
         what: "artifact",
@@ -156,14 +178,15 @@ fn lost(digest: &Digest) -> luthier_artifact::Error {
 }
 
 fn is_lost(error: &anyhow::Error) -> bool {
-    let of_extract = error.downcast_ref().and_then(|error| match error {
-        luthier_extract::Error::Cache(error) => Some(error),
-        _ => None,
-    });
-    matches!(
-        error.downcast_ref().or(of_extract),
-        Some(luthier_artifact::Error::Lost { .. })
-    )
+    use luthier_artifact::Error::Lost;
+    use luthier_classify::Error::Features;
+    use luthier_features::Error::Cache;
+    let of_cache = match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+        (Some(luthier_extract::Error::Cache(error)), ..) => Some(error),
+        (_, Some(Cache(error)), _) | (.., Some(Features(Cache(error)))) => Some(error),
+        _ => error.downcast_ref(),
+    };
+    matches!(of_cache, Some(Lost { .. }))
 }
 
 /// Starts over when the cache turns out to have lost an artifact: the stage that makes it then runs. Each time at least
@@ -179,7 +202,7 @@ pub(crate) fn with_retry<T>(progress: &Progress, mut run: impl FnMut() -> Result
 }
 
 /// A model judges only features made as its own were, of the same classes.
-fn check_match(model: &Model, test: &FeatureTable) -> Result<()> {
+fn check_match(model: &Model, test: &FeatureRows) -> Result<()> {
     if !model.extractor.is_same(&test.extractor) {
         bail!(
             Problem::new(format!(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use luthier_artifact::Split;
 use luthier_classify::Model;
-use luthier_eval::{Context, Evaluation, Warning, write_report};
+use luthier_eval::{CandidateC, Context, CrossValidated, Evaluation, Threshold, Warning, write_report};
 use luthier_extract::{WeightsSource, thumbnail};
 
 use crate::features_folder::{Index, Place};
@@ -26,12 +26,14 @@ pub(crate) fn write(folder: &Path, evaluation: &Evaluation, model: &Model, index
     }
     let files: Vec<String> = index.rows.test.iter().map(|row| row.file.clone()).collect();
     let test = &index.folders.test;
+    let cross_validated = cross_validated(model);
     let context = Context {
         evaluation,
         files: &files,
         skipped: &index.skipped(),
         warnings: &warnings(model, index.places()),
         facts: &facts(model, index),
+        cross_validation: cross_validated.as_ref(),
         // The figures do not need the pictures: a folder that has moved since costs nothing else.
         thumbnail: &|file| thumbnail(&std::fs::read(test.join(file)).ok()?, THUMBNAIL_SIDE).ok(),
     };
@@ -45,10 +47,10 @@ fn facts(model: &Model, index: &Index) -> Vec<(String, String)> {
         (views, "mean") => format!("mean of {}", views.join(", ")),
         (views, _) => format!("{} side by side", views.join(", ")),
     };
-    let c = if training.c_search.is_empty() {
-        "given"
-    } else {
+    let c = if training.cross_validation.is_some() {
         "chosen by cross-validation"
+    } else {
+        "given"
     };
     let fact = |name: &str, value: String| (name.to_owned(), value);
     vec![
@@ -73,9 +75,34 @@ fn facts(model: &Model, index: &Index) -> Vec<(String, String)> {
             ),
         ),
         fact("Regularization", format!("C = {} ({c})", training.c)),
+        fact("Class weight", training.class_weight.to_string()),
         fact("Solver", training.solver.to_string()),
         fact("Made with", format!("luthier {}", env!("CARGO_PKG_VERSION"))),
     ]
+}
+
+/// What the report shows of cross-validation.
+fn cross_validated(model: &Model) -> Option<CrossValidated> {
+    let training = &model.training;
+    let found = training.cross_validation.as_ref()?;
+    let candidates = found.candidates.iter().map(|candidate| CandidateC {
+        c: candidate.c,
+        log_loss: candidate.log_loss,
+        standard_error: candidate.standard_error,
+    });
+    let thresholds = found.thresholds.iter().map(|threshold| Threshold {
+        share: threshold.share,
+        probability: threshold.probability,
+        distance: threshold.distance,
+    });
+    Some(CrossValidated {
+        folds: found.folds,
+        n_held_out: found.n_held_out,
+        candidates: candidates.collect(),
+        c: training.c,
+        temperature: model.temperature.into(),
+        thresholds: thresholds.collect(),
+    })
 }
 
 /// What a reader must know before believing the figures.

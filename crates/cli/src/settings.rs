@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
-use luthier_classify::{ChooseC, ClassifyConfig};
+use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, Rule};
 use luthier_eval::EvaluateConfig;
 use luthier_extract::{
     Combine, DataSource, Decoding, Device, ExtractConfig, ExtractorConfig, NamedWeights, Precision, Rehash, View,
@@ -107,9 +107,12 @@ pub(crate) struct FeaturesSettings {
     /// Keep as many principal components as explain this part of the variance [default: 0.98]
     #[arg(long, value_name = "PART", conflicts_with = "components")]
     variance: Option<f64>,
-    /// Keep this many principal components
-    #[arg(long, value_name = "N", value_parser = positive)]
-    components: Option<usize>,
+    /// Keep this many principal components, or `none` to leave the features as they are, only scaled
+    #[arg(long, value_name = "N|none", value_parser = components)]
+    components: Option<Keep>,
+    /// Divide what is projected by its standard deviations, so that all components count the same [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    whiten: Option<bool>,
     /// Who computes PCA and logistic regression: faer, or smartcore (the reference, 100 times slower) [default: faer]
     #[arg(long, value_name = "SOLVER")]
     solver: Option<Solver>,
@@ -119,10 +122,15 @@ pub(crate) struct FeaturesSettings {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Classifier")]
 pub(crate) struct ClassifySettings {
-    /// Inverse strength of regularization, or `auto` to choose it by cross-validation [default: 1]
-    #[arg(long, value_name = "C")]
+    /// Inverse strength of regularization. `auto`: the one of smallest log loss in cross-validation, which also calibrates
+    /// the probabilities; `auto-1se`: the smallest within one standard error of it; a number: as given, without
+    /// cross-validation [default: auto]
+    #[arg(long, value_name = "C|auto|auto-1se")]
     c: Option<ChooseC>,
-    /// Folds of the cross-validation behind `--c auto` [default: 5]
+    /// How much a class counts: uniform (each image the same) or balanced (each class the same) [default: uniform]
+    #[arg(long, value_name = "HOW")]
+    class_weight: Option<ClassWeight>,
+    /// Folds of the cross-validation [default: 5]
     #[arg(long, value_name = "K", value_parser = positive)]
     folds: Option<usize>,
 }
@@ -195,8 +203,8 @@ const SECTIONS: [(&str, &[&str]); 6] = [
             "strict",
         ],
     ),
-    ("features", &["variance", "components", "solver"]),
-    ("classify", &["c", "folds"]),
+    ("features", &["variance", "components", "whiten", "solver"]),
+    ("classify", &["c", "class-weight", "folds"]),
     ("evaluate", &["confidence"]),
     ("cache", &["cache-dir", "rehash"]),
 ];
@@ -214,6 +222,15 @@ pub(crate) fn positive(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err(format!("expected a whole number from 1 on, found {text}")),
         Ok(n) => Ok(n),
+    }
+}
+
+fn components(text: &str) -> std::result::Result<Keep, String> {
+    match text {
+        "none" => Ok(Keep::All),
+        _ => positive(text)
+            .map(Keep::Components)
+            .map_err(|_| format!("expected a whole number from 1 on or none, found {text}")),
     }
 }
 
@@ -268,8 +285,8 @@ impl Settings {
         merge!(data: test_fraction);
         merge!(extract: views, combine, decode, precision, strict);
         merge!(network: weights, device, batch, threads);
-        merge!(features: solver);
-        merge!(classify: c, folds);
+        merge!(features: whiten, solver);
+        merge!(classify: c, class_weight, folds);
         merge!(evaluate: confidence);
         merge!(seed: seed);
         merge!(cache: cache_dir, rehash);
@@ -296,9 +313,10 @@ impl Settings {
             features: FeaturesSettings {
                 variance,
                 components,
+                whiten,
                 solver,
             },
-            classify: ClassifySettings { c, folds },
+            classify: ClassifySettings { c, class_weight, folds },
             evaluate: EvaluateSettings { confidence },
             seed: SeedSettings { seed },
             cache: CacheSettings { cache_dir, rehash },
@@ -411,21 +429,26 @@ impl Settings {
 
     pub(crate) fn features_config(&self) -> Result<FeaturesConfig> {
         let FeaturesSettings {
-            variance, components, ..
+            variance,
+            components,
+            whiten,
+            ..
         } = self.features;
         let keep = match components {
-            Some(count) => Keep::components(count)?,
+            Some(keep) => keep,
             None => Keep::variance(variance.unwrap_or(0.98))?,
         };
         Ok(FeaturesConfig {
             keep,
+            whiten: whiten.unwrap_or(false),
             solver: self.solver(),
         })
     }
 
     pub(crate) fn classify_config(&self) -> ClassifyConfig {
         ClassifyConfig {
-            c: self.classify.c.unwrap_or(ChooseC::Fixed(1.0)),
+            c: self.classify.c.unwrap_or(ChooseC::Auto(Rule::SmallestLoss)),
+            class_weight: self.classify.class_weight.unwrap_or_default(),
             folds: self.classify.folds.unwrap_or(5),
             seed: self.seed(),
             solver: self.solver(),
@@ -582,7 +605,7 @@ mod tests {
         assert_eq!(settings.features_config().unwrap().keep, Keep::Variance(0.5));
         assert_eq!(settings.classify_config().folds, 4);
         assert_eq!(settings.batch(), Some(6));
-        assert_eq!(settings.classify_config().c, ChooseC::Fixed(1.0));
+        assert_eq!(settings.classify_config().c, ChooseC::Auto(Rule::SmallestLoss));
     }
 
     #[test]
@@ -621,7 +644,7 @@ mod tests {
     fn unknown_keys_name_the_nearest_known_one() {
         assert_eq!(
             message("[features]\nvarience = 0.9"),
-            "luthier.toml: [features] varience is unknown, expected one of variance, components, solver\n\
+            "luthier.toml: [features] varience is unknown, expected one of variance, components, whiten, solver\n\
              hint: did you mean variance?"
         );
         assert!(message("[feature]\nvariance = 0.9").ends_with("hint: did you mean features?"));

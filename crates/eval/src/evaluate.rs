@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::interval::{bootstrap_macro_f1, wilson};
 use crate::metrics::{Counts, average};
-use crate::{ClassMetrics, Error, Estimate, Result};
+use crate::{ClassMetrics, Error, Estimate, Reliability, Result};
 
 /// How far the sum of a row's probabilities may be from 1.
 const SUM_TOLERANCE: f64 = 1e-6;
@@ -20,6 +20,8 @@ pub struct Predictions<'a> {
     pub truth: &'a [usize],
     /// The probability of each class for each image: `f64 [n, k]`, each row in `0..=1` with sum 1.
     pub probabilities: ArrayView2<'a, f64>,
+    /// The same before calibration, which leaves the predicted class as it is: the same matrix if there was none.
+    pub uncalibrated: ArrayView2<'a, f64>,
 }
 
 /// The configuration of the evaluate stage.
@@ -33,7 +35,7 @@ pub struct EvaluateConfig {
 
 impl EvaluateConfig {
     /// Changes when [`run`](EvaluateConfig::run) gives other results.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// What an evaluation of this model on this test set depends on.
     pub fn key(&self, model: Digest, test: Digest) -> Key {
@@ -66,13 +68,16 @@ impl EvaluateConfig {
             images,
             truth,
             probabilities,
+            uncalibrated,
         } = predictions;
-        let rows: Vec<Row> = images
-            .iter()
-            .zip(truth)
-            .zip(probabilities.outer_iter())
-            .map(|((&image, &truth), probabilities)| Row::new(image, truth, probabilities.to_vec()))
-            .collect();
+        let rows = |probabilities: ArrayView2<'_, f64>| -> Vec<Row> {
+            let known = images.iter().zip(truth).zip(probabilities.outer_iter());
+            known
+                .map(|((&image, &truth), probabilities)| Row::new(image, truth, probabilities.to_vec()))
+                .collect()
+        };
+        let uncalibrated = Reliability::of(&rows(uncalibrated));
+        let rows = rows(probabilities);
 
         let n_classes = classes.len();
         let mut counts = Counts::new(n_classes);
@@ -90,6 +95,8 @@ impl EvaluateConfig {
             accuracy: wilson(counts.n_correct(), counts.n(), confidence),
             macro_f1: bootstrap_macro_f1(&outcomes, n_classes, confidence, seed),
             log_loss: log_loss(&rows),
+            reliability: Reliability::of(&rows),
+            uncalibrated,
             top_k: [1, 2, 3, 5]
                 .into_iter()
                 .filter(|&k| k < n_classes)
@@ -117,6 +124,12 @@ impl Predictions<'_> {
             ("image digests", n, self.images.len()),
             ("rows of probabilities", n, self.probabilities.nrows()),
             ("columns of probabilities", n_classes, self.probabilities.ncols()),
+            ("rows of uncalibrated probabilities", n, self.uncalibrated.nrows()),
+            (
+                "columns of uncalibrated probabilities",
+                n_classes,
+                self.uncalibrated.ncols(),
+            ),
         ];
         if let Some((what, expected, found)) = lengths.into_iter().find(|(_, expected, found)| expected != found) {
             return Err(Error::Shape { what, expected, found });
@@ -128,7 +141,8 @@ impl Predictions<'_> {
                 n_classes,
             });
         }
-        for (row, probabilities) in self.probabilities.outer_iter().enumerate() {
+        let both = [self.probabilities, self.uncalibrated];
+        for (row, probabilities) in both.iter().flat_map(|matrix| matrix.outer_iter().enumerate()) {
             let sum = probabilities.sum();
             let in_range = probabilities.iter().all(|p| (0.0..=1.0).contains(p));
             if !in_range || (sum - 1.0).abs() > SUM_TOLERANCE {
@@ -157,6 +171,10 @@ pub struct Evaluation {
     /// The mean negative logarithm of the true class's probability, in nats.
     /// Probabilities are clipped to 2⁻⁵² from 0 and 1, as in scikit-learn.
     pub log_loss: f64,
+    /// Whether predictions are right as often as they say.
+    pub reliability: Reliability,
+    /// The same before calibration.
+    pub uncalibrated: Reliability,
     /// For each k of 1, 2, 3 and 5 below the number of classes: k, and the share of the images whose true class is among
     /// the k most probable. On ties the first class is the more probable one (scikit-learn's `top_k_accuracy_score` takes the last).
     pub top_k: Vec<(usize, f64)>,
@@ -186,7 +204,7 @@ pub struct Row {
 }
 
 impl Row {
-    fn new(image: Digest, truth: usize, probabilities: Vec<f64>) -> Self {
+    pub(crate) fn new(image: Digest, truth: usize, probabilities: Vec<f64>) -> Self {
         let predicted = (1..probabilities.len()).fold(0, |best, class| {
             if probabilities[class] > probabilities[best] {
                 class
@@ -259,7 +277,7 @@ impl Evaluation {
 }
 
 impl Artifact for Evaluation {
-    const FORMAT: &'static str = "evaluation/1";
+    const FORMAT: &'static str = "evaluation/2";
 
     fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(&(Self::FORMAT, self)).expect("numbers, strings and digests always serialize")
@@ -309,6 +327,7 @@ mod tests {
             images: &images,
             truth,
             probabilities: probabilities.view(),
+            uncalibrated: probabilities.view(),
         })
     }
 
@@ -334,7 +353,7 @@ mod tests {
         let key = CONFIG.key(Digest::of(b"model"), Digest::of(b"test"));
         assert_eq!(
             key.digest().to_string(),
-            "6c2a594270ae6810999cdd03e6358f82ced99eb9ffa565ab6ce684e3254816c0"
+            "3f72c6319020653efbd2e1502f9427d618de5c55cf0b81dab210ae09d98630d2"
         );
     }
 
@@ -388,6 +407,7 @@ mod tests {
             images: &images,
             truth: &[0, 1],
             probabilities: fine.view(),
+            uncalibrated: fine.view(),
         };
         for confidence in [0.0, 1.0, 95.0, f64::NAN] {
             assert!(matches!(
@@ -403,14 +423,14 @@ mod tests {
         let mut foreign = evaluation.clone();
         foreign.rows[1].truth = 2;
         let error = Evaluation::decode(&foreign.encode()).unwrap_err().to_string();
-        assert_eq!(error, "expected evaluation/1, found a row 1 of other than 2 classes");
+        assert_eq!(error, "expected evaluation/2, found a row 1 of other than 2 classes");
         let bytes = evaluation.encode();
         for length in 0..bytes.len() {
             assert!(Evaluation::decode(&bytes[..length]).is_err());
         }
         let other = String::from_utf8(bytes)
             .unwrap()
-            .replacen("evaluation/1", "evaluation/2", 1);
+            .replacen("evaluation/2", "evaluation/3", 1);
         assert!(Evaluation::decode(other.as_bytes()).is_err());
     }
 

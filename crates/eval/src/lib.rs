@@ -9,10 +9,12 @@ mod error;
 mod evaluate;
 mod interval;
 mod metrics;
+mod reliability;
 mod report;
 
 pub use error::{Error, Result};
 pub use evaluate::{EvaluateConfig, Evaluation, Predictions, Row};
 pub use interval::{BOOTSTRAP_RESAMPLES, Estimate};
 pub use metrics::ClassMetrics;
-pub use report::{Context, Skipped, Warning, write_report};
+pub use reliability::{Reliability, ReliabilityBin};
+pub use report::{CandidateC, Context, CrossValidated, Skipped, Threshold, Warning, write_report};

@@ -35,6 +35,45 @@ pub struct Warning {
     pub files: Vec<String>,
 }
 
+/// What cross-validation on the training images found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CrossValidated {
+    /// The number of folds.
+    pub folds: usize,
+    /// The number of images that were held out in one of them.
+    pub n_held_out: usize,
+    /// How well each candidate did, in ascending order of C.
+    pub candidates: Vec<CandidateC>,
+    /// The C that was chosen.
+    pub c: f64,
+    /// By what scores were divided to calibrate the probabilities, positive.
+    pub temperature: f64,
+    /// What to ask of a prediction so that most images of known classes pass.
+    pub thresholds: Vec<Threshold>,
+}
+
+/// How well one inverse strength of regularization did.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct CandidateC {
+    /// The inverse strength of regularization.
+    pub c: f64,
+    /// The mean over the folds of the mean log loss (natural logarithm) on the images held out.
+    pub log_loss: f64,
+    /// The standard error of that mean.
+    pub standard_error: f64,
+}
+
+/// What a share of the images held out fulfils.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Threshold {
+    /// The share, 0 to 1.
+    pub share: f64,
+    /// The smallest probability of the most probable class.
+    pub probability: f64,
+    /// The largest distance to the nearest class, in standard deviations; `None` if distances are not known.
+    pub distance: Option<f64>,
+}
+
 /// What a report shows: an evaluation, and what the evaluation does not know.
 pub struct Context<'a> {
     /// The figures.
@@ -47,6 +86,8 @@ pub struct Context<'a> {
     pub warnings: &'a [Warning],
     /// How the model was made, as names and values.
     pub facts: &'a [(String, String)],
+    /// How C was chosen and probabilities calibrated; `None` if C was given.
+    pub cross_validation: Option<&'a CrossValidated>,
     /// Gives the thumbnail of a file among `files` as the bytes of a JPEG, or `None` if there is none.
     pub thumbnail: &'a dyn Fn(&str) -> Option<Vec<u8>>,
 }

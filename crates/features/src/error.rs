@@ -14,6 +14,9 @@ pub enum Error {
     /// Rows could not be read from where they are kept.
     #[error(transparent)]
     Read(Box<dyn std::error::Error + Send + Sync>),
+    /// A table in the cache could not be read.
+    #[error(transparent)]
+    Cache(#[from] luthier_artifact::Error),
     /// There is too little to estimate from.
     #[error("features have {found} rows, expected at least {expected}")]
     TooFewRows {

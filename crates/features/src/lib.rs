@@ -24,6 +24,6 @@ mod stage;
 pub use error::{Error, Result};
 pub use moments::Moments;
 pub use pca::{FittedPca, Keep, Pca, Solver};
-pub use rows::{Rows, Subset};
+pub use rows::{Rows, Subset, for_each_block};
 pub use scaler::{FittedScaler, StandardScaler};
 pub use stage::{FeaturesConfig, Projection};

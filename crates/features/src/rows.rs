@@ -1,3 +1,4 @@
+use luthier_artifact::StoredTable;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 
 use crate::{Error, Result};
@@ -22,7 +23,7 @@ pub trait Rows: Sync {
     /// Copies rows into `block`, `[m, d]`: the `m` from `start` on, all of which there are.
     ///
     /// # Errors
-    /// [`Error::Read`] if they cannot be read.
+    /// [`Error::Read`] or [`Error::Cache`] if they cannot be read.
     fn read(&self, start: usize, block: ArrayViewMut2<'_, Self::Feature>) -> Result<()>;
 }
 
@@ -41,6 +42,23 @@ impl<T: Copy + Default + Send + Sync + Into<f64>> Rows for ArrayView2<'_, T> {
         let end = start + block.nrows();
         block.assign(&self.slice(s![start..end, ..]));
         Ok(())
+    }
+}
+
+/// The features of a table in the cache.
+impl Rows for StoredTable<'_> {
+    type Feature = f32;
+
+    fn n_rows(&self) -> usize {
+        self.rows().n_rows()
+    }
+
+    fn n_features(&self) -> usize {
+        self.rows().width
+    }
+
+    fn read(&self, start: usize, block: ArrayViewMut2<'_, f32>) -> Result<()> {
+        Ok(StoredTable::read(self, start..start + block.nrows(), block)?)
     }
 }
 
@@ -97,7 +115,7 @@ impl<R: Rows> Rows for Subset<'_, R> {
 /// # Errors
 /// [`Error::Read`] if a block cannot be read, [`Error::NotFinite`] if a feature is infinite or not a number, and
 /// those of `visit`.
-pub(crate) fn for_each_block<R: Rows>(
+pub fn for_each_block<R: Rows>(
     rows: &R,
     mut visit: impl FnMut(usize, ArrayView2<'_, R::Feature>) -> Result<()> + Send,
 ) -> Result<()> {

@@ -1,4 +1,4 @@
-use luthier_artifact::{Artifact, Digest, FeatureTable, Key, Tensors, TensorsBuilder};
+use luthier_artifact::{Artifact, Digest, Key, Tensors, TensorsBuilder};
 use ndarray::{Array2, s};
 use serde::{Deserialize, Serialize};
 
@@ -10,31 +10,40 @@ use crate::{FittedPca, FittedScaler, Keep, Moments, Pca, Result, Solver};
 pub struct FeaturesConfig {
     /// How many components are kept.
     pub keep: Keep,
+    /// Whether what is projected is divided by its standard deviations.
+    pub whiten: bool,
     /// Who computes the components.
     pub solver: Solver,
 }
 
 impl FeaturesConfig {
     /// Changes when the stage gives other results for the same inputs.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// What the projection of the feature table with digest `train` depends on.
     pub fn key(&self, train: Digest) -> Key {
-        let FeaturesConfig { keep, solver } = self;
+        let FeaturesConfig { keep, whiten, solver } = self;
         let key = Key::stage("features", Self::VERSION);
         let key = match keep {
             Keep::Variance(share) => key.field("variance", share),
             Keep::Components(count) => key.field("components", count),
+            Keep::All => key.field("components", "none"),
         };
-        key.field("solver", solver).input("train", train).finish()
+        key.field("whiten", whiten)
+            .field("solver", solver)
+            .input("train", train)
+            .finish()
     }
 
-    /// Fits the projection to the training features.
+    /// Fits scaler and components to `rows`, `f32 [n, d]`.
+    ///
+    /// With at least as many rows as columns they are read once and not kept.
     ///
     /// # Errors
     /// Those of [`Pca::fit`].
-    pub fn run(&self, train: &FeatureTable) -> Result<Projection> {
-        Projection::fit(*self, train.features())
+    pub fn run(&self, rows: impl Rows<Feature = f32>) -> Result<Projection> {
+        let (scaler, pca) = Pca::new(self.keep, self.solver).fit_scaled(rows)?;
+        Ok(Projection::new(*self, scaler, pca))
     }
 }
 
@@ -50,24 +59,18 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// Fits scaler and components to `rows`, `[n, d]`.
-    ///
-    /// With at least as many rows as columns they are read once and not kept.
-    ///
-    /// # Errors
-    /// Those of [`Pca::fit`].
-    pub fn fit(config: FeaturesConfig, rows: impl Rows<Feature = f32>) -> Result<Self> {
-        let (scaler, pca) = Pca::new(config.keep, config.solver).fit_scaled(rows)?;
-        Ok(Projection { config, scaler, pca })
-    }
-
     /// Fits scaler and components to rows with these moments, by faer.
     ///
     /// # Errors
     /// Those of [`Pca::fit`].
     pub fn of_moments(config: FeaturesConfig, moments: &Moments) -> Result<Self> {
         let (scaler, pca) = Pca::new(config.keep, config.solver).fit_scaled_moments(moments)?;
-        Ok(Projection { config, scaler, pca })
+        Ok(Projection::new(config, scaler, pca))
+    }
+
+    fn new(config: FeaturesConfig, scaler: FittedScaler, pca: FittedPca) -> Self {
+        let pca = if config.whiten { pca.whitened() } else { pca };
+        Projection { config, scaler, pca }
     }
 
     /// Scales and projects `rows`, `[n, d]`, to `[n, p]`.
@@ -90,7 +93,7 @@ impl Projection {
 }
 
 impl Artifact for Projection {
-    const FORMAT: &'static str = "projection/1";
+    const FORMAT: &'static str = "projection/2";
 
     fn encode(&self) -> Vec<u8> {
         let Projection { config, scaler, pca } = self;
@@ -144,6 +147,7 @@ mod tests {
 
     const CONFIG: FeaturesConfig = FeaturesConfig {
         keep: Keep::Variance(0.98),
+        whiten: false,
         solver: Solver::Faer,
     };
 
@@ -172,6 +176,16 @@ mod tests {
         );
         assert_ne!(
             FeaturesConfig {
+                keep: Keep::All,
+                ..CONFIG
+            }
+            .key(train)
+            .digest(),
+            key
+        );
+        assert_ne!(FeaturesConfig { whiten: true, ..CONFIG }.key(train).digest(), key);
+        assert_ne!(
+            FeaturesConfig {
                 solver: Solver::Smartcore,
                 ..CONFIG
             }
@@ -186,18 +200,18 @@ mod tests {
     fn the_key_is_pinned() {
         assert_eq!(
             CONFIG.key(Digest::of(b"train")).digest().to_string(),
-            "9c0660fa40e60ccfed58978853176ca6ff33c0d2c168da5650f98e5a554ce290"
+            "b05b7963d485a1963388760d496913fc528e7d6c2280c5a244d4a8f6c09eb4ed"
         );
     }
 
     #[test]
     fn tensors_that_do_not_fit_together_are_refused() {
-        let mut projection = Projection::fit(CONFIG, array![[1.0, 2.0], [3.0, 5.0], [4.0, -1.0]].view()).unwrap();
+        let mut projection = CONFIG.run(array![[1.0, 2.0], [3.0, 5.0], [4.0, -1.0]].view()).unwrap();
         projection.pca.mean = array![0.0];
         let error = Projection::decode(&projection.encode()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "expected projection/1, found pca.mean of length 1 beside components of 2 × 2"
+            "expected projection/2, found pca.mean of length 1 beside components of 2 × 2"
         );
     }
 }

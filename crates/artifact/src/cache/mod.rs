@@ -581,7 +581,11 @@ impl StoredTable<'_> {
         Ok(FeatureTable::new(self.rows, features))
     }
 
-    fn read(&self, range: Range<usize>, into: ArrayViewMut2<'_, f32>) -> Result<()> {
+    /// Reads the features of some rows into `into`, `[range.len(), width]`.
+    ///
+    /// # Errors
+    /// Those of [`features`](StoredTable::features).
+    pub fn read(&self, range: Range<usize>, into: ArrayViewMut2<'_, f32>) -> Result<()> {
         self.cache
             .read_vectors(&self.rows.vectors[range], into)
             .inspect_err(|error| {

@@ -2,8 +2,12 @@ mod lbfgs;
 mod objective;
 mod reference;
 
+use std::fmt;
+use std::str::FromStr;
+
 use luthier_features::Solver;
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
+use serde::{Deserialize, Serialize};
 
 use self::objective::{Objective, largest};
 use crate::softmax::{argmax_rows, softmax_loss, softmax_rows};
@@ -32,7 +36,8 @@ pub struct LogisticRegression {
 }
 
 /// How much the log loss of an image counts, by its class.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ClassWeight {
     /// All the same.
     #[default]
@@ -42,6 +47,27 @@ pub enum ClassWeight {
     /// `n / (k · images of the class)`: scikit-learn's `class_weight="balanced"`, after King and Zeng, "Logistic
     /// Regression in Rare Events Data", 2001.
     Balanced,
+}
+
+impl fmt::Display for ClassWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ClassWeight::Uniform => "uniform",
+            ClassWeight::Balanced => "balanced",
+        })
+    }
+}
+
+impl FromStr for ClassWeight {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "uniform" => Ok(ClassWeight::Uniform),
+            "balanced" => Ok(ClassWeight::Balanced),
+            _ => Err(Error::UnknownClassWeight { found: name.to_owned() }),
+        }
+    }
 }
 
 impl ClassWeight {

@@ -1,26 +1,35 @@
-use luthier_artifact::Artifact;
-use luthier_classify::{ChooseC, ClassifyConfig, Error, Solver};
-use luthier_features::{FeaturesConfig, Keep, Projection};
+use luthier_artifact::{Artifact, FeatureTable};
+use luthier_classify::{
+    ChooseC, ClassWeight, ClassifyConfig, CrossValidationInfo, Error, Model, Rule, Solver, Training,
+};
+use luthier_features::{FeaturesConfig, Keep};
+use ndarray::Axis;
 
 use crate::{synthetic, with_threads};
 
 const AUTO: ClassifyConfig = ClassifyConfig {
-    c: ChooseC::Auto,
+    c: ChooseC::Auto(Rule::SmallestLoss),
+    class_weight: ClassWeight::Uniform,
     folds: 4,
     seed: 7,
     solver: Solver::Faer,
 };
 const FEATURES: FeaturesConfig = FeaturesConfig {
     keep: Keep::Variance(0.95),
+    whiten: false,
     solver: Solver::Faer,
 };
+
+fn cross_validation(model: &Model) -> &CrossValidationInfo {
+    model.training.cross_validation.as_ref().unwrap()
+}
 
 #[test]
 fn the_c_of_smallest_log_loss_is_chosen_and_the_table_kept() {
     let train = synthetic(3, 30, 20);
-    let projection = FEATURES.run(&train).unwrap();
-    let model = AUTO.run(&train, &projection).unwrap();
-    let search = &model.training.c_search;
+    let projection = FEATURES.run(train.features()).unwrap();
+    let model = AUTO.run(&Training::from(&train), &projection).unwrap();
+    let search = &cross_validation(&model).candidates;
     assert_eq!(search.len(), 9);
     assert!(
         search
@@ -44,10 +53,10 @@ fn the_c_of_smallest_log_loss_is_chosen_and_the_table_kept() {
         c: ChooseC::Fixed(model.training.c),
         ..AUTO
     }
-    .run(&train, &projection)
+    .run(&Training::from(&train), &projection)
     .unwrap();
-    assert!(fixed.training.c_search.is_empty());
-    assert_eq!(fixed.head_weight, model.head_weight);
+    assert_eq!((&fixed.training.cross_validation, &fixed.distance), (&None, &None));
+    assert_eq!(fixed.classifier_weight, model.classifier_weight);
 }
 
 #[test]
@@ -55,7 +64,9 @@ fn the_order_of_rows_and_the_number_of_threads_do_not_change_the_search() {
     let train = synthetic(3, 20, 12);
     let run = |threads: usize| {
         with_threads(threads, || {
-            AUTO.run(&train, &FEATURES.run(&train).unwrap()).unwrap().encode()
+            AUTO.run(&Training::from(&train), &FEATURES.run(train.features()).unwrap())
+                .unwrap()
+                .encode()
         })
     };
     assert!(run(1) == run(2));
@@ -67,38 +78,86 @@ fn a_fold_too_small_for_the_components_asked_for_keeps_what_it_can() {
     let train = synthetic(2, 6, 30);
     let config = FeaturesConfig {
         keep: Keep::Components(12),
+        whiten: false,
         solver: Solver::Faer,
     };
-    let model = AUTO.run(&train, &config.run(&train).unwrap()).unwrap();
-    assert_eq!((model.training.n_components, model.training.c_search.len()), (12, 9));
+    let model = AUTO
+        .run(&Training::from(&train), &config.run(train.features()).unwrap())
+        .unwrap();
+    assert_eq!(
+        (model.training.n_components, cross_validation(&model).candidates.len()),
+        (12, 9)
+    );
 }
 
 #[test]
-fn a_class_with_one_image_can_be_trained_but_not_cross_validated() {
+fn one_standard_error_of_loss_buys_a_smaller_c() {
+    let train = synthetic(3, 30, 20);
+    let projection = FEATURES.run(train.features()).unwrap();
+    let chosen = |rule| {
+        let config = ClassifyConfig {
+            c: ChooseC::Auto(rule),
+            ..AUTO
+        };
+        config.run(&Training::from(&train), &projection).unwrap()
+    };
+    let (best, simplest) = (chosen(Rule::SmallestLoss), chosen(Rule::OneStandardError));
+    assert_eq!(
+        cross_validation(&best).candidates,
+        cross_validation(&simplest).candidates
+    );
+    assert!(simplest.training.c < best.training.c);
+}
+
+/// What the thresholds promise, on images from where the training images came from.
+#[test]
+fn thresholds_keep_about_the_share_they_promise() {
+    let all = synthetic(3, 400, 12);
+    // Images lie class by class: every other one is kept for the test.
+    let half = |first: usize| {
+        let rows: Vec<usize> = (first..all.n_rows()).step_by(2).collect();
+        let mut half = all.clone();
+        half.features = all.features.select(Axis(0), &rows);
+        half.labels = rows.iter().map(|&row| all.labels[row]).collect();
+        half.images = rows.iter().map(|&row| all.images[row]).collect();
+        half
+    };
+    let (train, test) = (half(0), half(1));
+    let projection = FEATURES.run(train.features()).unwrap();
+    let model = AUTO.run(&Training::from(&train), &projection).unwrap();
+    let probabilities = model.predict_proba(test.features()).unwrap();
+    let distances = model.distances(test.features()).unwrap().unwrap();
+    let thresholds = &cross_validation(&model).thresholds;
+    assert_eq!(
+        thresholds.iter().map(|threshold| threshold.share).collect::<Vec<_>>(),
+        [0.9, 0.95, 0.99]
+    );
+    let n = test.n_rows() as f64;
+    for threshold in thresholds {
+        let sure = probabilities
+            .rows()
+            .into_iter()
+            .filter(|row| row.iter().any(|&p| p >= threshold.probability));
+        let near = distances
+            .iter()
+            .filter(|&&distance| distance <= threshold.distance.unwrap());
+        for kept in [sure.count() as f64 / n, near.count() as f64 / n] {
+            assert!((kept - threshold.share).abs() < 0.035, "{threshold:?} keeps {kept}");
+        }
+    }
+}
+
+#[test]
+fn a_class_with_one_image_is_never_held_out() {
     let mut train = synthetic(2, 5, 4);
     train.labels = vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-    let projection = Projection::fit(FEATURES, train.features()).unwrap();
-    let error = AUTO.run(&train, &projection).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "class class-1 has 1 training images, expected at least 2"
-    );
-    assert!(
-        ClassifyConfig {
-            c: ChooseC::Fixed(1.0),
-            ..AUTO
-        }
-        .run(&train, &projection)
-        .is_ok()
-    );
+    let projection = FEATURES.run(train.features()).unwrap();
+    let run = |train: &FeatureTable, c| ClassifyConfig { c, ..AUTO }.run(&Training::from(train), &projection);
+    let model = run(&train, AUTO.c).unwrap();
+    assert_eq!(cross_validation(&model).n_held_out, 9);
 
     train.labels = vec![0; 10];
-    let error = ClassifyConfig {
-        c: ChooseC::Fixed(1.0),
-        ..AUTO
-    }
-    .run(&train, &projection)
-    .unwrap_err();
+    let error = run(&train, ChooseC::Fixed(1.0)).unwrap_err();
     assert!(matches!(
         error,
         Error::TooFewImages {
@@ -107,4 +166,13 @@ fn a_class_with_one_image_can_be_trained_but_not_cross_validated() {
             ..
         }
     ));
+
+    train.labels = vec![0, 1];
+    train.features = train.features.select(Axis(0), &[0, 1]);
+    train.images.truncate(2);
+    let error = run(&train, AUTO.c).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "each class has one training image, expected two or more in some class to hold one out"
+    );
 }

@@ -1,7 +1,9 @@
 use std::fs;
 
 use luthier_artifact::{Artifact, TensorsBuilder};
-use luthier_classify::{ChooseC, ClassifyConfig, Error, LogisticRegression, Model, Solver};
+use luthier_classify::{
+    ChooseC, ClassWeight, ClassifyConfig, Error, LogisticRegression, Model, Rule, Solver, Training,
+};
 use luthier_features::{FeaturesConfig, Keep, Projection};
 use ndarray::{Array1, Array2};
 use proptest::prelude::*;
@@ -11,6 +13,7 @@ use crate::{difference, synthetic};
 
 const CONFIG: ClassifyConfig = ClassifyConfig {
     c: ChooseC::Fixed(1.0),
+    class_weight: ClassWeight::Uniform,
     folds: 5,
     seed: 0,
     solver: Solver::Faer,
@@ -19,6 +22,7 @@ const CONFIG: ClassifyConfig = ClassifyConfig {
 fn features(keep: Keep) -> FeaturesConfig {
     FeaturesConfig {
         keep,
+        whiten: false,
         solver: Solver::Faer,
     }
 }
@@ -26,7 +30,10 @@ fn features(keep: Keep) -> FeaturesConfig {
 fn model() -> Model {
     let train = synthetic(3, 20, 12);
     CONFIG
-        .run(&train, &features(Keep::Components(5)).run(&train).unwrap())
+        .run(
+            &Training::from(&train),
+            &features(Keep::Components(5)).run(train.features()).unwrap(),
+        )
         .unwrap()
 }
 
@@ -41,8 +48,8 @@ proptest! {
         let mut train = synthetic(n_classes, per_class, d);
         train.features.mapv_inplace(|value| value * scale + offset);
         let c = 10f64.powf(log_c);
-        let projection = features(Keep::Variance(0.95)).run(&train).unwrap();
-        let model = ClassifyConfig { c: ChooseC::Fixed(c), ..CONFIG }.run(&train, &projection).unwrap();
+        let projection = features(Keep::Variance(0.95)).run(train.features()).unwrap();
+        let model = ClassifyConfig { c: ChooseC::Fixed(c), ..CONFIG }.run(&Training::from(&train), &projection).unwrap();
 
         let components = projection.transform(train.features()).unwrap();
         let regression = LogisticRegression::new(c, Solver::Faer).unwrap();
@@ -58,9 +65,11 @@ proptest! {
     #[test]
     fn a_model_decodes_from_its_bytes(n_classes in 2usize..5, per_class in 4usize..9, c in 0.001f64..100.0) {
         let train = synthetic(n_classes, per_class, 6);
-        let projection = features(Keep::Variance(0.9)).run(&train).unwrap();
-        let model = ClassifyConfig { c: ChooseC::Fixed(c), ..CONFIG }.run(&train, &projection).unwrap();
+        let projection = features(Keep::Variance(0.9)).run(train.features()).unwrap();
+        for c in [ChooseC::Fixed(c), ChooseC::Auto(Rule::SmallestLoss)] {
+        let model = ClassifyConfig { c, ..CONFIG }.run(&Training::from(&train), &projection).unwrap();
         prop_assert_eq!(Model::decode(&model.encode()).unwrap(), model);
+        }
     }
 }
 
@@ -74,7 +83,7 @@ fn the_file_has_the_documented_tensors() {
         .map(|(name, view)| (name, view.shape().to_vec()))
         .collect();
     found.sort();
-    let expected: [(&str, &[usize]); 8] = [
+    let expected: [(&str, &[usize]); 9] = [
         ("classifier.bias", &[3]),
         ("classifier.weight", &[3, 5]),
         ("head.bias", &[3]),
@@ -83,6 +92,7 @@ fn the_file_has_the_documented_tensors() {
         ("pca.mean", &[12]),
         ("scaler.mean", &[12]),
         ("scaler.scale", &[12]),
+        ("temperature", &[1]),
     ];
     assert_eq!(found, expected.map(|(name, shape)| (name.to_owned(), shape.to_vec())));
     assert!(file.tensors().iter().all(|(_, view)| view.dtype() == Dtype::F32));
@@ -105,9 +115,11 @@ fn a_file_that_is_no_model_is_named_with_what_was_expected_and_found() {
 
     let refused = |bytes: Vec<u8>, found: &str| {
         fs::write(&path, bytes).unwrap();
-        assert_eq!(load(), format!("{}: expected model/1, found {found}", path.display()));
+        assert_eq!(load(), format!("{}: expected model/2, found {found}", path.display()));
     };
-    let projection = features(Keep::Components(5)).run(&synthetic(3, 20, 12)).unwrap();
+    let projection = features(Keep::Components(5))
+        .run(synthetic(3, 20, 12).features())
+        .unwrap();
     refused(projection.encode(), Projection::FORMAT);
     refused(
         Model {
@@ -136,7 +148,7 @@ fn a_file_that_is_no_model_is_named_with_what_was_expected_and_found() {
     let foreign = TensorsBuilder::new(Model::FORMAT, &"header").finish();
     fs::write(&path, foreign).unwrap();
     assert!(
-        load().starts_with(&format!("{}: expected model/1, found invalid type", path.display())),
+        load().starts_with(&format!("{}: expected model/2, found invalid type", path.display())),
         "{}",
         load()
     );
@@ -157,5 +169,8 @@ fn features_that_do_not_fit_the_model_are_errors() {
     let error = model()
         .predict_proba(Array2::from_elem((1, 12), f32::NAN).view())
         .unwrap_err();
-    assert!(matches!(error, Error::NotFinite { row: 0, column: 0, .. }));
+    assert_eq!(
+        error.to_string(),
+        "feature at row 0, column 0 is NaN, expected a finite number"
+    );
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use luthier_artifact::{Digest, ExtractorInfo, FeatureTable};
-use luthier_classify::{ChooseC, ClassifyConfig, LogisticRegression, Model, Solver};
+use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, LogisticRegression, Model, Rule, Solver, Training};
 use luthier_features::{FeaturesConfig, Keep};
 use ndarray::{Array2, Axis, s};
 use serde::Deserialize;
@@ -81,17 +81,19 @@ fn read_split(folder: &Path, resize: &str) -> Split {
 fn train(split: &Split, keep: Keep, c: ChooseC, solver: Solver) -> Model {
     let projection = FeaturesConfig {
         keep,
+        whiten: false,
         solver: Solver::Faer,
     }
-    .run(&split.train)
+    .run(split.train.features())
     .unwrap();
     ClassifyConfig {
         c,
+        class_weight: ClassWeight::Uniform,
         folds: 5,
         seed: 0,
         solver,
     }
-    .run(&split.train, &projection)
+    .run(&Training::from(&split.train), &projection)
     .unwrap()
 }
 
@@ -148,9 +150,10 @@ fn the_solvers_give_the_same_predictions_on_music10() {
     let split = read_split(&folder, "squash");
     let features = FeaturesConfig {
         keep: Keep::Components(40),
+        whiten: false,
         solver: Solver::Faer,
     };
-    let projection = features.run(&split.test).unwrap();
+    let projection = features.run(split.test.features()).unwrap();
     let (fitted_on, all) = (
         projection.transform(split.test.features()).unwrap(),
         projection.transform(split.train.features()).unwrap(),
@@ -181,9 +184,10 @@ fn the_solvers_find_the_same_components_of_music10() {
     let project = |solver| {
         let projection = FeaturesConfig {
             keep: Keep::Variance(0.98),
+            whiten: false,
             solver,
         }
-        .run(&table)
+        .run(table.features())
         .unwrap();
         projection.transform(table.features()).unwrap()
     };
@@ -199,9 +203,10 @@ fn time_of_the_regression_on_music10() {
     for keep in [Keep::Components(98), Keep::Variance(0.98)] {
         let projection = FeaturesConfig {
             keep,
+            whiten: false,
             solver: Solver::Faer,
         }
-        .run(&split.train)
+        .run(split.train.features())
         .unwrap();
         let components = projection.transform(split.train.features()).unwrap();
         for c in [0.01, 1.0, 1e4] {
@@ -230,6 +235,11 @@ fn the_choice_of_c_on_music10() {
     let Some(folder) = reference() else { return };
     let split = read_split(&folder, "squash");
     let start = std::time::Instant::now();
-    let model = train(&split, Keep::Variance(0.98), ChooseC::Auto, Solver::Faer);
+    let model = train(
+        &split,
+        Keep::Variance(0.98),
+        ChooseC::Auto(Rule::SmallestLoss),
+        Solver::Faer,
+    );
     println!("{:.1?}: {:#?}", start.elapsed(), model.training);
 }

@@ -3,26 +3,28 @@
 use luthier_artifact::FeatureTable;
 use luthier_classify::{
     ChooseC, ClassDistance, ClassWeight, ClassifyConfig, CrossValidation, Error, LogisticRegression, Model, Result,
-    Solver, threshold_that_keeps,
+    Rule, Solver, Training, threshold_that_keeps,
 };
-use luthier_features::{FeaturesConfig, Keep, Projection};
+use luthier_features::{FeaturesConfig, Keep};
 use ndarray::{Array2, Axis, concatenate};
 
 use crate::synthetic;
 
 const FEATURES: FeaturesConfig = FeaturesConfig {
     keep: Keep::Variance(0.95),
+    whiten: false,
     solver: Solver::Faer,
 };
 
 fn train(table: &FeatureTable, c: ChooseC, features: FeaturesConfig) -> Result<Model> {
     let config = ClassifyConfig {
         c,
+        class_weight: ClassWeight::Uniform,
         folds: 5,
         seed: 0,
         solver: Solver::Faer,
     };
-    config.run(table, &features.run(table)?)
+    config.run(&Training::from(table), &features.run(table.features())?)
 }
 
 /// The share of the table's rows that are predicted rightly.
@@ -38,7 +40,7 @@ fn accuracy(model: &Model, table: &FeatureTable) -> f64 {
 #[test]
 fn two_images_a_class_are_enough_to_choose_c() {
     let table = synthetic(5, 2, 40);
-    let model = train(&table, ChooseC::Auto, FEATURES).unwrap();
+    let model = train(&table, ChooseC::Auto(Rule::SmallestLoss), FEATURES).unwrap();
     assert!(model.training.converged, "{:?}", model.training);
     assert_eq!(accuracy(&model, &table), 1.0);
 }
@@ -113,7 +115,7 @@ fn two_components_make_a_model() {
         keep: Keep::Components(2),
         ..FEATURES
     };
-    let model = train(&table, ChooseC::Auto, features).unwrap();
+    let model = train(&table, ChooseC::Auto(Rule::SmallestLoss), features).unwrap();
     assert_eq!(model.training.n_components, 2);
     assert!(accuracy(&model, &table) > 0.4);
 }
@@ -135,14 +137,16 @@ fn images_unlike_any_class_are_farther_than_nearly_all_that_were_held_out() {
     let cross_validation = CrossValidation {
         features: FEATURES,
         solver: Solver::Faer,
+        class_weight: ClassWeight::Uniform,
         folds: 5,
         seed: 0,
     };
-    let held_out = cross_validation.distances(&table).unwrap();
+    let held_out = cross_validation.run(&Training::from(&table), &[1.0]).unwrap();
+    let held_out = held_out.distances.unwrap();
     let negated: Vec<f64> = held_out.iter().map(|distance| -distance).collect();
     let threshold = -threshold_that_keeps(&negated, 0.99).unwrap();
 
-    let projection = Projection::fit(FEATURES, table.features()).unwrap();
+    let projection = FEATURES.run(table.features()).unwrap();
     let z = projection.transform(table.features()).unwrap();
     let distance = ClassDistance::fit(z.view(), &table.labels, 4).unwrap();
     // What was fitted to is nearer than what was held out.

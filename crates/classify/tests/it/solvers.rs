@@ -1,5 +1,5 @@
 use luthier_artifact::Artifact;
-use luthier_classify::{ChooseC, Classifier, ClassifyConfig, LogisticRegression, Solver};
+use luthier_classify::{ChooseC, ClassWeight, Classifier, ClassifyConfig, LogisticRegression, Rule, Solver, Training};
 use luthier_features::{FeaturesConfig, Keep};
 use ndarray::Array2;
 use smartcore::api::{Predictor, SupervisedEstimator};
@@ -13,15 +13,20 @@ fn the_number_of_threads_does_not_change_a_byte() {
         with_threads(threads, || {
             let config = FeaturesConfig {
                 keep: Keep::Variance(0.98),
+                whiten: false,
                 solver: Solver::Faer,
             };
             let classify = ClassifyConfig {
-                c: ChooseC::Fixed(1.0),
+                c: ChooseC::Auto(Rule::SmallestLoss),
+                class_weight: ClassWeight::Uniform,
                 folds: 5,
                 seed: 0,
                 solver: Solver::Faer,
             };
-            classify.run(&train, &config.run(&train).unwrap()).unwrap().encode()
+            classify
+                .run(&Training::from(&train), &config.run(train.features()).unwrap())
+                .unwrap()
+                .encode()
         })
     };
     let one = run(1);

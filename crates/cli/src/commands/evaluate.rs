@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use luthier_artifact::Split;
+use luthier_artifact::{Digest, Split};
 use luthier_classify::Model;
 
 use super::{open_cache, print_stage, project};
@@ -77,8 +77,9 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         std::fs::create_dir_all(&report_dir).with_context(|| report_dir.display().to_string())?;
         let (model, test) = (cache.put(&model)?, cache.put_table(&table)?);
         let mut runner = Runner::new(&cache, progress, project(&report_dir)?, Mode::Run)?;
-        let evaluation =
-            pipeline::evaluate(&config, model, test, &mut runner)?.expect("outside a plan every stage gives a result");
+        let file_of = |image: &Digest| index.file_of(Split::Test, image);
+        let evaluation = pipeline::evaluate(&config, model, test, &file_of, &mut runner)?
+            .expect("outside a plan every stage gives a result");
         let page = export::report(
             &cache,
             &report_dir,

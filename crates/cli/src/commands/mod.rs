@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use luthier_artifact::Cache;
+use luthier_classify::{Model, TrainingInfo};
 use luthier_extract::WeightsStore;
 
 use crate::pipeline::{Data, Pipeline};
@@ -78,6 +79,30 @@ pub(crate) fn print_stage(progress: &Progress, report: &StageReport, outcome: &s
         line = format!("{line}  ({reasons})");
     }
     progress.say(line.trim_end());
+}
+
+/// How many components a model has, in a few words.
+pub(crate) fn describe_components(model: &Model) -> String {
+    let TrainingInfo {
+        n_components,
+        explained_variance_ratio,
+        ..
+    } = &model.training;
+    format!(
+        "{n_components} components, {:.1} % of the variance",
+        100.0 * explained_variance_ratio
+    )
+}
+
+/// A model's C and where it comes from, in a few words.
+pub(crate) fn describe_c(model: &Model) -> String {
+    let TrainingInfo {
+        c, cross_validation, ..
+    } = &model.training;
+    match cross_validation {
+        Some(found) => format!("C = {c}, by {}-fold cross-validation", found.folds),
+        None => format!("C = {c}, as given"),
+    }
 }
 
 /// Says once that a faster number format is at hand, when enough images were embedded for it to matter.

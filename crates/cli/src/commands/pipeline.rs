@@ -3,14 +3,13 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use luthier_artifact::Split;
+use luthier_artifact::{Content, Digest, Split};
 use luthier_classify::Model;
 use luthier_eval::{Evaluation, Warning};
 use luthier_extract::{Scan, SkippedImages, WeightsSource};
-use luthier_features::Keep;
 use serde::Serialize;
 
-use super::{configure, note_faster_precision, open_cache, print_stage, project};
+use super::{configure, describe_c, describe_components, note_faster_precision, open_cache, print_stage, project};
 use crate::features_folder::{SkippedRow, places, skipped_files};
 use crate::pipeline::{Data, Pipeline, evaluate, load, train, with_retry};
 use crate::problem::Problem;
@@ -160,22 +159,35 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
     let rows = export::Rows::extracted(&cache, &data.source, (manifest, manifest_digest), &extracted)?;
     export::features(&cache, &features, &rows, &extracted)?;
 
-    let model_digest = train(&pipeline.features, &pipeline.classify, extracted.train, &mut runner)?.expect(RUNS);
+    let file_of = |image: &Digest| {
+        let entry = manifest
+            .entries
+            .iter()
+            .find(|entry| entry.content == Content::Digest(*image))?;
+        Some(data.source.folder(entry.split).join(&entry.file).display().to_string())
+    };
+    let model_digest = train(
+        &pipeline.features,
+        &pipeline.classify,
+        extracted.train,
+        &file_of,
+        &mut runner,
+    )?
+    .expect(RUNS);
+    let model: Model = load(&cache, &model_digest)?;
     if let [.., projected, classified] = runner.reports() {
-        print_stage(progress, projected, &describe_components(pipeline.features.keep));
-        print_stage(progress, classified, &format!("C = {}", pipeline.classify.c));
+        print_stage(progress, projected, &describe_components(&model));
+        print_stage(progress, classified, &describe_c(&model));
     }
     let model_path = export::model(&cache, &out.join("models"), model_digest)?;
 
-    let evaluation_digest = evaluate(&pipeline.evaluate, model_digest, extracted.test, &mut runner)?.expect(RUNS);
+    let evaluation_digest =
+        evaluate(&pipeline.evaluate, model_digest, extracted.test, &file_of, &mut runner)?.expect(RUNS);
     let evaluation: Evaluation = load(&cache, &evaluation_digest)?;
     print(&runner, &format!("accuracy {:.4}", evaluation.accuracy.value));
     let page = export::report(&cache, &out.join("reports"), evaluation_digest, model_digest, &rows)?;
 
-    let warnings = report::warnings(
-        &load::<Model>(&cache, &model_digest)?,
-        places(manifest, &skipped_images),
-    );
+    let warnings = report::warnings(&model, places(manifest, &skipped_images));
     Ok(Outcome {
         stages: runner.finish()?,
         images,
@@ -211,13 +223,6 @@ pub(crate) fn describe(found: &Scan) -> String {
         String::new()
     };
     format!("{n} images in {classes} classes: {train} train, {test} test{ignored}")
-}
-
-fn describe_components(keep: Keep) -> String {
-    match keep {
-        Keep::Variance(share) => format!("components for {share} of the variance"),
-        Keep::Components(count) => format!("{count} components"),
-    }
 }
 
 /// Names the first skipped images, or fails because of them.

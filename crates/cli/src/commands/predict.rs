@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use luthier_artifact::ExtractorInfo;
-use luthier_classify::Model;
+use luthier_classify::{Model, Threshold};
 use luthier_extract::{Embedded, Extractor, ExtractorConfig, ImageFile, View, Views, WeightsSource, images_below};
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ use crate::terminal::Progress;
 /// reported, and the exit status is then 1.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  luthier predict --model-path models/model.safetensors --image-path sample.jpg\n  luthier predict --image-path photos/ --format csv > classes.csv\n  find photos -newer last.txt -name '*.jpg' | luthier predict --image-path - --format json"
+    after_help = "Examples:\n  luthier predict --model-path models/model.safetensors --image-path sample.jpg\n  luthier predict --image-path photos/ --keep-known 95 --format csv > classes.csv\n  find photos -newer last.txt -name '*.jpg' | luthier predict --image-path - --format json"
 )]
 pub(crate) struct Arguments {
     /// The model that `luthier train` or `luthier pipeline` wrote
@@ -34,6 +34,13 @@ pub(crate) struct Arguments {
     /// How many classes to name for each image
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive, alias = "top_k")]
     top_k: usize,
+    /// Answer `unknown` if the most probable class is less probable than this, from 0 to 1
+    #[arg(long, value_name = "P", value_parser = probability, alias = "min_confidence")]
+    min_confidence: Option<f64>,
+    /// Answer `unknown` if the image is less sure, or farther from every class, than this percentage of the training images
+    /// that cross-validation held out: 90, 95 or 99
+    #[arg(long, value_name = "PERCENT", alias = "keep_known")]
+    keep_known: Option<f64>,
     /// How to print: table, json (one object a line) or csv
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -48,6 +55,9 @@ enum Format {
     Csv,
 }
 
+/// The answer to an image that is not like those of any class.
+const UNKNOWN: &str = "unknown";
+
 /// What is printed of an image.
 #[derive(Serialize)]
 struct Prediction<'a> {
@@ -57,10 +67,21 @@ struct Prediction<'a> {
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(untagged)]
 enum Outcome {
-    Predictions(Vec<ClassProbability>),
-    Error(String),
+    Answer(Answer),
+    Error { error: String },
+}
+
+#[derive(Serialize)]
+struct Answer {
+    /// The most probable class, or [`UNKNOWN`].
+    answer: String,
+    /// To the nearest class, in standard deviations, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    distance: Option<f64>,
+    /// The most probable classes, the most probable first.
+    predictions: Vec<ClassProbability>,
 }
 
 #[derive(Serialize)]
@@ -74,6 +95,8 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         model_path,
         image_path,
         top_k,
+        min_confidence,
+        keep_known,
         format,
         network,
     } = arguments;
@@ -83,6 +106,15 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     }
     .with_lower_layers()?;
     let model = Model::load(&model_path)?;
+    let keep_known = keep_known
+        .map(|percent| threshold(&model, percent, &model_path))
+        .transpose()?;
+    let predictor = Predictor {
+        model: &model,
+        top_k,
+        min_confidence: min_confidence.unwrap_or(0.0),
+        keep_known,
+    };
     let paths = list(&image_path)?;
     let config = extractor_config(&settings, &model.extractor, &model_path)?;
     let store = weights_store()?;
@@ -116,10 +148,10 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     extractor
         .embed(&files, progress, |place, embedded| {
             let outcome = match embedded {
-                Embedded::Unreadable(reason) => Ok(Outcome::Error(reason)),
+                Embedded::Unreadable(error) => Ok(Outcome::Error { error }),
                 Embedded::Features(rows) => {
                     let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-                    predict(&model, &config.views.combine(&rows), top_k).map(Outcome::Predictions)
+                    predictor.predict(&config.views.combine(&rows)).map(Outcome::Answer)
                 }
             };
             // The extractor's callback knows only its own errors: others are kept for later.
@@ -140,18 +172,71 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     })
 }
 
-fn predict(model: &Model, features: &[f32], top_k: usize) -> Result<Vec<ClassProbability>> {
-    let row = ndarray::aview1(features);
-    let probabilities = model.predict_proba(row.insert_axis(ndarray::Axis(0)))?;
-    let mut ranked: Vec<(usize, f64)> = probabilities.row(0).iter().copied().enumerate().collect();
-    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let best = ranked.into_iter().take(top_k);
-    Ok(best
-        .map(|(label, probability)| ClassProbability {
-            class: model.classes[label].clone(),
-            probability,
+/// Turns the features of an image into an answer.
+struct Predictor<'a> {
+    model: &'a Model,
+    top_k: usize,
+    min_confidence: f64,
+    keep_known: Option<Threshold>,
+}
+
+impl Predictor<'_> {
+    fn predict(&self, features: &[f32]) -> Result<Answer> {
+        let row = ndarray::aview1(features).insert_axis(ndarray::Axis(0));
+        let probabilities = self.model.predict_proba(row)?;
+        let mut ranked: Vec<(usize, f64)> = probabilities.row(0).iter().copied().enumerate().collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let (best, confidence) = ranked[0];
+        let mut is_known = confidence >= self.min_confidence;
+        let mut distance = None;
+        if let Some(threshold) = self.keep_known {
+            distance = self.model.distances(row)?.map(|distances| distances[0]);
+            let is_far = matches!((distance, threshold.distance), (Some(found), Some(farthest)) if found > farthest);
+            is_known &= confidence >= threshold.probability && !is_far;
+        }
+        let class = |label: usize| self.model.classes[label].clone();
+        let best_first = ranked.into_iter().take(self.top_k);
+        Ok(Answer {
+            answer: if is_known { class(best) } else { UNKNOWN.to_owned() },
+            distance,
+            predictions: best_first
+                .map(|(label, probability)| ClassProbability {
+                    class: class(label),
+                    probability,
+                })
+                .collect(),
         })
-        .collect())
+    }
+}
+
+/// The threshold of a model that keeps this percentage of known images.
+fn threshold(model: &Model, percent: f64, path: &Path) -> Result<Threshold> {
+    let Some(found) = &model.training.cross_validation else {
+        bail!(
+            Problem::new(format!(
+                "{}: trained with a given C, without the cross-validation that --keep-known rests on",
+                path.display()
+            ))
+            .hint("train again with --c auto, or use --min-confidence P")
+        )
+    };
+    let percents = found.thresholds.iter().map(|threshold| 100.0 * threshold.share);
+    let known: Vec<String> = percents.map(|percent| percent.to_string()).collect();
+    let is_asked = |threshold: &&Threshold| (100.0 * threshold.share - percent).abs() < 1e-9;
+    match found.thresholds.iter().find(is_asked) {
+        Some(threshold) => Ok(*threshold),
+        None => bail!(Problem::usage(format!(
+            "--keep-known is {percent}, expected one of {}",
+            known.join(", ")
+        ))),
+    }
+}
+
+fn probability(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
+        _ => Err(format!("expected a number from 0 to 1, found {text}")),
+    }
 }
 
 /// The files behind the arguments, folders and standard input resolved, in order.
@@ -274,7 +359,7 @@ impl Printer {
 
     fn header(&mut self) -> io::Result<()> {
         match self.format {
-            Format::Csv => writeln!(self.out, "file,rank,class,probability,error"),
+            Format::Csv => writeln!(self.out, "file,answer,rank,class,probability,distance,error"),
             Format::Json | Format::Table => Ok(()),
         }
     }
@@ -290,9 +375,9 @@ impl Printer {
 
     fn print_next(&mut self, outcome: Outcome) -> io::Result<()> {
         let file = &self.files[self.next];
-        if let Outcome::Error(reason) = &outcome {
+        if let Outcome::Error { error } = &outcome {
             self.n_failed += 1;
-            eprintln!("error: {file}: {reason}");
+            eprintln!("error: {file}: {error}");
         }
         match (self.format, outcome) {
             (Format::Json, outcome) => {
@@ -302,22 +387,38 @@ impl Printer {
             (Format::Csv, outcome) => {
                 let mut csv = csv::Writer::from_writer(&mut self.out);
                 match outcome {
-                    Outcome::Error(reason) => csv.write_record([file, "", "", "", &reason])?,
-                    Outcome::Predictions(classes) => {
-                        for (rank, ClassProbability { class, probability }) in (1..).zip(&classes) {
-                            csv.write_record([file, &rank.to_string(), class, &probability.to_string(), ""])?;
+                    Outcome::Error { error } => csv.write_record([file, "", "", "", "", "", &error])?,
+                    Outcome::Answer(Answer {
+                        answer,
+                        distance,
+                        predictions,
+                    }) => {
+                        let distance = distance.map(|distance| distance.to_string()).unwrap_or_default();
+                        for (rank, ClassProbability { class, probability }) in (1..).zip(&predictions) {
+                            let (rank, probability) = (rank.to_string(), probability.to_string());
+                            csv.write_record([file, &answer, &rank, class, &probability, &distance, ""])?;
                         }
                     }
                 }
                 csv.flush()
             }
-            (Format::Table, Outcome::Error(_)) => Ok(()),
-            (Format::Table, Outcome::Predictions(classes)) => {
-                let columns: Vec<String> = classes
+            (Format::Table, Outcome::Error { .. }) => Ok(()),
+            (
+                Format::Table,
+                Outcome::Answer(Answer {
+                    answer, predictions, ..
+                }),
+            ) => {
+                let columns: Vec<String> = predictions
                     .iter()
                     .map(|best| format!("{} {:.1} %", best.class, 100.0 * best.probability))
                     .collect();
-                writeln!(self.out, "{file:<width$}  {}", columns.join("  "), width = self.width)
+                let mut columns = columns.join("  ");
+                // That the most probable class is the answer goes without saying.
+                if answer != predictions[0].class {
+                    columns = format!("{answer} ({columns})");
+                }
+                writeln!(self.out, "{file:<width$}  {columns}", width = self.width)
             }
         }
     }

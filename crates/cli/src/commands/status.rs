@@ -106,9 +106,15 @@ pub(crate) fn walk(pipeline: &Pipeline, data: &Data, runner: &mut Runner<'_>) ->
         None => Some(pipeline.extract.count_missing(&found.manifest, runner.cache)?),
     };
     if let Some(extracted) = &extracted
-        && let Some(model) = train(&pipeline.features, &pipeline.classify, extracted.train, runner)?
+        && let Some(model) = train(
+            &pipeline.features,
+            &pipeline.classify,
+            extracted.train,
+            &|_| None,
+            runner,
+        )?
     {
-        evaluate(&pipeline.evaluate, model, extracted.test, runner)?;
+        evaluate(&pipeline.evaluate, model, extracted.test, &|_| None, runner)?;
     }
     let to_come = Digest::of(b"what a stage above has yet to make");
     let (train, test) = extracted.map_or((to_come, to_come), |extracted| (extracted.train, extracted.test));

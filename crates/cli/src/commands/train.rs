@@ -3,10 +3,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use luthier_artifact::Split;
+use luthier_artifact::{Digest, Split};
 use luthier_classify::Model;
 
-use super::{open_cache, print_stage, project};
+use super::{describe_c, describe_components, open_cache, print_stage, project};
 use crate::pipeline::{load, with_retry};
 use crate::runner::{Mode, Runner};
 use crate::settings::{CacheSettings, ClassifySettings, FeaturesSettings, SeedSettings, Settings};
@@ -70,29 +70,24 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         std::fs::create_dir_all(&model_dir).with_context(|| model_dir.display().to_string())?;
         let train = cache.put_table(&table)?;
         let mut runner = Runner::new(&cache, progress, project(&model_dir)?, Mode::Run)?;
-        let digest = pipeline::train(&features, &classify, train, &mut runner)?
+        let file_of = |image: &Digest| index.file_of(Split::Train, image);
+        let digest = pipeline::train(&features, &classify, train, &file_of, &mut runner)?
             .expect("outside a plan every stage gives a result");
         let model: Model = load(&cache, &digest)?;
         if let [projected, classified] = runner.reports() {
-            print_stage(
-                progress,
-                projected,
-                &format!("{} components", model.training.n_components),
-            );
-            print_stage(progress, classified, &format!("C = {}", model.training.c));
+            print_stage(progress, projected, &describe_components(&model));
+            print_stage(progress, classified, &describe_c(&model));
         }
         let path = export::model(&cache, &model_dir, digest)?;
         runner.finish()?;
         Ok((path, model))
     })?;
-    let training = &model.training;
     outln!(
-        "{} images, {} classes, {} components ({:.1} % of the variance), C = {}",
-        training.n_train,
+        "{} images, {} classes, {}, {}",
+        model.training.n_train,
         model.classes.len(),
-        training.n_components,
-        100.0 * training.explained_variance_ratio,
-        training.c
+        describe_components(&model),
+        describe_c(&model)
     );
     outln!("model {}", path.display());
     Ok(ExitCode::SUCCESS)

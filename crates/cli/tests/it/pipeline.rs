@@ -155,7 +155,7 @@ fn a_setting_runs_the_stages_from_its_own_on_and_going_back_runs_nothing() {
         statuses(&outcome),
         "scan fresh, extract fresh, features fresh, classify ran, evaluate ran"
     );
-    assert_eq!(reason(&outcome, "classify"), "c 1 → 0.01");
+    assert_eq!(reason(&outcome, "classify"), "c auto → 0.01");
 
     // Folds and seed do not matter while C is given; the seed does for the bootstrap.
     let outcome = project.pipeline(&["--c", "0.01", "--folds", "3"]);

@@ -75,12 +75,79 @@ fn every_format_says_the_same() {
     assert!(run("table").starts_with(&format!("data/test/drum/4.jpg  {class} {:.1} %  ", 100.0 * probability)));
     let csv = run("csv");
     let mut lines = csv.lines();
-    assert_eq!(lines.next(), Some("file,rank,class,probability,error"));
+    assert_eq!(lines.next(), Some("file,answer,rank,class,probability,distance,error"));
     assert_eq!(
         lines.next(),
-        Some(format!("data/test/drum/4.jpg,1,{class},{probability},").as_str())
+        Some(format!("data/test/drum/4.jpg,{class},1,{class},{probability},,").as_str())
     );
     assert_eq!(lines.count(), 1);
+}
+
+#[test]
+fn what_is_not_sure_enough_is_unknown() {
+    let project = trained();
+    // So small a C is never sure of anything.
+    project.pipeline(&["--c", "0.001"]);
+    let predict = |more: &[&str]| {
+        let image = ["predict", "--image-path", "data/test/drum/4.jpg"];
+        project.run(&[&image[..], more].concat())
+    };
+    let json = |more: &[&str]| -> Value {
+        serde_json::from_str(&predict(&[more, &["--format", "json"]].concat()).ok().stdout).unwrap()
+    };
+    let known = json(&["--min-confidence", "0"]);
+    assert_eq!(known["answer"], known["predictions"][0]["class"]);
+    let unknown = json(&["--min-confidence", "1"]);
+    assert_eq!(unknown["answer"], "unknown");
+    assert_eq!(
+        unknown["predictions"], known["predictions"],
+        "what it might be is told all the same"
+    );
+    let table = predict(&["--min-confidence", "1"]).ok().stdout;
+    assert!(table.starts_with("data/test/drum/4.jpg  unknown ("), "{table}");
+    assert_eq!(predict(&["--min-confidence", "1.5"]).error().0, 2);
+}
+
+#[test]
+fn thresholds_of_the_model_tell_unknown_images() {
+    let project = trained();
+    let predict = |image: &str, percent: &str| {
+        project.run(&[
+            "predict",
+            "--image-path",
+            image,
+            "--keep-known",
+            percent,
+            "--format",
+            "json",
+        ])
+    };
+    let answer = |image: &str| -> Value { serde_json::from_str(&predict(image, "99").ok().stdout).unwrap() };
+    let distance = |answer: &Value| answer["distance"].as_f64().unwrap();
+    let known = answer("data/train/drum/0.jpg");
+    assert_eq!(known["answer"], "drum");
+    // Stripes are like nothing in training.
+    let stripes = image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([((x / 2 + y) % 2 * 255) as u8, 0, 255]));
+    stripes.save(project.path("stripes.png")).unwrap();
+    let strange = answer("stripes.png");
+    assert_eq!(strange["answer"], "unknown", "{strange}");
+    assert!(distance(&strange) > distance(&known));
+
+    let ran = predict("stripes.png", "80");
+    let (status, error) = ran.error();
+    assert_eq!(status, 2);
+    assert!(
+        error.contains("--keep-known is 80, expected one of 90, 95, 99"),
+        "{error}"
+    );
+    project.pipeline(&["--c", "1"]);
+    let ran = predict("stripes.png", "95");
+    let (status, error) = ran.error();
+    assert_eq!(status, 1);
+    assert!(
+        error.contains("trained with a given C") && error.contains("train again with --c auto"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -135,10 +202,10 @@ fn other_weights_than_the_models_are_refused() {
 fn what_is_no_model_is_named() {
     let project = trained();
     for (bytes, part) in [
-        (&b"text"[..], "expected model/1"),
+        (&b"text"[..], "expected model/2"),
         (
             &std::fs::read(project.path("models/model.safetensors")).unwrap()[..5000],
-            "model/1",
+            "model/2",
         ),
     ] {
         project.write("model.safetensors", bytes);

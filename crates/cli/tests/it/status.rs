@@ -305,8 +305,8 @@ fn a_setting_of_extract_is_named() {
 /// Some digest.
 const OTHER: &str = "773525d5821de224f8f30c33377b7a795d7863e08522698200d3217d3f2a41bb";
 
-/// What the key of a run with `--c auto` has.
-const AUTO: [(&str, Option<&str>); 3] = [("c", Some("auto")), ("folds", Some("5")), ("seed", Some("0"))];
+/// What the key of a run with `--c 0.5` has.
+const GIVEN: [(&str, Option<&str>); 3] = [("c", Some("0.5")), ("folds", None), ("seed", None)];
 
 #[test]
 fn a_setting_of_a_later_stage_is_named() {
@@ -359,41 +359,65 @@ fn a_setting_of_a_later_stage_is_named() {
             ..features
         },
         Case {
+            flags: &["--whiten"],
+            reason: "whiten false → true",
+            marked: &["whiten"],
+            ..features
+        },
+        Case {
+            flags: &["--components", "none"],
+            reason: "components none instead of variance 0.98",
+            kinds: &["instead"],
+            marked: &["variance", "components"],
+            ..features
+        },
+        Case {
             flags: &["--c", "0.5"],
-            reason: "c 1 → 0.5",
+            reason: "c auto → 0.5",
+            marked: &["c", "folds", "seed"],
+            ..classify
+        },
+        Case {
+            flags: &["--c", "auto-1se"],
+            reason: "c auto → auto-1se",
             marked: &["c"],
             ..classify
         },
         Case {
-            flags: &["--c", "auto"],
-            reason: "c 1 → auto",
+            past: Some(("classify", &GIVEN)),
+            reason: "c 0.5 → auto",
             marked: &["c", "folds", "seed"],
             ..classify
         },
         Case {
-            past: Some(("classify", &AUTO)),
-            reason: "c auto → 1",
-            marked: &["c", "folds", "seed"],
+            past: Some(("classify", &GIVEN)),
+            flags: &["--c", "2", "--folds", "3"],
+            reason: "c 0.5 → 2",
+            marked: &["c"],
             ..classify
         },
         Case {
-            past: Some(("classify", &AUTO)),
-            flags: &["--c", "auto", "--folds", "3"],
+            flags: &["--class-weight", "balanced"],
+            reason: "class-weight uniform → balanced",
+            marked: &["class-weight"],
+            ..classify
+        },
+        Case {
+            flags: &["--folds", "3"],
             reason: "folds 5 → 3",
             marked: &["folds"],
             ..classify
         },
         Case {
-            past: Some(("classify", &AUTO)),
-            flags: &["--c", "auto", "--seed", "7"],
+            flags: &["--seed", "7"],
             reason: "seed 0 → 7",
             marked: &["seed"],
             later: &[("evaluate", "seed 0 → 7")],
             ..classify
         },
         Case {
-            flags: &["--seed", "7"],
-            reason: "seed 0 → 7",
+            past: Some(("evaluate", &[("seed", Some("7"))])),
+            reason: "seed 7 → 0",
             marked: &["seed"],
             ..evaluate
         },
@@ -410,13 +434,7 @@ fn a_setting_of_a_later_stage_is_named() {
 
 #[test]
 fn what_changes_no_result_is_no_change() {
-    for flags in [
-        &[][..],
-        &["--threads", "1"],
-        &["--combine", "concat"],
-        &["--folds", "3"],
-        &["--rehash"],
-    ] {
+    for flags in [&[][..], &["--threads", "1"], &["--combine", "concat"], &["--rehash"]] {
         check(&Case {
             flags,
             ..Case::default()
@@ -612,9 +630,9 @@ fn another_result_of_a_stage_above_is_named_beside_settings() {
             "classify",
             &[("projection", Some(OTHER))],
             &["--c", "2"],
-            "c 1 → 2; projection changed",
+            "c auto → 2; projection changed",
             &["setting", "input"],
-            &["c", "projection"],
+            &["c", "folds", "seed", "projection"],
         ),
         (
             "evaluate",
@@ -680,15 +698,15 @@ fn a_stage_that_waits_says_what_changed_of_its_own() {
     project.write("data/train/drum/9.jpg", &photo(0, 9));
     let explained = explain(&project, "classify", &["--c", "0.5"]);
     assert_eq!(explained["status"], "stale");
-    assert_eq!(explained["reason"], "c 1 → 0.5; waits for extract");
+    assert_eq!(explained["reason"], "c auto → 0.5; waits for extract");
     assert_eq!(
         explained["reasons"],
         json!([
-            {"kind": "setting", "name": "c", "before": "1", "now": "0.5"},
+            {"kind": "setting", "name": "c", "before": "auto", "now": "0.5"},
             {"kind": "waits", "stage": "extract"}
         ])
     );
-    assert_eq!(marked(&explained), ["c"]);
+    assert_eq!(marked(&explained), ["c", "folds", "seed"]);
     let parts = explained["parts"].as_array().unwrap();
     let to_come: Vec<&Value> = parts.iter().filter(|part| part["differs"].is_null()).collect();
     assert_eq!(
@@ -845,10 +863,7 @@ fn times_are_judged_by_earlier_runs_that_compare() {
         estimates(&["--precision", "bf16", "--solver", "smartcore"]),
         [None, None, None, None, evaluate]
     );
-    assert_eq!(
-        estimates(&["--c", "auto"]),
-        [None, Some(38.0), features, None, evaluate]
-    );
+    assert_eq!(estimates(&["--c", "1"]), [None, Some(38.0), features, None, evaluate]);
     let ran = project.run(&[&PIPELINE[..], &["--dry-run"]].concat());
     assert_eq!(
         ran.stdout,
@@ -890,6 +905,7 @@ fn explain_shows_the_parts_of_a_key_beside_those_of_the_nearest_earlier_run() {
             "  features           last run   now",
             &format!("  version            {version:<10} {version}"),
             "* variance           0.98       0.5",
+            "  whiten             false      false",
             "  solver             faer       faer",
             "  training features  #  #",
             "",
@@ -900,7 +916,7 @@ fn explain_shows_the_parts_of_a_key_beside_those_of_the_nearest_earlier_run() {
         text(&project, "evaluate", &["--variance", "0.5"]),
         [
             "  evaluate       last run   now",
-            "  version        1          1",
+            "  version        2          2",
             "  confidence     0.95       0.95",
             "  seed           0          0",
             "  model          #  not known yet",
@@ -917,7 +933,7 @@ fn explain_shows_the_parts_of_a_key_beside_those_of_the_nearest_earlier_run() {
     let other = ["--out", "other"];
     let explained = text(&project, "classify", &[&other[..], &["--c", "2"]].concat());
     assert_eq!(explained[0], "  classify           nearest run  now");
-    assert_eq!(explained[2], "* c                  1            2");
+    assert_eq!(explained[2], "* c                  auto         2");
     assert_eq!(explained.last().unwrap(), "classify would run: first run");
     let explained = text(&project, "classify", &other);
     assert_eq!(
@@ -927,5 +943,5 @@ fn explain_shows_the_parts_of_a_key_beside_those_of_the_nearest_earlier_run() {
     assert!(explained.iter().all(|line| !line.starts_with('*')), "{explained:?}");
     // Nothing to compare with.
     let explained = text(&Project::new(), "classify", &[]);
-    assert_eq!(explained[0], "  classify  now");
+    assert_eq!(explained[0], "  classify      now");
 }

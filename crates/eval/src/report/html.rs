@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::plot::shade;
 use super::words::{count, counted, level, percent, printable};
-use super::{Context, Mistake, Skipped, Warning};
+use super::{Context, CrossValidated, Mistake, Skipped, Warning};
 use crate::{BOOTSTRAP_RESAMPLES, ClassMetrics, Estimate, Evaluation};
 
 /// A page is to be mailed around: the pictures on it are limited in number and, together, in bytes before base64.
@@ -31,6 +31,10 @@ struct Page<'a> {
     n_resamples: usize,
     top_k: Vec<(usize, String)>,
     log_loss: String,
+    calibration_error: String,
+    /// Before calibration, if there was any.
+    uncalibrated_error: Option<String>,
+    cross_validation: Option<&'a CrossValidated>,
     warnings: Vec<WarningBox<'a>>,
     facts: &'a [(String, String)],
     classes: Vec<ClassLine>,
@@ -126,6 +130,10 @@ pub(super) fn page(context: &Context<'_>, mistakes: &[Mistake<'_>]) -> String {
             .map(|&(k, accuracy)| (k, percent(accuracy)))
             .collect(),
         log_loss: format!("{:.3}", evaluation.log_loss),
+        calibration_error: format!("{:.3}", evaluation.reliability.calibration_error),
+        uncalibrated_error: (evaluation.uncalibrated != evaluation.reliability)
+            .then(|| format!("{:.3}", evaluation.uncalibrated.calibration_error)),
+        cross_validation: context.cross_validation,
         warnings: context.warnings.iter().map(WarningBox::of).collect(),
         facts: context.facts,
         classes: names

@@ -1,8 +1,8 @@
 use luthier_artifact::Digest;
 use serde::Serialize;
 
-use super::{Context, Skipped, Warning};
-use crate::{ClassMetrics, Estimate};
+use super::{Context, CrossValidated, Skipped, Warning};
+use crate::{ClassMetrics, Estimate, Reliability};
 
 /// Changes when a field of `report.json` changes its name or meaning, not when one is added.
 const SCHEMA: &str = "luthier-report/1";
@@ -16,6 +16,8 @@ struct Report<'a> {
     macro_f1: Estimate,
     log_loss: f64,
     top_k: Vec<TopK>,
+    calibration: Calibration<'a>,
+    cross_validation: Option<&'a CrossValidated>,
     warnings: &'a [Warning],
     facts: Vec<Fact<'a>>,
     classes: &'a [String],
@@ -25,6 +27,12 @@ struct Report<'a> {
     confusion: &'a [Vec<u64>],
     skipped: &'a [Skipped],
     predictions: Vec<Prediction<'a>>,
+}
+
+#[derive(Serialize)]
+struct Calibration<'a> {
+    before: &'a Reliability,
+    after: &'a Reliability,
 }
 
 #[derive(Serialize)]
@@ -71,6 +79,11 @@ pub(super) fn report(context: &Context<'_>) -> Vec<u8> {
             .iter()
             .map(|&(k, accuracy)| TopK { k, accuracy })
             .collect(),
+        calibration: Calibration {
+            before: &evaluation.uncalibrated,
+            after: &evaluation.reliability,
+        },
+        cross_validation: context.cross_validation,
         warnings: context.warnings,
         facts: context.facts.iter().map(|(name, value)| Fact { name, value }).collect(),
         classes: &evaluation.classes,

@@ -50,6 +50,7 @@ fn evaluate(classes: &[String], truth: &[usize], probabilities: &Array2<f64>, co
         images: &images,
         truth,
         probabilities: probabilities.view(),
+        uncalibrated: probabilities.view(),
     };
     EvaluateConfig { confidence, seed: 0 }.run(&predictions).unwrap()
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use luthier_artifact::Split;
-use luthier_eval::{Context, Error, Evaluation, Skipped, Warning, write_report};
+use luthier_eval::{CandidateC, Context, CrossValidated, Error, Evaluation, Skipped, Threshold, Warning, write_report};
 use serde_json::Value;
 
 use crate::synthetic::{self, evaluation, files, names, read};
@@ -50,6 +50,29 @@ fn write_hostile(folder: &Path, evaluation: &Evaluation) {
             files: vec![HOSTILE.into()],
         }],
         facts: &[(HOSTILE.into(), HOSTILE.into())],
+        cross_validation: Some(&CrossValidated {
+            folds: 5,
+            n_held_out: 90,
+            candidates: vec![
+                CandidateC {
+                    c: 0.01,
+                    log_loss: 0.4,
+                    standard_error: 0.02,
+                },
+                CandidateC {
+                    c: 0.1,
+                    log_loss: 0.6,
+                    standard_error: 0.05,
+                },
+            ],
+            c: 0.01,
+            temperature: 1.25,
+            thresholds: vec![Threshold {
+                share: 0.95,
+                probability: 0.7,
+                distance: None,
+            }],
+        }),
         thumbnail: &|_| Some(b"not really a picture".to_vec()),
     };
     write_report(folder, &context).unwrap();
@@ -85,6 +108,7 @@ fn every_file_is_written_and_named() {
         skipped: &[],
         warnings: &[],
         facts: &[],
+        cross_validation: None,
         thumbnail: &|_| None,
     };
     let paths = write_report(&reports, &context).unwrap();
@@ -116,6 +140,7 @@ fn a_missing_file_name_is_refused_before_anything_is_written() {
         skipped: &[],
         warnings: &[],
         facts: &[],
+        cross_validation: None,
         thumbnail: &|_| None,
     };
     let error = write_report(folder.path(), &context).unwrap_err();
@@ -247,6 +272,7 @@ fn thumbnails_of(bytes: usize, evaluation: &Evaluation) -> (usize, String) {
         skipped: &[],
         warnings: &[],
         facts: &[],
+        cross_validation: None,
         thumbnail: &|_| {
             *asked.borrow_mut() += 1;
             Some(vec![0; bytes])
@@ -291,6 +317,7 @@ fn a_perfect_model_has_no_mistakes_to_show() {
         images: &images,
         truth: &truth,
         probabilities: probabilities.view(),
+        uncalibrated: probabilities.view(),
     };
     let evaluation = luthier_eval::EvaluateConfig {
         confidence: 0.95,

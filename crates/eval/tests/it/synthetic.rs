@@ -35,6 +35,7 @@ pub(crate) fn evaluation(classes: &[String], n: usize) -> Evaluation {
         images: &images,
         truth: &truth,
         probabilities: probabilities.view(),
+        uncalibrated: probabilities.view(),
     };
     EvaluateConfig {
         confidence: 0.95,
@@ -61,6 +62,7 @@ pub(crate) fn write(folder: &Path, evaluation: &Evaluation) {
         skipped: &[],
         warnings: &[],
         facts: &[],
+        cross_validation: None,
         thumbnail: &|_| None,
     };
     write_report(folder, &context).unwrap();

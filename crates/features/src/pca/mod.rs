@@ -18,6 +18,11 @@ pub enum Keep {
     Variance(f64),
     /// This number of them, at least 1.
     Components(usize),
+    /// No reduction: every one that varies beyond rounding errors.
+    ///
+    /// The features are only rotated, which a penalty on the squared weights does not see: a classifier of all components
+    /// is the one of the scaled features themselves, without a principal component analysis.
+    All,
 }
 
 impl Keep {
@@ -46,7 +51,7 @@ impl Keep {
         match self {
             Keep::Variance(share) => Keep::variance(share),
             Keep::Components(asked) if asked == 0 || asked > available => Err(Error::Components { asked, available }),
-            Keep::Components(_) => Ok(self),
+            Keep::Components(_) | Keep::All => Ok(self),
         }
     }
 
@@ -64,6 +69,10 @@ impl Keep {
                 });
                 (cumulative.take_while(|&sum| sum <= share).count() + 1).min(variances.len())
             }
+            Keep::All => {
+                let rounding = variances[0] * variances.len() as f64 * f64::EPSILON;
+                variances.iter().take_while(|&&variance| variance > rounding).count()
+            }
         }
     }
 }
@@ -73,6 +82,7 @@ impl fmt::Display for Keep {
         match self {
             Keep::Variance(share) => share.fmt(f),
             Keep::Components(count) => count.fmt(f),
+            Keep::All => f.write_str("none"),
         }
     }
 }
@@ -337,6 +347,7 @@ mod tests {
         );
         assert_eq!(Keep::Variance(0.98).to_string(), "0.98");
         assert_eq!(Keep::Components(98).to_string(), "98");
+        assert_eq!(Keep::All.to_string(), "none");
     }
 
     #[test]

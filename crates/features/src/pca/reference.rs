@@ -13,7 +13,7 @@ pub(super) fn decompose(centred: &Array2<f64>, keep: Keep) -> Result<Decompositi
     let degrees = (n_rows - 1) as f64;
     let n_fitted = match keep {
         Keep::Components(count) => count,
-        Keep::Variance(_) => n_rows.min(n_columns),
+        Keep::Variance(_) | Keep::All => n_rows.min(n_columns),
     };
     let pca = PCA::fit(centred, PCAParameters::default().with_n_components(n_fitted))?;
 

@@ -22,8 +22,8 @@ fn keeps() -> impl Strategy<Value = Keep> {
 proptest! {
     #[test]
     fn a_projection_decodes_from_its_bytes(x in matrices(), keep in keeps()) {
-        let config = FeaturesConfig { keep, solver: Solver::Faer };
-        let projection = Projection::fit(config, x.view()).unwrap();
+        let config = FeaturesConfig { keep, whiten: false, solver: Solver::Faer };
+        let projection = config.run(x.view()).unwrap();
         prop_assert_eq!(Projection::decode(&projection.encode()).unwrap(), projection);
     }
 
@@ -57,9 +57,10 @@ fn the_traits_of_smartcore_reach_the_same_code() {
     let x = synthetic(40, 12);
     let config = FeaturesConfig {
         keep: Keep::Variance(0.9),
+        whiten: false,
         solver: Solver::Faer,
     };
-    let projection = Projection::fit(config, x.view()).unwrap();
+    let projection = config.run(x.view()).unwrap();
 
     let wide = x.mapv(f64::from);
     let scaler = <FittedScaler as UnsupervisedEstimator<_, _>>::fit(&wide, StandardScaler).unwrap();

@@ -62,9 +62,10 @@ fn one_pass_finds_the_components_of_the_scaled_rows() {
         }
         let config = FeaturesConfig {
             keep: Keep::Components(40),
+            whiten: false,
             solver: Solver::Faer,
         };
-        let one_pass = Projection::fit(config, x.view()).unwrap();
+        let one_pass = config.run(x.view()).unwrap();
         let scaled = StandardScaler::fit(x.view()).unwrap().transform(x.view()).unwrap();
         // In f64 by construction: the longer side of the Gram matrix is that of few rows.
         let covariance = scaled.t().dot(&scaled) / (n - 1) as f64;
@@ -80,12 +81,13 @@ fn moments_do_not_depend_on_the_number_of_threads() {
     let x = synthetic(MANY, 300);
     let config = FeaturesConfig {
         keep: Keep::Variance(0.9),
+        whiten: false,
         solver: Solver::Faer,
     };
     let bytes = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let projection = Projection::fit(config, x.view()).unwrap();
+            let projection = config.run(x.view()).unwrap();
             let projected = projection.transform(x.view()).unwrap();
             (
                 projection.encode(),
@@ -124,9 +126,9 @@ proptest! {
         for fold in &folds[1..] {
             merged.merge(&of(fold)).unwrap();
         }
-        let keep = FeaturesConfig { keep: Keep::Components(5), solver: Solver::Faer };
+        let keep = FeaturesConfig { keep: Keep::Components(5), whiten: false, solver: Solver::Faer };
         let merged = Projection::of_moments(keep, &merged).unwrap();
-        let refitted = Projection::fit(keep, x.select(Axis(0), &others).view()).unwrap();
+        let refitted = keep.run(x.select(Axis(0), &others).view()).unwrap();
         prop_assert_eq!(held_out.len() + others.len(), 180);
         let expected = refitted.transform(x.view()).unwrap();
         prop_assert!(largest(merged.transform(x.view()).unwrap() - expected) < 1e-9);
@@ -155,9 +157,10 @@ fn constant_features_have_a_scale_of_one_and_no_part_in_any_component() {
         }
         let config = FeaturesConfig {
             keep: Keep::Variance(0.99),
+            whiten: false,
             solver: Solver::Faer,
         };
-        let Projection { scaler, pca, .. } = Projection::fit(config, x.view()).unwrap();
+        let Projection { scaler, pca, .. } = config.run(x.view()).unwrap();
         for column in [3, 17, 39] {
             assert_eq!(scaler.scale[column], 1.0, "{n} rows, column {column}");
             assert!(largest(pca.components.column(column).to_vec()) < 1e-10);
@@ -176,6 +179,25 @@ fn rows_that_repeat_leave_the_components_as_they_are() {
     let (once, twice) = (fit(&x), fit(&twice));
     assert!(largest(&once.components - &twice.components) < 1e-9);
     assert!(largest(&once.explained_variance_ratio - &twice.explained_variance_ratio) < 1e-12);
+}
+
+#[test]
+fn all_components_are_those_that_vary_at_all() {
+    // 20 rows span 19 directions, 60 rows all but the one that a constant column takes away.
+    for (n, expected) in [(20, 19), (60, 29)] {
+        let mut x = synthetic(n, 30);
+        x.column_mut(4).fill(1.0);
+        let config = FeaturesConfig {
+            keep: Keep::All,
+            whiten: false,
+            solver: Solver::Faer,
+        };
+        let Projection { pca, .. } = config.run(x.view()).unwrap();
+        assert_eq!(pca.n_components(), expected, "{n} rows");
+        assert!((pca.explained_variance_ratio.sum() - 1.0).abs() < 1e-12);
+        let gram = pca.components.dot(&pca.components.t());
+        assert!(largest(gram - Array2::<f64>::eye(expected)) < 1e-7);
+    }
 }
 
 #[test]
@@ -246,6 +268,7 @@ fn time_and_memory_of_a_million_rows() {
         let read = start.elapsed();
         let config = FeaturesConfig {
             keep: Keep::Variance(0.98),
+            whiten: false,
             solver: Solver::Faer,
         };
         let projection = Projection::of_moments(config, &moments).unwrap();

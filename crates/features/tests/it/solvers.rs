@@ -5,7 +5,13 @@ use ndarray::Array2;
 use crate::synthetic;
 
 fn project(x: &Array2<f32>, keep: Keep, solver: Solver) -> Projection {
-    Projection::fit(FeaturesConfig { keep, solver }, x.view()).unwrap()
+    FeaturesConfig {
+        keep,
+        whiten: false,
+        solver,
+    }
+    .run(x.view())
+    .unwrap()
 }
 
 #[test]
