@@ -1,9 +1,9 @@
 //! Files for the user, written again only if what they are made from changed, or if somebody changed them.
 
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, Result};
-use luthier_artifact::{Artifact, Cache, Digest, FeatureRows, Manifest, Split, write_atomically};
+use luthier_artifact::{Artifact, Cache, Digest, FeatureRows, Manifest, Split, Written, write_atomically};
 use luthier_classify::Model;
 use luthier_eval::Evaluation;
 use luthier_extract::{DataSource, SkippedImages};
@@ -36,7 +36,7 @@ impl<'a> Rows<'a> {
         let Extracted {
             train, test, skipped, ..
         } = extracted;
-        let place = |split| std::path::absolute(source.folder(split)).context("current folder");
+        let place = |split| absolute(source.folder(split)).context("current folder");
         let place = format!("{:?} {:?} {source:?}", place(Split::Train)?, place(Split::Test)?);
         let place = Digest::of(place.as_bytes());
         Ok(Rows {
@@ -68,7 +68,7 @@ pub(crate) fn features(cache: &Cache, folder: &Path, rows: &Rows<'_>, extracted:
         })?;
     }
     once(cache, &[features_folder::index_path(folder)], &[rows.digest], || {
-        features_folder::write_index(folder, &(rows.index)()?)
+        Ok(vec![features_folder::write_index(folder, &(rows.index)()?)?])
     })
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn features(cache: &Cache, folder: &Path, rows: &Rows<'_>, extracted:
 pub(crate) fn model(cache: &Cache, folder: &Path, digest: Digest) -> Result<PathBuf> {
     let path = folder.join(MODEL_FILE);
     once(cache, std::slice::from_ref(&path), &[digest], || {
-        Ok(write_atomically(&path, &load::<Model>(cache, &digest)?.encode())?)
+        Ok(vec![write_atomically(&path, &load::<Model>(cache, &digest)?.encode())?])
     })?;
     Ok(path)
 }
@@ -106,27 +106,28 @@ pub(crate) fn report(
         &[evaluation, model, rows.digest],
         || {
             let (evaluation, model) = (load::<Evaluation>(cache, &evaluation)?, load::<Model>(cache, &model)?);
-            report::write(folder, &evaluation, &model, &(rows.index)()?)?;
-            Ok(())
+            report::write(folder, &evaluation, &model, &(rows.index)()?)
         },
     )?;
     Ok(page)
 }
 
 /// Writes files unless all of them are still as they were written from the same sources.
-fn once(cache: &Cache, paths: &[PathBuf], sources: &[Digest], write: impl FnOnce() -> Result<()>) -> Result<()> {
+fn once(
+    cache: &Cache,
+    paths: &[PathBuf],
+    sources: &[Digest],
+    write: impl FnOnce() -> Result<Vec<Written>>,
+) -> Result<()> {
     let version = Digest::of(format!("{VERSION} {}", env!("CARGO_PKG_VERSION")).as_bytes());
     let source = digest_of(&[&[version], sources].concat());
-    let paths: Vec<PathBuf> = paths
-        .iter()
-        .map(|path| std::path::absolute(path).with_context(|| path.display().to_string()))
-        .collect::<Result<_>>()?;
-    for path in &paths {
-        if !cache.is_exported(path, &source)? {
-            write()?;
-            return paths
-                .iter()
-                .try_for_each(|path| Ok(cache.remember_export(path, &source)?));
+    let absolute = |path: &Path| absolute(path).with_context(|| path.display().to_string());
+    for path in paths {
+        if !cache.is_exported(&absolute(path)?, &source)? {
+            for Written { path, stat } in write()? {
+                cache.remember_export(&absolute(&path)?, &stat, &source)?;
+            }
+            break;
         }
     }
     Ok(())

@@ -1,10 +1,10 @@
 //! What the report says beyond the figures: facts, warnings, and pictures.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, bail};
-use luthier_artifact::Split;
+use luthier_artifact::{Split, Written};
 use luthier_classify::Model;
 use luthier_eval::{Context, Evaluation, Warning, write_report};
 use luthier_extract::{WeightsSource, thumbnail};
@@ -15,8 +15,8 @@ use crate::problem::Problem;
 /// The longer side of a thumbnail, in pixels.
 const THUMBNAIL_SIDE: u32 = 160;
 
-/// Writes the report of an evaluation; the result is the paths of its files.
-pub(crate) fn write(folder: &Path, evaluation: &Evaluation, model: &Model, index: &Index) -> Result<Vec<PathBuf>> {
+/// Writes the files of the report of an evaluation.
+pub(crate) fn write(folder: &Path, evaluation: &Evaluation, model: &Model, index: &Index) -> Result<Vec<Written>> {
     let (rows, evaluated) = (index.rows.test.iter(), evaluation.rows.iter());
     if rows.map(|row| row.digest).ne(evaluated.map(|row| row.image)) {
         bail!(

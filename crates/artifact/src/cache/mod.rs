@@ -525,13 +525,13 @@ impl Cache {
         Ok(exported == Some((stat, *source)))
     }
 
-    /// Remembers that the file at `path` was just written from `source`.
+    /// Remembers that the file with this stat was written to `path` from `source`. Another process may have put its own
+    /// file there since.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file is not there, [`Error::Index`] if the index fails.
-    pub fn remember_export(&self, path: &Path, source: &Digest) -> Result<()> {
-        let stat = FileStat::of(path).map_err(Error::io(path))?;
-        self.index.remember_export(path, &stat, source)
+    /// [`Error::Index`] if the index fails.
+    pub fn remember_export(&self, path: &Path, stat: &FileStat, source: &Digest) -> Result<()> {
+        self.index.remember_export(path, stat, source)
     }
 }
 

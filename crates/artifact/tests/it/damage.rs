@@ -108,7 +108,8 @@ impl Truth {
             cache.record_run(PROJECT, run, Reuse::default())?;
         }
         cache.remember_files(Path::new(PHOTOS), [self.file].into_iter(), SystemTime::now())?;
-        cache.remember_export(&self.export, &self.table.rows().digest())
+        let stat = FileStat::of(&self.export).unwrap();
+        cache.remember_export(&self.export, &stat, &self.table.rows().digest())
     }
 
     /// Asks what a run asks. Every answer is the stored one or none; the result counts those that are none.
