@@ -13,11 +13,12 @@ mod run;
 mod salvage;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use index::Index;
@@ -128,7 +129,7 @@ impl FileStat {
 /// The cache in one folder. Any number of processes and threads may use it at once.
 ///
 /// A folder that can only be read is a cache all the same: what is stored then goes to a temporary folder, and ends with
-/// the process.
+/// the process, as does the knowledge of what turned out to be damaged in the folder.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
@@ -146,6 +147,22 @@ pub struct Cache {
 struct Below {
     objects: Objects,
     index: Index,
+    /// Artifacts and vectors that are lost or damaged here, and cannot be removed.
+    lost: Mutex<HashSet<Digest>>,
+}
+
+impl Below {
+    /// The bytes of an artifact, unless they are lost.
+    fn object(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
+        if self.lost().contains(digest) {
+            return Ok(None);
+        }
+        self.objects.get(digest)
+    }
+
+    fn lost(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Cache {
@@ -198,6 +215,7 @@ impl Cache {
             Ok(index) => Some(Below {
                 objects: Objects::new(folder.join("objects")),
                 index,
+                lost: Mutex::default(),
             }),
             Err(error) if error.is_damaged() => {
                 tracing::warn!("{error}; taken as empty");
@@ -233,7 +251,7 @@ impl Cache {
     /// [`Error::Io`] if it is there and cannot be read.
     pub fn get<A: Artifact>(&self, digest: &Digest) -> Result<Option<A>> {
         let bytes = match (self.objects.get(digest)?, &self.below) {
-            (None, Some(below)) => below.objects.get(digest)?,
+            (None, Some(below)) => below.object(digest)?,
             (found, _) => found,
         };
         let Some(bytes) = bytes else { return Ok(None) };
@@ -241,10 +259,17 @@ impl Cache {
             Ok(artifact) => Ok(Some(artifact)),
             Err(error) => {
                 tracing::warn!("{}: {error}; taken as missing", self.objects.path(digest).display());
-                objects::remove(&self.objects.path(digest))?;
+                self.forget_object(digest)?;
                 Ok(None)
             }
         }
+    }
+
+    fn forget_object(&self, digest: &Digest) -> Result<()> {
+        if let Some(below) = &self.below {
+            below.lost().insert(*digest);
+        }
+        objects::remove(&self.objects.path(digest))
     }
 
     /// Whether an artifact is there.
@@ -253,7 +278,7 @@ impl Cache {
             return Ok(self.objects.contains(digest));
         };
         // What is damaged and cannot be removed must be known to be damaged each time.
-        Ok(self.objects.contains(digest) || below.objects.get(digest)?.is_some())
+        Ok(self.objects.contains(digest) || below.object(digest)?.is_some())
     }
 
     /// What the cache below answers; nothing if there is none, or if it is damaged.
@@ -268,11 +293,14 @@ impl Cache {
         }
     }
 
-    /// What the index answers to several questions, or else the cache below.
+    /// What the index answers to several questions, or else the cache below, if it has not lost what it names.
     fn ask_both(&self, ask: impl Fn(&Index) -> Result<Vec<Option<Digest>>>) -> Result<Vec<Option<Digest>>> {
         let mut answers = ask(&self.index)?;
-        for (answer, below) in answers.iter_mut().zip(self.ask_below(&ask)?) {
-            *answer = answer.or(below);
+        let Some(below) = &self.below else { return Ok(answers) };
+        let of_below = self.ask_below(&ask)?;
+        let lost = below.lost();
+        for (answer, of_below) in answers.iter_mut().zip(of_below) {
+            *answer = answer.or(of_below.filter(|digest| !lost.contains(digest)));
         }
         Ok(answers)
     }
@@ -481,6 +509,9 @@ impl Cache {
             lost.len()
         );
         let lost: Vec<Digest> = lost.into_iter().map(|place| vectors[place]).collect();
+        if let Some(below) = &self.below {
+            below.lost().extend(&lost);
+        }
         self.index.forget_vectors(&lost)?;
         Err(Error::Lost {
             what: "feature vector",
@@ -586,7 +617,7 @@ impl StoredTable<'_> {
             .read_vectors(&self.rows.vectors[range], into)
             .inspect_err(|error| {
                 if matches!(error, Error::Lost { .. })
-                    && let Err(error) = objects::remove(&self.cache.objects.path(&self.digest))
+                    && let Err(error) = self.cache.forget_object(&self.digest)
                 {
                     tracing::warn!("{error}");
                 }

@@ -72,8 +72,8 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let model = Model::load(&model_dir.join(export::MODEL_FILE))?;
     let index = features_folder::read_index(&feature_dir)?;
     let table = features_folder::read_table(&feature_dir, Split::Test, &index)?;
+    let cache = open_cache(&settings)?;
     let page = with_retry(progress, || {
-        let cache = open_cache(&settings)?;
         std::fs::create_dir_all(&report_dir).with_context(|| report_dir.display().to_string())?;
         let (model, test) = (cache.put(&model)?, cache.put_table(&table)?);
         let mut runner = Runner::new(&cache, progress, project(&report_dir)?, Mode::Run)?;

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use luthier_artifact::Split;
+use luthier_artifact::{Cache, Split};
 use luthier_classify::Model;
 use luthier_eval::{Evaluation, Warning};
 use luthier_extract::{Scan, SkippedImages, WeightsSource};
@@ -86,7 +86,8 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     if dry_run {
         return super::status::show(&settings, &pipeline, &data, &out, json, true, progress);
     }
-    let outcome = with_retry(progress, || run_once(&settings, &pipeline, &data, &out, progress))?;
+    let cache = open_cache(&settings)?;
+    let outcome = with_retry(progress, || run_once(&cache, &pipeline, &data, &out, progress))?;
     let Outcome {
         test,
         images,
@@ -121,11 +122,10 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, progress: &Progress) -> Result<Outcome> {
+fn run_once(cache: &Cache, pipeline: &Pipeline, data: &Data, out: &Path, progress: &Progress) -> Result<Outcome> {
     const RUNS: &str = "outside a plan every stage gives a result";
-    let cache = open_cache(settings)?;
     std::fs::create_dir_all(out).map_err(|error| Problem::new(format!("{}: {error}", out.display())))?;
-    let mut runner = Runner::new(&cache, progress, project(out)?, Mode::Run)?;
+    let mut runner = Runner::new(cache, progress, project(out)?, Mode::Run)?;
     let print = |runner: &Runner<'_>, outcome: &str| {
         print_stage(
             progress,
@@ -141,7 +141,7 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
     let extracted = pipeline
         .extract(data, manifest, manifest_digest, &mut runner)?
         .expect(RUNS);
-    let skipped_images: SkippedImages = load(&cache, &extracted.skipped)?;
+    let skipped_images: SkippedImages = load(cache, &extracted.skipped)?;
     let skipped = skipped_files(manifest, &skipped_images);
     let images = Images {
         total: manifest.entries.len(),
@@ -157,25 +157,22 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
     print(&runner, &outcome);
     report_skipped(&skipped, data.is_strict, progress)?;
     let features = out.join("features");
-    let rows = export::Rows::extracted(&cache, &data.source, (manifest, manifest_digest), &extracted)?;
-    export::features(&cache, &features, &rows, &extracted)?;
+    let rows = export::Rows::extracted(cache, &data.source, (manifest, manifest_digest), &extracted)?;
+    export::features(cache, &features, &rows, &extracted)?;
 
     let model_digest = train(&pipeline.features, &pipeline.classify, extracted.train, &mut runner)?.expect(RUNS);
     if let [.., projected, classified] = runner.reports() {
         print_stage(progress, projected, &describe_components(pipeline.features.keep));
         print_stage(progress, classified, &format!("C = {}", pipeline.classify.c));
     }
-    let model_path = export::model(&cache, &out.join("models"), model_digest)?;
+    let model_path = export::model(cache, &out.join("models"), model_digest)?;
 
     let evaluation_digest = evaluate(&pipeline.evaluate, model_digest, extracted.test, &mut runner)?.expect(RUNS);
-    let evaluation: Evaluation = load(&cache, &evaluation_digest)?;
+    let evaluation: Evaluation = load(cache, &evaluation_digest)?;
     print(&runner, &format!("accuracy {:.4}", evaluation.accuracy.value));
-    let page = export::report(&cache, &out.join("reports"), evaluation_digest, model_digest, &rows)?;
+    let page = export::report(cache, &out.join("reports"), evaluation_digest, model_digest, &rows)?;
 
-    let warnings = report::warnings(
-        &load::<Model>(&cache, &model_digest)?,
-        places(manifest, &skipped_images),
-    );
+    let warnings = report::warnings(&load::<Model>(cache, &model_digest)?, places(manifest, &skipped_images));
     Ok(Outcome {
         stages: runner.finish()?,
         images,

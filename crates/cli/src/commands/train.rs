@@ -65,8 +65,8 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let (features, classify) = (settings.features_config()?, settings.classify_config());
     let index = features_folder::read_index(&feature_dir)?;
     let table = features_folder::read_table(&feature_dir, Split::Train, &index)?;
+    let cache = open_cache(&settings)?;
     let (path, model) = with_retry(progress, || {
-        let cache = open_cache(&settings)?;
         std::fs::create_dir_all(&model_dir).with_context(|| model_dir.display().to_string())?;
         let train = cache.put_table(&table)?;
         let mut runner = Runner::new(&cache, progress, project(&model_dir)?, Mode::Run)?;

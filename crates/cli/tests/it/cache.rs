@@ -282,6 +282,29 @@ fn a_cache_that_cannot_be_written_is_read_and_everything_else_is_done() {
     assert!(outputs(&project) == incremental);
 }
 
+#[test]
+fn what_is_damaged_in_a_cache_that_cannot_be_written_is_made_again_in_the_same_run() {
+    const OTHER_VARIANCE: [&str; 2] = ["--variance", "0.5"];
+    let project = Project::new();
+    project.pipeline(&[&OTHER_VARIANCE[..], &["--cache-dir", "another"]].concat());
+    let expected = outputs(&project);
+    project.pipeline(&[]);
+    let rows = fs::read(project.path("features/train_features.npy")).unwrap();
+    let index = project.path(".luthier/index.sqlite");
+    let mut bytes = fs::read(&index).unwrap();
+    let part_of_last_row = &rows[rows.len() - 64..];
+    let place = bytes.windows(64).position(|part| part == part_of_last_row).unwrap();
+    bytes[place] ^= 1;
+    fs::write(&index, &bytes).unwrap();
+    let Some(_read_only) = ReadOnly::new(&project.path(".luthier")) else {
+        println!("skipped: this user may write everywhere");
+        return;
+    };
+    let outcome = project.pipeline(&OTHER_VARIANCE);
+    assert_eq!(outcome["images"]["embedded"], 1);
+    assert!(outputs(&project) == expected);
+}
+
 /// Runs the pipeline while the system answers a call with an error. `None` where that cannot be arranged.
 fn run_with_fault(project: &Project, call: &str, fault: &str) -> Option<Ran> {
     let plain = project.command(&PIPELINE);
