@@ -1,14 +1,18 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use tempfile::NamedTempFile;
 
-use crate::cache::TEMPORARY;
+use crate::cache::{TEMPORARY, remove, temporary};
 use crate::{Error, FileStat, Result};
 
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 18;
+
+/// No process takes a day between two writes to a file.
+const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A file that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +66,24 @@ pub fn write_atomically_with(
         path: path.to_owned(),
         stat: FileStat::new(&metadata),
     })
+}
+
+/// Removes what killed processes left unfinished in a folder that [`write_atomically`] writes to.
+///
+/// The unfinished files of living processes look the same; those that were written to within a day stay.
+///
+/// # Errors
+/// [`Error::Io`] if the folder cannot be read, or a file not removed.
+pub fn remove_unfinished(folder: &Path) -> Result<()> {
+    let now = SystemTime::now();
+    for path in temporary(folder)? {
+        // One that is gone meanwhile is finished.
+        let written = fs::metadata(&path).and_then(|metadata| metadata.modified());
+        if written.is_ok_and(|written| written + LONGEST_PAUSE < now) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Temporary files are private; what stays has the permissions of an ordinary file.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, Result};
-use luthier_artifact::{Artifact, Cache, Digest, FeatureRows, Manifest, Split, Written, write_atomically};
+use luthier_artifact::{Artifact, Cache, Digest, FeatureRows, Manifest, Split, Written, remove_unfinished, write_atomically};
 use luthier_classify::Model;
 use luthier_eval::Evaluation;
 use luthier_extract::{DataSource, SkippedImages};
@@ -61,6 +61,7 @@ impl<'a> Rows<'a> {
 
 /// Writes `features/`.
 pub(crate) fn features(cache: &Cache, folder: &Path, rows: &Rows<'_>, extracted: &Extracted) -> Result<()> {
+    tidy(folder);
     for (split, digest) in [(Split::Train, &extracted.train), (Split::Test, &extracted.test)] {
         let (features, labels) = features_folder::npy_paths(folder, split);
         once(cache, &[features, labels], &[*digest], || {
@@ -74,6 +75,7 @@ pub(crate) fn features(cache: &Cache, folder: &Path, rows: &Rows<'_>, extracted:
 
 /// Writes `models/model.safetensors`; the result is its path.
 pub(crate) fn model(cache: &Cache, folder: &Path, digest: Digest) -> Result<PathBuf> {
+    tidy(folder);
     let path = folder.join(MODEL_FILE);
     once(cache, std::slice::from_ref(&path), &[digest], || {
         Ok(vec![write_atomically(&path, &load::<Model>(cache, &digest)?.encode())?])
@@ -89,6 +91,7 @@ pub(crate) fn report(
     model: Digest,
     rows: &Rows<'_>,
 ) -> Result<PathBuf> {
+    tidy(folder);
     let page = folder.join("report.html");
     let files = [
         "report.html",
@@ -110,6 +113,13 @@ pub(crate) fn report(
         },
     )?;
     Ok(page)
+}
+
+/// Removes what killed runs left. What cannot be removed harms nobody.
+fn tidy(folder: &Path) {
+    if let Err(error) = remove_unfinished(folder) {
+        tracing::debug!("{error}");
+    }
 }
 
 /// Writes files unless all of them are still as they were written from the same sources.

@@ -26,6 +26,7 @@ pub(crate) use index::is_damaged;
 use lock::Lock;
 use ndarray::{Array2, ArrayViewMut2, Axis};
 use objects::Objects;
+pub(crate) use objects::{remove, temporary};
 use run::Run;
 pub use run::{Reuse, RunStage, RunState};
 use serde::{Deserialize, Serialize};
@@ -40,8 +41,8 @@ use crate::{Artifact, Digest, Error, FeatureRows, FeatureTable, Key, Result};
 /// because file systems count time in ticks of up to two seconds (FAT).
 const MTIME_TICK: Duration = Duration::from_secs(2);
 
-/// Temporary files are named so, in the cache and wherever else Luthier writes.
-pub(crate) const TEMPORARY: &str = ".luthier-";
+/// The names of temporary files begin so, in the cache and wherever else Luthier writes.
+pub(crate) const TEMPORARY: &str = ".luthier-unfinished-";
 
 /// How many rows of features are read or written while the index is held: some megabytes.
 const ROWS_AT_ONCE: usize = 1024;
@@ -505,8 +506,9 @@ impl Cache {
         }
         let Some(&first) = lost.first() else { return Ok(()) };
         tracing::warn!(
-            "{} cached feature vectors are lost or damaged; to be computed again",
-            lost.len()
+            "{} of {} cached feature vectors lost or damaged; to be computed again",
+            lost.len(),
+            vectors.len()
         );
         let lost: Vec<Digest> = lost.into_iter().map(|place| vectors[place]).collect();
         if let Some(below) = &self.below {

@@ -226,8 +226,8 @@ fn unfinished_files_of_dead_processes_are_removed_by_who_is_alone() {
     let cache = folder.open();
     let object = folder.object(cache.put(&manifest("harp")).unwrap());
     let left_over = [
-        folder.root.path().join(".luthier-abc"),
-        object.with_file_name(".luthier-def"),
+        folder.root.path().join(".luthier-unfinished-abc"),
+        object.with_file_name(".luthier-unfinished-def"),
         folder.root.path().join("index.sqlite.new"),
     ];
     for path in &left_over {

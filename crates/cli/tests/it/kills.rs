@@ -306,23 +306,10 @@ impl Scene {
 
     /// Runs under strace, which writes down the calls that it tampers with.
     fn disturb(&self, calls: &str, how: &str) -> Output {
-        let luthier = self.project.command(&self.disturbed);
-        let mut strace = Command::new("strace");
-        strace
-            .args(["-f", "-y", "-qq", "-s", "0", "-o", "trace.log"])
-            .args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{how}")])
-            .arg(luthier.get_program())
-            .args(luthier.get_args())
-            .arg("--quiet")
-            .current_dir(self.project.root.path())
-            .stdin(Stdio::null());
-        for (name, value) in luthier.get_envs() {
-            match value {
-                Some(value) => strace.env(name, value),
-                None => strace.env_remove(name),
-            };
-        }
-        strace.output().unwrap()
+        let (traced, how) = (format!("trace={calls}"), format!("inject={calls}:{how}"));
+        let options = ["-y", "-qq", "-s", "0", "-o", "trace.log", "-e", &traced, "-e", &how];
+        let arguments = [&self.disturbed[..], &["--quiet"]].concat();
+        self.project.traced(&options, &arguments).output().unwrap()
     }
 
     fn calls(&self) -> Vec<String> {
