@@ -1,9 +1,12 @@
 //! Files for the user, written again only if what they are made from changed, or if somebody changed them.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, Result};
-use luthier_artifact::{Artifact, Cache, Digest, FeatureRows, Manifest, Split, Written, remove_unfinished, write_atomically};
+use luthier_artifact::{
+    Artifact, Cache, Digest, FeatureRows, Manifest, Split, Written, remove_unfinished, write_atomically,
+};
 use luthier_classify::Model;
 use luthier_eval::Evaluation;
 use luthier_extract::{DataSource, SkippedImages};
@@ -21,7 +24,7 @@ pub(crate) const MODEL_FILE: &str = "model.safetensors";
 /// What `features.json` says, and the digest of all that it is made from.
 pub(crate) struct Rows<'a> {
     pub digest: Digest,
-    pub index: Box<dyn Fn() -> Result<Index> + 'a>,
+    pub index: Box<dyn Fn() -> Result<Cow<'a, Index>> + 'a>,
 }
 
 impl<'a> Rows<'a> {
@@ -44,18 +47,17 @@ impl<'a> Rows<'a> {
             index: Box::new(move || {
                 let (train, test) = (load::<FeatureRows>(cache, train)?, load::<FeatureRows>(cache, test)?);
                 let skipped: SkippedImages = load(cache, skipped)?;
-                Index::new(source, manifest, &train, &test, &skipped)
+                Index::new(source, manifest, &train, &test, &skipped).map(Cow::Owned)
             }),
         })
     }
 
-    /// As they stand in a folder of features.
-    pub(crate) fn in_folder(folder: &'a Path) -> Result<Self> {
-        let path = features_folder::index_path(folder);
-        Ok(Rows {
-            digest: Digest::of_file(&path).with_context(|| path.display().to_string())?,
-            index: Box::new(move || features_folder::read_index(folder)),
-        })
+    /// As they stand in a folder of features. `digest` is that of `features.json`.
+    pub(crate) fn read(index: &'a Index, digest: Digest) -> Self {
+        Rows {
+            digest,
+            index: Box::new(move || Ok(Cow::Borrowed(index))),
+        }
     }
 }
 
@@ -69,7 +71,8 @@ pub(crate) fn features(cache: &Cache, folder: &Path, rows: &Rows<'_>, extracted:
         })?;
     }
     once(cache, &[features_folder::index_path(folder)], &[rows.digest], || {
-        Ok(vec![features_folder::write_index(folder, &(rows.index)()?)?])
+        let index = (rows.index)()?;
+        Ok(vec![features_folder::write_index(folder, &index)?])
     })
 }
 
@@ -109,7 +112,8 @@ pub(crate) fn report(
         &[evaluation, model, rows.digest],
         || {
             let (evaluation, model) = (load::<Evaluation>(cache, &evaluation)?, load::<Model>(cache, &model)?);
-            report::write(folder, &evaluation, &model, &(rows.index)()?)
+            let index = (rows.index)()?;
+            report::write(folder, &evaluation, &model, &index)
         },
     )?;
     Ok(page)

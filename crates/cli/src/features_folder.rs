@@ -264,11 +264,11 @@ pub(crate) fn write_index(folder: &Path, index: &Index) -> Result<Written> {
     Ok(write_atomically(&index_path(folder), &json)?)
 }
 
-/// Reads `features.json`.
+/// Reads `features.json`; with it comes the digest of its bytes.
 ///
 /// # Errors
 /// A [`Problem`] if the file is not there, or not of this form.
-pub(crate) fn read_index(folder: &Path) -> Result<Index> {
+pub(crate) fn read_index(folder: &Path) -> Result<(Index, Digest)> {
     let path = index_path(folder);
     let text = match std::fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -282,7 +282,9 @@ pub(crate) fn read_index(folder: &Path) -> Result<Index> {
         }
         other => other.with_context(|| path.display().to_string())?,
     };
-    serde_json::from_slice(&text).with_context(|| format!("{}: expected what `luthier extract` writes", path.display()))
+    let index = serde_json::from_slice(&text)
+        .with_context(|| format!("{}: expected what `luthier extract` writes", path.display()))?;
+    Ok((index, Digest::of(&text)))
 }
 
 /// Reads the features of a split, and checks that they belong to the index.
