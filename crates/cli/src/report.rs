@@ -10,6 +10,7 @@ use luthier_eval::{Context, Evaluation, Warning, write_report};
 use luthier_extract::{WeightsSource, thumbnail};
 
 use crate::features_folder::{Index, Place};
+use crate::words::counted;
 
 /// The longer side of a thumbnail, in pixels.
 const THUMBNAIL_SIDE: u32 = 160;
@@ -141,8 +142,8 @@ fn duplicates(mut images: Vec<Place<'_>>) -> Vec<Warning> {
         warnings.push(Warning {
             title: "The same images in train and test".to_owned(),
             detail: format!(
-                "{} test images were seen in training: the figures are too good.",
-                leaked.len()
+                "{} seen in training: the figures are too good.",
+                counted(leaked.len(), "test image")
             ),
             files: leaked,
         });
@@ -151,8 +152,8 @@ fn duplicates(mut images: Vec<Place<'_>>) -> Vec<Warning> {
         warnings.push(Warning {
             title: "The same images in two classes".to_owned(),
             detail: format!(
-                "{} images have more than one label: at least one of them is wrong.",
-                contradictory.len()
+                "{} with more than one label, of which at most one is right.",
+                counted(contradictory.len(), "image")
             ),
             files: contradictory,
         });

@@ -17,6 +17,7 @@ use crate::problem::Problem;
 use crate::runner::{Mode, Runner, StageReport};
 use crate::settings::Settings;
 use crate::terminal::Progress;
+use crate::words::counted;
 use crate::{export, report};
 
 /// Runs scan → extract → features → classify → evaluate, each stage only if something it depends on changed, and
@@ -103,15 +104,15 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         outln!("{}", serde_json::to_string_pretty(&outcome)?);
     } else {
         outln!(
-            "accuracy {:.4}, macro F1 {:.4} on {} test images",
+            "accuracy {:.4}, macro F1 {:.4} on {}",
             test.accuracy,
             test.macro_f1,
-            test.n
+            counted(test.n, "test image")
         );
         if images.skipped > 0 {
             outln!(
-                "{} images skipped, listed in {}",
-                images.skipped,
+                "{} skipped, listed in {}",
+                counted(images.skipped, "image"),
                 outputs.report.with_file_name("skipped.csv").display()
             );
         }
@@ -203,7 +204,7 @@ pub(crate) fn describe(found: &Scan) -> String {
         count(Split::Test),
     );
     let ignored = if *n_ignored > 0 {
-        format!("; {n_ignored} other files ignored")
+        format!("; {} ignored", counted(n_ignored, "other file"))
     } else {
         String::new()
     };
@@ -213,7 +214,7 @@ pub(crate) fn describe(found: &Scan) -> String {
 fn describe_components(keep: Keep) -> String {
     match keep {
         Keep::Variance(share) => format!("components for {share} of the variance"),
-        Keep::Components(count) => format!("{count} components"),
+        Keep::Components(count) => counted(count, "component"),
     }
 }
 
@@ -224,8 +225,8 @@ pub(crate) fn report_skipped(skipped: &[SkippedRow], is_strict: bool, progress: 
     if let (true, Some(first)) = (is_strict, skipped.first()) {
         bail!(
             Problem::new(format!(
-                "{} images cannot be read; the first: {}",
-                skipped.len(),
+                "{} cannot be read; the first: {}",
+                counted(skipped.len(), "image"),
                 line(first)
             ))
             .hint("replace or remove them, or run without --strict to skip them")

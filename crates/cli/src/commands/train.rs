@@ -11,6 +11,7 @@ use crate::pipeline::{load, with_retry};
 use crate::runner::{Mode, Runner};
 use crate::settings::{CacheSettings, ClassifySettings, FeaturesSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
+use crate::words::counted;
 use crate::{export, features_folder, pipeline};
 
 /// Fits scaler, PCA and logistic regression to the training features, and writes one model.safetensors.
@@ -74,11 +75,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
             .expect("outside a plan every stage gives a result");
         let model: Model = load(&cache, &digest)?;
         if let [projected, classified] = runner.reports() {
-            print_stage(
-                progress,
-                projected,
-                &format!("{} components", model.training.n_components),
-            );
+            print_stage(progress, projected, &counted(model.training.n_components, "component"));
             print_stage(progress, classified, &format!("C = {}", model.training.c));
         }
         let path = export::model(&cache, &model_dir, digest)?;
@@ -87,10 +84,10 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     })?;
     let training = &model.training;
     outln!(
-        "{} images, {} classes, {} components ({:.1} % of the variance), C = {}",
+        "{} images, {} classes, {} ({:.1} % of the variance), C = {}",
         training.n_train,
         model.classes.len(),
-        training.n_components,
+        counted(training.n_components, "component"),
         100.0 * training.explained_variance_ratio,
         training.c
     );
