@@ -176,6 +176,21 @@ fn gc_and_prune_images_keep_what_is_in_use() {
 }
 
 #[test]
+fn gc_keeps_the_stages_that_a_run_finished_before_it_failed() {
+    let project = Project::new();
+    let failed = project.run(&[&PIPELINE[..], &["--components", "500"]].concat());
+    assert_eq!(failed.status, 1, "{}", failed.stderr);
+    assert_eq!(cache(&project, &["gc", "--keep-runs", "0"])["objects"], 0);
+    let outcome = project.pipeline(&[]);
+    let stage = &outcome["stages"][1];
+    assert_eq!(
+        (&stage["name"], &stage["status"]),
+        (&json!("extract"), &json!("restored"))
+    );
+    assert_eq!(outcome["images"]["reused"], 18);
+}
+
+#[test]
 fn verify_forgets_what_is_damaged_and_the_next_run_makes_it_again() {
     let project = Project::new();
     project.pipeline(&[]);
