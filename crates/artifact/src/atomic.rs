@@ -1,14 +1,27 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use tempfile::NamedTempFile;
 
-use crate::cache::TEMPORARY;
-use crate::{Error, Result};
+use crate::cache::{TEMPORARY, remove, temporary};
+use crate::{Error, FileStat, Result};
 
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 18;
+
+/// No process takes a day between two writes to a file.
+const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A file that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Where it was put.
+    pub path: PathBuf,
+    /// What tells it from a file that another process put there since.
+    pub stat: FileStat,
+}
 
 /// Writes a file so that a reader, at any instant and after any crash, sees the old bytes or the new ones, never a part.
 ///
@@ -16,7 +29,7 @@ const BUFFER: usize = 1 << 18;
 ///
 /// # Errors
 /// [`Error::Io`] naming `path`; the old file is then untouched and no temporary file is left.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<Written> {
     write_atomically_with(path, |file| file.write_all(bytes))
 }
 
@@ -24,7 +37,10 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// As [`write_atomically`], and whatever `write` returns.
-pub fn write_atomically_with(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
+pub fn write_atomically_with(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+) -> Result<Written> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -38,12 +54,35 @@ pub fn write_atomically_with(path: &Path, write: impl FnOnce(&mut BufWriter<&Fil
         .map_err(Error::io(path))?;
     drop(writer);
     share(file.as_file()).map_err(Error::io(path))?;
+    // Before others can reach it; a rename changes none of it.
+    let metadata = file.as_file().metadata().map_err(Error::io(path))?;
     file.persist(path).map_err(|error| Error::io(path)(error.error))?;
     // The rename itself is durable only once the folder is. Windows has no such call and needs none.
     #[cfg(unix)]
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(Error::io(folder))?;
+    Ok(Written {
+        path: path.to_owned(),
+        stat: FileStat::new(&metadata),
+    })
+}
+
+/// Removes what killed processes left unfinished in a folder that [`write_atomically`] writes to.
+///
+/// The unfinished files of living processes look the same; those that were written to within a day stay.
+///
+/// # Errors
+/// [`Error::Io`] if the folder cannot be read, or a file not removed.
+pub fn remove_unfinished(folder: &Path) -> Result<()> {
+    let now = SystemTime::now();
+    for path in temporary(folder)? {
+        // One that is gone meanwhile is finished.
+        let written = fs::metadata(&path).and_then(|metadata| metadata.modified());
+        if written.is_ok_and(|written| written + LONGEST_PAUSE < now) {
+            remove(&path)?;
+        }
+    }
     Ok(())
 }
 
@@ -69,7 +108,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/folder/file.txt");
         write_atomically(&path, b"old").unwrap();
-        write_atomically(&path, b"new").unwrap();
+        let written = write_atomically(&path, b"new").unwrap();
+        assert_eq!(written.stat, FileStat::of(&path).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(path.parent().unwrap().read_dir().unwrap().count(), 1);
     }

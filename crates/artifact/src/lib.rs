@@ -16,7 +16,7 @@ mod manifest;
 mod matrix;
 mod table;
 
-pub use atomic::{write_atomically, write_atomically_with};
+pub use atomic::{Written, remove_unfinished, write_atomically, write_atomically_with};
 pub use cache::{
     Cache, CacheStats, DryRun, Execution, ExtractorStats, FileStat, GcReport, Keep, LastRun, Output, OutputStats,
     PastExecution, PruneReport, Reuse, RunStage, RunState, StoredTable, VerifyReport,

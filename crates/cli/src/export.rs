@@ -1,9 +1,12 @@
 //! Files for the user, written again only if what they are made from changed, or if somebody changed them.
 
-use std::path::{Path, PathBuf};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, Result};
-use luthier_artifact::{Artifact, Cache, Digest, FeatureRows, Manifest, Split, write_atomically};
+use luthier_artifact::{
+    Artifact, Cache, Digest, FeatureRows, Manifest, Split, Written, remove_unfinished, write_atomically,
+};
 use luthier_classify::Model;
 use luthier_eval::Evaluation;
 use luthier_extract::{DataSource, SkippedImages};
@@ -21,7 +24,7 @@ pub(crate) const MODEL_FILE: &str = "model.safetensors";
 /// What `features.json` says, and the digest of all that it is made from.
 pub(crate) struct Rows<'a> {
     pub digest: Digest,
-    pub index: Box<dyn Fn() -> Result<Index> + 'a>,
+    pub index: Box<dyn Fn() -> Result<Cow<'a, Index>> + 'a>,
 }
 
 impl<'a> Rows<'a> {
@@ -36,7 +39,7 @@ impl<'a> Rows<'a> {
         let Extracted {
             train, test, skipped, ..
         } = extracted;
-        let place = |split| std::path::absolute(source.folder(split)).context("current folder");
+        let place = |split| absolute(source.folder(split)).context("current folder");
         let place = format!("{:?} {:?} {source:?}", place(Split::Train)?, place(Split::Test)?);
         let place = Digest::of(place.as_bytes());
         Ok(Rows {
@@ -44,23 +47,23 @@ impl<'a> Rows<'a> {
             index: Box::new(move || {
                 let (train, test) = (load::<FeatureRows>(cache, train)?, load::<FeatureRows>(cache, test)?);
                 let skipped: SkippedImages = load(cache, skipped)?;
-                Index::new(source, manifest, &train, &test, &skipped)
+                Index::new(source, manifest, &train, &test, &skipped).map(Cow::Owned)
             }),
         })
     }
 
-    /// As they stand in a folder of features.
-    pub(crate) fn in_folder(folder: &'a Path) -> Result<Self> {
-        let path = features_folder::index_path(folder);
-        Ok(Rows {
-            digest: Digest::of_file(&path).with_context(|| path.display().to_string())?,
-            index: Box::new(move || features_folder::read_index(folder)),
-        })
+    /// As they stand in a folder of features. `digest` is that of `features.json`.
+    pub(crate) fn read(index: &'a Index, digest: Digest) -> Self {
+        Rows {
+            digest,
+            index: Box::new(move || Ok(Cow::Borrowed(index))),
+        }
     }
 }
 
 /// Writes `features/`.
 pub(crate) fn features(cache: &Cache, folder: &Path, rows: &Rows<'_>, extracted: &Extracted) -> Result<()> {
+    tidy(folder);
     for (split, digest) in [(Split::Train, &extracted.train), (Split::Test, &extracted.test)] {
         let (features, labels) = features_folder::npy_paths(folder, split);
         once(cache, &[features, labels], &[*digest], || {
@@ -68,15 +71,17 @@ pub(crate) fn features(cache: &Cache, folder: &Path, rows: &Rows<'_>, extracted:
         })?;
     }
     once(cache, &[features_folder::index_path(folder)], &[rows.digest], || {
-        features_folder::write_index(folder, &(rows.index)()?)
+        let index = (rows.index)()?;
+        Ok(vec![features_folder::write_index(folder, &index)?])
     })
 }
 
 /// Writes `models/model.safetensors`; the result is its path.
 pub(crate) fn model(cache: &Cache, folder: &Path, digest: Digest) -> Result<PathBuf> {
+    tidy(folder);
     let path = folder.join(MODEL_FILE);
     once(cache, std::slice::from_ref(&path), &[digest], || {
-        Ok(write_atomically(&path, &load::<Model>(cache, &digest)?.encode())?)
+        Ok(vec![write_atomically(&path, &load::<Model>(cache, &digest)?.encode())?])
     })?;
     Ok(path)
 }
@@ -89,6 +94,7 @@ pub(crate) fn report(
     model: Digest,
     rows: &Rows<'_>,
 ) -> Result<PathBuf> {
+    tidy(folder);
     let page = folder.join("report.html");
     let files = [
         "report.html",
@@ -106,27 +112,36 @@ pub(crate) fn report(
         &[evaluation, model, rows.digest],
         || {
             let (evaluation, model) = (load::<Evaluation>(cache, &evaluation)?, load::<Model>(cache, &model)?);
-            report::write(folder, &evaluation, &model, &(rows.index)()?)?;
-            Ok(())
+            let index = (rows.index)()?;
+            report::write(folder, &evaluation, &model, &index)
         },
     )?;
     Ok(page)
 }
 
+/// Removes what killed runs left. What cannot be removed harms nobody.
+fn tidy(folder: &Path) {
+    if let Err(error) = remove_unfinished(folder) {
+        tracing::debug!("{error}");
+    }
+}
+
 /// Writes files unless all of them are still as they were written from the same sources.
-fn once(cache: &Cache, paths: &[PathBuf], sources: &[Digest], write: impl FnOnce() -> Result<()>) -> Result<()> {
+fn once(
+    cache: &Cache,
+    paths: &[PathBuf],
+    sources: &[Digest],
+    write: impl FnOnce() -> Result<Vec<Written>>,
+) -> Result<()> {
     let version = Digest::of(format!("{VERSION} {}", env!("CARGO_PKG_VERSION")).as_bytes());
     let source = digest_of(&[&[version], sources].concat());
-    let paths: Vec<PathBuf> = paths
-        .iter()
-        .map(|path| std::path::absolute(path).with_context(|| path.display().to_string()))
-        .collect::<Result<_>>()?;
-    for path in &paths {
-        if !cache.is_exported(path, &source)? {
-            write()?;
-            return paths
-                .iter()
-                .try_for_each(|path| Ok(cache.remember_export(path, &source)?));
+    let absolute = |path: &Path| absolute(path).with_context(|| path.display().to_string());
+    for path in paths {
+        if !cache.is_exported(&absolute(path)?, &source)? {
+            for Written { path, stat } in write()? {
+                cache.remember_export(&absolute(&path)?, &stat, &source)?;
+            }
+            break;
         }
     }
     Ok(())

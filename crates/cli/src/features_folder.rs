@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use luthier_artifact::{
-    Content, Digest, ExtractorInfo, FeatureRows, FeatureTable, Manifest, ManifestEntry, Split, StoredTable, class_of,
-    write_atomically, write_atomically_with,
+    Content, Digest, ExtractorInfo, FeatureRows, FeatureTable, Manifest, ManifestEntry, Split, StoredTable, Written,
+    class_of, write_atomically, write_atomically_with,
 };
 use luthier_eval::Skipped;
 use luthier_extract::{DataSource, SkippedImages};
@@ -212,7 +212,7 @@ pub(crate) fn index_path(folder: &Path) -> PathBuf {
 }
 
 /// Writes the `.npy` files of a split: `f32 [n, 2048]` and `i64 [n]`, in C order.
-pub(crate) fn write_table(folder: &Path, split: Split, table: &StoredTable<'_>) -> Result<()> {
+pub(crate) fn write_table(folder: &Path, split: Split, table: &StoredTable<'_>) -> Result<Vec<Written>> {
     /// How many rows are in memory at once.
     const ROWS_AT_ONCE: usize = 4096;
     let (features, labels) = npy_paths(folder, split);
@@ -240,15 +240,16 @@ pub(crate) fn write_table(folder: &Path, split: Split, table: &StoredTable<'_>) 
         Ok(())
     });
     // What could not be read is not the file's fault.
-    match read_error {
+    let features = match read_error {
         Some(error) => return Err(error.into()),
         None => written?,
-    }
-    Ok(write_atomically_with(&labels, |file| {
+    };
+    let labels = write_atomically_with(&labels, |file| {
         file.write_all(&npy_header::<i64>(&shape[..1])?)?;
         let mut labels = rows.labels.iter();
         labels.try_for_each(|&label| file.write_all(&(label as i64).to_le_bytes()))
-    })?)
+    })?;
+    Ok(vec![features, labels])
 }
 
 /// What stands before the little-endian elements of an array in C order.
@@ -263,17 +264,17 @@ fn npy_header<T: npyz::AutoSerialize>(shape: &[u64]) -> io::Result<Vec<u8>> {
 }
 
 /// Writes `features.json`.
-pub(crate) fn write_index(folder: &Path, index: &Index) -> Result<()> {
+pub(crate) fn write_index(folder: &Path, index: &Index) -> Result<Written> {
     let mut json = serde_json::to_vec_pretty(index)?;
     json.push(b'\n');
     Ok(write_atomically(&index_path(folder), &json)?)
 }
 
-/// Reads `features.json`.
+/// Reads `features.json`; with it comes the digest of its bytes.
 ///
 /// # Errors
 /// A [`Problem`] if the file is not there, or not of this form.
-pub(crate) fn read_index(folder: &Path) -> Result<Index> {
+pub(crate) fn read_index(folder: &Path) -> Result<(Index, Digest)> {
     let path = index_path(folder);
     let text = match std::fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -287,7 +288,9 @@ pub(crate) fn read_index(folder: &Path) -> Result<Index> {
         }
         other => other.with_context(|| path.display().to_string())?,
     };
-    serde_json::from_slice(&text).with_context(|| format!("{}: expected what `luthier extract` writes", path.display()))
+    let index = serde_json::from_slice(&text)
+        .with_context(|| format!("{}: expected what `luthier extract` writes", path.display()))?;
+    Ok((index, Digest::of(&text)))
 }
 
 /// Reads the features of a split, and checks that they belong to the index.

@@ -27,6 +27,7 @@ mod report;
 mod runner;
 mod settings;
 mod terminal;
+mod words;
 
 use std::process::ExitCode;
 

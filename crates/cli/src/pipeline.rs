@@ -190,7 +190,7 @@ fn is_lost(error: &anyhow::Error) -> bool {
 }
 
 /// Starts over when the cache turns out to have lost an artifact: the stage that makes it then runs. Each time at least
-/// one stage more is whole.
+/// one stage more is whole. `run` must not open the cache anew: one that can only be read would forget what it has lost.
 pub(crate) fn with_retry<T>(progress: &Progress, mut run: impl FnMut() -> Result<T>) -> Result<T> {
     for _ in STAGES {
         match run() {

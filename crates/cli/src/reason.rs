@@ -9,6 +9,8 @@ use luthier_artifact::{Cache, Content, Key, Manifest, ManifestEntry};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
+use crate::words::counted;
+
 /// One thing that is not as it was in the last run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -404,8 +406,7 @@ impl fmt::Display for ImageChanges {
             let count = self.count(fate);
             match (count, is_first) {
                 (0, _) => continue,
-                (1, true) => write!(f, "1 image {fate}")?,
-                (_, true) => write!(f, "{count} images {fate}")?,
+                (_, true) => write!(f, "{} {fate}", counted(count, "image"))?,
                 (_, false) => write!(f, ", {count} {fate}")?,
             }
             is_first = false;

@@ -1,29 +1,22 @@
 //! What the report says beyond the figures: facts, warnings, and pictures.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Result, bail};
-use luthier_artifact::Split;
+use anyhow::Result;
+use luthier_artifact::{Split, Written};
 use luthier_classify::Model;
 use luthier_eval::{CandidateC, Context, CrossValidated, Evaluation, Threshold, Warning, write_report};
 use luthier_extract::{WeightsSource, thumbnail};
 
 use crate::features_folder::{Index, Place};
-use crate::problem::Problem;
+use crate::words::counted;
 
 /// The longer side of a thumbnail, in pixels.
 const THUMBNAIL_SIDE: u32 = 160;
 
-/// Writes the report of an evaluation; the result is the paths of its files.
-pub(crate) fn write(folder: &Path, evaluation: &Evaluation, model: &Model, index: &Index) -> Result<Vec<PathBuf>> {
-    let (rows, evaluated) = (index.rows.test.iter(), evaluation.rows.iter());
-    if rows.map(|row| row.digest).ne(evaluated.map(|row| row.image)) {
-        bail!(
-            Problem::new("features.json: its test rows are not those that were evaluated")
-                .hint("another run wrote to the same folder: run again")
-        );
-    }
+/// Writes the files of the report of an evaluation.
+pub(crate) fn write(folder: &Path, evaluation: &Evaluation, model: &Model, index: &Index) -> Result<Vec<Written>> {
     let files: Vec<String> = index.rows.test.iter().map(|row| row.file.clone()).collect();
     let test = &index.folders.test;
     let cross_validated = cross_validated(model);
@@ -176,8 +169,8 @@ fn duplicates(mut images: Vec<Place<'_>>) -> Vec<Warning> {
         warnings.push(Warning {
             title: "The same images in train and test".to_owned(),
             detail: format!(
-                "{} test images were seen in training: the figures are too good.",
-                leaked.len()
+                "{} seen in training: the figures are too good.",
+                counted(leaked.len(), "test image")
             ),
             files: leaked,
         });
@@ -186,8 +179,8 @@ fn duplicates(mut images: Vec<Place<'_>>) -> Vec<Warning> {
         warnings.push(Warning {
             title: "The same images in two classes".to_owned(),
             detail: format!(
-                "{} images have more than one label: at least one of them is wrong.",
-                contradictory.len()
+                "{} with more than one label, of which at most one is right.",
+                counted(contradictory.len(), "image")
             ),
             files: contradictory,
         });

@@ -18,7 +18,7 @@ use luthier_features::{FeaturesConfig, Keep, Solver};
 
 use crate::problem::Problem;
 
-/// Where the images lie.
+/// Where the images lie, and when they are read.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct DataSettings {
@@ -34,6 +34,9 @@ pub(crate) struct DataSettings {
     /// Part of each class in --data-dir that is kept for the test [default: 0.2]
     #[arg(long, value_name = "PART", alias = "test_fraction")]
     test_fraction: Option<f64>,
+    /// Read every image again, also those whose size, modification time and inode are unchanged
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    rehash: Option<bool>,
 }
 
 /// How images become features.
@@ -153,16 +156,13 @@ pub(crate) struct SeedSettings {
     seed: Option<u64>,
 }
 
-/// Where the cache lies and how far it is trusted.
+/// Where the cache lies.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Cache")]
 pub(crate) struct CacheSettings {
     /// Folder of the cache [default: .luthier]
     #[arg(long, value_name = "DIR", alias = "cache_dir")]
     cache_dir: Option<PathBuf>,
-    /// Read every image again, also those whose size, modification time and inode are unchanged
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    rehash: Option<bool>,
 }
 
 /// Every setting, each of which may be missing: one layer.
@@ -282,20 +282,21 @@ impl Settings {
         } else {
             lower.features.clone()
         };
-        merge!(data: test_fraction);
+        merge!(data: test_fraction, rehash);
         merge!(extract: views, combine, decode, precision, strict);
         merge!(network: weights, device, batch, threads);
         merge!(features: whiten, solver);
         merge!(classify: c, class_weight, folds);
         merge!(evaluate: confidence);
         merge!(seed: seed);
-        merge!(cache: cache_dir, rehash);
+        merge!(cache: cache_dir);
         Settings {
             data: DataSettings {
                 train_dir,
                 test_dir,
                 data_dir,
                 test_fraction,
+                rehash,
             },
             extract: ExtractSettings {
                 views,
@@ -319,7 +320,7 @@ impl Settings {
             classify: ClassifySettings { c, class_weight, folds },
             evaluate: EvaluateSettings { confidence },
             seed: SeedSettings { seed },
-            cache: CacheSettings { cache_dir, rehash },
+            cache: CacheSettings { cache_dir },
         }
     }
 
@@ -333,6 +334,7 @@ impl Settings {
             test_dir,
             data_dir,
             test_fraction,
+            rehash: _,
         } = self.data.clone();
         match (train_dir, test_dir, data_dir) {
             (_, _, Some(data)) => {
@@ -467,7 +469,7 @@ impl Settings {
     }
 
     pub(crate) fn rehash(&self) -> Rehash {
-        if self.cache.rehash.unwrap_or(false) {
+        if self.data.rehash.unwrap_or(false) {
             Rehash::Yes
         } else {
             Rehash::No

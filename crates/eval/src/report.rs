@@ -4,9 +4,9 @@ mod plot;
 mod text;
 mod words;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use luthier_artifact::{Split, write_atomically};
+use luthier_artifact::{Split, Written, write_atomically};
 use serde::Serialize;
 
 use crate::{Error, Evaluation, Result, Row};
@@ -93,7 +93,7 @@ pub struct Context<'a> {
 }
 
 /// Renders `report.html`, `report.json`, `classification_report.txt`, `confusion_matrix.csv`, `.png` and `.svg`,
-/// `misclassified.csv` and `skipped.csv` into `dir`, and returns their paths in this order.
+/// `misclassified.csv` and `skipped.csv` into `dir`, and returns them in this order.
 ///
 /// All is rendered before the first file is written, and each file is replaced in one step.
 /// Equal contexts give equal bytes on one machine. The page needs neither network nor other files.
@@ -101,7 +101,7 @@ pub struct Context<'a> {
 /// # Errors
 /// [`Error::Files`] if there is not one file name for each row, [`Error::Plot`] if the matrix cannot be drawn,
 /// [`Error::Artifact`] if a file cannot be written.
-pub fn write_report(dir: &Path, context: &Context<'_>) -> Result<Vec<PathBuf>> {
+pub fn write_report(dir: &Path, context: &Context<'_>) -> Result<Vec<Written>> {
     let evaluation = context.evaluation;
     if context.files.len() != evaluation.rows.len() {
         return Err(Error::Files {
@@ -126,11 +126,7 @@ pub fn write_report(dir: &Path, context: &Context<'_>) -> Result<Vec<PathBuf>> {
     ];
     rendered
         .into_iter()
-        .map(|(name, bytes)| {
-            let path = dir.join(name);
-            write_atomically(&path, &bytes)?;
-            Ok(path)
-        })
+        .map(|(name, bytes)| Ok(write_atomically(&dir.join(name), &bytes)?))
         .collect()
 }
 

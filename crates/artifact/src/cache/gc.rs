@@ -139,7 +139,7 @@ impl Cache {
             .collect();
         let old_runs: Vec<i64> = runs.iter().map(|run| run.id).filter(|id| !kept.contains(id)).collect();
         let left_over: Vec<PathBuf> = (self.left_over()?.into_iter())
-            .chain(["index.sqlite.damaged", "index.sqlite.damaged-wal"].map(|name| self.folder.join(name)))
+            .chain(["", "-wal", "-shm"].map(|of_log| self.folder.join(format!("index.sqlite.damaged{of_log}"))))
             .filter(|path| path.is_file())
             .collect();
         let report = GcReport {

@@ -12,7 +12,7 @@ use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, ffi, params, params_from_iter,
 };
 
-use super::lock::Gate;
+use super::lock::{Gate, Pass};
 use super::objects::remove;
 use super::run::Run;
 use super::{Execution, FileStat, PastExecution, salvage};
@@ -55,10 +55,9 @@ struct Opened {
 impl Index {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let gate = Gate::new(&path.with_extension("lock"))?;
-        let seen = FileId::of(path);
-        let opened = {
-            let _pass = gate.together()?;
-            Opened::new(path)
+        let (seen, opened) = {
+            let _pass = enter(path, &gate)?;
+            (FileId::of(path), Opened::new(path))
         };
         let opened = match opened {
             Err(Error::Index { source, .. }) if is_damaged(&source) => mend(path, &gate, seen, &source)?,
@@ -143,7 +142,7 @@ impl Index {
         })?;
         let mut opened = self.opened();
         let mut attempt = |opened: &mut Opened| {
-            let _pass = gate.together()?;
+            let _pass = enter(&self.path, gate)?;
             let current = FileId::of(&self.path);
             if opened.file != current {
                 *opened = Opened::new(&self.path).inspect_err(|error| {
@@ -904,6 +903,7 @@ pub(crate) fn is_damaged(error: &rusqlite::Error) -> bool {
 /// Replaces a damaged index, unless another process did so since the file was `seen`, and opens the one at the path.
 fn mend(path: &Path, gate: &Gate, seen: Option<FileId>, cause: &rusqlite::Error) -> Result<Opened> {
     let _alone = gate.alone()?;
+    put_back(path)?;
     if FileId::of(path) == seen {
         replace(path, cause)?;
     }
@@ -911,29 +911,37 @@ fn mend(path: &Path, gate: &Gate, seen: Option<FileId>, cause: &rusqlite::Error)
 }
 
 /// Puts a new index with all that is whole in the place of a damaged one, which is kept for whoever wants to look at it.
+///
+/// Killed between two steps, it leaves what [`put_back`] undoes.
 fn replace(path: &Path, cause: &rusqlite::Error) -> Result<()> {
-    let beside = |suffix: &str| path.with_extension(format!("sqlite{suffix}"));
-    let (new, aside) = (beside(".new"), beside(".damaged"));
-    for left_over in [".new", ".new-wal", ".new-shm", ".damaged", ".damaged-wal"] {
-        remove(&beside(left_over))?;
+    let (new, aside) = (beside(path, ".new"), beside(path, ".damaged"));
+    for left_over in [
+        ".new",
+        ".new-wal",
+        ".new-shm",
+        ".damaged",
+        ".damaged-wal",
+        ".damaged-shm",
+    ] {
+        remove(&beside(path, left_over))?;
     }
-    let (n_features, n_rows) = fill(path, &beside("-wal"), &new).inspect_err(|_| {
+    let (n_features, n_rows) = fill(path, &beside(path, "-wal"), &new).inspect_err(|_| {
         // A disk that is full now would stay full.
         let _ = remove(&new);
     })?;
     File::open(&new)
         .and_then(|file| file.sync_all())
         .map_err(Error::io(&new))?;
-    // A log that stayed behind would be taken for the new file's.
-    match fs::rename(beside("-wal"), beside(".damaged-wal")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(path)(error)),
-        _ => remove(&beside("-shm"))?,
-    }
     // With a second name for the damaged file there is an index at every instant; not every file system knows them.
     fs::hard_link(path, &aside)
         .or_else(|_| fs::rename(path, &aside))
         .map_err(Error::io(path))?;
+    // A log that stayed behind would be taken for the new file's.
+    for of_log in ["-wal", "-shm"] {
+        rename_if_there(&beside(path, of_log), &beside(path, &format!(".damaged{of_log}")))?;
+    }
     fs::rename(&new, path).map_err(Error::io(path))?;
+    remove(&beside(path, ".damaged-shm"))?;
     tracing::warn!(
         "{}: damaged ({cause}); moved to {}; a new index begins with what was whole: features of {n_features} images, \
          {n_rows} records",
@@ -941,6 +949,58 @@ fn replace(path: &Path, cause: &rusqlite::Error) -> Result<()> {
         aside.display()
     );
     Ok(())
+}
+
+/// Passes the gate together with other writers.
+fn enter<'a>(path: &Path, gate: &'a Gate) -> Result<Pass<'a>> {
+    loop {
+        let pass = gate.together()?;
+        if !is_half_replaced(path) {
+            return Ok(pass);
+        }
+        drop(pass);
+        let _alone = gate.alone()?;
+        put_back(path)?;
+    }
+}
+
+/// Whether the damaged index has its second name and nothing is in its place: with the gate passed, whoever was replacing
+/// it is dead.
+fn is_half_replaced(path: &Path) -> bool {
+    let aside = beside(path, ".damaged");
+    match FileId::of(path) {
+        Some(file) => FileId::of(&aside) == Some(file),
+        None => aside.is_file() && !path.exists(),
+    }
+}
+
+/// Undoes a replacement that was cut off. The damaged index has its log again, in which rows may be that are nowhere else,
+/// and is searched anew when the damage is met.
+fn put_back(path: &Path) -> Result<()> {
+    if !is_half_replaced(path) {
+        return Ok(());
+    }
+    for of_log in ["-wal", "-shm"] {
+        rename_if_there(&beside(path, &format!(".damaged{of_log}")), &beside(path, of_log))?;
+    }
+    // Last, because this tells that there is something to undo.
+    let aside = beside(path, ".damaged");
+    if path.exists() {
+        return remove(&aside);
+    }
+    fs::rename(&aside, path).map_err(Error::io(path))
+}
+
+/// The path of the index with something after its name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    path.with_extension(format!("sqlite{suffix}"))
+}
+
+fn rename_if_there(from: &Path, to: &Path) -> Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(from)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Makes a new index of what is whole in a damaged one, and counts it.

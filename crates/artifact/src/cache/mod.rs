@@ -13,11 +13,12 @@ mod run;
 mod salvage;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use index::Index;
@@ -25,6 +26,7 @@ pub(crate) use index::is_damaged;
 use lock::Lock;
 use ndarray::{Array2, ArrayViewMut2, Axis};
 use objects::Objects;
+pub(crate) use objects::{remove, temporary};
 use run::Run;
 pub use run::{Reuse, RunStage, RunState};
 use serde::{Deserialize, Serialize};
@@ -39,8 +41,8 @@ use crate::{Artifact, Digest, Error, FeatureRows, FeatureTable, Key, Result};
 /// because file systems count time in ticks of up to two seconds (FAT).
 const MTIME_TICK: Duration = Duration::from_secs(2);
 
-/// Temporary files are named so, in the cache and wherever else Luthier writes.
-pub(crate) const TEMPORARY: &str = ".luthier-";
+/// The names of temporary files begin so, in the cache and wherever else Luthier writes.
+pub(crate) const TEMPORARY: &str = ".luthier-unfinished-";
 
 /// How many rows of features are read or written while the index is held: some megabytes.
 const ROWS_AT_ONCE: usize = 1024;
@@ -128,7 +130,7 @@ impl FileStat {
 /// The cache in one folder. Any number of processes and threads may use it at once.
 ///
 /// A folder that can only be read is a cache all the same: what is stored then goes to a temporary folder, and ends with
-/// the process.
+/// the process, as does the knowledge of what turned out to be damaged in the folder.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
@@ -146,6 +148,22 @@ pub struct Cache {
 struct Below {
     objects: Objects,
     index: Index,
+    /// Artifacts and vectors that are lost or damaged here, and cannot be removed.
+    lost: Mutex<HashSet<Digest>>,
+}
+
+impl Below {
+    /// The bytes of an artifact, unless they are lost.
+    fn object(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
+        if self.lost().contains(digest) {
+            return Ok(None);
+        }
+        self.objects.get(digest)
+    }
+
+    fn lost(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Cache {
@@ -198,6 +216,7 @@ impl Cache {
             Ok(index) => Some(Below {
                 objects: Objects::new(folder.join("objects")),
                 index,
+                lost: Mutex::default(),
             }),
             Err(error) if error.is_damaged() => {
                 tracing::warn!("{error}; taken as empty");
@@ -233,7 +252,7 @@ impl Cache {
     /// [`Error::Io`] if it is there and cannot be read.
     pub fn get<A: Artifact>(&self, digest: &Digest) -> Result<Option<A>> {
         let bytes = match (self.objects.get(digest)?, &self.below) {
-            (None, Some(below)) => below.objects.get(digest)?,
+            (None, Some(below)) => below.object(digest)?,
             (found, _) => found,
         };
         let Some(bytes) = bytes else { return Ok(None) };
@@ -241,10 +260,17 @@ impl Cache {
             Ok(artifact) => Ok(Some(artifact)),
             Err(error) => {
                 tracing::warn!("{}: {error}; taken as missing", self.objects.path(digest).display());
-                objects::remove(&self.objects.path(digest))?;
+                self.forget_object(digest)?;
                 Ok(None)
             }
         }
+    }
+
+    fn forget_object(&self, digest: &Digest) -> Result<()> {
+        if let Some(below) = &self.below {
+            below.lost().insert(*digest);
+        }
+        objects::remove(&self.objects.path(digest))
     }
 
     /// Whether an artifact is there.
@@ -253,7 +279,7 @@ impl Cache {
             return Ok(self.objects.contains(digest));
         };
         // What is damaged and cannot be removed must be known to be damaged each time.
-        Ok(self.objects.contains(digest) || below.objects.get(digest)?.is_some())
+        Ok(self.objects.contains(digest) || below.object(digest)?.is_some())
     }
 
     /// What the cache below answers; nothing if there is none, or if it is damaged.
@@ -268,11 +294,14 @@ impl Cache {
         }
     }
 
-    /// What the index answers to several questions, or else the cache below.
+    /// What the index answers to several questions, or else the cache below, if it has not lost what it names.
     fn ask_both(&self, ask: impl Fn(&Index) -> Result<Vec<Option<Digest>>>) -> Result<Vec<Option<Digest>>> {
         let mut answers = ask(&self.index)?;
-        for (answer, below) in answers.iter_mut().zip(self.ask_below(&ask)?) {
-            *answer = answer.or(below);
+        let Some(below) = &self.below else { return Ok(answers) };
+        let of_below = self.ask_below(&ask)?;
+        let lost = below.lost();
+        for (answer, of_below) in answers.iter_mut().zip(of_below) {
+            *answer = answer.or(of_below.filter(|digest| !lost.contains(digest)));
         }
         Ok(answers)
     }
@@ -477,10 +506,14 @@ impl Cache {
         }
         let Some(&first) = lost.first() else { return Ok(()) };
         tracing::warn!(
-            "{} cached feature vectors are lost or damaged; to be computed again",
-            lost.len()
+            "{} of {} cached feature vectors lost or damaged; to be computed again",
+            lost.len(),
+            vectors.len()
         );
         let lost: Vec<Digest> = lost.into_iter().map(|place| vectors[place]).collect();
+        if let Some(below) = &self.below {
+            below.lost().extend(&lost);
+        }
         self.index.forget_vectors(&lost)?;
         Err(Error::Lost {
             what: "feature vector",
@@ -525,13 +558,13 @@ impl Cache {
         Ok(exported == Some((stat, *source)))
     }
 
-    /// Remembers that the file at `path` was just written from `source`.
+    /// Remembers that the file with this stat was written to `path` from `source`. Another process may have put its own
+    /// file there since.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file is not there, [`Error::Index`] if the index fails.
-    pub fn remember_export(&self, path: &Path, source: &Digest) -> Result<()> {
-        let stat = FileStat::of(path).map_err(Error::io(path))?;
-        self.index.remember_export(path, &stat, source)
+    /// [`Error::Index`] if the index fails.
+    pub fn remember_export(&self, path: &Path, stat: &FileStat, source: &Digest) -> Result<()> {
+        self.index.remember_export(path, stat, source)
     }
 }
 
@@ -590,7 +623,7 @@ impl StoredTable<'_> {
             .read_vectors(&self.rows.vectors[range], into)
             .inspect_err(|error| {
                 if matches!(error, Error::Lost { .. })
-                    && let Err(error) = objects::remove(&self.cache.objects.path(&self.digest))
+                    && let Err(error) = self.cache.forget_object(&self.digest)
                 {
                     tracing::warn!("{error}");
                 }

@@ -101,7 +101,7 @@ impl Objects {
 }
 
 /// Removes a file; that it is gone already is no error, because other processes remove too.
-pub(super) fn remove(path: &Path) -> Result<()> {
+pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(error)),
         _ => Ok(()),
@@ -109,7 +109,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 }
 
 /// Temporary files in a folder, by name.
-pub(super) fn temporary(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn temporary(folder: &Path) -> Result<Vec<PathBuf>> {
     let is_temporary = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with(TEMPORARY) && path.is_file()

@@ -108,7 +108,8 @@ impl Truth {
             cache.record_run(PROJECT, run, Reuse::default())?;
         }
         cache.remember_files(Path::new(PHOTOS), [self.file].into_iter(), SystemTime::now())?;
-        cache.remember_export(&self.export, &self.table.rows().digest())
+        let stat = FileStat::of(&self.export).unwrap();
+        cache.remember_export(&self.export, &stat, &self.table.rows().digest())
     }
 
     /// Asks what a run asks. Every answer is the stored one or none; the result counts those that are none.
@@ -343,6 +344,33 @@ fn a_truncated_index_keeps_what_is_before_the_cut() {
         assert!(cut < length - 4096 || n_misses < 10, "{place}: {n_misses} misses");
         truth.store(&folder.open());
         assert_eq!(truth.count_misses(&folder.open(), &place), 0, "{place}");
+    }
+}
+
+/// Rows may be in the log alone, and the log goes with the damaged file: wherever the mending of an index is cut off, its
+/// log must be found again.
+#[test]
+fn a_mending_that_was_cut_off_loses_nothing_that_was_whole() {
+    let outside = tempfile::tempdir().unwrap();
+    let truth = Truth::new(&outside.path().join("export"));
+    let files = stored(&truth, false);
+    // In this order. Where a file has one name only, the first step is that it gets another.
+    let steps = [("", ".damaged"), ("-wal", ".damaged-wal"), ("-shm", ".damaged-shm")];
+    for has_links in [true, false] {
+        for n_steps in 0..=steps.len() {
+            let folder = lay_out(&files);
+            let path = |suffix: &str| folder.root.path().join(format!("index.sqlite{suffix}"));
+            fs::write(path(".new"), "whole or not").unwrap();
+            for (from, to) in &steps[..n_steps] {
+                match (has_links, *from) {
+                    (true, "") => fs::hard_link(path(from), path(to)).unwrap(),
+                    _ => fs::rename(path(from), path(to)).unwrap(),
+                }
+            }
+            let place = format!("{n_steps} steps, links: {has_links}");
+            assert_eq!(truth.count_misses(&folder.open(), &place), 0, "{place}");
+            assert!(!path(".damaged").exists() && !path(".damaged-wal").exists(), "{place}");
+        }
     }
 }
 

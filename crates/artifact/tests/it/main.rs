@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use luthier_artifact::{
     Artifact, Cache, Content, Digest, Error, Execution, ExtractorInfo, FeatureTable, FileStat, Key, Manifest,
-    ManifestEntry, Output, Reuse, RunStage, Split, vector_digest,
+    ManifestEntry, Output, Reuse, RunStage, Split, Written, vector_digest, write_atomically,
 };
 use ndarray::{array, aview1};
 use proptest::prelude::*;
@@ -378,6 +378,23 @@ fn files_are_found_whatever_lies_beside_them() {
     let found = cache.file_digests(Path::new("/data"), asked.into_iter().map(|file| (file, stat)));
     let expected = asked.map(|file| files.contains(&file).then(|| digest(file)));
     assert_eq!(found.unwrap(), expected);
+}
+
+#[test]
+fn a_file_that_another_run_wrote_is_not_taken_for_ones_own() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let path = folder.root.path().join("report.html");
+    let [ours, theirs] = [b"our source", b"their....."].map(|source| Digest::of(source));
+    let Written { stat, .. } = write_atomically(&path, b"ours").unwrap();
+    let Written { stat: of_theirs, .. } = write_atomically(&path, b"them").unwrap();
+    cache.remember_export(&path, &stat, &ours).unwrap();
+    assert!(
+        !cache.is_exported(&path, &ours).unwrap(),
+        "it holds what the other run wrote"
+    );
+    cache.remember_export(&path, &of_theirs, &theirs).unwrap();
+    assert!(cache.is_exported(&path, &theirs).unwrap());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use luthier_artifact::{
 
 use rusqlite::Connection;
 
-use crate::{EXTRACTOR, Folder, features, manifest};
+use crate::{EXTRACTOR, Folder, features, manifest, table};
 
 const REUSE: Reuse = Reuse {
     stages_reused: 3,
@@ -137,6 +137,59 @@ fn gc_keeps_what_an_interrupted_run_embedded_until_a_run_has_used_it() {
 }
 
 #[test]
+fn gc_knows_the_images_of_a_run_by_its_tables_if_the_manifest_is_damaged() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let extractor = Digest::of(EXTRACTOR);
+    let (scanned, manifest) = scan(&cache, "harp");
+    let (train, table) = (cache.put_table(&table()).unwrap(), table());
+    let images = table.images.iter().zip(table.features.rows());
+    let rows: Vec<(Digest, Vec<f32>)> = images.map(|(image, row)| (*image, row.to_vec())).collect();
+    cache.store_features(&extractor, &rows).unwrap();
+    let key = Key::stage("extract", 1)
+        .field("extractor", extractor)
+        .input("manifest", manifest)
+        .finish();
+    let extracted = RunStage {
+        stage: "extract".into(),
+        key: key.digest(),
+    };
+    let outputs = vec![Output {
+        name: "train".into(),
+        digest: train,
+    }];
+    let seconds = 0.0;
+    cache.record(&Execution { key, outputs, seconds }).unwrap();
+    cache.record_run("/project", &[scanned, extracted], REUSE).unwrap();
+    fs::write(folder.object(manifest), "damaged").unwrap();
+    assert_eq!(cache.gc(&runs(1), DryRun::No).unwrap().features, 0);
+    assert_eq!(features(&cache, &extractor, &table.images, 2).len(), 3);
+    assert_eq!(cache.table(&train).unwrap().unwrap().load().unwrap(), table);
+}
+
+#[test]
+fn verify_takes_nothing_from_a_run_that_embeds_meanwhile() {
+    const N_IMAGES: usize = 3000;
+    let folder = Folder::new();
+    let (cache, of_run) = (folder.open(), folder.open());
+    let extractor = Digest::of(EXTRACTOR);
+    let images: Vec<Digest> = (0..N_IMAGES).map(|n| Digest::of(&n.to_le_bytes())).collect();
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            for (n, image) in images.iter().enumerate() {
+                of_run
+                    .store_features(&extractor, &[(*image, vec![n as f32; 256])])
+                    .unwrap();
+            }
+        });
+        while !run.is_finished() {
+            assert_eq!(cache.verify().unwrap().damaged_features, 0);
+        }
+    });
+    assert_eq!(features(&cache, &extractor, &images, 256).len(), N_IMAGES);
+}
+
+#[test]
 fn a_run_like_the_last_is_the_last_used_again() {
     let folder = Folder::new();
     let cache = folder.open();
@@ -226,8 +279,8 @@ fn unfinished_files_of_dead_processes_are_removed_by_who_is_alone() {
     let cache = folder.open();
     let object = folder.object(cache.put(&manifest("harp")).unwrap());
     let left_over = [
-        folder.root.path().join(".luthier-abc"),
-        object.with_file_name(".luthier-def"),
+        folder.root.path().join(".luthier-unfinished-abc"),
+        object.with_file_name(".luthier-unfinished-def"),
         folder.root.path().join("index.sqlite.new"),
     ];
     for path in &left_over {

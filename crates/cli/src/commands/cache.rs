@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::open_cache;
 use crate::settings::{CacheSettings, Settings};
 use crate::terminal::Progress;
+use crate::words::counted;
 
 #[derive(Subcommand)]
 #[command(
@@ -140,11 +141,11 @@ fn describe_stats(stats: &CacheStats) -> String {
         );
     }
     text += &format!(
-        "index                {:>10}  features among it; {} executions, {} known files, {} runs\n",
+        "index                {:>10}  features among it; {}, {}, {}\n",
         size(stats.index_bytes),
-        stats.executions,
-        stats.files,
-        stats.runs
+        counted(stats.executions, "execution"),
+        counted(stats.files, "known file"),
+        counted(stats.runs, "run")
     );
     if let Some(last) = &stats.last_run {
         let Reuse {
@@ -182,17 +183,17 @@ fn describe_check(report: &VerifyReport) -> String {
         text += &format!("index damaged and made anew: {complaint}\n");
     }
     text += &format!(
-        "{} artifacts read, {} damaged and removed\n{} images' features read, {} damaged and removed\n\
-         {} executions without their results and {} damaged records forgotten\n",
-        report.objects,
+        "{} read, {} damaged and removed\nfeatures of {} read, {} damaged and removed\n\
+         {} without results and {} forgotten\n",
+        counted(report.objects, "artifact"),
         report.damaged_objects,
-        report.features,
+        counted(report.features, "image"),
         report.damaged_features,
-        report.forgotten_executions,
-        report.damaged_records
+        counted(report.forgotten_executions, "execution"),
+        counted(report.damaged_records, "damaged record")
     );
     match report.left_over_files {
-        Some(n) => text += &format!("{n} unfinished files of dead processes removed\n"),
+        Some(n) => text += &format!("{} of dead processes removed\n", counted(n, "unfinished file")),
         None => text += "unfinished files left alone: another luthier process uses this cache\n",
     }
     text
@@ -200,19 +201,19 @@ fn describe_check(report: &VerifyReport) -> String {
 
 fn describe_gc(report: &GcReport, dry_run: bool) -> String {
     let mut text = format!(
-        "{} {} artifacts ({}), features of {} images ({}), {} executions, {} runs\n",
+        "{} {} ({}), features of {} ({}), {}, {}\n",
         if dry_run { "would remove" } else { "removed" },
-        report.objects,
+        counted(report.objects, "artifact"),
         size(report.object_bytes),
-        report.features,
+        counted(report.features, "image"),
         size(report.feature_bytes),
-        report.executions,
-        report.runs
+        counted(report.executions, "execution"),
+        counted(report.runs, "run")
     );
     if report.left_over_files > 0 {
         text += &format!(
-            "and {} unfinished or damaged files ({})\n",
-            report.left_over_files,
+            "and {} ({})\n",
+            counted(report.left_over_files, "unfinished or damaged file"),
             size(report.left_over_bytes)
         );
     }
@@ -221,11 +222,11 @@ fn describe_gc(report: &GcReport, dry_run: bool) -> String {
 
 fn describe_pruning(report: &PruneReport, dry_run: bool) -> String {
     format!(
-        "{} features of {} images ({}) and {} files that are gone",
+        "{} features of {} ({}) and {} no longer there",
         if dry_run { "would forget" } else { "forgot" },
-        report.features,
+        counted(report.features, "image"),
         size(report.feature_bytes),
-        report.files
+        counted(report.files, "file")
     )
 }
 
@@ -273,7 +274,7 @@ fn ago(time: u64) -> String {
         0..60 => "just now".to_owned(),
         60..3600 => format!("{} min ago", age / 60),
         3600..86_400 => format!("{} h ago", age / 3600),
-        _ => format!("{} days ago", age / 86_400),
+        _ => format!("{} ago", counted(age / 86_400, "day")),
     }
 }
 

@@ -70,10 +70,10 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     .with_lower_layers()?;
     let config = settings.evaluate_config();
     let model = Model::load(&model_dir.join(export::MODEL_FILE))?;
-    let index = features_folder::read_index(&feature_dir)?;
+    let (index, index_digest) = features_folder::read_index(&feature_dir)?;
     let table = features_folder::read_table(&feature_dir, Split::Test, &index)?;
+    let cache = open_cache(&settings)?;
     let page = with_retry(progress, || {
-        let cache = open_cache(&settings)?;
         std::fs::create_dir_all(&report_dir).with_context(|| report_dir.display().to_string())?;
         let (model, test) = (cache.put(&model)?, cache.put_table(&table)?);
         let mut runner = Runner::new(&cache, progress, project(&report_dir)?, Mode::Run)?;
@@ -85,7 +85,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
             &report_dir,
             evaluation,
             model,
-            &export::Rows::in_folder(&feature_dir)?,
+            &export::Rows::read(&index, index_digest),
         )?;
         for report in runner.finish()? {
             print_stage(progress, &report, "");

@@ -38,8 +38,8 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let Arguments { settings, output_dir } = arguments;
     let settings = settings.with_lower_layers()?;
     let (pipeline, data) = configure(&settings)?;
+    let cache = open_cache(&settings)?;
     with_retry(progress, || {
-        let cache = open_cache(&settings)?;
         std::fs::create_dir_all(&output_dir).with_context(|| output_dir.display().to_string())?;
         let mut runner = Runner::new(&cache, progress, project(&output_dir)?, Mode::Run)?;
         let (found, digest) = pipeline.scan(&data, &mut runner)?;

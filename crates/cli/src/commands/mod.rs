@@ -22,6 +22,7 @@ use crate::pipeline::{Data, Pipeline};
 use crate::runner::{StageReport, Status};
 use crate::settings::Settings;
 use crate::terminal::Progress;
+use crate::words::counted;
 
 /// Where downloaded weights are kept: the user's cache folder, shared by all projects.
 pub(crate) fn weights_store() -> Result<WeightsStore> {
@@ -89,7 +90,8 @@ pub(crate) fn describe_components(model: &Model) -> String {
         ..
     } = &model.training;
     format!(
-        "{n_components} components, {:.1} % of the variance",
+        "{}, {:.1} % of the variance",
+        counted(*n_components, "component"),
         100.0 * explained_variance_ratio
     )
 }

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use luthier_artifact::{Content, Digest, Split};
+use luthier_artifact::{Cache, Content, Digest, Split};
 use luthier_classify::Model;
 use luthier_eval::{Evaluation, Warning};
 use luthier_extract::{Scan, SkippedImages, WeightsSource};
@@ -16,6 +16,7 @@ use crate::problem::Problem;
 use crate::runner::{Mode, Runner, StageReport};
 use crate::settings::Settings;
 use crate::terminal::Progress;
+use crate::words::counted;
 use crate::{export, report};
 
 /// Runs scan → extract → features → classify → evaluate, each stage only if something it depends on changed, and
@@ -85,7 +86,8 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     if dry_run {
         return super::status::show(&settings, &pipeline, &data, &out, json, true, progress);
     }
-    let outcome = with_retry(progress, || run_once(&settings, &pipeline, &data, &out, progress))?;
+    let cache = open_cache(&settings)?;
+    let outcome = with_retry(progress, || run_once(&cache, &pipeline, &data, &out, progress))?;
     let Outcome {
         test,
         images,
@@ -101,15 +103,15 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         outln!("{}", serde_json::to_string_pretty(&outcome)?);
     } else {
         outln!(
-            "accuracy {:.4}, macro F1 {:.4} on {} test images",
+            "accuracy {:.4}, macro F1 {:.4} on {}",
             test.accuracy,
             test.macro_f1,
-            test.n
+            counted(test.n, "test image")
         );
         if images.skipped > 0 {
             outln!(
-                "{} images skipped, listed in {}",
-                images.skipped,
+                "{} skipped, listed in {}",
+                counted(images.skipped, "image"),
                 outputs.report.with_file_name("skipped.csv").display()
             );
         }
@@ -120,11 +122,10 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, progress: &Progress) -> Result<Outcome> {
+fn run_once(cache: &Cache, pipeline: &Pipeline, data: &Data, out: &Path, progress: &Progress) -> Result<Outcome> {
     const RUNS: &str = "outside a plan every stage gives a result";
-    let cache = open_cache(settings)?;
     std::fs::create_dir_all(out).map_err(|error| Problem::new(format!("{}: {error}", out.display())))?;
-    let mut runner = Runner::new(&cache, progress, project(out)?, Mode::Run)?;
+    let mut runner = Runner::new(cache, progress, project(out)?, Mode::Run)?;
     let print = |runner: &Runner<'_>, outcome: &str| {
         print_stage(
             progress,
@@ -140,7 +141,7 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
     let extracted = pipeline
         .extract(data, manifest, manifest_digest, &mut runner)?
         .expect(RUNS);
-    let skipped_images: SkippedImages = load(&cache, &extracted.skipped)?;
+    let skipped_images: SkippedImages = load(cache, &extracted.skipped)?;
     let skipped = skipped_files(manifest, &skipped_images);
     let images = Images {
         total: manifest.entries.len(),
@@ -156,8 +157,8 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
     print(&runner, &outcome);
     report_skipped(&skipped, data.is_strict, progress)?;
     let features = out.join("features");
-    let rows = export::Rows::extracted(&cache, &data.source, (manifest, manifest_digest), &extracted)?;
-    export::features(&cache, &features, &rows, &extracted)?;
+    let rows = export::Rows::extracted(cache, &data.source, (manifest, manifest_digest), &extracted)?;
+    export::features(cache, &features, &rows, &extracted)?;
 
     let file_of = |image: &Digest| {
         let entry = manifest
@@ -174,18 +175,18 @@ fn run_once(settings: &Settings, pipeline: &Pipeline, data: &Data, out: &Path, p
         &mut runner,
     )?
     .expect(RUNS);
-    let model: Model = load(&cache, &model_digest)?;
+    let model: Model = load(cache, &model_digest)?;
     if let [.., projected, classified] = runner.reports() {
         print_stage(progress, projected, &describe_components(&model));
         print_stage(progress, classified, &describe_c(&model));
     }
-    let model_path = export::model(&cache, &out.join("models"), model_digest)?;
+    let model_path = export::model(cache, &out.join("models"), model_digest)?;
 
     let evaluation_digest =
         evaluate(&pipeline.evaluate, model_digest, extracted.test, &file_of, &mut runner)?.expect(RUNS);
-    let evaluation: Evaluation = load(&cache, &evaluation_digest)?;
+    let evaluation: Evaluation = load(cache, &evaluation_digest)?;
     print(&runner, &format!("accuracy {:.4}", evaluation.accuracy.value));
-    let page = export::report(&cache, &out.join("reports"), evaluation_digest, model_digest, &rows)?;
+    let page = export::report(cache, &out.join("reports"), evaluation_digest, model_digest, &rows)?;
 
     let warnings = report::warnings(&model, places(manifest, &skipped_images));
     Ok(Outcome {
@@ -218,7 +219,7 @@ pub(crate) fn describe(found: &Scan) -> String {
         count(Split::Test),
     );
     let ignored = if *n_ignored > 0 {
-        format!("; {n_ignored} other files ignored")
+        format!("; {} ignored", counted(n_ignored, "other file"))
     } else {
         String::new()
     };
@@ -232,8 +233,8 @@ pub(crate) fn report_skipped(skipped: &[SkippedRow], is_strict: bool, progress: 
     if let (true, Some(first)) = (is_strict, skipped.first()) {
         bail!(
             Problem::new(format!(
-                "{} images cannot be read; the first: {}",
-                skipped.len(),
+                "{} cannot be read; the first: {}",
+                counted(skipped.len(), "image"),
                 line(first)
             ))
             .hint("replace or remove them, or run without --strict to skip them")

@@ -13,6 +13,7 @@ use crate::reason::{ImageChanges, Reasons};
 use crate::runner::{Mode, Runner, StageReport, Status};
 use crate::settings::Settings;
 use crate::terminal::Progress;
+use crate::words::counted;
 
 /// Shows for each stage whether `luthier pipeline` with the same settings would run it, and why. Runs nothing.
 ///
@@ -199,23 +200,18 @@ pub(crate) fn print_images(images: &ImageChanges, most: usize, option: &str) -> 
 /// The plan in a line.
 fn summary(plan: &Plan) -> String {
     let count = |status| plan.stages.iter().filter(|stage| stage.status == status).count();
-    let stages = |count| match count {
-        1 => "1 stage".to_owned(),
-        count => format!("{count} stages"),
-    };
     let (to_run, to_restore) = (count(Status::Stale), count(Status::Restorable));
     let mut parts = vec![match to_run {
         0 => "nothing to run".to_owned(),
-        _ => format!("{} to run", stages(to_run)),
+        _ => format!("{} to run", counted(to_run, "stage")),
     }];
     if to_restore > 0 {
-        parts.push(format!("{} to restore from the cache", stages(to_restore)));
+        parts.push(format!("{} to restore from the cache", counted(to_restore, "stage")));
     }
     match plan.to_embed {
         None => {}
         Some(0) => parts.push("no image to embed".to_owned()),
-        Some(1) => parts.push("1 image to embed".to_owned()),
-        Some(count) => parts.push(format!("{count} images to embed")),
+        Some(n) => parts.push(format!("{} to embed", counted(n, "image"))),
     }
     let stale = plan
         .stages

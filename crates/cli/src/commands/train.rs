@@ -11,6 +11,7 @@ use crate::pipeline::{load, with_retry};
 use crate::runner::{Mode, Runner};
 use crate::settings::{CacheSettings, ClassifySettings, FeaturesSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
+use crate::words::counted;
 use crate::{export, features_folder, pipeline};
 
 /// Fits scaler, PCA and logistic regression to the training features, and writes one model.safetensors.
@@ -63,10 +64,10 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     }
     .with_lower_layers()?;
     let (features, classify) = (settings.features_config()?, settings.classify_config());
-    let index = features_folder::read_index(&feature_dir)?;
+    let (index, _) = features_folder::read_index(&feature_dir)?;
     let table = features_folder::read_table(&feature_dir, Split::Train, &index)?;
+    let cache = open_cache(&settings)?;
     let (path, model) = with_retry(progress, || {
-        let cache = open_cache(&settings)?;
         std::fs::create_dir_all(&model_dir).with_context(|| model_dir.display().to_string())?;
         let train = cache.put_table(&table)?;
         let mut runner = Runner::new(&cache, progress, project(&model_dir)?, Mode::Run)?;
@@ -83,8 +84,8 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         Ok((path, model))
     })?;
     outln!(
-        "{} images, {} classes, {}, {}",
-        model.training.n_train,
+        "{}, {} classes, {}, {}",
+        counted(model.training.n_train, "image"),
         model.classes.len(),
         describe_components(&model),
         describe_c(&model)

@@ -1,9 +1,10 @@
 //! What becomes of a run when its cache is damaged, full, read-only, newer or without locks; and what `luthier cache` says.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -107,6 +108,8 @@ fn stats_say_what_is_stored_and_what_the_last_run_was_spared() {
         stats["last_run"]["reuse"],
         json!({"stages_reused": 0, "stages_run": 5, "images_reused": 0, "images_embedded": 18})
     );
+    let text = project.run(&["cache", "stats"]).ok().stdout;
+    assert!(text.contains("18 known files, 1 run\n"), "{text}");
     let parts: BTreeMap<&str, &str> = (stats["extractors"][0]["parts"].as_array().unwrap().iter())
         .map(|part| (part["name"].as_str().unwrap(), part["value"].as_str().unwrap()))
         .collect();
@@ -173,6 +176,21 @@ fn gc_and_prune_images_keep_what_is_in_use() {
 }
 
 #[test]
+fn gc_keeps_the_stages_that_a_run_finished_before_it_failed() {
+    let project = Project::new();
+    let failed = project.run(&[&PIPELINE[..], &["--components", "500"]].concat());
+    assert_eq!(failed.status, 1, "{}", failed.stderr);
+    assert_eq!(cache(&project, &["gc", "--keep-runs", "0"])["objects"], 0);
+    let outcome = project.pipeline(&[]);
+    let stage = &outcome["stages"][1];
+    assert_eq!(
+        (&stage["name"], &stage["status"]),
+        (&json!("extract"), &json!("restored"))
+    );
+    assert_eq!(outcome["images"]["reused"], 18);
+}
+
+#[test]
 fn verify_forgets_what_is_damaged_and_the_next_run_makes_it_again() {
     let project = Project::new();
     project.pipeline(&[]);
@@ -182,7 +200,7 @@ fn verify_forgets_what_is_damaged_and_the_next_run_makes_it_again() {
     for (path, bytes) in &objects {
         fs::write(path, &bytes[1..]).unwrap();
     }
-    project.write(".luthier/.luthier-half", b"of a process that was killed");
+    project.write(".luthier/.luthier-unfinished-half", b"of a process that was killed");
     let report = cache(&project, &["verify"]);
     assert_eq!(report["damaged_objects"], objects.len());
     assert_eq!(
@@ -190,6 +208,30 @@ fn verify_forgets_what_is_damaged_and_the_next_run_makes_it_again() {
         (&json!(5), &json!(1))
     );
     assert_eq!(project.pipeline(&[])["images"]["reused"], 18);
+    assert!(outputs(&project) == expected);
+}
+
+#[test]
+fn what_killed_runs_left_in_output_folders_is_removed_when_it_can_be_no_living_ones() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let expected = outputs(&project);
+    let two_days_ago = SystemTime::now() - Duration::from_secs(2 * 24 * 60 * 60);
+    for folder in ["features", "models", "reports"] {
+        for name in ["old", "new"] {
+            project.write(&format!("{folder}/.luthier-unfinished-{name}"), b"half");
+        }
+        let old = File::options()
+            .append(true)
+            .open(project.path(&format!("{folder}/.luthier-unfinished-old")));
+        old.unwrap().set_modified(two_days_ago).unwrap();
+    }
+    project.pipeline(&[]);
+    for folder in ["features", "models", "reports"] {
+        let is_there = |name: &str| project.path(&format!("{folder}/.luthier-unfinished-{name}")).exists();
+        assert_eq!((is_there("old"), is_there("new")), (false, true), "{folder}");
+        fs::remove_file(project.path(&format!("{folder}/.luthier-unfinished-new"))).unwrap();
+    }
     assert!(outputs(&project) == expected);
 }
 
@@ -282,22 +324,34 @@ fn a_cache_that_cannot_be_written_is_read_and_everything_else_is_done() {
     assert!(outputs(&project) == incremental);
 }
 
+#[test]
+fn what_is_damaged_in_a_cache_that_cannot_be_written_is_made_again_in_the_same_run() {
+    const OTHER_VARIANCE: [&str; 2] = ["--variance", "0.5"];
+    let project = Project::new();
+    project.pipeline(&[&OTHER_VARIANCE[..], &["--cache-dir", "another"]].concat());
+    let expected = outputs(&project);
+    project.pipeline(&[]);
+    let rows = fs::read(project.path("features/train_features.npy")).unwrap();
+    let index = project.path(".luthier/index.sqlite");
+    let mut bytes = fs::read(&index).unwrap();
+    let part_of_last_row = &rows[rows.len() - 64..];
+    let place = bytes.windows(64).position(|part| part == part_of_last_row).unwrap();
+    bytes[place] ^= 1;
+    fs::write(&index, &bytes).unwrap();
+    let Some(_read_only) = ReadOnly::new(&project.path(".luthier")) else {
+        println!("skipped: this user may write everywhere");
+        return;
+    };
+    let outcome = project.pipeline(&OTHER_VARIANCE);
+    assert_eq!(outcome["images"]["embedded"], 1);
+    assert!(outputs(&project) == expected);
+}
+
 /// Runs the pipeline while the system answers a call with an error. `None` where that cannot be arranged.
 fn run_with_fault(project: &Project, call: &str, fault: &str) -> Option<Ran> {
-    let plain = project.command(&PIPELINE);
-    let mut traced = Command::new("strace");
-    traced
-        .args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e"])
-        .arg(format!("inject={call}:{fault}"))
-        .arg(plain.get_program())
-        .args(plain.get_args())
-        .current_dir(project.path(""));
-    for (name, value) in plain.get_envs() {
-        match value {
-            Some(value) => traced.env(name, value),
-            None => traced.env_remove(name),
-        };
-    }
+    let tampered = format!("trace={call}");
+    let how = format!("inject={call}:{fault}");
+    let mut traced = project.traced(&["-o", "/dev/null", "-e", &tampered, "-e", &how], &PIPELINE);
     let ran = Ran::of(traced.output().ok()?);
     if ran.stderr.contains("strace: ") {
         return None;

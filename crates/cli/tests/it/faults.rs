@@ -44,7 +44,7 @@ fn a_class_with_nothing_but_other_files_and_what_is_passed_over() {
     project.write("data/train/drum/notes.txt", b"not counted as an image");
     let ran = project.run(&PIPELINE).ok();
     assert!(
-        ran.stderr.contains("12 train, 6 test; 1 other files ignored"),
+        ran.stderr.contains("12 train, 6 test; 1 other file ignored"),
         "{}",
         ran.stderr
     );
@@ -156,6 +156,8 @@ fn leakage_and_contradictions_are_in_the_report() {
     for part in [
         "The same images in train and test",
         "train/drum/0.jpg = test/drum/leaked.jpg",
+        "1 test image seen in training",
+        "1 image with more than one label",
         "The same images in two classes",
         "The weights are untrained",
     ] {

@@ -27,6 +27,7 @@ const WRITE: &str = "?write,?writev";
 /// Only SQLite uses it.
 const WRITE_INDEX: &str = "?pwrite64,?pwritev";
 const RENAME: &str = "?rename,?renameat,?renameat2";
+const LINK: &str = "?link,?linkat";
 const REMOVE: &str = "?unlink,?unlinkat";
 const RESIZE: &str = "?ftruncate,?fallocate";
 const MAKE_FOLDER: &str = "?mkdir,?mkdirat";
@@ -108,6 +109,32 @@ fn gc_killed_at_any_step_loses_nothing_that_is_in_use() {
 }
 
 #[test]
+fn the_mending_of_an_index_killed_at_any_step_loses_nothing_that_was_whole() {
+    let Some(scene) = Scene::mend() else { return };
+    let project = &scene.project;
+    for calls in [LINK, RENAME, REMOVE] {
+        for place in 1.. {
+            scene.restore();
+            // Alone, the process would write the log into the damaged index first.
+            let other = Cache::open(&project.path(".luthier")).unwrap();
+            let output = scene.disturb(calls, &format!("signal=SIGKILL:when={place}"));
+            let step = scene.last_call();
+            project.run(&["cache", "verify"]).ok();
+            let stats = project.run(&["cache", "stats", "--json"]).ok().stdout;
+            let stats: Value = serde_json::from_str(&stats).unwrap();
+            assert_eq!(stats["features"], scene.n_known, "{step}");
+            drop(other);
+            assert_eq!(project.pipeline(&scene.settings)["images"]["embedded"], 0, "{step}");
+            assert_same(&results(project.root.path()), &scene.expected, &step);
+            if output.status.success() {
+                assert!(place > 1, "no {calls}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
 fn extract_on_a_disk_that_gets_full_at_any_step_says_so_and_goes_on() {
     if let Some(scene) = Scene::extract() {
         scene.fill_at_every(WRITE);
@@ -165,6 +192,30 @@ impl Scene {
         fs::remove_file(project.path("data/train/drum/old.bmp")).unwrap();
         project.pipeline(&OTHER_VARIANCE);
         Scene::new(project, 9, &["cache", "gc", "--keep-runs", "1"], &OTHER_VARIANCE)
+    }
+
+    /// The index is damaged, and what the last run stored is in its log alone.
+    fn mend() -> Option<Self> {
+        const PAGE: usize = 4096;
+        let project = project(3);
+        project.pipeline(&[]);
+        let features = fs::read(project.path("features/train_features.npy")).unwrap();
+        let cache = Cache::open(&project.path(".luthier")).unwrap();
+        project.write("data/train/drum/new.bmp", &bitmap(0, 50));
+        project.pipeline(&[]);
+        // Whoever closes an index last writes the log into it.
+        duplicate(&project.path(".luthier"), &project.path("left"));
+        drop(cache);
+        fs::remove_dir_all(project.path(".luthier")).unwrap();
+        fs::rename(project.path("left"), project.path(".luthier")).unwrap();
+        let index = project.path(".luthier/index.sqlite");
+        let mut bytes = fs::read(&index).unwrap();
+        let last = &features[features.len() - 64..];
+        let place = bytes.windows(last.len()).position(|part| part == last).unwrap();
+        // The last page of a row that goes over several: nothing is lost of it, but no other page may seem to follow.
+        bytes[place / PAGE * PAGE..][..4].fill(0xff);
+        fs::write(&index, bytes).unwrap();
+        Scene::new(project, 10, &["cache", "verify"], &[])
     }
 
     /// `None`, and a word about it, where strace cannot do its work.
@@ -255,23 +306,10 @@ impl Scene {
 
     /// Runs under strace, which writes down the calls that it tampers with.
     fn disturb(&self, calls: &str, how: &str) -> Output {
-        let luthier = self.project.command(&self.disturbed);
-        let mut strace = Command::new("strace");
-        strace
-            .args(["-f", "-y", "-qq", "-s", "0", "-o", "trace.log"])
-            .args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{how}")])
-            .arg(luthier.get_program())
-            .args(luthier.get_args())
-            .arg("--quiet")
-            .current_dir(self.project.root.path())
-            .stdin(Stdio::null());
-        for (name, value) in luthier.get_envs() {
-            match value {
-                Some(value) => strace.env(name, value),
-                None => strace.env_remove(name),
-            };
-        }
-        strace.output().unwrap()
+        let (traced, how) = (format!("trace={calls}"), format!("inject={calls}:{how}"));
+        let options = ["-y", "-qq", "-s", "0", "-o", "trace.log", "-e", &traced, "-e", &how];
+        let arguments = [&self.disturbed[..], &["--quiet"]].concat();
+        self.project.traced(&options, &arguments).output().unwrap()
     }
 
     fn calls(&self) -> Vec<String> {

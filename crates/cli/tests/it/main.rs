@@ -90,6 +90,26 @@ impl Project {
         command
     }
 
+    /// The binary under strace.
+    fn traced(&self, options: &[&str], arguments: &[&str]) -> Command {
+        let luthier = self.command(arguments);
+        let mut strace = Command::new("strace");
+        strace
+            .arg("-f")
+            .args(options)
+            .arg(luthier.get_program())
+            .args(luthier.get_args())
+            .current_dir(self.root.path())
+            .stdin(Stdio::null());
+        for (name, value) in luthier.get_envs() {
+            match value {
+                Some(value) => strace.env(name, value),
+                None => strace.env_remove(name),
+            };
+        }
+        strace
+    }
+
     fn run(&self, arguments: &[&str]) -> Ran {
         Ran::of(self.command(arguments).output().unwrap())
     }

@@ -1,6 +1,6 @@
 //! The commands of the original project, as its README prints them.
 
-use crate::Project;
+use crate::{Project, Ran};
 
 #[test]
 fn the_commands_of_the_original_work_with_their_underscores() {
@@ -34,6 +34,22 @@ fn the_steps_one_by_one_give_the_bytes_of_the_pipeline() {
         let read = |path: &str| std::fs::read(project.path(path)).unwrap();
         assert!(read(file) == read(&format!("whole/{file}")), "{file}");
     }
+}
+
+#[test]
+fn evaluate_reads_features_json_once() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let arguments = ["evaluate", "--report-dir", "other"];
+    let options = ["-qq", "-o", "trace.log", "-e", "trace=?open,?openat"];
+    let ran = project.traced(&options, &arguments).output().map(Ran::of);
+    let Some(ran) = ran.ok().filter(|ran| !ran.stderr.contains("strace: ")) else {
+        println!("skipped: no strace, or no right to trace");
+        return;
+    };
+    ran.ok();
+    let log = project.read("trace.log");
+    assert_eq!(log.matches("features/features.json").count(), 1, "{log}");
 }
 
 #[test]

@@ -48,6 +48,25 @@ fn every_command_has_help_with_an_example() {
 }
 
 #[test]
+fn only_commands_that_read_images_offer_to_read_all_of_them() {
+    let project = Project::empty();
+    for (command, expected) in [
+        (&["pipeline"][..], true),
+        (&["extract"], true),
+        (&["status"], true),
+        (&["explain"], true),
+        (&["train"], false),
+        (&["evaluate"], false),
+        (&["cache", "gc"], false),
+        (&["cache", "verify"], false),
+    ] {
+        let help = project.run(&[command, &["--help"]].concat()).ok().stdout;
+        assert_eq!(help.contains("--rehash"), expected, "{command:?}");
+        assert!(help.contains("--cache-dir"), "{command:?}");
+    }
+}
+
+#[test]
 fn results_go_to_stdout_and_everything_else_to_stderr() {
     let project = Project::new();
     let ran = project.run(&[&PIPELINE[..], &["--quiet"]].concat()).ok();

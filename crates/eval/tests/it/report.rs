@@ -1,7 +1,7 @@
 //! What lies in the report's folder.
 
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use luthier_artifact::Split;
 use luthier_eval::{CandidateC, Context, CrossValidated, Error, Evaluation, Skipped, Threshold, Warning, write_report};
@@ -111,7 +111,8 @@ fn every_file_is_written_and_named() {
         cross_validation: None,
         thumbnail: &|_| None,
     };
-    let paths = write_report(&reports, &context).unwrap();
+    let written = write_report(&reports, &context).unwrap();
+    let paths: Vec<PathBuf> = written.into_iter().map(|file| file.path).collect();
     assert_eq!(paths, FILES.map(|name| reports.join(name)));
     let mut expected = FILES;
     expected.sort_unstable();
