@@ -109,7 +109,7 @@ fn stats_say_what_is_stored_and_what_the_last_run_was_spared() {
         json!({"stages_reused": 0, "stages_run": 5, "images_reused": 0, "images_embedded": 18})
     );
     let text = project.run(&["cache", "stats"]).ok().stdout;
-    assert!(text.contains("18 known files, 1 run\n"), "{text}");
+    assert!(text.contains(", 1 run\n"), "{text}");
     let parts: BTreeMap<&str, &str> = (stats["extractors"][0]["parts"].as_array().unwrap().iter())
         .map(|part| (part["name"].as_str().unwrap(), part["value"].as_str().unwrap()))
         .collect();
