@@ -2,8 +2,13 @@
 //! `LUTHIER_TEST_WEIGHTS`, `LUTHIER_TEST_DATA` and `LUTHIER_TEST_REFERENCE`; says so where it is skipped.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use luthier_artifact::{Digest, ExtractorInfo, FeatureTable};
+use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, Rule, Solver, Training};
+use luthier_eval::{EvaluateConfig, Evaluation, Predictions};
+use luthier_features::{FeaturesConfig, Keep};
+use ndarray::{Array2, Axis, concatenate};
 use serde_json::Value;
 
 use crate::Project;
@@ -54,4 +59,115 @@ fn music10_is_classified_as_well_as_by_the_python_pipeline() {
         outcome["images"]["skipped"], 0,
         "the palette PNGs named .jpg are read too"
     );
+}
+
+/// The features of all photographs in some views, side by side.
+fn table(reference: &Path, views: &[&str]) -> FeatureTable {
+    let features: Vec<Array2<f32>> = (views.iter())
+        .map(|view| {
+            let file = fs::File::open(reference.join(format!("music10-{view}-features.npy"))).unwrap();
+            let npy = npyz::NpyFile::new(std::io::BufReader::new(file)).unwrap();
+            let shape = (npy.shape()[0] as usize, npy.shape()[1] as usize);
+            Array2::from_shape_vec(shape, npy.into_vec().unwrap()).unwrap()
+        })
+        .collect();
+    let features: Vec<_> = features.iter().map(Array2::view).collect();
+    let split = fs::read_to_string(reference.join("music10-split.tsv")).unwrap();
+    let rows: Vec<Vec<&str>> = split.lines().skip(1).map(|line| line.split('\t').collect()).collect();
+    let mut classes: Vec<String> = rows.iter().map(|row| row[1].to_owned()).collect();
+    classes.sort();
+    classes.dedup();
+    FeatureTable {
+        labels: rows
+            .iter()
+            .map(|row| classes.iter().position(|class| class == row[1]).unwrap())
+            .collect(),
+        images: rows.iter().map(|row| Digest::of(row[0].as_bytes())).collect(),
+        classes,
+        extractor: ExtractorInfo {
+            views: views.iter().map(|&view| view.to_owned()).collect(),
+            combine: "concat".to_owned(),
+            decode: "exact".to_owned(),
+            weights: "reference".to_owned(),
+            weights_sha256: String::new(),
+            precision: "fp32".to_owned(),
+        },
+        features: concatenate(Axis(1), &features).unwrap(),
+    }
+}
+
+fn choose(table: &FeatureTable, rows: &[usize]) -> FeatureTable {
+    FeatureTable {
+        labels: rows.iter().map(|&row| table.labels[row]).collect(),
+        images: rows.iter().map(|&row| table.images[row]).collect(),
+        features: table.features.select(Axis(0), rows),
+        ..table.clone()
+    }
+}
+
+/// Models of the default configuration that were trained on four fifths, judged on the last, for each fifth.
+fn judge_fifths(table: &FeatureTable) -> Evaluation {
+    const FOLDS: usize = 5;
+    let features = FeaturesConfig {
+        keep: Keep::Variance(0.98),
+        whiten: false,
+        solver: Solver::Faer,
+    };
+    let classify = ClassifyConfig {
+        c: ChooseC::Auto(Rule::SmallestLoss),
+        class_weight: ClassWeight::Uniform,
+        folds: FOLDS,
+        seed: 0,
+        solver: Solver::Faer,
+    };
+    // The digests stand for random numbers.
+    let mut order: Vec<usize> = (0..table.n_rows()).collect();
+    order.sort_unstable_by_key(|&row| (table.labels[row], table.images[row]));
+    let shape = (table.n_rows(), table.classes.len());
+    let (mut probabilities, mut uncalibrated) = (Array2::zeros(shape), Array2::zeros(shape));
+    for fold in 0..FOLDS {
+        let (test, train): (Vec<usize>, Vec<usize>) = (0..order.len()).partition(|place| place % FOLDS == fold);
+        let rows = |places: Vec<usize>| places.into_iter().map(|place| order[place]).collect::<Vec<_>>();
+        let (test, train) = (rows(test), choose(table, &rows(train)));
+        let projection = features.run(train.features()).unwrap();
+        let model = classify.run(&Training::from(&train), &projection).unwrap();
+        println!("C = {}, temperature {:.3}", model.training.c, model.temperature);
+        let scores = model.scores(choose(table, &test).features()).unwrap();
+        let [after, before] = model.probabilities(scores);
+        for (place, &row) in test.iter().enumerate() {
+            probabilities.row_mut(row).assign(&after.row(place));
+            uncalibrated.row_mut(row).assign(&before.row(place));
+        }
+    }
+    let evaluate = EvaluateConfig {
+        confidence: 0.95,
+        seed: 0,
+    };
+    evaluate
+        .run(&Predictions {
+            classes: &table.classes,
+            images: &table.images,
+            truth: &table.labels,
+            probabilities: probabilities.view(),
+            uncalibrated: uncalibrated.view(),
+        })
+        .unwrap()
+}
+
+#[test]
+#[ignore = "takes a minute or two"]
+fn the_chosen_c_is_as_good_as_the_best_one_and_its_probabilities_can_be_believed() {
+    let Some(reference) = from_environment("LUTHIER_TEST_REFERENCE") else {
+        return;
+    };
+    for (views, expected) in [(&["squash"][..], 0.928), (&["squash", "crop"], 0.938)] {
+        let found = judge_fifths(&table(&reference, views));
+        let (accuracy, error) = (found.accuracy.value, found.reliability.calibration_error);
+        println!(
+            "{views:?}: accuracy {accuracy:.4}, calibration error {error:.4}, {:.4} before calibration",
+            found.uncalibrated.calibration_error
+        );
+        assert!(accuracy >= expected, "{views:?}: {accuracy}");
+        assert!(error <= 0.03, "{views:?}: {error}");
+    }
 }
