@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import threadpoolctl
 import torch
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -25,6 +28,10 @@ from problem import Problem
 
 HERE = Path(__file__).parent
 INSTRUMENTS = HERE.parent.parent / "fixtures" / "instruments"
+
+# Rows and classes of features; the last needs patience, and is left out of the search.
+SIZES = ((1444, 10), (4793, 30), (50_000, 100))
+LARGE = 50_000
 
 # A photo of 12 megapixels takes Pillow a tenth of a second.
 N_DECODED_LARGE = 12
@@ -143,13 +150,93 @@ def predict(setting: Setting) -> Group:
     return Group(title, rows, Unit.SECONDS)
 
 
+def project(setting: Setting) -> Group:
+    """Scaler and PCA for 98 % of the variance, fitted to features as a network gives them."""
+    _limit_threads(setting.threads)
+    rows = []
+    for n, classes in SIZES:
+        x, _ = _features(setting, n, classes)
+        rival = f"Luthier, {n} × 2048"
+        for name, data, solver in (
+            ("f32", x, "auto"),
+            ("f32, covariance_eigh", x, "covariance_eigh"),
+            ("f64", x.astype(np.float64), "auto"),
+        ):
+            pipeline = make_pipeline(StandardScaler(), PCA(0.98, svd_solver=solver))
+            fit = partial(timed, 1, partial(pipeline.fit, data))
+            rows.append(Row(f"scikit-learn, {name}, {n} × 2048", fit, {"": rival}))
+        rows.append(Row(rival, partial(setting.compare.ask, "project", n, classes, setting.threads)))
+    return Group(f"Scaler and PCA(0.98), {_count(setting.threads)}", rows, Unit.FIT)
+
+
+def regress(setting: Setting) -> Group:
+    """Logistic regression with C = 1 on the components, to the same gradient."""
+    _limit_threads(setting.threads)
+    rows = []
+    for n, classes in SIZES:
+        x, y = _features(setting, n, classes)
+        z = make_pipeline(StandardScaler(), PCA(0.98)).fit_transform(x.astype(np.float64))
+        for tolerance in (1e-4, 1e-6) if n < LARGE else (1e-4,):
+            label = f"gradient {tolerance:.0e}, {n} × {z.shape[1]}, {classes} classes"
+            rival = f"Luthier, {label}"
+            for name, data in (("f32", z.astype(np.float32)), ("f64", z)):
+                regression = LogisticRegression(C=1.0, tol=tolerance, max_iter=10_000)
+                fit = partial(timed, 1, partial(regression.fit, data, y))
+                rows.append(Row(f"scikit-learn, {name}, {label}", fit, {"": rival}))
+            rows.append(Row(rival, partial(setting.compare.ask, "regress", n, classes, tolerance, setting.threads)))
+    return Group(f"Logistic regression, {_count(setting.threads)}", rows, Unit.FIT)
+
+
+def search(setting: Setting) -> Group:
+    """Nine values of C in five folds. Luthier fits scaler and components anew in each fold, scikit-learn's
+    LogisticRegressionCV does not: it knows them from all images."""
+    _limit_threads(setting.threads)
+    rows = []
+    for n, classes in SIZES:
+        if n >= LARGE:
+            continue
+        x, y = _features(setting, n, classes)
+        rival = f"Luthier, {n} × 2048, {classes} classes"
+        for name, tolerance, iterations in (("as it comes", 1e-4, 100), ("gradient 1e-06", 1e-6, 10_000)):
+            search = LogisticRegressionCV(
+                Cs=np.logspace(-4, 4, 9),
+                cv=5,
+                scoring="neg_log_loss",
+                tol=tolerance,
+                max_iter=iterations,
+                l1_ratios=(0.0,),
+                use_legacy_attributes=False,
+            )
+            fit = partial(timed, 1, partial(make_pipeline(StandardScaler(), PCA(0.98), search).fit, x, y))
+            rows.append(Row(f"scikit-learn, {name}, {n} × 2048, {classes} classes", fit, {"": rival}))
+        rows.append(Row(rival, partial(setting.compare.ask, "search", n, classes, setting.threads)))
+    return Group(f"The choice of C and the model, from features, {_count(setting.threads)}", rows, Unit.FIT)
+
+
 GROUPS: dict[str, Callable[[Setting], Group | None]] = {
     "network": network,
     "cuda": cuda,
     "decode": decode,
     "extract": extract,
     "predict": predict,
+    "project": project,
+    "regress": regress,
+    "search": search,
 }
+
+
+def _features(setting: Setting, n: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Synthetic features `f32 [n, 2048]` and their labels: Luthier's own."""
+    path = setting.work / f"features-{n}-{classes}.f32"
+    setting.compare.ask("features", n, classes, path)
+    return np.fromfile(path, dtype=np.float32).reshape(n, 2048), np.arange(n) % classes
+
+
+def _limit_threads(threads: int) -> None:
+    """For numpy's and scipy's BLAS; a group lasts as long as the limit."""
+    threadpoolctl.threadpool_limits(threads)
+    # Those who ask for less than convergence know it.
+    warnings.simplefilter("ignore", ConvergenceWarning)
 
 
 def _count(threads: int) -> str:

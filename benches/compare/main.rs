@@ -1,26 +1,37 @@
 //! Luthier's side of `cargo xtask compare`: does what it is asked for, and says how long that took.
 //!
-//! A request is a line of fields separated by tabs, and so is its answer, `IMAGES SECONDS` or `error MESSAGE`:
+//! A request is a line of fields separated by tabs, and so is its answer, `IMAGES SECONDS` (or `FITS SECONDS`) or `error MESSAGE`:
 //!
 //! - `network DEVICE PRECISION BATCH THREADS REPETITIONS`: decoded images through the network, 32 for each repetition;
 //!   batch 0 leaves its size to Luthier
 //! - `tch BATCH THREADS REPETITIONS`: the same with tch's ResNet-50 as it comes, fp32 on the CPU
 //! - `decode exact|scaled FILE…`: JPEGs to 224 × 224, on one thread
 //! - `extract PRECISION THREADS FOLDER`: all images of a folder from file to features
+//! - `features ROWS CLASSES FILE`: writes synthetic features, `f32 [ROWS, 2048]` as they lie in memory; row `i` is of class
+//!   `i % CLASSES`
+//! - `project ROWS CLASSES THREADS`: fits scaler and components for 98 % of the variance to such features
+//! - `regress ROWS CLASSES TOLERANCE THREADS`: fits the regression with C = 1 to these components
+//! - `search ROWS CLASSES THREADS`: chooses C in five folds, and trains
 //!
 //! Loading and a first run, which is not counted, happen once for each kind of request. Weights are untrained: they cost
 //! what trained ones do.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use luthier_artifact::{Digest, ExtractorInfo, FeatureTable};
+use luthier_benches::features;
+use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, LogisticRegression, Rule, Training};
 use luthier_extract::{
     Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageFile, Precision, Preprocess, View, WeightsSource,
     WeightsStore, decode, images_below,
 };
+use luthier_features::{FeaturesConfig, Keep, Solver};
+use ndarray::Array2;
 
 /// Decoded images that one repetition takes through the network.
 const IMAGES: usize = 32;
@@ -41,10 +52,26 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+const PROJECTION: FeaturesConfig = FeaturesConfig {
+    keep: Keep::Variance(0.98),
+    whiten: false,
+    solver: Solver::Faer,
+};
+
+const SEARCH: ClassifyConfig = ClassifyConfig {
+    c: ChooseC::Auto(Rule::SmallestLoss),
+    class_weight: ClassWeight::Uniform,
+    folds: 5,
+    seed: 0,
+    solver: Solver::Faer,
+};
+
 /// What has been loaded and warmed up, by the fields that it was loaded for.
 #[derive(Default)]
 struct Luthier {
     extractors: HashMap<String, Extractor>,
+    /// Synthetic features and their components, by the numbers of rows and classes.
+    tables: HashMap<[usize; 2], (FeatureTable, Array2<f64>)>,
     tch: Option<Box<dyn tch::nn::ModuleT>>,
 }
 
@@ -78,8 +105,62 @@ impl Luthier {
                     None => Ok((files.len(), seconds)),
                 }
             }
-            _ => bail!("expected network, tch, decode or extract with their fields, found {request:?}"),
+            ["features", rows, classes, file] => {
+                let (table, _) = self.table(rows, classes)?;
+                let start = Instant::now();
+                let bytes: Vec<u8> = table.features.iter().flat_map(|value| value.to_ne_bytes()).collect();
+                std::fs::write(file, bytes)?;
+                Ok((table.n_rows(), start.elapsed().as_secs_f64()))
+            }
+            ["project", rows, classes, threads] => {
+                let (table, _) = self.table(rows, classes)?;
+                timed(threads, || Ok(PROJECTION.run(table.features())?))
+            }
+            ["regress", rows, classes, tolerance, threads] => {
+                let (table, components) = self.table(rows, classes)?;
+                let regression = LogisticRegression {
+                    tolerance: tolerance.parse()?,
+                    ..LogisticRegression::new(1.0, Solver::Faer)?
+                };
+                timed(threads, || {
+                    Ok(regression.fit(components.view(), &table.labels, table.classes.len())?)
+                })
+            }
+            ["search", rows, classes, threads] => {
+                let (table, _) = self.table(rows, classes)?;
+                timed(threads, || {
+                    let projection = PROJECTION.run(table.features())?;
+                    Ok(SEARCH.run(&Training::from(table), &projection)?)
+                })
+            }
+            [request, ..] => bail!("{request} with these fields is no request"),
+            [] => bail!("an empty line is no request"),
         }
+    }
+
+    /// Synthetic features and their components.
+    fn table(&mut self, rows: &str, classes: &str) -> Result<&(FeatureTable, Array2<f64>)> {
+        let [rows, classes] = [rows.parse()?, classes.parse()?];
+        if let Entry::Vacant(place) = self.tables.entry([rows, classes]) {
+            let (features, labels) = features(rows, classes);
+            let components = PROJECTION.run(features.view())?.transform(features.view())?;
+            let table = FeatureTable {
+                classes: (0..classes).map(|class| format!("class {class}")).collect(),
+                extractor: ExtractorInfo {
+                    views: vec!["synthetic".to_owned()],
+                    combine: "mean".to_owned(),
+                    decode: "exact".to_owned(),
+                    weights: "none".to_owned(),
+                    weights_sha256: String::new(),
+                    precision: "fp32".to_owned(),
+                },
+                images: (0..rows).map(|row| Digest::of(&row.to_le_bytes())).collect(),
+                labels,
+                features,
+            };
+            place.insert((table, components));
+        }
+        Ok(&self.tables[&[rows, classes]])
     }
 
     /// An extractor that has run once.
@@ -137,6 +218,14 @@ fn decode_all(decoding: &str, files: &[&str]) -> Result<(usize, f64)> {
         preprocess.run(&decode(&bytes, decoding)?, View::Squash, &mut pixels);
     }
     Ok((files.len(), start.elapsed().as_secs_f64()))
+}
+
+/// One fit on so many threads.
+fn timed<T: Send>(threads: &str, fit: impl FnOnce() -> Result<T> + Send) -> Result<(usize, f64)> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.parse()?).build()?;
+    let start = Instant::now();
+    pool.install(fit)?;
+    Ok((1, start.elapsed().as_secs_f64()))
 }
 
 /// Bytes without a pattern: constant pixels would let a GPU draw less power.

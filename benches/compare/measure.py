@@ -21,18 +21,19 @@ class Unit(Enum):
 
     RATE = "images/s"
     SECONDS = "s/image"
+    FIT = "s/fit"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """So many images in so many seconds."""
+    """So many images, or fits, in so many seconds."""
 
     images: int
     seconds: float
 
     @property
     def rate(self) -> float:
-        """Images a second."""
+        """Images, or fits, a second."""
         return self.images / self.seconds
 
     def show(self, unit: Unit) -> float:
@@ -86,7 +87,7 @@ class Group:
                 if number > 0:
                     turns[row.name].append(turn)
                 stage = f"round {number}/{rounds}" if number > 0 else "warming up"
-                say(f"{stage}: {row.name}: {turn.images} images in {turn.seconds:.2f} s")
+                say(f"{stage}: {row.name}: {turn.images} in {turn.seconds:.2f} s")
         return Results(self.title, self.unit, turns, {row.name: row.against for row in self.rows})
 
 

@@ -68,6 +68,12 @@ enum Group {
     Extract,
     /// One photo in a new process, beside torchvision and scikit-learn
     Predict,
+    /// Scaler and PCA, beside scikit-learn
+    Project,
+    /// Logistic regression, beside scikit-learn
+    Regress,
+    /// The choice of C by cross-validation, beside scikit-learn
+    Search,
 }
 
 /// Builds, makes the Python environment unless it is there, and measures.

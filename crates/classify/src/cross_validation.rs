@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// By how much, for each coefficient, the objective of a candidate may be above its optimum.
-const EXCESS: f64 = 5e-10;
+const EXCESS: f64 = 1e-8;
 
 /// Stratified cross-validation on the training images.
 ///

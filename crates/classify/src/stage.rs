@@ -63,7 +63,7 @@ impl ClassifyConfig {
     /// models say of the images that they have not seen gives the temperature, and the thresholds for unknown images.
     ///
     /// # Errors
-    /// [`Error::TooFewImages`] if a class has no image; with [`ChooseC::Auto`] those of [`CrossValidation::run`]; those of
+    /// [`Error::TooFewImages`](crate::Error::TooFewImages) if a class has no image; with [`ChooseC::Auto`] those of [`CrossValidation::run`]; those of
     /// [`LogisticRegression::fit`] and [`Projection::transform`].
     pub fn run<R: Rows<Feature = f32>>(&self, train: &Training<'_, R>, projection: &Projection) -> Result<Model> {
         train.check_classes()?;

@@ -71,7 +71,7 @@ fn table(reference: &Path, views: &[&str]) -> FeatureTable {
             Array2::from_shape_vec(shape, npy.into_vec().unwrap()).unwrap()
         })
         .collect();
-    let features: Vec<_> = features.iter().map(Array2::view).collect();
+    let features: Vec<_> = features.iter().map(|view| view.view()).collect();
     let split = fs::read_to_string(reference.join("music10-split.tsv")).unwrap();
     let rows: Vec<Vec<&str>> = split.lines().skip(1).map(|line| line.split('\t').collect()).collect();
     let mut classes: Vec<String> = rows.iter().map(|row| row[1].to_owned()).collect();

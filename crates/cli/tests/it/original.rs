@@ -53,6 +53,30 @@ fn evaluate_reads_features_json_once() {
 }
 
 #[test]
+fn a_feature_that_is_not_a_number_is_named_by_its_image() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    for (split, command) in [("train", "train"), ("test", "evaluate")] {
+        let path = project.path(&format!("features/{split}_features.npy"));
+        let mut bytes = std::fs::read(&path).unwrap();
+        // The last feature of the last row.
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let ran = project.run(&[command]);
+        let (status, error) = ran.error();
+        assert_eq!(status, 1);
+        let index: serde_json::Value = serde_json::from_str(&project.read("features/features.json")).unwrap();
+        let last = index["rows"][split].as_array().unwrap().last().unwrap();
+        let named = format!(
+            "data/{split}/{}: feature 2047 is NaN, expected a finite number\nhint: ",
+            last["file"].as_str().unwrap()
+        );
+        assert!(error.contains(&named), "{error}");
+    }
+}
+
+#[test]
 fn features_that_do_not_fit_their_index_are_named() {
     let project = Project::new();
     let ran = project.run(&["train", "--feature-dir", "nowhere"]);
