@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::softmax::softmax_rows;
+use crate::softmax::{argmax_rows, softmax_rows};
 use crate::{Error, Result};
 
 /// A temperature by which scores are divided before they become probabilities: above 1 for a classifier that is too
@@ -13,10 +13,11 @@ use crate::{Error, Result};
 pub struct Temperature(f64);
 
 impl Temperature {
-    /// The coldest and the hottest: scores without a single error, or without any truth, ask for more than that.
+    /// The coldest and the hottest: scores with hardly an error, or without any truth, may ask for more than that.
     const LIMITS: [f64; 2] = [1e-2, 1e2];
 
-    /// The temperature of the smallest mean log loss on held-out `scores`, `[n, k]`, with these labels.
+    /// The temperature of the smallest mean log loss on held-out `scores`, `[n, k]`, with these labels; 1 if all of them
+    /// are right, for then the loss falls without end as the temperature does, and nothing tells how sure is too sure.
     ///
     /// The loss is convex in β = 1/T: its derivative, the mean of `Σ p s - s[label]`, grows with β, and its root is
     /// bracketed and found by Newton's method.
@@ -26,6 +27,9 @@ impl Temperature {
     /// [`Error::LabelOutOfRange`], [`Error::NotFinite`] if a score is infinite or not a number.
     pub fn fit(scores: ArrayView2<'_, f64>, labels: &[usize]) -> Result<Self> {
         check(scores, labels)?;
+        if argmax_rows(&scores.to_owned()) == labels {
+            return Ok(Temperature(1.0));
+        }
         let [coldest, hottest] = Temperature::LIMITS;
         let (mut low, mut high, mut beta) = (hottest.recip(), coldest.recip(), 1.0);
         // Each step at least halves the bracket, or is Newton's and squares the error.
@@ -79,27 +83,48 @@ fn derivatives(scores: ArrayView2<'_, f64>, labels: &[usize], beta: f64) -> (f64
     (slope / n, curvature / n)
 }
 
-/// The largest threshold that at least this `share` of the values reach: of held-out images' probabilities the one
-/// below which a prediction is better not made, if that share of known images is to be kept.
+/// One threshold for each of several measures of the same images: the largest of a common rank such that at least this
+/// `share` of the images reach all of them.
+///
+/// Of held-out images' probabilities and their nearness to a class these are the values below which a prediction is
+/// better not made, if that share of known images is to be kept.
 ///
 /// # Errors
 /// [`Error::Share`] unless `0 < share ≤ 1`, [`Error::TooFewRows`] without values.
-pub fn threshold_that_keeps(values: &[f64], share: f64) -> Result<f64> {
+///
+/// # Panics
+/// If the measures have different lengths.
+pub fn thresholds_that_keep(measures: &[&[f64]], share: f64) -> Result<Vec<f64>> {
     let is_share = share > 0.0 && share <= 1.0;
     if !is_share {
         return Err(Error::Share { found: share });
     }
-    if values.is_empty() {
+    let n = measures.first().map_or(0, |values| values.len());
+    if n == 0 {
         return Err(Error::TooFewRows { expected: 1, found: 0 });
     }
-    let mut descending = values.to_vec();
-    descending.sort_unstable_by(|a, b| b.total_cmp(a));
+    let ascending: Vec<Vec<f64>> = (measures.iter())
+        .map(|values| {
+            let mut values = values.to_vec();
+            values.sort_unstable_by(f64::total_cmp);
+            values
+        })
+        .collect();
+    // How many images have less of a measure than this one, in the measure of which it has least.
+    let mut ranks = vec![n; n];
+    for (values, ascending) in measures.iter().zip(&ascending) {
+        for (rank, value) in ranks.iter_mut().zip(*values) {
+            *rank = (*rank).min(ascending.partition_point(|other| other < value));
+        }
+    }
+    ranks.sort_unstable_by(|a, b| b.cmp(a));
     // 0.95 · 20 is a little more than 19 in floating point, and 19 are meant.
-    let kept = (share * values.len() as f64 * (1.0 - f64::EPSILON)).ceil() as usize;
-    Ok(descending[kept.clamp(1, values.len()) - 1])
+    let kept = (share * n as f64 * (1.0 - f64::EPSILON)).ceil() as usize;
+    let rank = ranks[kept.clamp(1, n) - 1];
+    Ok(ascending.iter().map(|values| values[rank]).collect())
 }
 
-/// The probability of the most probable class of each row of `probabilities`, `[n, k]`.
+/// The probability of the most probable class of each row of `probabilities`, `[n, k]`: `[n]`.
 pub fn confidences(probabilities: ArrayView2<'_, f64>) -> Vec<f64> {
     let rows = probabilities.rows().into_iter();
     rows.map(|row| row.iter().copied().fold(0.0, f64::max)).collect()
@@ -175,11 +200,11 @@ mod tests {
     }
 
     #[test]
-    fn scores_without_an_error_or_without_truth_stop_at_the_limits() {
+    fn scores_without_an_error_are_left_alone_and_without_truth_stop_at_the_limit() {
         let scores = array![[1.0, 0.0], [0.0, 1.0]];
-        let [coldest, hottest] = Temperature::LIMITS;
+        let [_, hottest] = Temperature::LIMITS;
         let right = Temperature::fit(scores.view(), &[0, 1]).unwrap().value();
-        assert!((right / coldest - 1.0).abs() < 1e-6, "{right}");
+        assert_eq!(right, 1.0);
         let wrong = Temperature::fit(scores.view(), &[1, 0]).unwrap().value();
         assert!((wrong / hottest - 1.0).abs() < 1e-6, "{wrong}");
         let none = Temperature::fit(Array2::zeros((2, 2)).view(), &[0, 1]).unwrap().value();
@@ -190,7 +215,7 @@ mod tests {
     fn a_threshold_keeps_the_share_asked_for_and_no_more_than_it_must() {
         let values: Vec<f64> = (1..=20).map(|value| f64::from(value) / 20.0).collect();
         for (share, kept) in [(0.9, 18), (0.95, 19), (0.99, 20), (1.0, 20), (0.01, 1)] {
-            let threshold = threshold_that_keeps(&values, share).unwrap();
+            let threshold = thresholds_that_keep(&[&values], share).unwrap()[0];
             assert_eq!(
                 values.iter().filter(|&&value| value >= threshold).count(),
                 kept,
@@ -198,14 +223,25 @@ mod tests {
             );
         }
         assert_eq!(
-            threshold_that_keeps(&values, 0.0).unwrap_err().to_string(),
+            thresholds_that_keep(&[&values], 0.0).unwrap_err().to_string(),
             "share to keep is 0, expected more than 0 and at most 1"
         );
-        assert!(threshold_that_keeps(&values, f64::NAN).is_err());
+        assert!(thresholds_that_keep(&[&values], f64::NAN).is_err());
         assert_eq!(
-            threshold_that_keeps(&[], 0.9).unwrap_err().to_string(),
+            thresholds_that_keep(&[&[]], 0.9).unwrap_err().to_string(),
             "0 rows, expected at least 1"
         );
+    }
+
+    #[test]
+    fn thresholds_of_several_measures_keep_the_share_together() {
+        // Where the one is large the other is small: each alone would have to keep 15 of 20.
+        let up: Vec<f64> = (0..20).map(f64::from).collect();
+        let down: Vec<f64> = up.iter().map(|value| 100.0 - value).collect();
+        let thresholds = thresholds_that_keep(&[&up, &down], 0.5).unwrap();
+        assert_eq!(thresholds, [5.0, 86.0]);
+        let kept = up.iter().zip(&down).filter(|(up, down)| **up >= 5.0 && **down >= 86.0);
+        assert_eq!(kept.count(), 10);
     }
 
     #[test]

@@ -78,14 +78,17 @@ impl Rule {
 }
 
 /// Warns if the best C may lie outside the grid.
-pub(crate) fn warn_at_edge(candidates: &[CandidateC], chosen: usize) {
-    let c = candidates[chosen].c;
-    let (edge, way_out) = if chosen == 0 {
+pub(crate) fn warn_at_edge(candidates: &[CandidateC]) {
+    let Some(best) = Rule::SmallestLoss.choose(candidates) else {
+        return;
+    };
+    let c = candidates[best].c;
+    let (edge, way_out) = if best == 0 {
         (
             "smallest",
             "more images or fewer components may help, or a smaller C, given as such",
         )
-    } else if chosen + 1 == candidates.len() {
+    } else if best + 1 == candidates.len() {
         (
             "largest",
             "the classes are separable, and a larger C, given as such, may do better",

@@ -18,6 +18,9 @@ const PARTS: usize = 8;
 /// and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004, say how far, for with as
 /// many components as images the sample's own can hardly be inverted.
 ///
+/// Distances are divided by the square root of the number of components, so that they are standard deviations, about 1
+/// for an image of a class, whatever the number: that differs from fold to fold.
+///
 /// Distances of training images are too small, for their noise is what the covariance was fitted to: a threshold comes
 /// from [`HeldOut::distances`](crate::HeldOut::distances).
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +67,9 @@ impl ClassDistance {
         );
         let shrinkage = ledoit_wolf(&centred, covariance.as_ref());
         let mean_variance = (0..p).map(|column| covariance[(column, column)]).sum::<f64>() / p as f64;
-        if mean_variance == 0.0 {
+        let mean_square = x.iter().map(|value| value * value).sum::<f64>() / (n * p) as f64;
+        // Less is what rounding leaves of images that are all the same.
+        if mean_variance <= mean_square * (n as f64 * f64::EPSILON).powi(2) {
             return Err(Error::NoSpread);
         }
         for column in 0..p {
@@ -111,7 +116,7 @@ impl ClassDistance {
                 let pairs = row.iter().zip(centre);
                 pairs.map(|(a, &b)| (a - f64::from(b)).powi(2)).sum::<f64>()
             });
-            squares.fold(f64::INFINITY, f64::min).sqrt()
+            (squares.fold(f64::INFINITY, f64::min) / expected as f64).sqrt()
         });
         Ok(nearest.collect())
     }

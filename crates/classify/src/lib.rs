@@ -23,7 +23,7 @@ mod softmax;
 mod stage;
 mod training;
 
-pub use calibration::{Temperature, confidences, threshold_that_keeps};
+pub use calibration::{Temperature, confidences, thresholds_that_keep};
 pub use choice::{CandidateC, ChooseC, Rule};
 pub use cross_validation::{CrossValidation, HeldOut, JudgedC};
 pub use distance::ClassDistance;

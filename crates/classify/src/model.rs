@@ -49,11 +49,11 @@ pub struct CrossValidationInfo {
 /// What to ask of a prediction, so that a given share of images of known classes pass.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Threshold {
-    /// The share of the images held out in cross-validation that pass, 0 to 1, by either threshold alone.
+    /// The share of the images held out in cross-validation that pass both, 0 to 1.
     pub share: f64,
     /// The smallest probability of the most probable class.
     pub probability: f64,
-    /// The largest distance to the nearest class, in standard deviations; `None` if the model knows no distances.
+    /// The largest distance to the nearest class, as [`ClassDistance`] has it; `None` if the model knows no distances.
     pub distance: Option<f64>,
 }
 
@@ -185,8 +185,8 @@ impl Model {
         Ok(scores)
     }
 
-    /// The distance of each row of `features`, `[n, d]`, to the nearest class: `[n]`, in standard deviations; `None` if the
-    /// model knows no distances.
+    /// The distance of each row of `features`, `[n, d]`, to the nearest class: `[n]`, as [`ClassDistance`] has it; `None`
+    /// if the model knows no distances.
     ///
     /// # Errors
     /// Those of [`scores`](Self::scores).

@@ -3,7 +3,7 @@ use luthier_features::{Projection, Rows, Solver};
 
 use crate::{
     CandidateC, ChooseC, ClassDistance, ClassWeight, CrossValidation, CrossValidationInfo, HeldOut, LogisticRegression,
-    Model, Result, Rule, Temperature, Threshold, Training, TrainingInfo, choice, confidences, threshold_that_keeps,
+    Model, Result, Rule, Temperature, Threshold, Training, TrainingInfo, choice, confidences, thresholds_that_keep,
 };
 
 /// For which shares of held-out images a model carries thresholds.
@@ -132,18 +132,23 @@ impl ClassifyConfig {
         } = cross_validation.run(train, &choice::GRID)?;
         let candidates: Vec<CandidateC> = judged.iter().map(|judged| judged.candidate).collect();
         let chosen = rule.choose(&candidates).expect("the grid has candidates");
-        choice::warn_at_edge(&candidates, chosen);
+        choice::warn_at_edge(&candidates);
 
         let scores = judged[chosen].scores.view();
         let temperature = Temperature::fit(scores, &train.labels_of(&rows))?;
         let known = confidences(temperature.probabilities(scores).view());
         let nearness = distances.map(|distances| distances.iter().map(|distance| -distance).collect::<Vec<_>>());
         let thresholds = SHARES.map(|share| {
-            let distance = nearness.as_ref().map(|nearness| threshold_that_keeps(nearness, share));
+            let measures: Vec<&[f64]> = [Some(&known), nearness.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(Vec::as_slice)
+                .collect();
+            let thresholds = thresholds_that_keep(&measures, share)?;
             Ok(Threshold {
                 share,
-                probability: threshold_that_keeps(&known, share)?,
-                distance: distance.transpose()?.map(|nearness| -nearness),
+                probability: thresholds[0],
+                distance: thresholds.get(1).map(|nearness| -nearness),
             })
         });
         Ok(Judged {

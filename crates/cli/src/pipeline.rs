@@ -12,7 +12,7 @@ use luthier_eval::{EvaluateConfig, Predictions};
 use luthier_extract::{DataSource, ExtractConfig, Rehash, Scan, WeightsStore, scan};
 use luthier_features::{FeaturesConfig, Projection};
 
-use crate::problem::Problem;
+use crate::problem::{Problem, artifact_error};
 use crate::runner::{Runner, STAGES};
 use crate::terminal::Progress;
 
@@ -156,7 +156,7 @@ fn name_image(error: anyhow::Error, rows: &FeatureRows, file_of: &dyn Fn(&Digest
     let image = &rows.images[row];
     let name = file_of(image).unwrap_or_else(|| image.to_string());
     Problem::new(format!("{name}: feature {column} is {value}, expected a finite number"))
-        .hint("extract its features again, with --precision fp32 if it was another")
+        .hint("extract with --precision fp32, whose numbers are larger than those of fp16; or mend the .npy file")
         .into()
 }
 
@@ -178,15 +178,7 @@ fn lost(digest: &Digest) -> luthier_artifact::Error {
 }
 
 fn is_lost(error: &anyhow::Error) -> bool {
-    use luthier_artifact::Error::Lost;
-    use luthier_classify::Error::Features;
-    use luthier_features::Error::Cache;
-    let of_cache = match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
-        (Some(luthier_extract::Error::Cache(error)), ..) => Some(error),
-        (_, Some(Cache(error)), _) | (.., Some(Features(Cache(error)))) => Some(error),
-        _ => error.downcast_ref(),
-    };
-    matches!(of_cache, Some(Lost { .. }))
+    matches!(artifact_error(error), Some(luthier_artifact::Error::Lost { .. }))
 }
 
 /// Starts over when the cache turns out to have lost an artifact: the stage that makes it then runs. Each time at least

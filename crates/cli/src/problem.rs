@@ -48,14 +48,10 @@ impl Problem {
             };
         }
         let extract: Option<&ExtractError> = error.chain().find_map(|cause| cause.downcast_ref());
-        let artifact: Option<&ArtifactError> = match extract {
-            // A transparent error hides what it holds from the chain.
-            Some(ExtractError::Cache(artifact)) => Some(artifact),
-            _ => error.chain().find_map(|cause| cause.downcast_ref()),
-        };
         let hint = extract
             .and_then(ExtractError::hint)
-            .or_else(|| artifact.and_then(way_out))
+            .or_else(|| artifact_error(error).and_then(way_out))
+            .or_else(|| error.downcast_ref().and_then(without_cross_validation))
             .or_else(|| error.chain().find_map(|cause| cause.downcast_ref()).and_then(make_room));
         let status = if matches!(extract, Some(ExtractError::Interrupted)) {
             130
@@ -73,6 +69,32 @@ impl Problem {
     pub(crate) fn status(&self) -> u8 {
         self.status
     }
+}
+
+/// The error of the cache, or of a file, behind an error: a transparent error hides from the chain what it holds.
+pub(crate) fn artifact_error(error: &anyhow::Error) -> Option<&ArtifactError> {
+    use luthier_classify::Error::{Features, Read};
+    use luthier_features::Error::Cache;
+    let of_extract = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(ExtractError::Cache(artifact)) => Some(artifact),
+        _ => None,
+    });
+    let of_features = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(Cache(artifact)) => Some(artifact),
+        _ => None,
+    });
+    let of_classify = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(Features(Cache(artifact)) | Read(artifact)) => Some(artifact),
+        _ => None,
+    });
+    let plain = || error.chain().find_map(|cause| cause.downcast_ref());
+    of_extract.or(of_features).or(of_classify).or_else(plain)
+}
+
+/// What can be done if there is nothing to choose C by.
+fn without_cross_validation(error: &luthier_classify::Error) -> Option<String> {
+    let is_about_it = matches!(error, luthier_classify::Error::NothingToHoldOut);
+    is_about_it.then(|| "give C, for example --c 1: then there is no cross-validation".to_owned())
 }
 
 /// What can be done about a problem of the cache, or of a file that is written.

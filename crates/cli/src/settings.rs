@@ -134,7 +134,7 @@ pub(crate) struct ClassifySettings {
     #[arg(long, value_name = "HOW")]
     class_weight: Option<ClassWeight>,
     /// Folds of the cross-validation [default: 5]
-    #[arg(long, value_name = "K", value_parser = positive)]
+    #[arg(long, value_name = "K", value_parser = folds)]
     folds: Option<usize>,
 }
 
@@ -222,6 +222,13 @@ pub(crate) fn positive(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err(format!("expected a whole number from 1 on, found {text}")),
         Ok(n) => Ok(n),
+    }
+}
+
+fn folds(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n >= 2 => Ok(n),
+        _ => Err(format!("expected a whole number from 2 on, found {text}")),
     }
 }
 
@@ -447,14 +454,21 @@ impl Settings {
         })
     }
 
-    pub(crate) fn classify_config(&self) -> ClassifyConfig {
-        ClassifyConfig {
+    pub(crate) fn classify_config(&self) -> Result<ClassifyConfig> {
+        let class_weight = self.classify.class_weight.unwrap_or_default();
+        if class_weight != ClassWeight::Uniform && self.solver() == Solver::Smartcore {
+            bail!(
+                Problem::usage("--class-weight balanced with --solver smartcore, which has no class weights")
+                    .hint("use --solver faer")
+            );
+        }
+        Ok(ClassifyConfig {
             c: self.classify.c.unwrap_or(ChooseC::Auto(Rule::SmallestLoss)),
-            class_weight: self.classify.class_weight.unwrap_or_default(),
+            class_weight,
             folds: self.classify.folds.unwrap_or(5),
             seed: self.seed(),
             solver: self.solver(),
-        }
+        })
     }
 
     pub(crate) fn evaluate_config(&self) -> EvaluateConfig {
@@ -605,9 +619,9 @@ mod tests {
         let flags = parse(&["--batch=6".into()], "flags").unwrap();
         let settings = flags.or(environment.unwrap()).or(file);
         assert_eq!(settings.features_config().unwrap().keep, Keep::Variance(0.5));
-        assert_eq!(settings.classify_config().folds, 4);
+        assert_eq!(settings.classify_config().unwrap().folds, 4);
         assert_eq!(settings.batch(), Some(6));
-        assert_eq!(settings.classify_config().c, ChooseC::Auto(Rule::SmallestLoss));
+        assert_eq!(settings.classify_config().unwrap().c, ChooseC::Auto(Rule::SmallestLoss));
     }
 
     #[test]

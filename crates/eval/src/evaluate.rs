@@ -70,14 +70,13 @@ impl EvaluateConfig {
             probabilities,
             uncalibrated,
         } = predictions;
-        let rows = |probabilities: ArrayView2<'_, f64>| -> Vec<Row> {
-            let known = images.iter().zip(truth).zip(probabilities.outer_iter());
-            known
-                .map(|((&image, &truth), probabilities)| Row::new(image, truth, probabilities.to_vec()))
-                .collect()
-        };
-        let uncalibrated = Reliability::of(&rows(uncalibrated));
-        let rows = rows(probabilities);
+        let rows: Vec<Row> = images
+            .iter()
+            .zip(truth)
+            .zip(probabilities.outer_iter())
+            .map(|((&image, &truth), probabilities)| Row::new(image, truth, probabilities.to_vec()))
+            .collect();
+        let before = rows.iter().zip(uncalibrated.outer_iter());
 
         let n_classes = classes.len();
         let mut counts = Counts::new(n_classes);
@@ -95,8 +94,8 @@ impl EvaluateConfig {
             accuracy: wilson(counts.n_correct(), counts.n(), confidence),
             macro_f1: bootstrap_macro_f1(&outcomes, n_classes, confidence, seed),
             log_loss: log_loss(&rows),
-            reliability: Reliability::of(&rows),
-            uncalibrated,
+            reliability: Reliability::of(rows.iter().map(|row| (row.predicted_probability(), row.is_correct()))),
+            uncalibrated: Reliability::of(before.map(|(row, before)| (before[row.predicted], row.is_correct()))),
             top_k: [1, 2, 3, 5]
                 .into_iter()
                 .filter(|&k| k < n_classes)
@@ -204,7 +203,7 @@ pub struct Row {
 }
 
 impl Row {
-    pub(crate) fn new(image: Digest, truth: usize, probabilities: Vec<f64>) -> Self {
+    fn new(image: Digest, truth: usize, probabilities: Vec<f64>) -> Self {
         let predicted = (1..probabilities.len()).fold(0, |best, class| {
             if probabilities[class] > probabilities[best] {
                 class

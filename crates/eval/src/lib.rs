@@ -3,7 +3,7 @@
 //! - [`EvaluateConfig::run`] turns [`Predictions`] into an [`Evaluation`]; it is a pure function
 //! - [`write_report`] renders an [`Evaluation`] and its [`Context`] as a page, tables and plots
 //!
-//! Figures agree with scikit-learn's. This crate knows nothing of tensors or features, nor how a model was trained.
+//! Figures agree with scikit-learn's. This crate knows nothing of tensors, features or training.
 
 mod error;
 mod evaluate;

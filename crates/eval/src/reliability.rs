@@ -1,7 +1,5 @@
 use serde::{Deserialize, Serialize};
 
-use crate::Row;
-
 /// The number of bins, as Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", 2017, have it.
 const BINS: usize = 15;
 
@@ -30,17 +28,17 @@ pub struct ReliabilityBin {
 }
 
 impl Reliability {
-    /// The reliability of predictions, at least one.
-    pub(crate) fn of(rows: &[Row]) -> Self {
+    /// The reliability of predictions, at least one: of each the probability of the predicted class, and whether it is
+    /// right.
+    pub(crate) fn of(predictions: impl Iterator<Item = (f64, bool)>) -> Self {
         let mut sums = [(0usize, 0.0, 0usize); BINS];
-        for row in rows {
-            let probability = row.predicted_probability();
+        for (probability, is_correct) in predictions {
             // A bin takes in its upper end, as with Guo and others.
             let bin = ((probability * BINS as f64).ceil() as usize).clamp(1, BINS) - 1;
             let (n, sum, right) = &mut sums[bin];
             *n += 1;
             *sum += probability;
-            *right += usize::from(row.is_correct());
+            *right += usize::from(is_correct);
         }
         let bins: Vec<ReliabilityBin> = (sums.into_iter())
             .filter(|&(n, ..)| n > 0)
@@ -54,7 +52,7 @@ impl Reliability {
             .iter()
             .map(|bin| bin.n as f64 * (bin.probability - bin.accuracy).abs());
         Reliability {
-            calibration_error: gaps.sum::<f64>() / rows.len() as f64,
+            calibration_error: gaps.sum::<f64>() / bins.iter().map(|bin| bin.n).sum::<usize>() as f64,
             bins,
         }
     }
@@ -62,16 +60,12 @@ impl Reliability {
 
 #[cfg(test)]
 mod tests {
-    use luthier_artifact::Digest;
-
     use super::*;
 
     #[test]
     fn the_calibration_error_is_the_mean_gap_over_the_bins() {
         // Of the two in the bin from 11/15 to 12/15 one is right, and so is the one at 0.6, the upper end of its bin.
-        let row = |truth, probabilities: [f64; 2]| Row::new(Digest::of(b"image"), truth, probabilities.to_vec());
-        let rows = [row(0, [0.8, 0.2]), row(0, [0.25, 0.75]), row(1, [0.4, 0.6])];
-        let found = Reliability::of(&rows);
+        let found = Reliability::of([(0.8, true), (0.75, false), (0.6, true)].into_iter());
         assert!((found.calibration_error - (0.8 + 0.75 - 1.0 + 1.0 - 0.6) / 3.0).abs() < 1e-12);
         let bin = |n, probability, accuracy| ReliabilityBin {
             n,

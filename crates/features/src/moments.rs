@@ -13,8 +13,8 @@ const CHUNK: usize = 128;
 /// Up to this many rows the products of a block are computed in `f64`, beyond in `f32`, which is twice as fast.
 ///
 /// Either way they are added up in `f64`. What `f32` costs falls with the number of rows, for its errors are random:
-/// at 50,000 × 2,048 no share of the variance was off by more than 6e-11, and the kept components spanned the same space
-/// to 3e-8.
+/// at 50,000 × 2,048 no share of the variance was off by more than 6e-11, and the kept components spanned the same
+/// space to 3e-8.
 const ROWS_IN_F64: usize = 8192;
 
 /// Number, means and comoments of rows: all that scaler and principal components need, of the size `d²`.
@@ -36,8 +36,8 @@ impl Moments {
     /// The moments of all rows.
     ///
     /// # Errors
-    /// [`Error::TooFewRows`] without rows, [`Error::Read`] if they cannot be read, [`Error::NotFinite`] if a feature
-    /// is infinite or not a number.
+    /// [`Error::TooFewRows`] without rows, [`Error::Read`] or [`Error::Cache`] if they cannot be read,
+    /// [`Error::NotFinite`] if a feature is infinite or not a number.
     pub fn of(rows: impl Rows) -> Result<Self> {
         if rows.n_rows() <= ROWS_IN_F64 {
             Moments::with_products_in::<f64>(&rows)
@@ -135,8 +135,8 @@ impl Moments {
         FittedScaler::of_squares(self.n_rows, self.mean.clone(), &self.comoments.diag().to_owned())
     }
 
-    /// The comoments of the columns divided by `scale`, of which the lower triangle in Fortran order is filled; a column
-    /// that does not vary beyond rounding errors has none.
+    /// The comoments of the columns divided by `scale`, of which the lower triangle in Fortran order is filled; a
+    /// column that does not vary beyond rounding errors has none.
     pub(crate) fn scaled(&self, scale: &Array1<f64>) -> Array2<f64> {
         let n = self.n_rows as f64;
         let factors = Array1::from_shape_fn(self.n_features(), |column| {

@@ -113,8 +113,8 @@ impl<R: Rows> Rows for Subset<'_, R> {
 /// Shows all rows to `visit` in order, a block at a time, each with the place of its first row.
 ///
 /// # Errors
-/// [`Error::Read`] if a block cannot be read, [`Error::NotFinite`] if a feature is infinite or not a number, and
-/// those of `visit`.
+/// [`Error::Read`] or [`Error::Cache`] if a block cannot be read, [`Error::NotFinite`] if a feature is infinite or not
+/// a number, and those of `visit`.
 pub fn for_each_block<R: Rows>(
     rows: &R,
     mut visit: impl FnMut(usize, ArrayView2<'_, R::Feature>) -> Result<()> + Send,
@@ -151,7 +151,7 @@ pub fn for_each_block<R: Rows>(
 /// All rows as one matrix, `[n, d]`.
 ///
 /// # Errors
-/// [`Error::Read`] if they cannot be read.
+/// [`Error::Read`] or [`Error::Cache`] if they cannot be read.
 pub(crate) fn read_all<R: Rows>(rows: &R) -> Result<Array2<R::Feature>> {
     let mut all = Array2::default((rows.n_rows(), rows.n_features()));
     for (index, block) in all.axis_chunks_iter_mut(Axis(0), BLOCK).enumerate() {

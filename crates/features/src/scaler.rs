@@ -24,8 +24,8 @@ impl StandardScaler {
     /// Estimates mean and scale from `rows`, `[n, d]` of `f32` or `f64`, read once.
     ///
     /// # Errors
-    /// [`Error::TooFewRows`] without rows, [`Error::Read`] if they cannot be read, [`Error::NotFinite`] if a feature
-    /// is infinite or not a number.
+    /// [`Error::TooFewRows`] without rows, [`Error::Read`] or [`Error::Cache`] if they cannot be read,
+    /// [`Error::NotFinite`] if a feature is infinite or not a number.
     pub fn fit(rows: impl Rows) -> Result<FittedScaler> {
         let (n_rows, n_columns) = (rows.n_rows(), rows.n_features());
         if n_rows == 0 {

@@ -77,8 +77,8 @@ impl Projection {
     ///
     /// # Errors
     /// [`Error::Width`](crate::Error::Width) if they do not have the width seen by `fit`,
-    /// [`Error::Read`](crate::Error::Read) if they cannot be read, [`Error::NotFinite`](crate::Error::NotFinite) if a feature is
-    /// infinite or not a number.
+    /// [`Error::Read`](crate::Error::Read) or [`Error::Cache`](crate::Error::Cache) if they cannot be read,
+    /// [`Error::NotFinite`](crate::Error::NotFinite) if a feature is infinite or not a number.
     pub fn transform(&self, rows: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
         let mut projected = Array2::zeros((rows.n_rows(), self.pca.n_components()));
         self.scaler.check_width(rows.n_features())?;

@@ -3,7 +3,7 @@ use luthier_classify::{
     ChooseC, ClassWeight, ClassifyConfig, CrossValidationInfo, Error, Model, Rule, Solver, Training,
 };
 use luthier_features::{FeaturesConfig, Keep};
-use ndarray::Axis;
+use ndarray::{Array2, Axis, s};
 
 use crate::{synthetic, with_threads};
 
@@ -109,40 +109,48 @@ fn one_standard_error_of_loss_buys_a_smaller_c() {
     assert!(simplest.training.c < best.training.c);
 }
 
-/// What the thresholds promise, on images from where the training images came from.
+/// What the thresholds promise, on images from where the training images came from, with more images than features and
+/// with fewer, where folds keep fewer components than the model.
 #[test]
 fn thresholds_keep_about_the_share_they_promise() {
-    let all = synthetic(3, 400, 12);
-    // Images lie class by class: every other one is kept for the test.
-    let half = |first: usize| {
-        let rows: Vec<usize> = (first..all.n_rows()).step_by(2).collect();
-        let mut half = all.clone();
-        half.features = all.features.select(Axis(0), &rows);
-        half.labels = rows.iter().map(|&row| all.labels[row]).collect();
-        half.images = rows.iter().map(|&row| all.images[row]).collect();
-        half
-    };
-    let (train, test) = (half(0), half(1));
-    let projection = FEATURES.run(train.features()).unwrap();
-    let model = AUTO.run(&Training::from(&train), &projection).unwrap();
-    let probabilities = model.predict_proba(test.features()).unwrap();
-    let distances = model.distances(test.features()).unwrap().unwrap();
-    let thresholds = &cross_validation(&model).thresholds;
-    assert_eq!(
-        thresholds.iter().map(|threshold| threshold.share).collect::<Vec<_>>(),
-        [0.9, 0.95, 0.99]
-    );
-    let n = test.n_rows() as f64;
-    for threshold in thresholds {
-        let sure = probabilities
-            .rows()
-            .into_iter()
-            .filter(|row| row.iter().any(|&p| p >= threshold.probability));
-        let near = distances
-            .iter()
-            .filter(|&&distance| distance <= threshold.distance.unwrap());
-        for kept in [sure.count() as f64 / n, near.count() as f64 / n] {
-            assert!((kept - threshold.share).abs() < 0.035, "{threshold:?} keeps {kept}");
+    for (per_class, d, tolerance) in [(400, 12, 0.05), (100, 400, 0.1)] {
+        let mut all = synthetic(3, per_class, d);
+        // Correlated like those of a network: a few directions have most of the variance.
+        let mixing = synthetic(2, d / 2, d).features;
+        all.features = (0..d).fold(Array2::zeros(all.features.dim()), |sum: Array2<f32>, factor| {
+            let column = all.features.slice(s![.., factor..=factor]).to_owned() / (1.0 + factor as f32).sqrt();
+            sum + column.dot(&mixing.slice(s![factor..=factor, ..]))
+        });
+        // Images lie class by class: every other one is kept for the test.
+        let half = |first: usize| {
+            let rows: Vec<usize> = (first..all.n_rows()).step_by(2).collect();
+            let mut half = all.clone();
+            half.features = all.features.select(Axis(0), &rows);
+            half.labels = rows.iter().map(|&row| all.labels[row]).collect();
+            half.images = rows.iter().map(|&row| all.images[row]).collect();
+            half
+        };
+        let (train, test) = (half(0), half(1));
+        let projection = FEATURES.run(train.features()).unwrap();
+        let model = AUTO.run(&Training::from(&train), &projection).unwrap();
+        let probabilities = model.predict_proba(test.features()).unwrap();
+        let distances = model.distances(test.features()).unwrap().unwrap();
+        let thresholds = &cross_validation(&model).thresholds;
+        let shares: Vec<f64> = thresholds.iter().map(|threshold| threshold.share).collect();
+        assert_eq!(shares, [0.9, 0.95, 0.99]);
+        for threshold in thresholds {
+            let kept = probabilities
+                .rows()
+                .into_iter()
+                .zip(&distances)
+                .filter(|(row, distance)| {
+                    row.iter().any(|&p| p >= threshold.probability) && **distance <= threshold.distance.unwrap()
+                });
+            let kept = kept.count() as f64 / test.n_rows() as f64;
+            assert!(
+                (kept - threshold.share).abs() < tolerance,
+                "{d} features, {threshold:?} keeps {kept}"
+            );
         }
     }
 }

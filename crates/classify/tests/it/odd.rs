@@ -3,7 +3,7 @@
 use luthier_artifact::FeatureTable;
 use luthier_classify::{
     ChooseC, ClassDistance, ClassWeight, ClassifyConfig, CrossValidation, Error, LogisticRegression, Model, Result,
-    Rule, Solver, Training, threshold_that_keeps,
+    Rule, Solver, Training, thresholds_that_keep,
 };
 use luthier_features::{FeaturesConfig, Keep};
 use ndarray::{Array2, Axis, concatenate};
@@ -144,7 +144,7 @@ fn images_unlike_any_class_are_farther_than_nearly_all_that_were_held_out() {
     let held_out = cross_validation.run(&Training::from(&table), &[1.0]).unwrap();
     let held_out = held_out.distances.unwrap();
     let negated: Vec<f64> = held_out.iter().map(|distance| -distance).collect();
-    let threshold = -threshold_that_keeps(&negated, 0.99).unwrap();
+    let threshold = -thresholds_that_keep(&[&negated], 0.99).unwrap()[0];
 
     let projection = FEATURES.run(table.features()).unwrap();
     let z = projection.transform(table.features()).unwrap();
@@ -165,9 +165,10 @@ fn images_unlike_any_class_are_farther_than_nearly_all_that_were_held_out() {
 
 #[test]
 fn classes_of_equal_images_have_no_distance() {
-    let x = ndarray::array![[1.0, 2.0], [1.0, 2.0], [3.0, 4.0]];
+    // The mean of three times 0.1 is not 0.1 in floating point.
+    let x = ndarray::array![[0.1, 2.0], [0.1, 2.0], [0.1, 2.0], [3.0, 4.0]];
     assert!(matches!(
-        ClassDistance::fit(x.view(), &[0, 0, 1], 2),
+        ClassDistance::fit(x.view(), &[0, 0, 0, 1], 2),
         Err(Error::NoSpread)
     ));
 }

@@ -43,7 +43,7 @@ pub(crate) fn configure(settings: &Settings) -> Result<(Pipeline, Data)> {
     let pipeline = Pipeline {
         extract: settings.extract_config(settings.weights()?)?,
         features: settings.features_config()?,
-        classify: settings.classify_config(),
+        classify: settings.classify_config()?,
         evaluate: settings.evaluate_config(),
         store: weights_store()?,
         n_threads: settings.n_threads(),

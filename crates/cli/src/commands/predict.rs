@@ -37,8 +37,8 @@ pub(crate) struct Arguments {
     /// Answer `unknown` if the most probable class is less probable than this, from 0 to 1
     #[arg(long, value_name = "P", value_parser = probability, alias = "min_confidence")]
     min_confidence: Option<f64>,
-    /// Answer `unknown` if the image is less sure, or farther from every class, than this percentage of the training images
-    /// that cross-validation held out: 90, 95 or 99
+    /// Answer `unknown` unless the image is as sure, and as near to a class, as this percentage of the training images that
+    /// cross-validation held out: 90, 95 or 99
     #[arg(long, value_name = "PERCENT", alias = "keep_known")]
     keep_known: Option<f64>,
     /// How to print: table, json (one object a line) or csv
@@ -77,7 +77,7 @@ enum Outcome {
 struct Answer {
     /// The most probable class, or [`UNKNOWN`].
     answer: String,
-    /// To the nearest class, in standard deviations, if it was asked for.
+    /// To the nearest class, in standard deviations, with `--keep-known`.
     #[serde(skip_serializing_if = "Option::is_none")]
     distance: Option<f64>,
     /// The most probable classes, the most probable first.
@@ -151,7 +151,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
                 Embedded::Unreadable(error) => Ok(Outcome::Error { error }),
                 Embedded::Features(rows) => {
                     let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-                    predictor.predict(&config.views.combine(&rows)).map(Outcome::Answer)
+                    predictor.predict(&config.views.combine(&rows))
                 }
             };
             // The extractor's callback knows only its own errors: others are kept for later.
@@ -181,7 +181,11 @@ struct Predictor<'a> {
 }
 
 impl Predictor<'_> {
-    fn predict(&self, features: &[f32]) -> Result<Answer> {
+    fn predict(&self, features: &[f32]) -> Result<Outcome> {
+        if let Some((place, value)) = features.iter().enumerate().find(|(_, value)| !value.is_finite()) {
+            let error = format!("feature {place} is {value}, expected a finite number");
+            return Ok(Outcome::Error { error });
+        }
         let row = ndarray::aview1(features).insert_axis(ndarray::Axis(0));
         let probabilities = self.model.predict_proba(row)?;
         let mut ranked: Vec<(usize, f64)> = probabilities.row(0).iter().copied().enumerate().collect();
@@ -196,7 +200,7 @@ impl Predictor<'_> {
         }
         let class = |label: usize| self.model.classes[label].clone();
         let best_first = ranked.into_iter().take(self.top_k);
-        Ok(Answer {
+        Ok(Outcome::Answer(Answer {
             answer: if is_known { class(best) } else { UNKNOWN.to_owned() },
             distance,
             predictions: best_first
@@ -205,7 +209,7 @@ impl Predictor<'_> {
                     probability,
                 })
                 .collect(),
-        })
+        }))
     }
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         ..Settings::default()
     }
     .with_lower_layers()?;
-    let (features, classify) = (settings.features_config()?, settings.classify_config());
+    let (features, classify) = (settings.features_config()?, settings.classify_config()?);
     let (index, _) = features_folder::read_index(&feature_dir)?;
     let table = features_folder::read_table(&feature_dir, Split::Train, &index)?;
     let cache = open_cache(&settings)?;

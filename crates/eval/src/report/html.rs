@@ -32,8 +32,7 @@ struct Page<'a> {
     top_k: Vec<(usize, String)>,
     log_loss: String,
     calibration_error: String,
-    /// Before calibration, if there was any.
-    uncalibrated_error: Option<String>,
+    uncalibrated_error: String,
     cross_validation: Option<&'a CrossValidated>,
     warnings: Vec<WarningBox<'a>>,
     facts: &'a [(String, String)],
@@ -131,8 +130,7 @@ pub(super) fn page(context: &Context<'_>, mistakes: &[Mistake<'_>]) -> String {
             .collect(),
         log_loss: format!("{:.3}", evaluation.log_loss),
         calibration_error: format!("{:.3}", evaluation.reliability.calibration_error),
-        uncalibrated_error: (evaluation.uncalibrated != evaluation.reliability)
-            .then(|| format!("{:.3}", evaluation.uncalibrated.calibration_error)),
+        uncalibrated_error: format!("{:.3}", evaluation.uncalibrated.calibration_error),
         cross_validation: context.cross_validation,
         warnings: context.warnings.iter().map(WarningBox::of).collect(),
         facts: context.facts,

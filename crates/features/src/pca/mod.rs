@@ -20,8 +20,8 @@ pub enum Keep {
     Components(usize),
     /// No reduction: every one that varies beyond rounding errors.
     ///
-    /// The features are only rotated, which a penalty on the squared weights does not see: a classifier of all components
-    /// is the one of the scaled features themselves, without a principal component analysis.
+    /// The features are only rotated, which a penalty on the squared weights does not see: a classifier of all
+    /// components is the one of the scaled features themselves, without a principal component analysis.
     All,
 }
 
@@ -69,10 +69,10 @@ impl Keep {
                 });
                 (cumulative.take_while(|&sum| sum <= share).count() + 1).min(variances.len())
             }
-            Keep::All => {
-                let rounding = variances[0] * variances.len() as f64 * f64::EPSILON;
-                variances.iter().take_while(|&&variance| variance > rounding).count()
-            }
+            Keep::All => variances
+                .iter()
+                .take_while(|&&variance| variance > rounding(variances))
+                .count(),
         }
     }
 }
@@ -162,10 +162,10 @@ impl Pca {
     /// With at least as many rows as columns they are read once and not kept.
     ///
     /// # Errors
-    /// [`Error::TooFewRows`] below two rows; [`Error::Read`] if they cannot be read; [`Error::NotFinite`] if a value is
-    /// infinite or not a number; [`Error::Components`] if more are to be kept than the smaller of `n` and `d`;
-    /// [`Error::Variance`] if the share to keep is no share; [`Error::NoVariance`] if all rows are the same;
-    /// [`Error::NoConvergence`] or [`Error::Smartcore`] if the solver fails.
+    /// [`Error::TooFewRows`] below two rows; [`Error::Read`] or [`Error::Cache`] if they cannot be read;
+    /// [`Error::NotFinite`] if a value is infinite or not a number; [`Error::Components`] if more are to be kept than
+    /// the smaller of `n` and `d`; [`Error::Variance`] if the share to keep is no share; [`Error::NoVariance`] if all
+    /// rows are the same; [`Error::NoConvergence`] or [`Error::Smartcore`] if the solver fails.
     pub fn fit(&self, rows: impl Rows) -> Result<FittedPca> {
         self.check(rows.n_rows(), rows.n_features())?;
         if self.is_of_moments(&rows) {
@@ -261,11 +261,17 @@ impl FittedPca {
 
     /// These components divided by their standard deviations, so that what is projected onto them has unit variance.
     ///
-    /// scikit-learn's `PCA(whiten=True)`. The rows of `components` are orthogonal, but no longer of length 1.
+    /// scikit-learn's `PCA(whiten=True)`. The rows of `components` are orthogonal, but no longer of length 1. A
+    /// component that does not vary beyond rounding errors becomes 0.
     #[must_use]
     pub fn whitened(mut self) -> Self {
-        for (mut component, variance) in self.components.rows_mut().into_iter().zip(&self.explained_variance) {
-            component /= variance.sqrt();
+        let rounding = rounding(&self.explained_variance.to_vec());
+        for (mut component, &variance) in self.components.rows_mut().into_iter().zip(&self.explained_variance) {
+            component *= if variance > rounding {
+                variance.sqrt().recip()
+            } else {
+                0.0
+            };
         }
         self
     }
@@ -287,6 +293,11 @@ impl FittedPca {
             linalg::view(&self.components).transpose(),
         ))
     }
+}
+
+/// What rounding errors leave of a variance of 0, beside these.
+fn rounding(variances: &[f64]) -> f64 {
+    variances[0] * variances.len() as f64 * f64::EPSILON
 }
 
 /// Turns each component so that its entry of largest magnitude, the first of them if there are several, is positive.
