@@ -199,8 +199,8 @@ impl CrossValidation {
 /// The gradient at which the fit of a candidate to `n` images ends.
 ///
 /// Where no entry of the gradient is larger than `t`, the objective, whose curvature in the weights is at least
-/// `λ = 1/(C n)`, is at most `t² / 2λ` a weight above its optimum. One tolerance for all would waste time on small C, and flatter large ones:
-/// stopping early acts like a penalty.
+/// `λ = 1/(C n)`, is at most `t² / 2λ` a weight above its optimum. One tolerance for all would waste time on small C, and
+/// flatter large ones: stopping early acts like a penalty.
 fn tolerance(c: f64, n: usize) -> f64 {
     (2.0 * EXCESS / (c * n as f64)).sqrt()
 }
