@@ -54,6 +54,9 @@ fn any_number_of_runs_share_a_cache() {
         "few-out",
         "--cache-dir",
         "part",
+        // Of one training image a class cross-validation can hold out none.
+        "--c",
+        "1",
     ];
     project.run(&few).ok();
     project.pipeline(&["--out", "alone", "--cache-dir", "alone-cache"]);
