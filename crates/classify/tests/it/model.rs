@@ -174,3 +174,20 @@ fn features_that_do_not_fit_the_model_are_errors() {
         "feature at row 0, column 0 is NaN, expected a finite number"
     );
 }
+
+#[test]
+fn the_head_is_the_classifier_divided_by_the_temperature() {
+    let train = synthetic(3, 30, 20);
+    let projection = features(Keep::Variance(0.95)).run(train.features()).unwrap();
+    let config = ClassifyConfig {
+        c: ChooseC::Auto(Rule::SmallestLoss),
+        ..CONFIG
+    };
+    let model = config.run(&Training::from(&train), &projection).unwrap();
+    assert!((model.temperature - 1.0).abs() > 0.01, "{}", model.temperature);
+
+    let z = projection.transform(train.features()).unwrap();
+    let own = z.dot(&model.classifier_weight.mapv(f64::from).t()) + model.classifier_bias.mapv(f64::from);
+    let expected = own / f64::from(model.temperature);
+    assert!(difference(&model.scores(train.features()).unwrap(), &expected) < 1e-4);
+}
