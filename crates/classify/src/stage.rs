@@ -28,7 +28,6 @@ pub struct ClassifyConfig {
 struct Judged {
     c: f64,
     temperature: f32,
-    has_distances: bool,
     info: CrossValidationInfo,
 }
 
@@ -63,8 +62,8 @@ impl ClassifyConfig {
     /// models say of the images that they have not seen gives the temperature, and the thresholds for unknown images.
     ///
     /// # Errors
-    /// [`Error::TooFewImages`](crate::Error::TooFewImages) if a class has no image; with [`ChooseC::Auto`] those of [`CrossValidation::run`]; those of
-    /// [`LogisticRegression::fit`] and [`Projection::transform`].
+    /// [`Error::TooFewImages`](crate::Error::TooFewImages) if a class has no image; with [`ChooseC::Auto`] those of
+    /// [`CrossValidation::run`]; those of [`LogisticRegression::fit`] and [`Projection::transform`].
     pub fn run<R: Rows<Feature = f32>>(&self, train: &Training<'_, R>, projection: &Projection) -> Result<Model> {
         train.check_classes()?;
         let (c, judged) = match self.c {
@@ -82,7 +81,7 @@ impl ClassifyConfig {
         let classifier = regression.fit(z.view(), train.labels, train.n_classes())?;
         let temperature = judged.as_ref().map_or(1.0, |judged| judged.temperature);
         let distance = match &judged {
-            Some(judged) if judged.has_distances => {
+            Some(Judged { info, .. }) if info.thresholds.iter().all(|threshold| threshold.distance.is_some()) => {
                 ClassDistance::fit_if_spread(z.view(), train.labels, train.n_classes())?
             }
             _ => None,
@@ -154,7 +153,6 @@ impl ClassifyConfig {
         Ok(Judged {
             c: candidates[chosen].c,
             temperature: temperature.value() as f32,
-            has_distances: nearness.is_some(),
             info: CrossValidationInfo {
                 folds: n_folds,
                 n_held_out: rows.len(),
