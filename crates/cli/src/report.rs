@@ -6,31 +6,64 @@ use std::path::Path;
 use anyhow::Result;
 use luthier_artifact::{Split, Written};
 use luthier_classify::Model;
-use luthier_eval::{CandidateC, Context, CrossValidated, Evaluation, Threshold, Warning, write_report};
+use luthier_eval::{
+    CandidateC, Context, CrossValidated, Evaluation, Findings, Images, Threshold, Variance, Warning, write_report,
+};
 use luthier_extract::{WeightsSource, thumbnail};
 
 use crate::features_folder::{Index, Place};
 use crate::words::counted;
 
-/// The longer side of a thumbnail, in pixels.
-const THUMBNAIL_SIDE: u32 = 160;
-
 /// Writes the files of the report of an evaluation.
 pub(crate) fn write(folder: &Path, evaluation: &Evaluation, model: &Model, index: &Index) -> Result<Vec<Written>> {
-    let files: Vec<String> = index.rows.test.iter().map(|row| row.file.clone()).collect();
-    let test = &index.folders.test;
+    let (train, test) = (Named::of(index, Split::Train), Named::of(index, Split::Test));
     let cross_validated = cross_validated(model);
     let context = Context {
         evaluation,
-        files: &files,
+        findings: &Findings::default(),
+        train: train.images(),
+        test: test.images(),
         skipped: &index.skipped(),
         warnings: &warnings(model, index.places()),
         facts: &facts(model, index),
+        date: None,
+        stages: &[],
+        variance: Variance {
+            ratios: &[],
+            n_components: model.training.n_components,
+        },
         cross_validation: cross_validated.as_ref(),
         // The figures do not need the pictures: a folder that has moved since costs nothing else.
-        thumbnail: &|file| thumbnail(&std::fs::read(test.join(file)).ok()?, THUMBNAIL_SIDE).ok(),
+        thumbnail: &|split, file, side| {
+            let bytes = std::fs::read(index.folders.get(split).join(file)).ok()?;
+            thumbnail(&bytes, side).ok()
+        },
     };
     Ok(write_report(folder, &context)?)
+}
+
+/// Files and labels of a split.
+struct Named {
+    files: Vec<String>,
+    labels: Vec<usize>,
+}
+
+impl Named {
+    fn of(index: &Index, split: Split) -> Self {
+        let rows = index.rows.get(split);
+        let label = |class: &String| index.classes.binary_search(class).expect("classes are in order");
+        Named {
+            files: rows.iter().map(|row| row.file.clone()).collect(),
+            labels: rows.iter().map(|row| label(&row.class)).collect(),
+        }
+    }
+
+    fn images(&self) -> Images<'_> {
+        Images {
+            files: &self.files,
+            labels: &self.labels,
+        }
+    }
 }
 
 fn facts(model: &Model, index: &Index) -> Vec<(String, String)> {
@@ -95,6 +128,7 @@ fn cross_validated(model: &Model) -> Option<CrossValidated> {
         c: training.c,
         temperature: model.temperature.into(),
         thresholds: thresholds.collect(),
+        learning_curve: Vec::new(),
     })
 }
 

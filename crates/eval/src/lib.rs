@@ -7,6 +7,7 @@
 
 mod error;
 mod evaluate;
+mod findings;
 mod interval;
 mod metrics;
 mod reliability;
@@ -14,7 +15,11 @@ mod report;
 
 pub use error::{Error, Result};
 pub use evaluate::{EvaluateConfig, Evaluation, Predictions, Row};
+pub use findings::{Duplicates, Findings, ImageRef, Likeness, Neighbour, Neighbours, Suspect};
 pub use interval::{BOOTSTRAP_RESAMPLES, Estimate};
 pub use metrics::ClassMetrics;
 pub use reliability::{Reliability, ReliabilityBin};
-pub use report::{CandidateC, Context, CrossValidated, Skipped, Threshold, Warning, write_report};
+pub use report::{
+    CandidateC, Context, CrossValidated, Images, LearningPoint, Skipped, StageTime, Threshold, Variance, Warning,
+    write_report,
+};

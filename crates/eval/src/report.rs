@@ -9,7 +9,7 @@ use std::path::Path;
 use luthier_artifact::{Split, Written, write_atomically};
 use serde::Serialize;
 
-use crate::{Error, Evaluation, Result, Row};
+use crate::{Error, Evaluation, Findings, Result, Row};
 
 /// An image that could not be read and therefore had no part in training or testing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -50,6 +50,8 @@ pub struct CrossValidated {
     pub temperature: f64,
     /// What to ask of a prediction so that most images of known classes pass.
     pub thresholds: Vec<Threshold>,
+    /// What fewer training images would have given with this C, by ascending number.
+    pub learning_curve: Vec<LearningPoint>,
 }
 
 /// How well one inverse strength of regularization did.
@@ -74,22 +76,73 @@ pub struct Threshold {
     pub distance: Option<f64>,
 }
 
+/// What models trained on a share of the images are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LearningPoint {
+    /// The share of the images that were trained on, above 0, at most 1.
+    pub share: f64,
+    /// The mean number of these images.
+    pub n_train: f64,
+    /// The share of the images held out that were predicted rightly.
+    pub accuracy: f64,
+    /// By how much the accuracy is below that of the last point, and its standard error over the images; 0 for the last.
+    pub behind: [f64; 2],
+}
+
+/// How much of the variance the principal components explain.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Variance<'a> {
+    /// The share of the variance along each component, the kept ones first, in falling order.
+    pub ratios: &'a [f64],
+    /// How many were kept.
+    pub n_components: usize,
+}
+
+/// How long a stage took when it ran last.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StageTime {
+    /// The name of the stage.
+    pub name: String,
+    /// Its wall-clock time in seconds.
+    pub seconds: f64,
+}
+
+/// The images of a split, in the order of the rows of its table.
+#[derive(Clone, Copy, Debug)]
+pub struct Images<'a> {
+    /// Paths below the split's folder.
+    pub files: &'a [String],
+    /// Labels, below the number of classes.
+    pub labels: &'a [usize],
+}
+
 /// What a report shows: an evaluation, and what the evaluation does not know.
 pub struct Context<'a> {
     /// The figures.
     pub evaluation: &'a Evaluation,
-    /// The file of each of the evaluation's rows, in the same order: paths below the test folder.
-    pub files: &'a [String],
+    /// What the images themselves tell.
+    pub findings: &'a Findings,
+    /// The training images.
+    pub train: Images<'a>,
+    /// The test images, one for each of the evaluation's rows.
+    pub test: Images<'a>,
     /// The images left out.
     pub skipped: &'a [Skipped],
     /// Shown first.
     pub warnings: &'a [Warning],
     /// How the model was made, as names and values.
     pub facts: &'a [(String, String)],
+    /// When the report is written, as people read it; `None` if that is not to be told.
+    pub date: Option<&'a str>,
+    /// How long each stage took, in their order.
+    pub stages: &'a [StageTime],
+    /// The variance along the principal components.
+    pub variance: Variance<'a>,
     /// How C was chosen and probabilities calibrated; `None` if C was given.
     pub cross_validation: Option<&'a CrossValidated>,
-    /// Gives the thumbnail of a file among `files` as the bytes of a JPEG, or `None` if there is none.
-    pub thumbnail: &'a dyn Fn(&str) -> Option<Vec<u8>>,
+    /// Gives the thumbnail of a file of a split as the bytes of a JPEG whose longer side has at most as many pixels as
+    /// asked for, or `None` if there is none. It is called from several threads.
+    pub thumbnail: &'a (dyn Fn(Split, &str, u32) -> Option<Vec<u8>> + Sync),
 }
 
 /// Renders `report.html`, `report.json`, `classification_report.txt`, `confusion_matrix.csv`, `.png` and `.svg`,
@@ -103,10 +156,10 @@ pub struct Context<'a> {
 /// [`Error::Artifact`] if a file cannot be written.
 pub fn write_report(dir: &Path, context: &Context<'_>) -> Result<Vec<Written>> {
     let evaluation = context.evaluation;
-    if context.files.len() != evaluation.rows.len() {
+    if context.test.files.len() != evaluation.rows.len() {
         return Err(Error::Files {
             expected: evaluation.rows.len(),
-            found: context.files.len(),
+            found: context.test.files.len(),
         });
     }
     let mistakes = mistakes(context);
@@ -139,6 +192,7 @@ struct Mistake<'a> {
 /// The mistakes, the most confident first; equally confident ones by file.
 fn mistakes<'a>(context: &Context<'a>) -> Vec<Mistake<'a>> {
     let mut mistakes: Vec<Mistake<'a>> = context
+        .test
         .files
         .iter()
         .zip(&context.evaluation.rows)

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use askama::Template;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use luthier_artifact::Split;
 
 use super::plot::shade;
 use super::words::{count, counted, level, percent, printable};
@@ -13,6 +14,8 @@ use crate::{BOOTSTRAP_RESAMPLES, ClassMetrics, Estimate, Evaluation};
 
 /// A page is to be mailed around: the pictures on it are limited in number and, together, in bytes before base64.
 const MAX_CARDS: usize = 200;
+/// The longer side of a thumbnail, in pixels.
+const THUMBNAIL_SIDE: u32 = 160;
 const MAX_THUMBNAIL_BYTES: usize = 6 << 20;
 /// Above this a table of all pairs of classes is no longer read, but searched.
 const MAX_MATRIX_CLASSES: usize = 100;
@@ -282,7 +285,7 @@ fn cards(context: &Context<'_>, mistakes: &[Mistake<'_>], names: &[String]) -> V
     let mut cards = Vec::new();
     let mut room = MAX_THUMBNAIL_BYTES;
     for Mistake { file, row } in mistakes.iter().take(MAX_CARDS) {
-        let thumbnail = (context.thumbnail)(file);
+        let thumbnail = (context.thumbnail)(Split::Test, file, THUMBNAIL_SIDE);
         let Some(left) = room.checked_sub(thumbnail.as_ref().map_or(0, Vec::len)) else {
             break;
         };

@@ -98,6 +98,7 @@ pub(super) fn report(context: &Context<'_>) -> Vec<u8> {
         confusion: &evaluation.confusion,
         skipped: context.skipped,
         predictions: context
+            .test
             .files
             .iter()
             .zip(&evaluation.rows)

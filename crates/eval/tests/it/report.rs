@@ -1,13 +1,15 @@
 //! What lies in the report's folder.
 
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use luthier_artifact::Split;
-use luthier_eval::{CandidateC, Context, CrossValidated, Error, Evaluation, Skipped, Threshold, Warning, write_report};
+use luthier_eval::{
+    CandidateC, Context, CrossValidated, Error, Evaluation, Images, Skipped, Threshold, Warning, write_report,
+};
 use serde_json::Value;
 
-use crate::synthetic::{self, evaluation, files, names, read};
+use crate::synthetic::{self, Made, evaluation, names, read};
 
 const HOSTILE: &str = "<script>alert(\"1\")</script> & 'quotes',\n second line";
 
@@ -35,9 +37,15 @@ fn names_in(folder: &Path) -> Vec<String> {
 
 /// A context with something of everything, all of it named by hostile strings.
 fn write_hostile(folder: &Path, evaluation: &Evaluation) {
+    let files = vec![HOSTILE.to_owned(); evaluation.n];
+    let made = Made::for_report(evaluation);
+    let images = Images {
+        files: &files,
+        ..made.context().test
+    };
     let context = Context {
-        evaluation,
-        files: &vec![HOSTILE.to_owned(); evaluation.n],
+        train: images,
+        test: images,
         skipped: &[Skipped {
             split: Split::Train,
             file: HOSTILE.into(),
@@ -72,8 +80,10 @@ fn write_hostile(folder: &Path, evaluation: &Evaluation) {
                 probability: 0.7,
                 distance: None,
             }],
+            learning_curve: Vec::new(),
         }),
-        thumbnail: &|_| Some(b"not really a picture".to_vec()),
+        thumbnail: &|_, _, _| Some(b"not really a picture".to_vec()),
+        ..made.context()
     };
     write_report(folder, &context).unwrap();
 }
@@ -102,16 +112,8 @@ fn every_file_is_written_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let evaluation = evaluation(&names(["drum", "violin"]), 20);
     let reports = folder.path().join("reports");
-    let context = Context {
-        evaluation: &evaluation,
-        files: &files(&evaluation),
-        skipped: &[],
-        warnings: &[],
-        facts: &[],
-        cross_validation: None,
-        thumbnail: &|_| None,
-    };
-    let written = write_report(&reports, &context).unwrap();
+    let made = Made::for_report(&evaluation);
+    let written = write_report(&reports, &made.context()).unwrap();
     let paths: Vec<PathBuf> = written.into_iter().map(|file| file.path).collect();
     assert_eq!(paths, FILES.map(|name| reports.join(name)));
     let mut expected = FILES;
@@ -135,15 +137,9 @@ fn equal_contexts_give_equal_bytes() {
 fn a_missing_file_name_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let evaluation = evaluation(&names(["drum", "violin"]), 20);
-    let context = Context {
-        evaluation: &evaluation,
-        files: &files(&evaluation)[1..],
-        skipped: &[],
-        warnings: &[],
-        facts: &[],
-        cross_validation: None,
-        thumbnail: &|_| None,
-    };
+    let made = Made::for_report(&evaluation);
+    let mut context = made.context();
+    context.test.files = &context.test.files[1..];
     let error = write_report(folder.path(), &context).unwrap_err();
     assert!(
         matches!(
@@ -266,18 +262,14 @@ fn the_json_report_carries_every_figure_and_prediction() {
 /// Writes a report whose thumbnails all have this size, and returns how often one was asked for, and the page.
 fn thumbnails_of(bytes: usize, evaluation: &Evaluation) -> (usize, String) {
     let folder = tempfile::tempdir().unwrap();
-    let asked = RefCell::new(0);
+    let asked = AtomicUsize::new(0);
+    let made = Made::for_report(evaluation);
     let context = Context {
-        evaluation,
-        files: &files(evaluation),
-        skipped: &[],
-        warnings: &[],
-        facts: &[],
-        cross_validation: None,
-        thumbnail: &|_| {
-            *asked.borrow_mut() += 1;
+        thumbnail: &|_, _, _| {
+            asked.fetch_add(1, Ordering::Relaxed);
             Some(vec![0; bytes])
         },
+        ..made.context()
     };
     write_report(folder.path(), &context).unwrap();
     (asked.into_inner(), read(folder.path(), "report.html"))

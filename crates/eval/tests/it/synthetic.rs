@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use luthier_artifact::Digest;
-use luthier_eval::{Context, EvaluateConfig, Evaluation, Predictions, write_report};
+use luthier_eval::{Context, EvaluateConfig, Evaluation, Findings, Images, Predictions, Variance, write_report};
 use ndarray::Array2;
 
 /// `n` images in these classes; about one in five is wrong, mostly in favour of the next class.
@@ -49,23 +49,54 @@ pub(crate) fn names<const N: usize>(names: [&str; N]) -> Vec<String> {
     names.map(str::to_owned).to_vec()
 }
 
-/// A file name for each row.
-pub(crate) fn files(evaluation: &Evaluation) -> Vec<String> {
-    (0..evaluation.n).map(|row| format!("folder/{row:05}.jpg")).collect()
+/// What a report needs beside an evaluation, made up.
+pub(crate) struct Made<'a> {
+    evaluation: &'a Evaluation,
+    findings: Findings,
+    files: Vec<String>,
+    labels: Vec<usize>,
+}
+
+impl<'a> Made<'a> {
+    /// A file name for each row, and nothing found.
+    pub(crate) fn for_report(evaluation: &'a Evaluation) -> Self {
+        Made {
+            evaluation,
+            findings: Findings::default(),
+            files: (0..evaluation.n).map(|row| format!("folder/{row:05}.jpg")).collect(),
+            labels: evaluation.rows.iter().map(|row| row.truth).collect(),
+        }
+    }
+
+    /// A context of which nothing else is known; the training images are those of the test.
+    pub(crate) fn context(&self) -> Context<'_> {
+        let images = Images {
+            files: &self.files,
+            labels: &self.labels,
+        };
+        Context {
+            evaluation: self.evaluation,
+            findings: &self.findings,
+            train: images,
+            test: images,
+            skipped: &[],
+            warnings: &[],
+            facts: &[],
+            date: None,
+            stages: &[],
+            variance: Variance {
+                ratios: &[0.5, 0.3, 0.15, 0.05],
+                n_components: 3,
+            },
+            cross_validation: None,
+            thumbnail: &|_, _, _| None,
+        }
+    }
 }
 
 /// Writes the report of an evaluation of which nothing else is known.
 pub(crate) fn write(folder: &Path, evaluation: &Evaluation) {
-    let context = Context {
-        evaluation,
-        files: &files(evaluation),
-        skipped: &[],
-        warnings: &[],
-        facts: &[],
-        cross_validation: None,
-        thumbnail: &|_| None,
-    };
-    write_report(folder, &context).unwrap();
+    write_report(folder, &Made::for_report(evaluation).context()).unwrap();
 }
 
 pub(crate) fn read(folder: &Path, name: &str) -> String {
