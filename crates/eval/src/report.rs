@@ -142,8 +142,11 @@ pub struct Context<'a> {
     pub cross_validation: Option<&'a CrossValidated>,
     /// Gives the thumbnail of a file of a split as the bytes of a JPEG whose longer side has at most as many pixels as
     /// asked for, or `None` if there is none. It is called from several threads.
-    pub thumbnail: &'a (dyn Fn(Split, &str, u32) -> Option<Vec<u8>> + Sync),
+    pub thumbnail: &'a Thumbnail<'a>,
 }
+
+/// Makes thumbnails.
+pub type Thumbnail<'a> = dyn Fn(Split, &str, u32) -> Option<Vec<u8>> + Sync + 'a;
 
 /// Renders `report.html`, `report.json`, `classification_report.txt`, `confusion_matrix.csv`, `.png` and `.svg`,
 /// `misclassified.csv` and `skipped.csv` into `dir`, and returns them in this order.

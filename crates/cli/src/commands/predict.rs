@@ -149,7 +149,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         .embed(&files, progress, |place, embedded| {
             let outcome = match embedded {
                 Embedded::Unreadable(error) => Ok(Outcome::Error { error }),
-                Embedded::Features(rows) => {
+                Embedded::Features { rows, .. } => {
                     let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
                     predictor.predict(&config.views.combine(&rows))
                 }

@@ -130,7 +130,7 @@ fn judge_fifths(table: &FeatureTable) -> Evaluation {
         let rows = |places: Vec<usize>| places.into_iter().map(|place| order[place]).collect::<Vec<_>>();
         let (test, train) = (rows(test), choose(table, &rows(train)));
         let projection = features.run(train.features()).unwrap();
-        let model = classify.run(&Training::from(&train), &projection).unwrap();
+        let model = classify.run(&Training::from(&train), &projection).unwrap().model;
         println!("C = {}, temperature {:.3}", model.training.c, model.temperature);
         let scores = model.scores(choose(table, &test).features()).unwrap();
         let [after, before] = model.probabilities(scores);
