@@ -20,8 +20,8 @@ impl PerceptualHash {
     /// Changes when an image gets another one.
     const VERSION: u32 = 1;
 
-    /// By what the cache knows the ones of images decoded this way.
-    pub(crate) fn extractor(decoding: Decoding) -> Digest {
+    /// By what the cache knows those of images decoded this way.
+    pub fn extractor(decoding: Decoding) -> Digest {
         let key = Key::stage("perceptual hash", Self::VERSION);
         key.field("decode", decoding).finish().digest()
     }
