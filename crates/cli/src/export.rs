@@ -8,7 +8,7 @@ use luthier_artifact::{
     Artifact, Cache, Digest, FeatureRows, Manifest, Split, Written, remove_unfinished, write_atomically,
 };
 use luthier_classify::{HeldOutPredictions, Model};
-use luthier_eval::StageTime;
+use luthier_eval::{REPORT_FILES, StageTime};
 use luthier_extract::{DataSource, SkippedImages};
 
 use crate::features_folder::{self, Index};
@@ -119,19 +119,9 @@ pub(crate) fn report(
     tidy(folder);
     let Evaluated { evaluation, findings } = evaluated;
     let page = folder.join("report.html");
-    let files = [
-        "report.html",
-        "report.json",
-        "classification_report.txt",
-        "confusion_matrix.csv",
-        "confusion_matrix.svg",
-        "confusion_matrix.png",
-        "misclassified.csv",
-        "skipped.csv",
-    ];
     once(
         cache,
-        &files.map(|name| folder.join(name)),
+        &REPORT_FILES.map(|name| folder.join(name)),
         &[evaluation, findings, model, rows.digest],
         || {
             let model = load::<Model>(cache, &model)?;

@@ -21,6 +21,6 @@ pub use interval::{BOOTSTRAP_RESAMPLES, Estimate};
 pub use metrics::ClassMetrics;
 pub use reliability::{Reliability, ReliabilityBin};
 pub use report::{
-    CandidateC, Context, CrossValidated, Images, LearningPoint, Skipped, StageTime, Threshold, Thumbnail, Variance,
-    Warning, write_report,
+    CandidateC, Context, CrossValidated, Images, LearningPoint, REPORT_FILES, Skipped, StageTime, Threshold, Thumbnail,
+    Variance, Warning, write_report,
 };

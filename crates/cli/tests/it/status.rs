@@ -13,8 +13,6 @@ use serde_json::{Value, json};
 
 use crate::{PIPELINE, Project, luthier_files, photo};
 
-const STAGES: [&str; 5] = ["scan", "extract", "features", "classify", "evaluate"];
-
 /// A project after its first run, with the executions of the stages in order. Nobody changes it or opens its cache: each
 /// test has a copy.
 static BASE: LazyLock<(Project, Vec<Execution>)> = LazyLock::new(|| {
