@@ -210,7 +210,8 @@ pub(crate) fn input_name(part: &str) -> Option<&'static str> {
         "projection" => Some("projection"),
         "model" => Some("model"),
         "held-out" => Some("held-out predictions"),
-        "train hashes" | "test hashes" => Some("perceptual hashes"),
+        "train hashes" => Some("training hashes"),
+        "test hashes" => Some("test hashes"),
         _ => None,
     }
 }

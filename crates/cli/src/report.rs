@@ -7,8 +7,8 @@ use anyhow::Result;
 use luthier_artifact::{Split, Written};
 use luthier_classify::Model;
 use luthier_eval::{
-    CandidateC, Context, CrossValidated, Evaluation, Findings, Images, LearningPoint, StageTime, Threshold, Variance,
-    Warning, write_report,
+    CandidateC, Context, CrossValidated, Duplicates, Evaluation, Findings, ImageRef, Images, LearningPoint, Likeness,
+    StageTime, Threshold, Variance, Warning, write_report,
 };
 use luthier_extract::{WeightsSource, thumbnail};
 
@@ -34,7 +34,7 @@ pub(crate) fn write(
         train: train.images(),
         test: test.images(),
         skipped: &index.skipped(),
-        warnings: &warnings(model, index.places()),
+        warnings: &warnings(model, index.places(), || Ok(leaked_looks(findings, index)))?,
         facts: &facts(model, index),
         date: Some(&date()),
         stages,
@@ -160,7 +160,13 @@ fn cross_validated(model: &Model) -> Option<CrossValidated> {
 }
 
 /// What a reader must know before believing the figures.
-pub(crate) fn warnings(model: &Model, images: Vec<Place<'_>>) -> Vec<Warning> {
+///
+/// `leaked_looks` gives the lines of [`leaked_looks`].
+pub(crate) fn warnings(
+    model: &Model,
+    images: Vec<Place<'_>>,
+    leaked_looks: impl FnOnce() -> Result<Vec<String>>,
+) -> Result<Vec<Warning>> {
     let mut warnings = Vec::new();
     if is_untrained(&model.extractor.weights_sha256) {
         warnings.push(Warning {
@@ -197,7 +203,33 @@ pub(crate) fn warnings(model: &Model, images: Vec<Place<'_>>) -> Vec<Warning> {
         });
     }
     warnings.extend(duplicates(images));
-    warnings
+    let files = leaked_looks()?;
+    if !files.is_empty() {
+        warnings.push(Warning {
+            title: "Images in train and test that look the same".to_owned(),
+            detail: format!(
+                "{} in both, though their bytes differ: the figures are too good.",
+                counted(files.len(), "image")
+            ),
+            files,
+        });
+    }
+    Ok(warnings)
+}
+
+/// Groups of images in train and test that look the same without having the same bytes, as lines that name all of them.
+pub(crate) fn leaked_looks(findings: &Findings, index: &Index) -> Vec<String> {
+    let name = |image: &ImageRef| format!("{}/{}", image.split, index.rows.get(image.split)[image.row].file);
+    (findings.duplicates.iter())
+        .filter(|group| is_leaked_look(group))
+        .map(|group| group.images.iter().map(name).collect::<Vec<_>>().join(" = "))
+        .collect()
+}
+
+/// Whether a group is among those of [`leaked_looks`].
+pub(crate) fn is_leaked_look(group: &Duplicates) -> bool {
+    let is_in = |split| group.images.iter().any(|image| image.split == split);
+    group.likeness != Likeness::SameBytes && is_in(Split::Train) && is_in(Split::Test)
 }
 
 /// Whether weights with this digest are the untrained ones.

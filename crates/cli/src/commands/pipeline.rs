@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use luthier_artifact::{Cache, Content, Digest, Split};
 use luthier_classify::Model;
-use luthier_eval::{Evaluation, Warning};
+use luthier_eval::{Evaluation, Findings, Warning};
 use luthier_extract::{Scan, SkippedImages, WeightsSource};
 use serde::Serialize;
 
@@ -189,7 +189,15 @@ fn run_once(cache: &Cache, pipeline: &Pipeline, data: &Data, out: &Path, progres
     let times = runner.times()?;
     let page = export::report(cache, &out.join("reports"), evaluated, trained.model, &rows, &times)?;
 
-    let warnings = report::warnings(&model, places(manifest, &skipped_images));
+    let findings: Findings = load(cache, &evaluated.findings)?;
+    let warnings = report::warnings(&model, places(manifest, &skipped_images), || {
+        // The names of the rows are made only if they are needed.
+        if findings.duplicates.iter().any(report::is_leaked_look) {
+            Ok(report::leaked_looks(&findings, &(rows.index)()?))
+        } else {
+            Ok(Vec::new())
+        }
+    })?;
     Ok(Outcome {
         stages: runner.finish()?,
         images,

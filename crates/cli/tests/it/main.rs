@@ -201,7 +201,11 @@ fn without_times(report: &[u8]) -> Vec<u8> {
         STAGES.into_iter().any(of_stage) || line.trim_start().starts_with("\"seconds\":")
     };
     let report = str::from_utf8(report).unwrap();
-    report.split_inclusive('\n').filter(|line| !is_time(line)).collect::<String>().into_bytes()
+    report
+        .split_inclusive('\n')
+        .filter(|line| !is_time(line))
+        .collect::<String>()
+        .into_bytes()
 }
 
 /// That two runs wrote the same files with the same bytes.

@@ -81,7 +81,10 @@ fn planted_faults_are_found(project: &Project, weights: &str) {
     let classes = sorted_names(&train);
     let files = |class: &String| sorted_names(&train.join(class)).into_iter();
     // Every 48th photograph goes to the class of another.
-    let all: Vec<(String, String)> = classes.iter().flat_map(|class| files(class).map(|file| (class.clone(), file))).collect();
+    let all: Vec<(String, String)> = classes
+        .iter()
+        .flat_map(|class| files(class).map(|file| (class.clone(), file)))
+        .collect();
     let mut swapped = HashSet::new();
     for (n, (class, file)) in all.iter().step_by(all.len() / N_SWAPPED).take(N_SWAPPED).enumerate() {
         let place = classes.iter().position(|other| other == class).unwrap();
@@ -122,14 +125,19 @@ fn planted_faults_are_found(project: &Project, weights: &str) {
     };
     for (original, copy) in &copied {
         let group = group_of("test", copy);
-        assert!(group.is_some() && group == group_of("train", original), "{original} and {copy}: {duplicates:?}");
+        assert!(
+            group.is_some() && group == group_of("train", original),
+            "{original} and {copy}: {duplicates:?}"
+        );
     }
 }
 
 /// The rows of a table of the report.
 fn records(project: &Project, name: &str) -> Vec<Vec<String>> {
     let mut reader = csv::Reader::from_path(project.path("reports").join(name)).unwrap();
-    (reader.records()).map(|record| record.unwrap().iter().map(str::to_owned).collect()).collect()
+    (reader.records())
+        .map(|record| record.unwrap().iter().map(str::to_owned).collect())
+        .collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the names are sorted")]
