@@ -1,5 +1,7 @@
 //! The binary as its users run it, on untrained weights and small pictures.
 
+#[cfg(unix)]
+mod browser;
 mod cache;
 mod edits;
 mod faults;

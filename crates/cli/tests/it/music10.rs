@@ -22,16 +22,16 @@ fn from_environment(name: &str) -> Option<PathBuf> {
     value
 }
 
-#[test]
-fn music10_is_classified_as_well_as_by_the_python_pipeline() {
+/// Copies the photographs to the project's folders, split as the reference was; the result are the weights to use, or
+/// `None`, with a line about it, where something is missing.
+pub(crate) fn copy_photographs(project: &Project) -> Option<String> {
     let (Some(weights), Some(data), Some(reference)) = (
         from_environment("LUTHIER_TEST_WEIGHTS"),
         from_environment("LUTHIER_TEST_DATA"),
         from_environment("LUTHIER_TEST_REFERENCE"),
     ) else {
-        return;
+        return None;
     };
-    let project = Project::empty();
     for line in fs::read_to_string(reference.join("music10-split.tsv"))
         .unwrap()
         .lines()
@@ -44,7 +44,16 @@ fn music10_is_classified_as_well_as_by_the_python_pipeline() {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(data.join("music10").join(file), to).unwrap();
     }
-    let weights = weights.display().to_string();
+    Some(weights.display().to_string())
+}
+
+#[test]
+fn music10_is_classified_as_well_as_by_the_python_pipeline() {
+    let project = Project::empty();
+    let (Some(weights), Some(reference)) = (copy_photographs(&project), from_environment("LUTHIER_TEST_REFERENCE"))
+    else {
+        return;
+    };
     let outcome = project.pipeline(&["--weights", &weights, "--batch", "8", "--variance", "0.98", "--c", "1"]);
 
     let expected: Value =

@@ -121,13 +121,18 @@ impl Axis {
     }
 
     fn counts(title: &'static str, high: f64) -> Self {
-        Axis::linear(title, 0.0, high, |value, _| count(value.round()))
+        Axis::linear(title, 0.0, high, |value, _| count(value.round())).between(0.0, high)
     }
 
     fn numbers(title: &'static str, low: f64, high: f64) -> Self {
         Axis::linear(title, low, high, |value, decimals| {
             format!("{value:.decimals$}").replace('-', "−")
         })
+    }
+
+    /// The same axis between these values, though they may not be round.
+    fn between(self, low: f64, high: f64) -> Self {
+        if low < high { Axis { low, high, ..self } } else { self }
     }
 
     /// A logarithmic axis with a tick at every power of ten, and half a step of room at either end.
@@ -528,15 +533,15 @@ pub(super) fn scatter(evaluation: &Evaluation, scatter: &[[f64; 2]], rows: &[usi
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
             (low.min(value), high.max(value))
         });
-        let room = 0.02 * (high - low);
+        let room = 0.03 * (high - low);
         (low - room, high + room)
     };
     let ((left, right), (low, high)) = (range(0), range(1));
     let mut canvas = Canvas::new(
         480.0,
         400.0,
-        Axis::numbers("First component", left, right),
-        Axis::numbers("Second component", low, high),
+        Axis::numbers("First component", left, right).between(left, right),
+        Axis::numbers("Second component", low, high).between(low, high),
     );
     let n_classes = evaluation.classes.len();
     let mut of_class = vec![(String::new(), String::new()); n_classes];
