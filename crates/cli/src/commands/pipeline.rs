@@ -193,7 +193,8 @@ fn run_once(cache: &Cache, pipeline: &Pipeline, data: &Data, out: &Path, progres
     let warnings = report::warnings(&model, places(manifest, &skipped_images), || {
         // The names of the rows are made only if they are needed.
         if findings.duplicates.iter().any(report::is_leaked_look) {
-            Ok(report::leaked_looks(&findings, &(rows.index)()?))
+            let index = (rows.index)()?;
+            Ok(report::leaked_looks(&findings, &index))
         } else {
             Ok(Vec::new())
         }
