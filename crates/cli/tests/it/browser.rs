@@ -1,6 +1,5 @@
 //! The report's page as a reader uses it, in headless Chromium over the DevTools protocol. Says so where there is no Chromium.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -8,7 +7,6 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::Project;
-use crate::music10::copy_photographs;
 
 const PROGRAMS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
@@ -404,7 +402,7 @@ fn check_without_script(browser: &mut Browser, page: &Path) {
 }
 
 /// All checks of a report with a mistake in it.
-fn check(page: &Path) {
+pub(crate) fn check(page: &Path) {
     let Some(mut browser) = Browser::start() else { return };
     browser.resize(1_280);
     browser.open(page);
@@ -429,17 +427,4 @@ fn the_demos_report_can_be_used_by_mouse_and_keyboard() {
         .run(&["pipeline", "--train-dir", &train, "--test-dir", &test])
         .ok();
     check(&project.path("reports/report.html"));
-}
-
-#[test]
-fn the_report_of_photographs_can_be_used_by_mouse_and_keyboard() {
-    let project = Project::empty();
-    let Some(weights) = copy_photographs(&project) else {
-        return;
-    };
-    project.pipeline(&["--weights", &weights, "--batch", "8"]);
-    let page = project.path("reports/report.html");
-    let size = fs::metadata(&page).unwrap().len();
-    assert!(size < 8_000_000, "{size} bytes");
-    check(&page);
 }

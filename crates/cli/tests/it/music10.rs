@@ -12,7 +12,7 @@ use luthier_features::{FeaturesConfig, Keep};
 use ndarray::{Array2, Axis, concatenate};
 use serde_json::Value;
 
-use crate::Project;
+use crate::{Project, browser};
 
 fn from_environment(name: &str) -> Option<PathBuf> {
     let value = std::env::var_os(name).map(PathBuf::from);
@@ -24,7 +24,7 @@ fn from_environment(name: &str) -> Option<PathBuf> {
 
 /// Copies the photographs to the project's folders, split as the reference was; the result are the weights to use, or
 /// `None`, with a line about it, where something is missing.
-pub(crate) fn copy_photographs(project: &Project) -> Option<String> {
+fn copy_photographs(project: &Project) -> Option<String> {
     let (Some(weights), Some(data), Some(reference)) = (
         from_environment("LUTHIER_TEST_WEIGHTS"),
         from_environment("LUTHIER_TEST_DATA"),
@@ -85,6 +85,10 @@ fn planted_faults_are_found(project: &Project, weights: &str) {
     let groups: HashSet<&String> = as_it_is.iter().map(|record| &record[0]).collect();
     println!("music10: {} groups of images that look the same", groups.len());
     assert!(groups.len() <= 10, "{as_it_is:?}");
+    let page = project.path("reports/report.html");
+    let size = fs::metadata(&page).unwrap().len();
+    assert!(size < 8_000_000, "{size} bytes");
+    browser::check(&page);
 
     let train = project.path("data/train");
     let classes = sorted_names(&train);
