@@ -14,7 +14,7 @@ const RIGHT: f64 = 14.0;
 const TOP: f64 = 24.0;
 const BOTTOM: f64 = 38.0;
 
-/// The symbols of classes: with eight colours they make 56 combinations that differ.
+/// The symbols of classes. Their number and that of the colours have no common factor, so that 56 classes look different.
 const SYMBOLS: [&str; 7] = [
     "m-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0",
     "m-2.7-2.7h5.4v5.4h-5.4z",
@@ -578,7 +578,7 @@ pub(super) fn scatter(evaluation: &Evaluation, scatter: &[[f64; 2]], rows: &[usi
 
 /// The SVG path of a class's symbol, relative to its middle.
 pub(super) fn symbol(class: usize) -> &'static str {
-    SYMBOLS[(class + class / N_COLORS) % SYMBOLS.len()]
+    SYMBOLS[class % SYMBOLS.len()]
 }
 
 /// The CSS class of a class's colour.

@@ -367,7 +367,7 @@ impl MoreImages {
             );
         };
         let Some(doubling) = last_doubling(&found.learning_curve) else {
-            return unknown("Cannot be told: there were too few images to train with half of them.");
+            return unknown("Cannot be told: no model was trained with half of the images.");
         };
         let Doubling {
             n_train_before,
