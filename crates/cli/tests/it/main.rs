@@ -1,6 +1,7 @@
 //! The binary as its users run it, on untrained weights and small pictures.
 
 mod cache;
+mod compare;
 mod edits;
 mod faults;
 #[cfg(unix)]
