@@ -31,6 +31,6 @@ pub use error::{Error, Result};
 pub use estimator::Classifier;
 pub use logistic::{ClassWeight, FittedLogisticRegression, LogisticRegression};
 pub use luthier_features::Solver;
-pub use model::{CrossValidationInfo, Model, Threshold, TrainingInfo};
+pub use model::{CrossValidationInfo, DistanceMeter, Model, Scorer, Threshold, TrainingInfo};
 pub use stage::ClassifyConfig;
 pub use training::Training;
