@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use luthier_eval::{Change, ClassChange, Comparison, Side, Verdict};
 
 use super::Compared;
-use crate::words::counted;
+use crate::words::{counted, printable};
 
 /// How many images of a kind are named on a terminal.
 const NAMED_IN_TEXT: usize = 20;
@@ -298,20 +298,6 @@ fn cut(mut lines: Vec<String>, most: usize) -> Vec<String> {
     lines.truncate(most);
     lines.extend((n_more > 0).then(|| format!("and {n_more} more, which --format json names")));
     lines
-}
-
-/// A name without what would move the cursor or turn the writing around.
-fn printable(name: &str) -> String {
-    let is_control = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    (name.chars())
-        .flat_map(|c| {
-            let escaped = is_control(c).then(|| c.escape_default());
-            let plain = escaped.is_none().then_some(c);
-            escaped.into_iter().flatten().chain(plain)
-        })
-        .collect()
 }
 
 /// A name as a code span of Markdown, in which nothing has a meaning but as many backticks as it begins with.
