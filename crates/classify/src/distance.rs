@@ -108,17 +108,22 @@ impl ClassDistance {
                 found: x.ncols(),
             });
         }
-        let x = x.as_standard_layout().into_owned();
-        let whitened = product(&x, view(&self.whitening.mapv(f64::from)));
+        Ok(self.nearest(&self.whitening.mapv(f64::from), &x.as_standard_layout().into_owned()))
+    }
+
+    /// [`distances`](Self::distances) of rows of the right width in C order, given the whitening in double precision.
+    pub(crate) fn nearest(&self, whitening: &Array2<f64>, x: &Array2<f64>) -> Vec<f64> {
+        let p = self.centres.ncols() as f64;
+        let whitened = product(x, view(whitening));
         let rows: Vec<_> = whitened.rows().into_iter().collect();
         let nearest = rows.into_par_iter().map(|row| {
             let squares = self.centres.rows().into_iter().map(|centre| {
                 let pairs = row.iter().zip(centre);
                 pairs.map(|(a, &b)| (a - f64::from(b)).powi(2)).sum::<f64>()
             });
-            (squares.fold(f64::INFINITY, f64::min) / expected as f64).sqrt()
+            (squares.fold(f64::INFINITY, f64::min) / p).sqrt()
         });
-        Ok(nearest.collect())
+        nearest.collect()
     }
 }
 

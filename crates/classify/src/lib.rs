@@ -36,6 +36,6 @@ pub use held_out::HeldOutPredictions;
 pub use learning_curve::LearningPoint;
 pub use logistic::{ClassWeight, FittedLogisticRegression, LogisticRegression};
 pub use luthier_features::Solver;
-pub use model::{CrossValidationInfo, Model, Threshold, TrainingInfo};
+pub use model::{CrossValidationInfo, DistanceMeter, Model, Scorer, Threshold, TrainingInfo};
 pub use stage::{Classified, ClassifyConfig};
 pub use training::Training;

@@ -164,7 +164,7 @@ impl Model {
     /// # Errors
     /// Those of [`scores`](Self::scores).
     pub fn predict_proba(&self, features: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
-        self.scores(features).map(softmax_rows)
+        self.scorer().predict_proba(features)
     }
 
     /// The probabilities that scores stand for, and those that they stood for before calibration: each `[n, k]`.
@@ -180,15 +180,15 @@ impl Model {
     /// [`Error::Width`] if the features do not have the width the model was trained with; [`Error::Features`] if they
     /// cannot be read, or one is infinite or not a number.
     pub fn scores(&self, features: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
-        self.check_width(&features)?;
-        let (weight, bias) = (self.head_weight.mapv(f64::from), self.head_bias.mapv(f64::from));
-        let mut scores = Array2::zeros((features.n_rows(), bias.len()));
-        for_each_block(&features, |start, block| {
-            let found = block.mapv(f64::from).dot(&weight.t()) + &bias;
-            scores.slice_mut(s![start..start + block.nrows(), ..]).assign(&found);
-            Ok(())
-        })?;
-        Ok(scores)
+        self.scorer().scores(features)
+    }
+
+    /// What gives the scores, made ready once: for images that come one by one.
+    pub fn scorer(&self) -> Scorer {
+        Scorer {
+            weight: self.head_weight.mapv(f64::from),
+            bias: self.head_bias.mapv(f64::from),
+        }
     }
 
     /// The distance of each row of `features`, `[n, d]`, to the nearest class: `[n]`, as [`ClassDistance`] has it; `None`
@@ -197,12 +197,10 @@ impl Model {
     /// # Errors
     /// Those of [`scores`](Self::scores).
     pub fn distances(&self, features: impl Rows<Feature = f32>) -> Result<Option<Vec<f64>>> {
-        self.check_width(&features)?;
-        let Some(distance) = &self.distance else {
-            return Ok(None);
-        };
-        let z = self.project(features, self.pca_components.nrows())?;
-        distance.distances(z.view()).map(Some)
+        match self.distance_meter() {
+            Some(meter) => meter.distances(features).map(Some),
+            None => check_width(&features, self.head_weight.ncols()).map(|()| None),
+        }
     }
 
     /// The first `count` principal components of each row of `features`, `[n, d]`, or all of them if there are fewer:
@@ -211,28 +209,117 @@ impl Model {
     /// # Errors
     /// Those of [`scores`](Self::scores).
     pub fn project(&self, features: impl Rows<Feature = f32>, count: usize) -> Result<Array2<f64>> {
-        self.check_width(&features)?;
+        self.projector(count).project(features)
+    }
+
+    /// What gives the first `count` components, or all of them if there are fewer.
+    fn projector(&self, count: usize) -> Projector {
         let count = count.min(self.pca_components.nrows());
-        let [mean, scale, pca_mean] =
-            [&self.scaler_mean, &self.scaler_scale, &self.pca_mean].map(|vector| vector.mapv(f64::from));
-        let components = self.pca_components.slice(s![..count, ..]).mapv(f64::from);
-        let mut z = Array2::zeros((features.n_rows(), count));
+        Projector {
+            mean: self.scaler_mean.mapv(f64::from),
+            scale: self.scaler_scale.mapv(f64::from),
+            pca_mean: self.pca_mean.mapv(f64::from),
+            components: self.pca_components.slice(s![..count, ..]).mapv(f64::from),
+        }
+    }
+
+    /// What gives the distances, made ready once: for images that come one by one. `None` if the model knows no distances.
+    pub fn distance_meter(&self) -> Option<DistanceMeter<'_>> {
+        let distance = self.distance.as_ref()?;
+        Some(DistanceMeter {
+            projector: self.projector(self.pca_components.nrows()),
+            whitening: distance.whitening.mapv(f64::from),
+            distance,
+        })
+    }
+}
+
+/// The head of a model in double precision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scorer {
+    /// `[k, d]`.
+    weight: Array2<f64>,
+    /// `[k]`.
+    bias: Array1<f64>,
+}
+
+impl Scorer {
+    /// As [`Model::scores`].
+    ///
+    /// # Errors
+    /// Those of [`Model::scores`].
+    pub fn scores(&self, features: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
+        let Scorer { weight, bias } = self;
+        check_width(&features, weight.ncols())?;
+        let mut scores = Array2::zeros((features.n_rows(), bias.len()));
         for_each_block(&features, |start, block| {
-            let centred = (block.mapv(f64::from) - &mean) / &scale - &pca_mean;
+            let found = block.mapv(f64::from).dot(&weight.t()) + bias;
+            scores.slice_mut(s![start..start + block.nrows(), ..]).assign(&found);
+            Ok(())
+        })?;
+        Ok(scores)
+    }
+
+    /// As [`Model::predict_proba`].
+    ///
+    /// # Errors
+    /// Those of [`Model::scores`].
+    pub fn predict_proba(&self, features: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
+        self.scores(features).map(softmax_rows)
+    }
+}
+
+/// Scaling and components of a model in double precision.
+#[derive(Clone, Debug, PartialEq)]
+struct Projector {
+    /// `[d]`, as are `scale` and `pca_mean`.
+    mean: Array1<f64>,
+    scale: Array1<f64>,
+    pca_mean: Array1<f64>,
+    /// `[p, d]`.
+    components: Array2<f64>,
+}
+
+impl Projector {
+    fn project(&self, features: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
+        check_width(&features, self.components.ncols())?;
+        let mut z = Array2::zeros((features.n_rows(), self.components.nrows()));
+        for_each_block(&features, |start, block| {
+            let centred = (block.mapv(f64::from) - &self.mean) / &self.scale - &self.pca_mean;
             z.slice_mut(s![start..start + block.nrows(), ..])
-                .assign(&centred.dot(&components.t()));
+                .assign(&centred.dot(&self.components.t()));
             Ok(())
         })?;
         Ok(z)
     }
+}
 
-    fn check_width(&self, features: &impl Rows) -> Result<()> {
-        let (expected, found) = (self.head_weight.ncols(), features.n_features());
-        if found == expected {
-            Ok(())
-        } else {
-            Err(Error::Width { expected, found })
-        }
+/// What a model measures distances by, in double precision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DistanceMeter<'a> {
+    projector: Projector,
+    /// `[p, p]`.
+    whitening: Array2<f64>,
+    distance: &'a ClassDistance,
+}
+
+impl DistanceMeter<'_> {
+    /// The distance of each row of `features`, `[n, d]`, to the nearest class: `[n]`, as [`ClassDistance`] has it.
+    ///
+    /// # Errors
+    /// Those of [`Model::scores`].
+    pub fn distances(&self, features: impl Rows<Feature = f32>) -> Result<Vec<f64>> {
+        let z = self.projector.project(features)?;
+        Ok(self.distance.nearest(&self.whitening, &z))
+    }
+}
+
+fn check_width(features: &impl Rows, expected: usize) -> Result<()> {
+    let found = features.n_features();
+    if found == expected {
+        Ok(())
+    } else {
+        Err(Error::Width { expected, found })
     }
 }
 

@@ -63,6 +63,8 @@ enum Command {
     Train(commands::train::Arguments),
     /// A model and features → reports/
     Evaluate(commands::evaluate::Arguments),
+    /// Two reports → what became better and worse
+    Compare(commands::compare::Arguments),
     /// A model and images → their classes, with probabilities
     Predict(commands::predict::Arguments),
     /// What `pipeline` would run, and why
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
         Command::Extract(arguments) => commands::extract::run(arguments, &progress),
         Command::Train(arguments) => commands::train::run(arguments, &progress),
         Command::Evaluate(arguments) => commands::evaluate::run(arguments, &progress),
+        Command::Compare(arguments) => commands::compare::run(arguments, &progress),
         Command::Predict(arguments) => commands::predict::run(arguments, &progress),
         Command::Status(arguments) => commands::status::run(arguments, &progress),
         Command::Explain(arguments) => commands::explain::run(arguments, &progress),

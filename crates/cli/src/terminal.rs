@@ -118,11 +118,16 @@ impl Progress {
     /// Prints a line unless the user wants quiet, without tearing the bar.
     pub(crate) fn say(&self, line: &str) {
         if self.verbosity > Verbosity::Quiet {
-            self.bar
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .suspend(|| eprintln!("{line}"));
+            self.complain(line);
         }
+    }
+
+    /// Prints a line that even who wants quiet has to see, without tearing the bar.
+    pub(crate) fn complain(&self, line: &str) {
+        self.bar
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .suspend(|| eprintln!("{line}"));
     }
 }
 

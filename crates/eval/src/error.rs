@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 /// What can go wrong in an evaluation or its report.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -55,7 +57,28 @@ pub enum Error {
     /// The confusion matrix could not be drawn as pixels.
     #[error("confusion_matrix.png: {0}")]
     Plot(String),
-    /// A file of the report could not be written.
+    /// A file that is no report, or one that this version does not know.
+    #[error("{}: expected a report.json of schema {expected}, found {found}", path.display())]
+    NoReport {
+        /// The file.
+        path: PathBuf,
+        /// The schema that is known.
+        expected: &'static str,
+        /// What was there instead.
+        found: String,
+    },
+    /// Runs on different images.
+    #[error(
+        "no image is in both reports with the same true class, expected at least one; the baseline has {baseline} images, \
+         the candidate {candidate}"
+    )]
+    NothingInCommon {
+        /// The number of images of the baseline.
+        baseline: usize,
+        /// The number of images of the candidate.
+        candidate: usize,
+    },
+    /// A file of the report could not be read or written.
     #[error(transparent)]
     Artifact(#[from] luthier_artifact::Error),
 }

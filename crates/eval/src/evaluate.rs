@@ -231,7 +231,7 @@ pub struct Row {
 }
 
 impl Row {
-    fn new(image: Digest, truth: usize, probabilities: Vec<f64>) -> Self {
+    pub(crate) fn new(image: Digest, truth: usize, probabilities: Vec<f64>) -> Self {
         let predicted = (1..probabilities.len()).fold(0, |best, class| {
             if probabilities[class] > probabilities[best] {
                 class
@@ -270,7 +270,7 @@ impl Row {
     }
 }
 
-fn log_loss(rows: &[Row]) -> f64 {
+pub(crate) fn log_loss(rows: &[Row]) -> f64 {
     let clipped = |p: f64| p.clamp(f64::EPSILON, 1.0 - f64::EPSILON);
     let sum: f64 = rows.iter().map(|row| -clipped(row.true_probability()).ln()).sum();
     sum / rows.len() as f64

@@ -3,9 +3,11 @@
 //! - [`EvaluateConfig::run`] turns [`Predictions`] into an [`Evaluation`]; it is a pure function
 //! - [`Inspection::run`] turns features and [`Evaluation`] into [`Findings`]: images that deserve a look
 //! - [`write_report`] renders an [`Evaluation`] and its [`Context`] as a page, tables and plots
+//! - [`Comparison`] says what became better and worse from one report to another
 //!
 //! Figures agree with scikit-learn's. This crate knows nothing of tensors or training.
 
+mod comparison;
 mod error;
 mod evaluate;
 mod findings;
@@ -14,6 +16,7 @@ mod metrics;
 mod reliability;
 mod report;
 
+pub use comparison::{Answer, Change, ClassChange, Comparison, Flip, McNemar, Relabelled, ReportedRun, Side, Verdict};
 pub use error::{Error, Result};
 pub use evaluate::{EvaluateConfig, Evaluation, Inputs, Predictions, Row};
 pub use findings::{Duplicates, Findings, ImageRef, Inspection, Likeness, Neighbour, Neighbours, Suspect};

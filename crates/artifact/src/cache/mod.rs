@@ -42,7 +42,7 @@ use crate::{Artifact, Digest, Error, FeatureRows, FeatureTable, Key, Result};
 const MTIME_TICK: Duration = Duration::from_secs(2);
 
 /// The names of temporary files begin so, in the cache and wherever else Luthier writes.
-pub(crate) const TEMPORARY: &str = ".luthier-unfinished-";
+pub const TEMPORARY: &str = ".luthier-unfinished-";
 
 /// How many rows of features are read or written while the index is held: some megabytes.
 const ROWS_AT_ONCE: usize = 1024;

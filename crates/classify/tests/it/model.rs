@@ -84,7 +84,7 @@ fn the_file_has_the_documented_tensors() {
         .map(|(name, view)| (name, view.shape().to_vec()))
         .collect();
     found.sort();
-    let expected: [(&str, &[usize]); 9] = [
+    let expected: [(&str, &[usize]); 10] = [
         ("classifier.bias", &[3]),
         ("classifier.weight", &[3, 5]),
         ("head.bias", &[3]),

@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 use luthier_artifact::{Artifact, Digest, FeatureTable, Split};
 use luthier_classify::{HeldOutPredictions, Model};
-use luthier_eval::Inputs;
+use luthier_eval::{Inputs, ReportedRun};
 
+use super::compare::{Compared, find_report};
 use super::{open_cache, print_stage, project};
 use crate::pipeline::with_retry;
 use crate::runner::{Mode, Runner};
@@ -17,7 +18,9 @@ use crate::{export, features_folder, pipeline};
 
 /// Judges a model by the test features, prints the classification report, and writes reports/.
 #[derive(Args)]
-#[command(after_help = "Example:\n  luthier evaluate --model-dir models/ --feature-dir features/")]
+#[command(
+    after_help = "Examples:\n  luthier evaluate --model-dir models/ --feature-dir features/\n  luthier evaluate --baseline reports/             compare with the report that is replaced"
+)]
 pub(crate) struct Arguments {
     /// Folder with the model.safetensors that `luthier train` wrote
     #[arg(
@@ -46,6 +49,9 @@ pub(crate) struct Arguments {
         env = "LUTHIER_REPORT_DIR"
     )]
     report_dir: PathBuf,
+    /// Also say what became better and worse since this report: a report.json, or its folder
+    #[arg(long, value_name = "FILE|DIR")]
+    baseline: Option<PathBuf>,
     #[command(flatten)]
     evaluate: EvaluateSettings,
     #[command(flatten)]
@@ -59,6 +65,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         model_dir,
         feature_dir,
         report_dir,
+        baseline,
         evaluate,
         seed,
         cache,
@@ -71,6 +78,9 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     }
     .with_lower_layers()?;
     let config = settings.evaluate_config();
+    // Before anything is written: it may be the report that is about to be replaced.
+    let baseline = baseline.map(|path| find_report(&path)).transpose()?;
+    let before = baseline.as_deref().map(ReportedRun::read).transpose()?;
     let model = Model::load(&model_dir.join(export::MODEL_FILE))?;
     let (index, index_digest) = features_folder::read_index(&feature_dir)?;
     let [train, test] =
@@ -117,6 +127,11 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         "{}",
         std::fs::read_to_string(&text).with_context(|| text.display().to_string())?
     );
+    if let (Some(baseline), Some(before)) = (&baseline, &before) {
+        let report = page.with_file_name("report.json");
+        let after = ReportedRun::read(&report)?;
+        out!("\n{}\n", Compared::new(baseline, before, &report, &after)?.text());
+    }
     outln!("report {}", page.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! One file a verb: parse → resolve → call → print.
 
 pub(crate) mod cache;
+pub(crate) mod compare;
 pub(crate) mod evaluate;
 pub(crate) mod explain;
 pub(crate) mod extract;

@@ -1,36 +1,55 @@
+mod arrivals;
+mod inputs;
+mod piped;
+mod printer;
+mod sorter;
+
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, StdoutLock, Write};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use anyhow::{Result, bail};
+use clap::Args;
 use luthier_artifact::ExtractorInfo;
-use luthier_classify::{Model, Threshold};
-use luthier_extract::{Embedded, Extractor, ExtractorConfig, ImageFile, View, Views, WeightsSource, images_below};
-use serde::Serialize;
+use luthier_classify::{DistanceMeter, Model, Scorer, Threshold};
+use luthier_extract::{Embedded, Extractor, ExtractorConfig, ImageFile, Observer, View, Views, WeightsSource};
 
+use self::arrivals::Arrivals;
+use self::inputs::{Input, Source, sources};
+use self::printer::{Answer, ClassProbability, Format, Prediction, Printer};
+use self::sorter::{How, Mode, Sorter};
 use super::weights_store;
 use crate::export::MODEL_FILE;
 use crate::problem::Problem;
 use crate::settings::{NetworkSettings, Settings, positive};
 use crate::terminal::Progress;
+use crate::words::{counted, printable};
 
-/// Predicts the classes of images, with probabilities, in the order in which they are named.
+/// Predicts the classes of images, with probabilities, in the order in which they are named, and sorts them into folders if
+/// asked to.
 ///
 /// Preprocessing, precision and weights are those that the model was trained with. An image that cannot be read is
 /// reported, and the exit status is then 1.
 #[derive(Args)]
-#[command(
-    after_help = "Examples:\n  luthier predict --model-path models/model.safetensors --image-path sample.jpg\n  luthier predict --image-path photos/ --keep-known 95 --format csv > classes.csv\n  find photos -newer last.txt -name '*.jpg' | luthier predict --image-path - --format json"
-)]
+#[command(after_help = "Examples:
+  luthier predict --model-path models/model.safetensors --image-path sample.jpg
+  luthier predict --image-path photos/ 'more/**/*.jpg' --keep-known 95 --format csv > classes.csv
+  find photos -newer last.txt -name '*.jpg' -print0 | luthier predict --image-path - --format json
+  curl -s https://example.org/harp.jpg | luthier predict --image-path -
+  luthier predict --image-path photos/ --move-to sorted/ --dry-run
+  luthier predict --watch incoming/ --move-to sorted/ --min-confidence 0.5")]
 pub(crate) struct Arguments {
     /// The model that `luthier train` or `luthier pipeline` wrote
     #[arg(long, value_name = "FILE", default_value_os_t = Path::new("models").join(MODEL_FILE), alias = "model_path", env = "LUTHIER_MODEL_PATH")]
     model_path: PathBuf,
-    /// Images, folders of images, or - for a list of paths on stdin, one a line
-    #[arg(long, value_name = "FILE|DIR|-", required = true, num_args = 1.., alias = "image_path")]
+    /// Images, folders of images, patterns such as 'photos/**/*.jpg', or - for standard input: an image, or a list of paths
+    /// that end in newlines or NULs, each of which is predicted as it comes
+    #[arg(long, value_name = "FILE|DIR|-", required_unless_present = "watch", num_args = 1.., alias = "image_path")]
     image_path: Vec<PathBuf>,
+    /// Predict the images in this folder and below, then each that arrives, until Ctrl-C
+    #[arg(long, value_name = "DIR")]
+    watch: Option<PathBuf>,
     /// How many classes to name for each image
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive, alias = "top_k")]
     top_k: usize,
@@ -41,6 +60,15 @@ pub(crate) struct Arguments {
     /// cross-validation held out: 90, 95 or 99
     #[arg(long, value_name = "PERCENT", alias = "keep_known")]
     keep_known: Option<f64>,
+    /// Copy each image to DIR/<answer>/. Nothing is overwritten: other images of its name get a number
+    #[arg(long, value_name = "DIR", conflicts_with = "move_to", alias = "copy_to")]
+    copy_to: Option<PathBuf>,
+    /// Move each image to DIR/<answer>/, in the same way; an image that cannot be read stays
+    #[arg(long, value_name = "DIR", alias = "move_to")]
+    move_to: Option<PathBuf>,
+    /// Only say where images would be copied or moved to
+    #[arg(long, alias = "dry_run")]
+    dry_run: bool,
     /// How to print: table, json (one object a line) or csv
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -48,55 +76,23 @@ pub(crate) struct Arguments {
     network: NetworkSettings,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Table,
-    Json,
-    Csv,
-}
-
 /// The answer to an image that is not like those of any class.
 const UNKNOWN: &str = "unknown";
 
-/// What is printed of an image.
-#[derive(Serialize)]
-struct Prediction<'a> {
-    file: &'a str,
-    #[serde(flatten)]
-    outcome: Outcome,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Outcome {
-    Answer(Answer),
-    Error { error: String },
-}
-
-#[derive(Serialize)]
-struct Answer {
-    /// The most probable class, or [`UNKNOWN`].
-    answer: String,
-    /// To the nearest class, in standard deviations, with `--keep-known`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    distance: Option<f64>,
-    /// The most probable classes, the most probable first.
-    predictions: Vec<ClassProbability>,
-}
-
-#[derive(Serialize)]
-struct ClassProbability {
-    class: String,
-    probability: f64,
-}
+/// So many images are expected where nobody knows how many will come.
+const MANY: usize = 1 << 20;
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
     let Arguments {
         model_path,
         image_path,
+        watch,
         top_k,
         min_confidence,
         keep_known,
+        copy_to,
+        move_to,
+        dry_run,
         format,
         network,
     } = arguments;
@@ -106,20 +102,55 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     }
     .with_lower_layers()?;
     let model = Model::load(&model_path)?;
+    if (min_confidence.is_some() || keep_known.is_some()) && model.classes.iter().any(|class| class == UNKNOWN) {
+        bail!(
+            Problem::new(format!(
+                "{}: has a class {UNKNOWN}, expected none of that name: it could not be told from the answer {UNKNOWN}",
+                model_path.display()
+            ))
+            .hint("rename its folder and train again, or leave out --min-confidence and --keep-known")
+        );
+    }
     let keep_known = keep_known
         .map(|percent| threshold(&model, percent, &model_path))
         .transpose()?;
     let predictor = Predictor {
         model: &model,
+        scorer: model.scorer(),
+        meter: keep_known.and_then(|_| model.distance_meter()),
         top_k,
         min_confidence: min_confidence.unwrap_or(0.0),
         keep_known,
     };
-    let paths = list(&image_path)?;
+    let mode = if dry_run { Mode::Plan } else { Mode::Act };
+    let target = (copy_to.map(|folder| (How::Copy, folder))).or(move_to.map(|folder| (How::Move, folder)));
+    let sorter = match target {
+        Some((how, folder)) => {
+            let answers = model.classes.iter().cloned().chain([UNKNOWN.to_owned()]).collect();
+            Some(Sorter::new(how, mode, folder, answers)?)
+        }
+        None if dry_run => bail!(Problem::usage(
+            "--dry-run: expected --copy-to or --move-to with it, found neither"
+        )),
+        None => None,
+    };
+    let sources = sources(&image_path, watch.as_deref())?;
+    let n_images = (sources.iter()).try_fold(0, |n, source| match source {
+        Source::Files(files) => Some(n + files.len()),
+        Source::Stdin(_) | Source::Watched(_) => None,
+    });
     let config = extractor_config(&settings, &model.extractor, &model_path)?;
     let store = weights_store()?;
     let check = || check_weights(&config.weights, &model.extractor, &model_path);
-    let load = || Extractor::load(&config, &store, settings.n_threads(), paths.len(), progress);
+    let load = || {
+        Extractor::load(
+            &config,
+            &store,
+            settings.n_threads(),
+            n_images.unwrap_or(MANY),
+            progress,
+        )
+    };
     let extractor = if let WeightsSource::File(_) = config.weights {
         // Hashing a file takes about as long as loading it: beside it.
         let (checked, extractor) = std::thread::scope(|scope| {
@@ -134,73 +165,233 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         load()?
     };
 
-    let mut printer = Printer::new(format, paths.iter().map(|path| path.display().to_string()).collect());
-    let files: Vec<ImageFile> = paths
-        .into_iter()
-        .map(|path| ImageFile {
-            path,
-            digest: None,
-            views: config.views.as_slice().to_vec(),
-        })
-        .collect();
-    printer.header()?;
-    let mut failure = None;
-    extractor
-        .embed(&files, progress, |place, embedded| {
-            let outcome = match embedded {
-                Embedded::Unreadable(error) => Ok(Outcome::Error { error }),
-                Embedded::Features { rows, .. } => {
-                    let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-                    predictor.predict(&config.views.combine(&rows))
+    let mut session = Session {
+        printer: Printer::new(format, sorter.is_some())?,
+        extractor,
+        views: &config.views,
+        predictor,
+        sorter,
+        progress,
+        n_failed: 0,
+    };
+    for source in sources {
+        session.run(source)?;
+    }
+    Ok(session.finish())
+}
+
+/// A model and what is done with its answers.
+struct Session<'a> {
+    extractor: Extractor,
+    views: &'a Views,
+    predictor: Predictor<'a>,
+    sorter: Option<Sorter>,
+    printer: Printer,
+    progress: &'a Progress,
+    n_failed: usize,
+}
+
+impl Session<'_> {
+    /// Predicts all images of a source.
+    fn run(&mut self, source: Source) -> Result<()> {
+        match source {
+            Source::Files(files) => {
+                let inputs = self.unsorted(files.into_iter().map(Input::file).collect());
+                // On a terminal what is printed shows how far it is.
+                let shows_progress = !inputs.is_empty() && !io::stdout().is_terminal();
+                if shows_progress {
+                    self.progress.begin("images", inputs.len() as u64);
                 }
-            };
-            // The extractor's callback knows only its own errors: others are kept for later.
-            if let Err(error) = outcome.and_then(|outcome| Ok(printer.print(place, outcome)?)) {
-                failure.get_or_insert(error);
+                let done = self.predict(&inputs);
+                if shows_progress {
+                    self.progress.end();
+                }
+                done
             }
-            if failure.is_some() {
-                Err(luthier_extract::Error::Interrupted)
-            } else {
+            Source::Stdin(mut piped) => {
+                while let Some(items) = piped.next(self.progress)? {
+                    let inputs = items.into_iter().map(Input::of).collect::<Result<_>>()?;
+                    let inputs = self.unsorted(inputs);
+                    self.predict(&inputs)?;
+                }
                 Ok(())
             }
-        })
-        .map_err(|error| failure.take().unwrap_or(error.into()))?;
-    Ok(if printer.n_failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+            Source::Watched(folder) => {
+                self.progress
+                    .say(&format!("watching {} (Ctrl-C ends)", folder.display()));
+                let mut arrivals = Arrivals::watch(folder)?;
+                while let Some(mut files) = arrivals.next(self.progress)? {
+                    // What was put there a moment ago arrives as well: that is no news.
+                    files.retain(|file| self.sorter.as_mut().is_none_or(|sorter| !sorter.passes_over(file)));
+                    let inputs: Vec<Input> = files.into_iter().map(Input::file).collect();
+                    match self.predict(&inputs) {
+                        Err(error) if is_interrupt(&error) => break,
+                        done => done?,
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Without those that lie where sorted images lie.
+    fn unsorted(&mut self, mut inputs: Vec<Input>) -> Vec<Input> {
+        if let Some(sorter) = &mut self.sorter {
+            let n = inputs.len();
+            inputs.retain(|input| !sorter.passes_over(&input.path));
+            if inputs.len() < n {
+                let passed_over = counted(n - inputs.len(), "image");
+                self.progress
+                    .say(&format!("note: passed over {passed_over} sorted before"));
+            }
+        }
+        inputs
+    }
+
+    /// Predicts images, puts them where they belong, and prints them in their order, whatever the order they are ready in.
+    fn predict(&mut self, inputs: &[Input]) -> Result<()> {
+        let Session {
+            extractor,
+            views,
+            predictor,
+            sorter,
+            printer,
+            progress,
+            n_failed,
+        } = self;
+        if sorter.is_some() && inputs.iter().any(|input| input.piped.is_some()) {
+            bail!(
+                Problem::usage("standard input is an image, which has no name: expected paths to copy or move")
+                    .hint("leave out --copy-to and --move-to, or name the file")
+            );
+        }
+        printer.make_room(inputs.iter().map(|input| input.name.as_str()));
+        let files: Vec<ImageFile> = (inputs.iter())
+            .map(|input| ImageFile {
+                path: input.path.clone(),
+                digest: None,
+                views: views.as_slice().to_vec(),
+            })
+            .collect();
+        let mut finish = |input: &Input, outcome: Result<Answer, String>| -> Result<()> {
+            let (answer, mut error) = match outcome {
+                Ok(answer) => (Some(answer), None),
+                Err(error) => (None, Some(error)),
+            };
+            let mut to = None;
+            if let (Some(sorter), Some(answer)) = (sorter.as_mut(), &answer) {
+                match sorter.put(&input.path, &answer.answer) {
+                    Ok(target) => to = Some(target.display().to_string()),
+                    // Every other image would meet it too.
+                    Err(error) if is_full(&error) => return Err(error.context(input.name.clone())),
+                    Err(failed) => error = Some(format!("{failed:#}")),
+                }
+            }
+            if let Some(error) = &error {
+                *n_failed += 1;
+                progress.complain(&format!("error: {}: {error}", printable(&input.name)));
+            }
+            let prediction = Prediction {
+                file: &input.name,
+                answer,
+                to,
+                error,
+            };
+            Ok(printer.print(&prediction)?)
+        };
+        let mut failure = None;
+        let (mut waiting, mut next) = (BTreeMap::new(), 0);
+        extractor
+            .embed(&files, *progress, |place, embedded| {
+                progress.advance(1);
+                waiting.insert(place, predictor.outcome(embedded, views));
+                while let Some(outcome) = waiting.remove(&next) {
+                    // The extractor's callback knows only its own errors: others are kept for later.
+                    if let Err(error) = outcome.and_then(|outcome| finish(&inputs[next], outcome)) {
+                        failure = Some(error);
+                        return Err(luthier_extract::Error::Interrupted);
+                    }
+                    next += 1;
+                }
+                Ok(())
+            })
+            .map_err(|error| failure.take().unwrap_or(error.into()))
+    }
+
+    /// Says what was done, and how it went.
+    fn finish(self) -> ExitCode {
+        if let Some(sorter) = &self.sorter {
+            self.progress.say(&sorter.summary());
+        }
+        if self.n_failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_interrupt(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(luthier_extract::Error::Interrupted))
+}
+
+/// Whether no file can be written any more.
+fn is_full(error: &anyhow::Error) -> bool {
+    let kinds = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref().map(io::Error::kind));
+    let full = [
+        ErrorKind::StorageFull,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::ReadOnlyFilesystem,
+    ];
+    kinds.into_iter().any(|kind| full.contains(&kind))
 }
 
 /// Turns the features of an image into an answer.
 struct Predictor<'a> {
     model: &'a Model,
+    scorer: Scorer,
+    /// With `--keep-known`, if the model knows distances.
+    meter: Option<DistanceMeter<'a>>,
     top_k: usize,
     min_confidence: f64,
     keep_known: Option<Threshold>,
 }
 
 impl Predictor<'_> {
-    fn predict(&self, features: &[f32]) -> Result<Outcome> {
+    /// The answer, or why there is none.
+    fn outcome(&self, embedded: Embedded, views: &Views) -> Result<Result<Answer, String>> {
+        let rows = match embedded {
+            Embedded::Unreadable(error) => return Ok(Err(error)),
+            Embedded::Features { rows, .. } => rows,
+        };
+        let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+        let features = views.combine(&rows);
         if let Some((place, value)) = features.iter().enumerate().find(|(_, value)| !value.is_finite()) {
-            let error = format!("feature {place} is {value}, expected a finite number");
-            return Ok(Outcome::Error { error });
+            return Ok(Err(format!("feature {place} is {value}, expected a finite number")));
         }
+        self.answer(&features).map(Ok)
+    }
+
+    fn answer(&self, features: &[f32]) -> Result<Answer> {
         let row = ndarray::aview1(features).insert_axis(ndarray::Axis(0));
-        let probabilities = self.model.predict_proba(row)?;
+        let probabilities = self.scorer.predict_proba(row)?;
         let mut ranked: Vec<(usize, f64)> = probabilities.row(0).iter().copied().enumerate().collect();
         ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
         let (best, confidence) = ranked[0];
+        let distance = match &self.meter {
+            Some(meter) => Some(meter.distances(row)?[0]),
+            None => None,
+        };
         let mut is_known = confidence >= self.min_confidence;
-        let mut distance = None;
         if let Some(threshold) = self.keep_known {
-            distance = self.model.distances(row)?.map(|distances| distances[0]);
             let is_far = matches!((distance, threshold.distance), (Some(found), Some(farthest)) if found > farthest);
             is_known &= confidence >= threshold.probability && !is_far;
         }
         let class = |label: usize| self.model.classes[label].clone();
         let best_first = ranked.into_iter().take(self.top_k);
-        Ok(Outcome::Answer(Answer {
+        Ok(Answer {
             answer: if is_known { class(best) } else { UNKNOWN.to_owned() },
             distance,
             predictions: best_first
@@ -209,7 +400,7 @@ impl Predictor<'_> {
                     probability,
                 })
                 .collect(),
-        }))
+        })
     }
 }
 
@@ -241,31 +432,6 @@ fn probability(text: &str) -> std::result::Result<f64, String> {
         Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
         _ => Err(format!("expected a number from 0 to 1, found {text}")),
     }
-}
-
-/// The files behind the arguments, folders and standard input resolved, in order.
-fn list(arguments: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for argument in arguments {
-        if argument == Path::new("-") {
-            for line in io::stdin().lock().lines() {
-                let line = line.context("standard input")?;
-                paths.extend((!line.is_empty()).then(|| PathBuf::from(line)));
-            }
-        } else if argument.is_dir() {
-            let images = images_below(argument)?;
-            if images.is_empty() {
-                bail!(Problem::new(format!(
-                    "{}: no images in this folder",
-                    argument.display()
-                )));
-            }
-            paths.extend(images);
-        } else {
-            paths.push(argument.clone());
-        }
-    }
-    Ok(paths)
 }
 
 /// An error unless these are the weights that the model was trained with.
@@ -332,98 +498,4 @@ fn extractor_config(settings: &Settings, info: &ExtractorInfo, model: &Path) -> 
         device: settings.device(),
         batch: settings.batch(),
     })
-}
-
-/// Prints predictions in the order of the files, whatever the order they come in.
-struct Printer {
-    format: Format,
-    files: Vec<String>,
-    /// What has come before its turn.
-    waiting: BTreeMap<usize, Outcome>,
-    next: usize,
-    n_failed: usize,
-    /// The width of the first column of a table, in characters.
-    width: usize,
-    out: StdoutLock<'static>,
-}
-
-impl Printer {
-    fn new(format: Format, files: Vec<String>) -> Self {
-        let width = files.iter().map(|file| file.chars().count()).max().unwrap_or(0);
-        Printer {
-            format,
-            files,
-            waiting: BTreeMap::new(),
-            next: 0,
-            n_failed: 0,
-            width,
-            out: io::stdout().lock(),
-        }
-    }
-
-    fn header(&mut self) -> io::Result<()> {
-        match self.format {
-            Format::Csv => writeln!(self.out, "file,answer,rank,class,probability,distance,error"),
-            Format::Json | Format::Table => Ok(()),
-        }
-    }
-
-    fn print(&mut self, place: usize, outcome: Outcome) -> io::Result<()> {
-        self.waiting.insert(place, outcome);
-        while let Some(outcome) = self.waiting.remove(&self.next) {
-            self.print_next(outcome)?;
-            self.next += 1;
-        }
-        self.out.flush()
-    }
-
-    fn print_next(&mut self, outcome: Outcome) -> io::Result<()> {
-        let file = &self.files[self.next];
-        if let Outcome::Error { error } = &outcome {
-            self.n_failed += 1;
-            eprintln!("error: {file}: {error}");
-        }
-        match (self.format, outcome) {
-            (Format::Json, outcome) => {
-                let line = serde_json::to_string(&Prediction { file, outcome }).map_err(io::Error::other)?;
-                writeln!(self.out, "{line}")
-            }
-            (Format::Csv, outcome) => {
-                let mut csv = csv::Writer::from_writer(&mut self.out);
-                match outcome {
-                    Outcome::Error { error } => csv.write_record([file, "", "", "", "", "", &error])?,
-                    Outcome::Answer(Answer {
-                        answer,
-                        distance,
-                        predictions,
-                    }) => {
-                        let distance = distance.map(|distance| distance.to_string()).unwrap_or_default();
-                        for (rank, ClassProbability { class, probability }) in (1..).zip(&predictions) {
-                            let (rank, probability) = (rank.to_string(), probability.to_string());
-                            csv.write_record([file, &answer, &rank, class, &probability, &distance, ""])?;
-                        }
-                    }
-                }
-                csv.flush()
-            }
-            (Format::Table, Outcome::Error { .. }) => Ok(()),
-            (
-                Format::Table,
-                Outcome::Answer(Answer {
-                    answer, predictions, ..
-                }),
-            ) => {
-                let columns: Vec<String> = predictions
-                    .iter()
-                    .map(|best| format!("{} {:.1} %", best.class, 100.0 * best.probability))
-                    .collect();
-                let mut columns = columns.join("  ");
-                // That the most probable class is the answer goes without saying.
-                if answer != predictions[0].class {
-                    columns = format!("{answer} ({columns})");
-                }
-                writeln!(self.out, "{file:<width$}  {columns}", width = self.width)
-            }
-        }
-    }
 }

@@ -3,6 +3,7 @@
 #[cfg(unix)]
 mod browser;
 mod cache;
+mod compare;
 mod edits;
 mod faults;
 #[cfg(unix)]

@@ -1,11 +1,12 @@
 //! `luthier predict`.
 
-use std::io::Write;
-use std::process::Stdio;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{Project, Ran};
+use crate::{Project, Ran, photo, snapshot};
 
 fn trained() -> Project {
     let project = Project::new();
@@ -291,4 +292,526 @@ fn a_model_is_used_with_the_views_it_was_trained_on() {
     project.pipeline(&["--views", "squash,crop-mirror"]);
     let of_mean: Value = serde_json::from_str(&project.run(&image).ok().stdout).unwrap();
     assert_ne!(of_both["predictions"], of_mean["predictions"]);
+}
+
+/// A run that reads and prints while the test looks on.
+struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn new(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Running {
+            stdin: child.stdin.take(),
+            stdout: BufReader::new(child.stdout.take().unwrap()),
+            child,
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits for a line of JSON.
+    fn hear(&mut self) -> Value {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}, {}", self.stderr()))
+    }
+
+    fn stderr(&mut self) -> String {
+        let mut stderr = String::new();
+        self.child.stderr.as_mut().unwrap().read_to_string(&mut stderr).unwrap();
+        stderr
+    }
+
+    /// Waits for the end; what is left of stdout must be nothing.
+    fn end(mut self) -> (i32, String) {
+        drop(self.stdin.take());
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "");
+        let stderr = self.stderr();
+        (self.child.wait().unwrap().code().unwrap_or(-1), stderr)
+    }
+
+    #[cfg(unix)]
+    fn interrupt(&self) {
+        let kill = Command::new("kill")
+            .args(["-INT", &self.child.id().to_string()])
+            .status();
+        assert!(kill.unwrap().success());
+    }
+}
+
+/// Runs with bytes on standard input.
+fn piped(project: &Project, arguments: &[&str], bytes: &[u8]) -> Ran {
+    let mut command = project.command(&[&["predict", "--image-path", "-"], arguments].concat());
+    let piped = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(bytes).unwrap();
+    Ran::of(child.wait_with_output().unwrap())
+}
+
+/// The first column of a table.
+fn files_of(ran: &Ran) -> Vec<&str> {
+    let first = |line| str::split(line, "  ").next().unwrap();
+    ran.stdout.lines().map(first).collect()
+}
+
+#[test]
+fn patterns_stand_for_what_a_shell_takes_them_for() {
+    let project = trained();
+    project.write("data/test/.hidden/1.jpg", &photo(0, 0));
+    let predict = |pattern: &str| project.run(&["predict", "--image-path", pattern]);
+    let ran = predict("data/test/*/4.jpg").ok();
+    let fours = ["data/test/drum/4.jpg", "data/test/flute/4.jpg", "data/test/harp/4.jpg"];
+    assert_eq!(files_of(&ran), fours);
+    assert_eq!(files_of(&predict("data/**/4.jpg").ok()), fours);
+    assert_eq!(
+        files_of(&predict("data/test/[df]*").ok())[1..3],
+        ["data/test/drum/5.jpg", fours[1]]
+    );
+    assert_eq!(files_of(&predict("data/test/**").ok()).len(), 6);
+    // What exists is no pattern.
+    project.write("[1].jpg", &photo(0, 0));
+    project.write("1.jpg", b"text");
+    assert_eq!(files_of(&predict("[1].jpg").ok()), ["[1].jpg"]);
+    let error = "error: data/*.jpg: no file matches\nhint: ** stands for folders at any depth: 'photos/**/*.jpg'";
+    assert_eq!(predict("data/*.jpg").error(), (1, error));
+    assert_eq!(predict("data/***/4.jpg").error().0, 2);
+}
+
+#[test]
+fn standard_input_is_an_image_or_a_list() {
+    let project = trained();
+    let image = "data/test/drum/4.jpg";
+    let by_name = project.run(&["predict", "--image-path", image]).ok().stdout;
+    let bytes = std::fs::read(project.path(image)).unwrap();
+    let by_bytes = piped(&project, &[], &bytes).ok().stdout;
+    assert_eq!(by_bytes, by_name.replacen(image, "-", 1));
+    let ran = piped(&project, &[], b"data/test/drum/4.jpg\0data/test/harp/5.jpg\0").ok();
+    assert_eq!(files_of(&ran), [image, "data/test/harp/5.jpg"]);
+    assert_eq!(piped(&project, &[], b"").ok().stdout, "");
+    let ran = piped(&project, &["--copy-to", "sorted"], &bytes);
+    assert_eq!(ran.error().0, 2);
+    assert!(
+        ran.stderr.contains("standard input is an image, which has no name"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn a_path_on_standard_input_is_answered_before_the_next_comes() {
+    let project = trained();
+    let mut running = Running::new(project.command(&["predict", "--format", "json", "--image-path", "-"]));
+    for image in ["data/test/harp/5.jpg", "data/test/drum/4.jpg"] {
+        running.say(&format!("{image}\n"));
+        assert_eq!(running.hear()["file"], image);
+    }
+    assert_eq!(running.end(), (0, String::new()));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_the_wait_for_standard_input() {
+    let project = trained();
+    let mut running = Running::new(project.command(&["predict", "--format", "json", "--image-path", "-"]));
+    running.say("data/test/harp/5.jpg\n");
+    running.hear();
+    running.interrupt();
+    let mut rest = String::new();
+    running.stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!(running.child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn whoever_has_read_enough_hears_no_complaint() {
+    let project = trained();
+    let mut running = Running::new(project.command(&["predict", "--format", "json", "--image-path", "-"]));
+    running.say("data/test/harp/5.jpg\n");
+    running.hear();
+    let Running {
+        mut child,
+        stdin,
+        stdout,
+    } = running;
+    drop(stdout);
+    stdin.unwrap().write_all(b"data/test/harp/4.jpg\n").unwrap();
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn names_do_not_break_lines() {
+    let project = trained();
+    project.write("a\n\u{1b}[31m.jpg", &photo(0, 4));
+    project.write("b\nc.jpg", b"text");
+    let ran = project.run(&["predict", "--image-path", "a\n\u{1b}[31m.jpg", "b\nc.jpg"]);
+    assert_eq!(files_of(&ran), ["a\\n\\u{1b}[31m.jpg"]);
+    assert!(ran.stderr.contains("error: b\\nc.jpg: not an image"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_class_that_is_named_unknown_is_not_taken_for_the_answer() {
+    let project = Project::empty();
+    for n in 0..4 {
+        for (class, name) in ["drum", "unknown"].iter().enumerate() {
+            project.write(&format!("data/train/{name}/{n}.jpg"), &photo(class, n));
+            project.write(&format!("data/test/{name}/{n}.jpg"), &photo(class, n));
+        }
+    }
+    project.pipeline(&["--c", "1"]);
+    let predict =
+        |more: &[&str]| project.run(&[&["predict", "--image-path", "data/test/unknown/0.jpg"], more].concat());
+    predict(&[]).ok();
+    assert_eq!(
+        predict(&["--min-confidence", "0.5"]).error(),
+        (
+            1,
+            "error: models/model.safetensors: has a class unknown, expected none of that name: it could not be told from the \
+             answer unknown\nhint: rename its folder and train again, or leave out --min-confidence and --keep-known"
+        )
+    );
+}
+
+/// The answer to each image, as JSON.
+fn answers(ran: &Ran) -> Vec<Value> {
+    ran.stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// The bytes of the images below a folder, in order.
+fn bytes_below(project: &Project, folder: &str) -> Vec<Vec<u8>> {
+    let mut bytes: Vec<Vec<u8>> = snapshot(&project.path(folder))
+        .into_iter()
+        .map(|(_, bytes)| bytes)
+        .collect();
+    bytes.sort();
+    bytes
+}
+
+#[test]
+fn images_are_copied_to_a_folder_for_each_answer() {
+    let project = trained();
+    project.write("in/bad.jpg", b"text");
+    for (class, name) in ["drum", "flute", "harp"].iter().enumerate() {
+        project.write(&format!("in/{name}/photo.jpg"), &photo(class, 0));
+    }
+    // What only looks as if it belonged to the folder below.
+    project.write("in/drum/copy.jpg", &photo(0, 1));
+    let before = snapshot(&project.path("in"));
+    let sort = |more: &[&str]| {
+        let sort = [
+            "predict",
+            "--format",
+            "json",
+            "--image-path",
+            "in",
+            "--copy-to",
+            "in/sorted",
+        ];
+        project.run(&[&sort[..], more].concat())
+    };
+    let planned = sort(&["--dry-run"]);
+    assert_eq!(snapshot(&project.path("in")), before);
+    assert!(
+        planned.stderr.ends_with("would copy 4 images to in/sorted\n"),
+        "{}",
+        planned.stderr
+    );
+    let done = sort(&[]);
+    assert_eq!((planned.status, done.status), (1, 1));
+    assert_eq!(planned.stdout, done.stdout);
+    assert!(
+        done.stderr.ends_with("copied 4 images to in/sorted\n"),
+        "{}",
+        done.stderr
+    );
+    let mut expected = before.clone();
+    for answer in answers(&done) {
+        let file = answer["file"].as_str().unwrap();
+        let Some(to) = answer["to"].as_str() else {
+            assert_eq!((file, answer["error"].is_string()), ("in/bad.jpg", true));
+            continue;
+        };
+        let name = to.strip_prefix("in/sorted/").unwrap();
+        assert!(
+            name.starts_with(&format!("{}/", answer["answer"].as_str().unwrap())),
+            "{answer}"
+        );
+        expected.push((project.path(to), std::fs::read(project.path(file)).unwrap()));
+    }
+    expected.sort();
+    assert_eq!(snapshot(&project.path("in")), expected);
+
+    project.write("empty/text.txt", b"text");
+    let none = project
+        .run(&["predict", "--image-path", "empty", "--move-to", "sorted"])
+        .ok();
+    assert_eq!(
+        (none.stdout.as_str(), none.stderr.as_str()),
+        (
+            "",
+            "warning: empty: no images in this folder\nmoved 0 images to sorted\n"
+        )
+    );
+
+    let again = sort(&[]);
+    assert_eq!(answers(&again), answers(&done));
+    assert!(
+        again.stderr.starts_with("note: passed over 4 images sorted before\n"),
+        "{}",
+        again.stderr
+    );
+    assert!(
+        again
+            .stderr
+            .ends_with("copied 0 images to in/sorted, 4 there already\n"),
+        "{}",
+        again.stderr
+    );
+    assert_eq!(snapshot(&project.path("in")), expected);
+}
+
+#[test]
+fn where_an_image_goes_is_in_every_format() {
+    let project = trained();
+    let sort = |format: &str, more: &[&str]| {
+        let images = [
+            "predict",
+            "--image-path",
+            "data/test/drum/4.jpg",
+            "--min-confidence",
+            "1",
+            "--format",
+            format,
+        ];
+        project.run(&[&images[..], &["--move-to", "new", "--dry-run"], more].concat())
+    };
+    let table = sort("table", &[]).ok().stdout;
+    assert!(
+        table.starts_with("data/test/drum/4.jpg  unknown (") && table.ends_with(" → new/unknown/4.jpg\n"),
+        "{table}"
+    );
+    let csv = sort("csv", &["--top-k", "1"]).ok().stdout;
+    assert!(
+        csv.starts_with("file,answer,rank,class,probability,distance,error,to\ndata/test/drum/4.jpg,unknown,1,"),
+        "{csv}"
+    );
+    assert!(csv.ends_with(",,,new/unknown/4.jpg\n"), "{csv}");
+    assert_eq!(sort("table", &["--copy-to", "new"]).status, 2);
+    let ran = project.run(&["predict", "--image-path", "data/test", "--dry-run"]);
+    assert_eq!(
+        ran.error(),
+        (
+            2,
+            "error: --dry-run: expected --copy-to or --move-to with it, found neither"
+        )
+    );
+}
+
+#[test]
+fn an_image_that_cannot_be_put_away_stays_and_the_others_go() {
+    let project = trained();
+    project.write("in/0.jpg", &photo(0, 0));
+    project.write("in/1.jpg", &photo(1, 0));
+    // A file where a folder has to be.
+    project.write("sorted/drum", b"text");
+    let ran = project.run(&[
+        "predict",
+        "--format",
+        "json",
+        "--image-path",
+        "in",
+        "--move-to",
+        "sorted",
+    ]);
+    assert_eq!(ran.status, 1);
+    let [stays, goes] = &answers(&ran)[..] else {
+        panic!("{}", ran.stdout)
+    };
+    assert_eq!(
+        (stays["answer"].as_str(), goes["answer"].as_str()),
+        (Some("drum"), Some("flute"))
+    );
+    assert!(
+        stays["error"].as_str().unwrap().starts_with("not put to sorted/drum: "),
+        "{stays}"
+    );
+    assert!(
+        ran.stderr.contains("error: in/0.jpg: not put to sorted/drum: "),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(goes["to"], "sorted/flute/1.jpg");
+    assert!(project.path("in/0.jpg").exists() && !project.path("in/1.jpg").exists());
+}
+
+/// Needs strace and the right to trace; says so where it is skipped.
+#[cfg(unix)]
+#[test]
+fn sorting_killed_at_any_step_loses_nothing_and_goes_on() {
+    use std::os::unix::process::ExitStatusExt;
+    let probe = Command::new("strace")
+        .args(["-o", "/dev/null", "true"])
+        .stderr(Stdio::null())
+        .status();
+    if !probe.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: needs strace (Debian package strace) and the right to trace processes");
+        return;
+    }
+    let project = trained();
+    let images = || {
+        for n in 0..2 {
+            project.write(&format!("in/{n}/photo.jpg"), &photo(0, n));
+        }
+    };
+    for (how, calls) in [
+        ("--move-to", "?link,?linkat"),
+        ("--move-to", "?unlink,?unlinkat"),
+        ("--copy-to", "?rename,?renameat,?renameat2"),
+    ] {
+        let sort = ["predict", "--format", "json", "--image-path", "in", how, "sorted"];
+        for place in 1.. {
+            images();
+            let expected = bytes_below(&project, "in");
+            let inject = format!("inject={calls}:signal=SIGKILL:when={place}");
+            let killed = project
+                .traced(&["-qq", "-o", "/dev/null", "-e", &inject], &sort)
+                .output()
+                .unwrap();
+            let was_killed = killed.status.signal().is_some();
+            let mut found = [bytes_below(&project, "in"), bytes_below_if(&project, "sorted")].concat();
+            found.retain(|bytes| expected.contains(bytes));
+            found.sort();
+            found.dedup();
+            assert_eq!(found, expected, "{how} killed at {calls} {place}");
+            project.run(&sort).ok();
+            // What was left unfinished is hidden, and goes after a day.
+            let mut sorted = bytes_below_if(&project, "sorted");
+            sorted.retain(|bytes| expected.contains(bytes));
+            sorted.dedup();
+            assert_eq!(sorted, expected, "{how} after {calls} {place}");
+            assert_eq!(
+                bytes_below(&project, "in").len(),
+                if how == "--move-to" { 0 } else { 2 }
+            );
+            for folder in ["in", "sorted"] {
+                std::fs::remove_dir_all(project.path(folder)).unwrap();
+            }
+            if !was_killed {
+                assert!(place > 2, "{how} has no {calls}");
+                break;
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+fn bytes_below_if(project: &Project, folder: &str) -> Vec<Vec<u8>> {
+    if project.path(folder).exists() {
+        bytes_below(project, folder)
+    } else {
+        Vec::new()
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_watched_folder_is_sorted_as_images_arrive() {
+    let project = trained();
+    project.write("in/first.jpg", &photo(0, 0));
+    let watch = ["predict", "--format", "json", "--watch", "in", "--move-to", "in/sorted"];
+    let mut running = Running::new(project.command(&watch));
+    let first = running.hear();
+    assert_eq!(
+        (first["file"].as_str(), first["to"].as_str()),
+        (Some("in/first.jpg"), Some("in/sorted/drum/first.jpg"))
+    );
+
+    // Written slowly: its parts are no image.
+    let bytes = photo(1, 1);
+    let mut slow = File::create(project.path("in/slow.jpg")).unwrap();
+    slow.write_all(&bytes[..100]).unwrap();
+    slow.sync_all().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    // Complete at once, in a new folder.
+    project.write("new/moved.jpg", &photo(2, 2));
+    std::fs::rename(project.path("new"), project.path("in/new")).unwrap();
+    assert_eq!(running.hear()["to"], "in/sorted/harp/moved.jpg");
+    slow.write_all(&bytes[100..]).unwrap();
+    drop(slow);
+    let slow = running.hear();
+    assert_eq!(
+        (slow["file"].as_str(), slow["to"].as_str()),
+        (Some("in/slow.jpg"), Some("in/sorted/flute/slow.jpg"))
+    );
+    assert_eq!(std::fs::read(project.path("in/sorted/flute/slow.jpg")).unwrap(), bytes);
+
+    running.interrupt();
+    let (status, stderr) = running.end();
+    assert_eq!(status, 0, "{stderr}");
+    assert!(stderr.ends_with("moved 3 images to in/sorted\n"), "{stderr}");
+    assert_eq!(
+        files_in(&project, "in"),
+        [
+            "sorted/drum/first.jpg",
+            "sorted/flute/slow.jpg",
+            "sorted/harp/moved.jpg"
+        ]
+    );
+}
+
+#[cfg(unix)]
+fn files_in(project: &Project, folder: &str) -> Vec<String> {
+    let root = project.path(folder);
+    let name = |path: std::path::PathBuf| path.strip_prefix(&root).unwrap().display().to_string();
+    snapshot(&root).into_iter().map(|(path, _)| name(path)).collect()
+}
+
+/// Needs strace and the right to trace; says so where it is skipped.
+#[cfg(unix)]
+#[test]
+fn a_folder_is_watched_where_the_system_tells_of_no_changes() {
+    let project = trained();
+    project.write("in/first.jpg", &photo(0, 0));
+    let silent = "inject=?inotify_init,?inotify_init1:error=EMFILE";
+    let watch = ["predict", "--format", "json", "--watch", "in"];
+    let traced = project.traced(&["-qq", "-o", "/dev/null", "-e", silent], &watch);
+    let probe = Command::new("strace")
+        .args(["-o", "/dev/null", "true"])
+        .stderr(Stdio::null())
+        .status();
+    if !probe.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: needs strace (Debian package strace) and the right to trace processes");
+        return;
+    }
+    let mut running = Running::new(traced);
+    assert_eq!(running.hear()["file"], "in/first.jpg");
+    project.write("in/second.jpg", &photo(1, 0));
+    assert_eq!(running.hear()["file"], "in/second.jpg");
+    // Strace would not pass an interrupt on.
+    std::fs::remove_dir_all(project.path("in")).unwrap();
+    let (status, stderr) = running.end();
+    assert_eq!(status, 1, "{stderr}");
+    assert!(
+        stderr.contains("warning: in: the system does not tell of changes (Too many open files"),
+        "{stderr}"
+    );
 }

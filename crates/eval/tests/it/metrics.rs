@@ -1,7 +1,7 @@
-//! Figures agree with `fixtures/golden/metrics.json`, which scikit-learn and SciPy computed.
+//! Figures agree with `fixtures/golden/metrics.json`, which scikit-learn, SciPy, statsmodels and numpy computed.
 
 use luthier_artifact::Digest;
-use luthier_eval::{ClassMetrics, EvaluateConfig, Evaluation, Predictions};
+use luthier_eval::{ClassMetrics, EvaluateConfig, Evaluation, McNemar, Predictions};
 use ndarray::Array2;
 use serde::Deserialize;
 
@@ -12,6 +12,7 @@ struct Golden {
     tolerance: f64,
     cases: Vec<Case>,
     wilson: Vec<Wilson>,
+    mcnemar: Vec<Test>,
 }
 
 #[derive(Deserialize)]
@@ -26,6 +27,7 @@ struct Case {
     weighted_average: [f64; 3],
     log_loss: f64,
     top_k: Vec<(usize, f64)>,
+    calibration_error: f64,
     confusion: Vec<Vec<u64>>,
 }
 
@@ -36,6 +38,13 @@ struct Wilson {
     confidence: f64,
     lower: f64,
     upper: f64,
+}
+
+#[derive(Deserialize)]
+struct Test {
+    only_baseline_right: u64,
+    only_candidate_right: u64,
+    p_value: f64,
 }
 
 fn golden() -> Golden {
@@ -102,6 +111,32 @@ fn metrics_agree_with_scikit_learn() {
         let (expected_k, expected_top): (Vec<_>, Vec<_>) = case.top_k.iter().copied().unzip();
         assert_eq!(found_k, expected_k, "{}", case.name);
         assert_close(&found_top, &expected_top, tolerance, &case.name);
+    }
+}
+
+#[test]
+fn the_calibration_error_is_numpys() {
+    let Golden { tolerance, cases, .. } = golden();
+    for case in cases {
+        let found = case.evaluate().reliability.calibration_error;
+        assert_close(&[found], &[case.calibration_error], tolerance, &case.name);
+    }
+}
+
+#[test]
+fn mcnemars_test_is_statsmodels() {
+    for test in golden().mcnemar {
+        let Test {
+            only_baseline_right,
+            only_candidate_right,
+            p_value,
+        } = test;
+        let found = McNemar::exact(only_baseline_right, only_candidate_right).p_value;
+        // A part of the value, which may be tiny: sums of up to 100,000 terms differ in their last digits.
+        assert!(
+            (found / p_value - 1.0).abs() < 1e-10,
+            "{only_baseline_right} and {only_candidate_right}: {found}, expected {p_value}"
+        );
     }
 }
 

@@ -1,0 +1,152 @@
+//! Prints predictions, each as soon as it is there.
+
+use std::io::{self, StdoutLock, Write};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::words::printable;
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Format {
+    Table,
+    Json,
+    Csv,
+}
+
+/// What is printed of an image.
+#[derive(Serialize)]
+pub(super) struct Prediction<'a> {
+    pub(super) file: &'a str,
+    #[serde(flatten)]
+    pub(super) answer: Option<Answer>,
+    /// Where `--copy-to` or `--move-to` puts it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) to: Option<String>,
+    /// Why it could not be read, or not be put there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Answer {
+    /// The most probable class, or [`UNKNOWN`](super::UNKNOWN).
+    pub(super) answer: String,
+    /// To the nearest class, in standard deviations, with `--keep-known`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) distance: Option<f64>,
+    /// The most probable classes, the most probable first.
+    pub(super) predictions: Vec<ClassProbability>,
+}
+
+#[derive(Serialize)]
+pub(super) struct ClassProbability {
+    pub(super) class: String,
+    pub(super) probability: f64,
+}
+
+pub(super) struct Printer {
+    format: Format,
+    /// Whether there is a column for where images are put.
+    has_targets: bool,
+    /// The width of the first column of a table, in characters.
+    width: usize,
+    out: StdoutLock<'static>,
+}
+
+impl Printer {
+    /// Prints the header, if the format has one.
+    pub(super) fn new(format: Format, has_targets: bool) -> io::Result<Self> {
+        let mut out = io::stdout().lock();
+        if let Format::Csv = format {
+            let to = if has_targets { ",to" } else { "" };
+            writeln!(out, "file,answer,rank,class,probability,distance,error{to}")?;
+            out.flush()?;
+        }
+        Ok(Printer {
+            format,
+            has_targets,
+            width: 0,
+            out,
+        })
+    }
+
+    /// Makes room in the table for these names.
+    pub(super) fn make_room<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+        let widest = names.map(|name| printable(name).chars().count()).max();
+        self.width = self.width.max(widest.unwrap_or(0));
+    }
+
+    /// Prints a prediction; a reader sees it at once.
+    pub(super) fn print(&mut self, prediction: &Prediction<'_>) -> io::Result<()> {
+        let lines = match self.format {
+            Format::Json => {
+                let mut line = serde_json::to_vec(prediction).map_err(io::Error::other)?;
+                line.push(b'\n');
+                line
+            }
+            Format::Csv => self.csv(prediction).map_err(io::Error::other)?,
+            Format::Table => self.row(prediction).into_bytes(),
+        };
+        self.out.write_all(&lines)?;
+        self.out.flush()
+    }
+
+    /// A row for each class, or for the error if there are none.
+    fn csv(&self, prediction: &Prediction<'_>) -> csv::Result<Vec<u8>> {
+        let Prediction {
+            file,
+            answer,
+            to,
+            error,
+        } = prediction;
+        let mut csv = csv::Writer::from_writer(Vec::new());
+        let mut write = |answer: &str, rank: &str, class: &str, probability: &str, distance: &str| {
+            let row = [file, answer, rank, class, probability, distance];
+            let error = error.as_deref().unwrap_or_default();
+            let to = self.has_targets.then(|| to.as_deref().unwrap_or_default());
+            csv.write_record(row.into_iter().chain([error]).chain(to))
+        };
+        match answer {
+            None => write("", "", "", "", "")?,
+            Some(Answer {
+                answer,
+                distance,
+                predictions,
+            }) => {
+                let distance = distance.map(|distance| distance.to_string()).unwrap_or_default();
+                for (rank, ClassProbability { class, probability }) in (1..).zip(predictions) {
+                    write(answer, &rank.to_string(), class, &probability.to_string(), &distance)?;
+                }
+            }
+        }
+        csv.into_inner().map_err(|error| error.into_error().into())
+    }
+
+    /// A line, or nothing for an image that cannot be read: that is said on stderr.
+    fn row(&self, prediction: &Prediction<'_>) -> String {
+        let Some(Answer {
+            answer, predictions, ..
+        }) = &prediction.answer
+        else {
+            return String::new();
+        };
+        let columns: Vec<String> = predictions
+            .iter()
+            .map(|best| format!("{} {:.1} %", printable(&best.class), 100.0 * best.probability))
+            .collect();
+        let mut columns = columns.join("  ");
+        // That the most probable class is the answer goes without saying.
+        if *answer != predictions[0].class {
+            columns = format!("{answer} ({columns})");
+        }
+        if let Some(to) = &prediction.to {
+            columns = format!("{columns}  → {}", printable(to));
+        }
+        format!(
+            "{:<width$}  {columns}\n",
+            printable(prediction.file),
+            width = self.width
+        )
+    }
+}
