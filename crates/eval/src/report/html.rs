@@ -74,6 +74,7 @@ struct Page<'a> {
     right: Vec<RightImages>,
     n_right_listed: usize,
     judged_training_images: bool,
+    compared_looks: bool,
     suspects: Vec<SuspectCard>,
     n_suspects: usize,
     n_suspects_in_train: usize,
@@ -308,6 +309,7 @@ pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Stri
         right: show.right(&right),
         n_right_listed: right.len(),
         judged_training_images: context.findings.judged_training_images,
+        compared_looks: context.findings.compared_looks,
         suspects: (conclusions.mislabelled.iter().take(MAX_SUSPECTS))
             .map(|suspect| show.suspect(suspect))
             .collect(),
