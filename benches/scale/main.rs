@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use luthier_artifact::{Cache, Digest, Key};
 use luthier_benches::{features_of_rows, jpeg};
-use luthier_extract::{Decoding, Device, ExtractorConfig, Precision, View, WeightsSource};
+use luthier_extract::{Decoding, Device, ExtractorConfig, PerceptualHash, Precision, View, WeightsSource};
 use wait4::Wait4;
 
 /// How often each run is repeated.
@@ -109,16 +109,22 @@ impl Data {
             }
         }
         let cache = Cache::open(&folder.join(".luthier"))?;
-        let key = extractor()?.digest();
+        let (key, hash_key) = (extractor()?.digest(), PerceptualHash::extractor(Decoding::Scaled));
         for first in (0..count).step_by(CHUNK) {
             let places = first..count.min(first + CHUNK);
             let rows = features_of_rows(places.clone(), N_CLASSES);
-            let store = |place: usize| -> Result<(Digest, Vec<f32>)> {
+            let (mut features, mut hashes) = (Vec::new(), Vec::new());
+            for place in places {
                 let bytes = data.photo(place);
                 fs::write(data.path(place), &bytes)?;
-                Ok((Digest::of(&bytes), rows.row(place - first).to_vec()))
-            };
-            cache.store_features(&key, &places.map(store).collect::<Result<Vec<_>>>()?)?;
+                let (image, row) = (Digest::of(&bytes), rows.row(place - first));
+                // All photographs look the same; what the cache knows of them does not.
+                let hash = row.iter().map(|value| (128.0 + 40.0 * value).clamp(0.0, 255.0));
+                hashes.push((image, hash.take(PerceptualHash::WIDTH).collect()));
+                features.push((image, row.to_vec()));
+            }
+            cache.store_features(&key, &features)?;
+            cache.store_features(&hash_key, &hashes)?;
             eprint!("\r{} of {count} images made", count.min(first + CHUNK));
             std::io::stderr().flush()?;
         }

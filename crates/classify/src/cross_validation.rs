@@ -201,7 +201,7 @@ impl CrossValidation {
 /// Where no entry of the gradient is larger than `t`, the objective, whose curvature in the weights is at least
 /// `λ = 1/(C n)`, is at most `t² / 2λ` a weight above its optimum. One tolerance for all would waste time on small C, and
 /// flatter large ones: stopping early acts like a penalty.
-fn tolerance(c: f64, n: usize) -> f64 {
+pub(crate) fn tolerance(c: f64, n: usize) -> f64 {
     (2.0 * EXCESS / (c * n as f64)).sqrt()
 }
 
@@ -218,16 +218,18 @@ fn summarize(c: f64, losses: &[f64]) -> CandidateC {
 }
 
 /// Who is held out when.
-struct Folds {
+pub(crate) struct Folds {
     /// The fold in which each row is held out, if it is in any.
     of: Vec<Option<usize>>,
+    /// The place of each row's image in the order in which its class was dealt.
+    turns: Vec<usize>,
     /// The number of folds, none of which is empty.
-    n_folds: usize,
+    pub(crate) n_folds: usize,
 }
 
 impl Folds {
     /// Deals out each class evenly, in an order that depends on the seed and the images only, not on that of the rows.
-    fn deal<R: Rows<Feature = f32>>(train: &Training<'_, R>, folds: usize, seed: u64) -> Result<Self> {
+    pub(crate) fn deal<R: Rows<Feature = f32>>(train: &Training<'_, R>, folds: usize, seed: u64) -> Result<Self> {
         if folds < 2 {
             return Err(Error::Folds { found: folds });
         }
@@ -242,6 +244,10 @@ impl Folds {
                 tracing::warn!("class {class} has one training image, which cross-validation cannot hold out");
             }
         }
+        let mut turns = vec![0; train.n_rows()];
+        for (turn, rows) in classes.iter().flat_map(|images| images.values().enumerate()) {
+            rows.iter().for_each(|&row| turns[row] = turn);
+        }
         classes.retain(|images| images.len() > 1);
         let n_dealt = classes.iter().map(BTreeMap::len).sum::<usize>();
         if n_dealt == 0 {
@@ -253,12 +259,35 @@ impl Folds {
         for (turn, rows) in classes.iter().flat_map(BTreeMap::values).enumerate() {
             rows.iter().for_each(|&row| of[row] = Some(turn % n_folds));
         }
-        Ok(Folds { of, n_folds })
+        Ok(Folds { of, turns, n_folds })
     }
 
     /// The rows of which this is true, in ascending order.
-    fn rows(&self, is_chosen: impl Fn(&Option<usize>) -> bool) -> Vec<usize> {
+    pub(crate) fn rows(&self, is_chosen: impl Fn(&Option<usize>) -> bool) -> Vec<usize> {
         (0..self.of.len()).filter(|&row| is_chosen(&self.of[row])).collect()
+    }
+
+    /// Of the rows that a fold does not hold out this share of each class, and of none less than one row: those dealt
+    /// first, in ascending order.
+    pub(crate) fn share_of_others<R: Rows<Feature = f32>>(
+        &self,
+        fold: usize,
+        train: &Training<'_, R>,
+        share: f64,
+    ) -> Vec<usize> {
+        let mut classes = vec![Vec::new(); train.n_classes()];
+        for row in self.rows(|of| *of != Some(fold)) {
+            classes[train.labels[row]].push(row);
+        }
+        let mut rows: Vec<usize> = (classes.iter_mut())
+            .flat_map(|rows| {
+                rows.sort_by_key(|&row| (self.turns[row], row));
+                let n = (share * rows.len() as f64).ceil() as usize;
+                rows[..n].iter().copied()
+            })
+            .collect();
+        rows.sort_unstable();
+        rows
     }
 }
 
@@ -292,9 +321,24 @@ mod tests {
     }
 
     #[test]
+    fn smaller_shares_are_part_of_larger_ones_and_miss_no_class() {
+        let table = table(&[23, 7, 1]);
+        let train = Training::from(&table);
+        let folds = Folds::deal(&train, 5, 0).unwrap();
+        for fold in 0..5 {
+            let [quarter, half, all] = [0.25, 0.5, 1.0].map(|share| folds.share_of_others(fold, &train, share));
+            assert_eq!(all, folds.rows(|of| *of != Some(fold)));
+            assert!(quarter.iter().all(|row| half.contains(row)) && half.len() > quarter.len());
+            assert!((0..3).all(|label| quarter.iter().any(|&row| table.labels[row] == label)));
+        }
+    }
+
+    #[test]
     fn folds_share_out_every_class_and_all_images_evenly() {
         let train = table(&[23, 7, 11]);
-        let Folds { of: fold_of, n_folds } = Folds::deal(&Training::from(&train), 5, 1).unwrap();
+        let Folds {
+            of: fold_of, n_folds, ..
+        } = Folds::deal(&Training::from(&train), 5, 1).unwrap();
         assert_eq!(n_folds, 5);
         let sizes = |label: Option<usize>| {
             let mut sizes = [0usize; 5];
@@ -325,7 +369,7 @@ mod tests {
     fn small_classes_are_held_out_as_far_as_they_can_be() {
         let deal = |sizes: &[usize], folds| Folds::deal(&Training::from(&table(sizes)), folds, 1);
         // The three of the second class are held out in three different folds, the one of the third in none.
-        let Folds { of, n_folds } = deal(&[9, 3, 1], 5).unwrap();
+        let Folds { of, n_folds, .. } = deal(&[9, 3, 1], 5).unwrap();
         assert_eq!(n_folds, 5);
         let small: std::collections::HashSet<_> = of[9..12].iter().flatten().collect();
         assert_eq!((small.len(), of[12]), (3, None));

@@ -4,7 +4,8 @@
 //! - [`ChooseC`]: a given C, or the one of smallest log loss in stratified cross-validation
 //! - [`CrossValidation`] → [`HeldOut`]: the table of C against log loss, and what models say of images they have not
 //!   seen; [`Temperature`], [`Threshold`] and [`ClassDistance`]: what follows from that for predictions
-//! - [`Training`], [`ClassifyConfig`] → [`Model`]: the stage `classify`; an encoded model *is* the file `model.safetensors`
+//! - [`Training`], [`ClassifyConfig`] → [`Model`] and [`HeldOutPredictions`]: the stage `classify`; an encoded model *is*
+//!   the file `model.safetensors`
 //! - [`Classifier`]: smartcore's `SupervisedEstimator` and `Predictor` over the same code
 //!
 //! Everything is computed in `f64`, and gives the same bytes for any number of threads.
@@ -17,6 +18,8 @@ mod cross_validation;
 mod distance;
 mod error;
 mod estimator;
+mod held_out;
+mod learning_curve;
 mod logistic;
 mod model;
 mod softmax;
@@ -29,8 +32,10 @@ pub use cross_validation::{CrossValidation, HeldOut, JudgedC};
 pub use distance::ClassDistance;
 pub use error::{Error, Result};
 pub use estimator::Classifier;
+pub use held_out::HeldOutPredictions;
+pub use learning_curve::LearningPoint;
 pub use logistic::{ClassWeight, FittedLogisticRegression, LogisticRegression};
 pub use luthier_features::Solver;
 pub use model::{CrossValidationInfo, DistanceMeter, Model, Scorer, Threshold, TrainingInfo};
-pub use stage::ClassifyConfig;
+pub use stage::{Classified, ClassifyConfig};
 pub use training::Training;

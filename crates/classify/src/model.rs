@@ -2,11 +2,11 @@ use std::path::Path;
 
 use luthier_artifact::{Artifact, ExtractorInfo, Tensors, TensorsBuilder};
 use luthier_features::{Projection, Rows, Solver, for_each_block};
-use ndarray::{Array1, Array2, s};
+use ndarray::{Array1, Array2, Axis, concatenate, s};
 use serde::{Deserialize, Serialize};
 
 use crate::softmax::softmax_rows;
-use crate::{CandidateC, ClassDistance, ClassWeight, Error, FittedLogisticRegression, Result};
+use crate::{CandidateC, ClassDistance, ClassWeight, Error, FittedLogisticRegression, LearningPoint, Result};
 
 /// How a model was trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,8 @@ pub struct CrossValidationInfo {
     pub candidates: Vec<CandidateC>,
     /// Thresholds that keep most of the images held out, in ascending order of how many.
     pub thresholds: Vec<Threshold>,
+    /// What fewer training images would have given, by ascending number.
+    pub learning_curve: Vec<LearningPoint>,
 }
 
 /// What to ask of a prediction, so that a given share of images of known classes pass.
@@ -77,6 +79,9 @@ pub struct Model {
     pub pca_mean: Array1<f32>,
     /// The principal components, `[p, d]`.
     pub pca_components: Array2<f32>,
+    /// The share of the variance along each component, in descending order, `[q]`: the `p` kept ones, and those left out as
+    /// far as they are known.
+    pub pca_variance_ratios: Array1<f64>,
     /// The weights on the components, `[k, p]`.
     pub classifier_weight: Array2<f32>,
     /// The intercepts, `[k]`.
@@ -129,6 +134,7 @@ impl Model {
             scaler_scale: vector(&scaler.scale),
             pca_mean: vector(&pca.mean),
             pca_components: matrix(&pca.components),
+            pca_variance_ratios: concatenate![Axis(0), pca.explained_variance_ratio, pca.residual_variance_ratio],
             classifier_weight: matrix(&classifier.weight),
             classifier_bias: vector(&classifier.bias),
             temperature,
@@ -197,14 +203,31 @@ impl Model {
         }
     }
 
+    /// The first `count` principal components of each row of `features`, `[n, d]`, or all of them if there are fewer:
+    /// `[n, count]`.
+    ///
+    /// # Errors
+    /// Those of [`scores`](Self::scores).
+    pub fn project(&self, features: impl Rows<Feature = f32>, count: usize) -> Result<Array2<f64>> {
+        self.projector(count).project(features)
+    }
+
+    /// What gives the first `count` components, or all of them if there are fewer.
+    fn projector(&self, count: usize) -> Projector {
+        let count = count.min(self.pca_components.nrows());
+        Projector {
+            mean: self.scaler_mean.mapv(f64::from),
+            scale: self.scaler_scale.mapv(f64::from),
+            pca_mean: self.pca_mean.mapv(f64::from),
+            components: self.pca_components.slice(s![..count, ..]).mapv(f64::from),
+        }
+    }
+
     /// What gives the distances, made ready once: for images that come one by one. `None` if the model knows no distances.
     pub fn distance_meter(&self) -> Option<DistanceMeter<'_>> {
         let distance = self.distance.as_ref()?;
         Some(DistanceMeter {
-            mean: self.scaler_mean.mapv(f64::from),
-            scale: self.scaler_scale.mapv(f64::from),
-            pca_mean: self.pca_mean.mapv(f64::from),
-            components: self.pca_components.mapv(f64::from),
+            projector: self.projector(self.pca_components.nrows()),
             whitening: distance.whitening.mapv(f64::from),
             distance,
         })
@@ -246,15 +269,35 @@ impl Scorer {
     }
 }
 
-/// What a model measures distances by, in double precision.
+/// Scaling and components of a model in double precision.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DistanceMeter<'a> {
+struct Projector {
     /// `[d]`, as are `scale` and `pca_mean`.
     mean: Array1<f64>,
     scale: Array1<f64>,
     pca_mean: Array1<f64>,
     /// `[p, d]`.
     components: Array2<f64>,
+}
+
+impl Projector {
+    fn project(&self, features: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
+        check_width(&features, self.components.ncols())?;
+        let mut z = Array2::zeros((features.n_rows(), self.components.nrows()));
+        for_each_block(&features, |start, block| {
+            let centred = (block.mapv(f64::from) - &self.mean) / &self.scale - &self.pca_mean;
+            z.slice_mut(s![start..start + block.nrows(), ..])
+                .assign(&centred.dot(&self.components.t()));
+            Ok(())
+        })?;
+        Ok(z)
+    }
+}
+
+/// What a model measures distances by, in double precision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DistanceMeter<'a> {
+    projector: Projector,
     /// `[p, p]`.
     whitening: Array2<f64>,
     distance: &'a ClassDistance,
@@ -266,14 +309,7 @@ impl DistanceMeter<'_> {
     /// # Errors
     /// Those of [`Model::scores`].
     pub fn distances(&self, features: impl Rows<Feature = f32>) -> Result<Vec<f64>> {
-        check_width(&features, self.components.ncols())?;
-        let mut z = Array2::zeros((features.n_rows(), self.components.nrows()));
-        for_each_block(&features, |start, block| {
-            let centred = (block.mapv(f64::from) - &self.mean) / &self.scale - &self.pca_mean;
-            z.slice_mut(s![start..start + block.nrows(), ..])
-                .assign(&centred.dot(&self.components.t()));
-            Ok(())
-        })?;
+        let z = self.projector.project(features)?;
         Ok(self.distance.nearest(&self.whitening, &z))
     }
 }
@@ -288,7 +324,7 @@ fn check_width(features: &impl Rows, expected: usize) -> Result<()> {
 }
 
 impl Artifact for Model {
-    const FORMAT: &'static str = "model/2";
+    const FORMAT: &'static str = "model/3";
 
     fn encode(&self) -> Vec<u8> {
         let Model {
@@ -309,6 +345,7 @@ impl Artifact for Model {
         .tensor("scaler.scale", &self.scaler_scale)
         .tensor("pca.mean", &self.pca_mean)
         .tensor("pca.components", &self.pca_components)
+        .tensor("pca.variance_ratios", &self.pca_variance_ratios)
         .tensor("classifier.weight", &self.classifier_weight)
         .tensor("classifier.bias", &self.classifier_bias)
         .tensor("head.weight", &self.head_weight)
@@ -348,6 +385,10 @@ impl Artifact for Model {
             check(&tensors, name, matrix.as_slice(), matrix.shape(), &[rows, columns])?;
             Ok(matrix)
         };
+        let pca_variance_ratios: Array1<f64> = tensors.vector("pca.variance_ratios")?;
+        if pca_variance_ratios.len() < p || pca_variance_ratios.iter().any(|ratio| !ratio.is_finite()) {
+            return Err(tensors.wrong(format!("no {p} finite numbers in pca.variance_ratios")));
+        }
         let temperature = vector("temperature", 1)?[0];
         if temperature <= 0.0 {
             return Err(tensors.wrong(format!("a temperature of {temperature}")));
@@ -367,6 +408,7 @@ impl Artifact for Model {
             scaler_scale: vector("scaler.scale", d)?,
             pca_mean: vector("pca.mean", d)?,
             pca_components: matrix("pca.components", p, d)?,
+            pca_variance_ratios,
             classifier_weight: matrix("classifier.weight", k, p)?,
             classifier_bias: vector("classifier.bias", k)?,
             head_weight: matrix("head.weight", k, d)?,

@@ -2,8 +2,9 @@ use luthier_artifact::{Digest, Key};
 use luthier_features::{Projection, Rows, Solver};
 
 use crate::{
-    CandidateC, ChooseC, ClassDistance, ClassWeight, CrossValidation, CrossValidationInfo, HeldOut, LogisticRegression,
-    Model, Result, Rule, Temperature, Threshold, Training, TrainingInfo, choice, confidences, thresholds_that_keep,
+    CandidateC, ChooseC, ClassDistance, ClassWeight, CrossValidation, CrossValidationInfo, HeldOut, HeldOutPredictions,
+    LogisticRegression, Model, Result, Rule, Temperature, Threshold, Training, TrainingInfo, choice, confidences,
+    thresholds_that_keep,
 };
 
 /// For which shares of held-out images a model carries thresholds.
@@ -29,11 +30,21 @@ struct Judged {
     c: f64,
     temperature: f32,
     info: CrossValidationInfo,
+    held_out: HeldOutPredictions,
+}
+
+/// The outputs of the stage.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Classified {
+    /// The model of all training images.
+    pub model: Model,
+    /// What the models of cross-validation say of training images that they have not seen: nothing if C was given.
+    pub held_out: HeldOutPredictions,
 }
 
 impl ClassifyConfig {
     /// Changes when the stage gives other results for the same inputs.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
 
     /// What the model from the feature table with digest `train` and the projection with digest `projection`
     /// depends on. With a given C that is neither folds nor seed.
@@ -64,9 +75,9 @@ impl ClassifyConfig {
     /// # Errors
     /// [`Error::TooFewImages`](crate::Error::TooFewImages) if a class has no image; with [`ChooseC::Auto`] those of
     /// [`CrossValidation::run`]; those of [`LogisticRegression::fit`] and [`Projection::transform`].
-    pub fn run<R: Rows<Feature = f32>>(&self, train: &Training<'_, R>, projection: &Projection) -> Result<Model> {
+    pub fn run<R: Rows<Feature = f32>>(&self, train: &Training<'_, R>, projection: &Projection) -> Result<Classified> {
         train.check_classes()?;
-        let (c, judged) = match self.c {
+        let (c, mut judged) = match self.c {
             ChooseC::Fixed(c) => (c, None),
             ChooseC::Auto(rule) => {
                 let judged = self.judge(train, projection, rule)?;
@@ -74,6 +85,10 @@ impl ClassifyConfig {
             }
         };
         let z = projection.transform(&train.features)?;
+        if let Some(judged) = &mut judged {
+            let cross_validation = self.cross_validation(projection);
+            judged.info.learning_curve = cross_validation.learning_curve(train, z.view(), c)?;
+        }
         let regression = LogisticRegression {
             class_weight: self.class_weight,
             ..LogisticRegression::new(c, self.solver)?
@@ -96,9 +111,9 @@ impl ClassifyConfig {
             n_components: projection.pca.n_components(),
             explained_variance_ratio: projection.pca.explained_variance_ratio.sum(),
             solver: self.solver,
-            cross_validation: judged.map(|judged| judged.info),
+            cross_validation: judged.as_ref().map(|judged| judged.info.clone()),
         };
-        Ok(Model::assemble(
+        let model = Model::assemble(
             train.classes.to_vec(),
             train.extractor.clone(),
             training,
@@ -106,7 +121,22 @@ impl ClassifyConfig {
             &classifier,
             temperature,
             distance,
-        ))
+        );
+        let held_out = match judged {
+            Some(judged) => judged.held_out,
+            None => HeldOutPredictions::none(train.digest(), train.n_classes()),
+        };
+        Ok(Classified { model, held_out })
+    }
+
+    fn cross_validation(&self, projection: &Projection) -> CrossValidation {
+        CrossValidation {
+            features: projection.config,
+            solver: self.solver,
+            class_weight: self.class_weight,
+            folds: self.folds,
+            seed: self.seed,
+        }
     }
 
     /// Chooses C among the candidates by cross-validation.
@@ -116,26 +146,20 @@ impl ClassifyConfig {
         projection: &Projection,
         rule: Rule,
     ) -> Result<Judged> {
-        let cross_validation = CrossValidation {
-            features: projection.config,
-            solver: self.solver,
-            class_weight: self.class_weight,
-            folds: self.folds,
-            seed: self.seed,
-        };
         let HeldOut {
             rows,
             n_folds,
             candidates: judged,
             distances,
-        } = cross_validation.run(train, &choice::GRID)?;
+        } = self.cross_validation(projection).run(train, &choice::GRID)?;
         let candidates: Vec<CandidateC> = judged.iter().map(|judged| judged.candidate).collect();
         let chosen = rule.choose(&candidates).expect("the grid has candidates");
         choice::warn_at_edge(&candidates);
 
         let scores = judged[chosen].scores.view();
         let temperature = Temperature::fit(scores, &train.labels_of(&rows))?;
-        let known = confidences(temperature.probabilities(scores).view());
+        let probabilities = temperature.probabilities(scores);
+        let known = confidences(probabilities.view());
         let nearness = distances.map(|distances| distances.iter().map(|distance| -distance).collect::<Vec<_>>());
         let thresholds = SHARES.map(|share| {
             let measures: Vec<&[f64]> = [Some(&known), nearness.as_ref()]
@@ -158,7 +182,9 @@ impl ClassifyConfig {
                 n_held_out: rows.len(),
                 candidates,
                 thresholds: thresholds.into_iter().collect::<Result<_>>()?,
+                learning_curve: Vec::new(),
             },
+            held_out: HeldOutPredictions::new(train.digest(), rows, probabilities.view()),
         })
     }
 }
@@ -243,8 +269,8 @@ mod tests {
         assert_eq!(
             [digest(FIXED).to_string(), digest(AUTO).to_string()],
             [
-                "9b17f970fab243e4c547bcc7cb6aa6e77f29af692064b8253f3d598129fcd983",
-                "eef9d311c5b7ccf6e6d2100f0116a42bbe75b60269e0b14b2dd16945bb1a6c59",
+                "782db47ccfb8e225e068b33af3d03583950d05a79515bb5cd9297eb4f686ec3c",
+                "516019d86ee85571f09b29cfb36a7426f8257676027ee27b9066a320df2470db",
             ]
         );
     }

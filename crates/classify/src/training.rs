@@ -2,7 +2,7 @@ use luthier_artifact::{Digest, ExtractorInfo, FeatureTable, StoredTable};
 use luthier_features::Rows;
 use ndarray::ArrayView2;
 
-use crate::{Error, Result};
+use crate::{Error, HeldOutPredictions, Result};
 
 /// Images with their labels and features. The features may be in memory, or in the cache, from where they are read in
 /// blocks of rows.
@@ -59,6 +59,11 @@ impl<R: Rows<Feature = f32>> Training<'_, R> {
     /// The labels of some rows.
     pub(crate) fn labels_of(&self, rows: &[usize]) -> Vec<usize> {
         rows.iter().map(|&row| self.labels[row]).collect()
+    }
+
+    /// The digest of the images and their labels.
+    pub(crate) fn digest(&self) -> Digest {
+        HeldOutPredictions::digest_of(self.images, self.labels)
     }
 
     /// An error that names the first class without an image.

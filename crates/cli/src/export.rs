@@ -7,19 +7,22 @@ use anyhow::{Context, Result};
 use luthier_artifact::{
     Artifact, Cache, Digest, FeatureRows, Manifest, Split, Written, remove_unfinished, write_atomically,
 };
-use luthier_classify::Model;
-use luthier_eval::Evaluation;
+use luthier_classify::{HeldOutPredictions, Model};
+use luthier_eval::{REPORT_FILES, StageTime};
 use luthier_extract::{DataSource, SkippedImages};
 
 use crate::features_folder::{self, Index};
-use crate::pipeline::{Extracted, load, open_table};
+use crate::pipeline::{Evaluated, Extracted, Trained, load, open_table};
 use crate::report;
 
 /// Changes when the same artifacts are written out in another way.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The name of the model file.
 pub(crate) const MODEL_FILE: &str = "model.safetensors";
+
+/// The name of the file beside the model with what cross-validation's models say of training images.
+pub(crate) const HELD_OUT_FILE: &str = "held_out.safetensors";
 
 /// What `features.json` says, and the digest of all that it is made from.
 pub(crate) struct Rows<'a> {
@@ -64,10 +67,22 @@ impl<'a> Rows<'a> {
 /// Writes `features/`.
 pub(crate) fn features(cache: &Cache, folder: &Path, rows: &Rows<'_>, extracted: &Extracted) -> Result<()> {
     tidy(folder);
-    for (split, digest) in [(Split::Train, &extracted.train), (Split::Test, &extracted.test)] {
+    let [train_hashes, test_hashes] = &extracted.hashes;
+    let splits = [
+        (Split::Train, &extracted.train, train_hashes),
+        (Split::Test, &extracted.test, test_hashes),
+    ];
+    for (split, digest, hashes) in splits {
         let (features, labels) = features_folder::npy_paths(folder, split);
         once(cache, &[features, labels], &[*digest], || {
             features_folder::write_table(folder, split, &open_table(cache, digest)?)
+        })?;
+        let path = features_folder::hashes_path(folder, split);
+        once(cache, std::slice::from_ref(&path), &[*hashes], || {
+            Ok(vec![features_folder::write_features(
+                &path,
+                &open_table(cache, hashes)?,
+            )?])
         })?;
     }
     once(cache, &[features_folder::index_path(folder)], &[rows.digest], || {
@@ -76,44 +91,43 @@ pub(crate) fn features(cache: &Cache, folder: &Path, rows: &Rows<'_>, extracted:
     })
 }
 
-/// Writes `models/model.safetensors`; the result is its path.
-pub(crate) fn model(cache: &Cache, folder: &Path, digest: Digest) -> Result<PathBuf> {
+/// Writes `models/`; the result is the path of the model.
+pub(crate) fn model(cache: &Cache, folder: &Path, trained: Trained) -> Result<PathBuf> {
     tidy(folder);
-    let path = folder.join(MODEL_FILE);
-    once(cache, std::slice::from_ref(&path), &[digest], || {
-        Ok(vec![write_atomically(&path, &load::<Model>(cache, &digest)?.encode())?])
+    let Trained { model, held_out } = trained;
+    let (path, beside) = (folder.join(MODEL_FILE), folder.join(HELD_OUT_FILE));
+    // First what is nothing without the model.
+    once(cache, std::slice::from_ref(&beside), &[held_out], || {
+        let held_out = load::<HeldOutPredictions>(cache, &held_out)?;
+        Ok(vec![write_atomically(&beside, &held_out.encode())?])
+    })?;
+    once(cache, std::slice::from_ref(&path), &[model], || {
+        Ok(vec![write_atomically(&path, &load::<Model>(cache, &model)?.encode())?])
     })?;
     Ok(path)
 }
 
-/// Writes `reports/`; the result is the path of the page.
+/// Writes `reports/`; the result is the path of the page. Another run's times are no reason to write it again.
 pub(crate) fn report(
     cache: &Cache,
     folder: &Path,
-    evaluation: Digest,
+    evaluated: Evaluated,
     model: Digest,
     rows: &Rows<'_>,
+    stages: &[StageTime],
 ) -> Result<PathBuf> {
     tidy(folder);
+    let Evaluated { evaluation, findings } = evaluated;
     let page = folder.join("report.html");
-    let files = [
-        "report.html",
-        "report.json",
-        "classification_report.txt",
-        "confusion_matrix.csv",
-        "confusion_matrix.svg",
-        "confusion_matrix.png",
-        "misclassified.csv",
-        "skipped.csv",
-    ];
     once(
         cache,
-        &files.map(|name| folder.join(name)),
-        &[evaluation, model, rows.digest],
+        &REPORT_FILES.map(|name| folder.join(name)),
+        &[evaluation, findings, model, rows.digest],
         || {
-            let (evaluation, model) = (load::<Evaluation>(cache, &evaluation)?, load::<Model>(cache, &model)?);
+            let model = load::<Model>(cache, &model)?;
+            let (evaluation, findings) = (load(cache, &evaluation)?, load(cache, &findings)?);
             let index = (rows.index)()?;
-            report::write(folder, &evaluation, &model, &index)
+            report::write(folder, (&evaluation, &findings), &model, &index, stages)
         },
     )?;
     Ok(page)

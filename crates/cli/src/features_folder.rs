@@ -10,7 +10,7 @@ use luthier_artifact::{
     class_of, write_atomically, write_atomically_with,
 };
 use luthier_eval::Skipped;
-use luthier_extract::{DataSource, SkippedImages};
+use luthier_extract::{DataSource, PerceptualHash, SkippedImages};
 use ndarray::{Array, Array1, Array2, Dimension, IxDyn, ShapeBuilder};
 use npyz::WriterBuilder;
 use serde::{Deserialize, Serialize};
@@ -206,6 +206,11 @@ pub(crate) fn npy_paths(folder: &Path, split: Split) -> (PathBuf, PathBuf) {
     )
 }
 
+/// The path of the perceptual hashes of a split.
+pub(crate) fn hashes_path(folder: &Path, split: Split) -> PathBuf {
+    folder.join(format!("{split}_hashes.npy"))
+}
+
 /// The path of the index.
 pub(crate) fn index_path(folder: &Path) -> PathBuf {
     folder.join("features.json")
@@ -213,13 +218,25 @@ pub(crate) fn index_path(folder: &Path) -> PathBuf {
 
 /// Writes the `.npy` files of a split: `f32 [n, 2048]` and `i64 [n]`, in C order.
 pub(crate) fn write_table(folder: &Path, split: Split, table: &StoredTable<'_>) -> Result<Vec<Written>> {
+    let (features, labels) = npy_paths(folder, split);
+    let features = write_features(&features, table)?;
+    let rows = table.rows();
+    let labels = write_atomically_with(&labels, |file| {
+        file.write_all(&npy_header::<i64>(&[rows.n_rows() as u64])?)?;
+        let mut labels = rows.labels.iter();
+        labels.try_for_each(|&label| file.write_all(&(label as i64).to_le_bytes()))
+    })?;
+    Ok(vec![features, labels])
+}
+
+/// Writes the features of a table, or perceptual hashes: `f32 [n, width]` in C order.
+pub(crate) fn write_features(path: &Path, table: &StoredTable<'_>) -> Result<Written> {
     /// How many rows are in memory at once.
     const ROWS_AT_ONCE: usize = 4096;
-    let (features, labels) = npy_paths(folder, split);
     let rows = table.rows();
     let shape = [rows.n_rows() as u64, rows.width as u64];
     let mut read_error = None;
-    let written = write_atomically_with(&features, |file| {
+    let written = write_atomically_with(path, |file| {
         file.write_all(&npy_header::<f32>(&shape)?)?;
         let mut bytes = Vec::new();
         for start in (0..rows.n_rows()).step_by(ROWS_AT_ONCE) {
@@ -240,16 +257,10 @@ pub(crate) fn write_table(folder: &Path, split: Split, table: &StoredTable<'_>) 
         Ok(())
     });
     // What could not be read is not the file's fault.
-    let features = match read_error {
-        Some(error) => return Err(error.into()),
-        None => written?,
-    };
-    let labels = write_atomically_with(&labels, |file| {
-        file.write_all(&npy_header::<i64>(&shape[..1])?)?;
-        let mut labels = rows.labels.iter();
-        labels.try_for_each(|&label| file.write_all(&(label as i64).to_le_bytes()))
-    })?;
-    Ok(vec![features, labels])
+    match read_error {
+        Some(error) => Err(error.into()),
+        None => Ok(written?),
+    }
 }
 
 /// What stands before the little-endian elements of an array in C order.
@@ -302,18 +313,8 @@ pub(crate) fn read_table(folder: &Path, split: Split, index: &Index) -> Result<F
     let features: Array2<f32> = read_npy(&features_path, "f32 [n, 2048]")?;
     let labels: Array1<i64> = read_npy(&labels_path, "i64 [n]")?;
     let rows = index.rows.get(split);
-    for (path, found) in [(&features_path, features.nrows()), (&labels_path, labels.len())] {
-        if found != rows.len() {
-            bail!(
-                Problem::new(format!(
-                    "{}: expected {} rows as in features.json, found {found}",
-                    path.display(),
-                    rows.len()
-                ))
-                .hint("run luthier extract again")
-            );
-        }
-    }
+    check_length(&features_path, rows.len(), features.nrows())?;
+    check_length(&labels_path, rows.len(), labels.len())?;
     let label = |(row, &label): (usize, &i64)| -> Result<usize> {
         match usize::try_from(label)
             .ok()
@@ -334,6 +335,48 @@ pub(crate) fn read_table(folder: &Path, split: Split, index: &Index) -> Result<F
         images: rows.iter().map(|row| row.digest).collect(),
         features,
     })
+}
+
+/// Reads the perceptual hashes of a split, if they are there: features that something else than `luthier extract` made have
+/// none.
+///
+/// # Errors
+/// A [`Problem`] that names the file, what was expected and what was found.
+pub(crate) fn read_hashes(folder: &Path, split: Split, table: &FeatureTable) -> Result<Option<FeatureTable>> {
+    let path = hashes_path(folder, split);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let hashes: Array2<f32> = read_npy(&path, &format!("f32 [n, {}]", PerceptualHash::WIDTH))?;
+    check_length(&path, table.n_rows(), hashes.nrows())?;
+    if hashes.ncols() != PerceptualHash::WIDTH || hashes.iter().any(|value| !(0.0..=255.0).contains(value)) {
+        bail!(
+            Problem::new(format!(
+                "{}: expected {} numbers from 0 to 255 a row, found others",
+                path.display(),
+                PerceptualHash::WIDTH
+            ))
+            .hint("run luthier extract again, or remove the file")
+        );
+    }
+    Ok(Some(FeatureTable {
+        extractor: PerceptualHash::info(&table.extractor.decode),
+        features: hashes,
+        ..table.clone()
+    }))
+}
+
+fn check_length(path: &Path, expected: usize, found: usize) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    bail!(
+        Problem::new(format!(
+            "{}: expected {expected} rows as in features.json, found {found}",
+            path.display(),
+        ))
+        .hint("run luthier extract again")
+    )
 }
 
 fn read_npy<T: npyz::AutoSerialize + npyz::Deserialize, D: Dimension>(

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use luthier_artifact::{Artifact, Cache, Digest, ExtractorInfo, FeatureRows, Key, Manifest, StoredTable};
-use luthier_classify::{ClassifyConfig, Model, Training};
-use luthier_eval::{EvaluateConfig, Predictions};
+use luthier_classify::{Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
+use luthier_eval::{EvaluateConfig, Inputs, Inspection, Predictions};
 use luthier_extract::{DataSource, ExtractConfig, Rehash, Scan, WeightsStore, scan};
 use luthier_features::{FeaturesConfig, Projection};
 
@@ -32,6 +32,8 @@ pub(crate) struct Pipeline {
 pub(crate) struct Extracted {
     pub train: Digest,
     pub test: Digest,
+    /// The perceptual hashes of both splits.
+    pub hashes: [Digest; 2],
     pub skipped: Digest,
     /// How many images went through the network just now.
     pub n_embedded: usize,
@@ -76,6 +78,8 @@ impl Pipeline {
             Ok(vec![
                 ("train", cache.put(&extraction.train)?),
                 ("test", cache.put(&extraction.test)?),
+                ("train hashes", cache.put(&extraction.train_hashes)?),
+                ("test hashes", cache.put(&extraction.test_hashes)?),
                 ("skipped", cache.put(&extraction.skipped)?),
             ])
         })?;
@@ -83,10 +87,18 @@ impl Pipeline {
         Ok(outputs.map(|outputs| Extracted {
             train: outputs.get("train"),
             test: outputs.get("test"),
+            hashes: ["train hashes", "test hashes"].map(|name| outputs.get(name)),
             skipped: outputs.get("skipped"),
             n_embedded,
         }))
     }
+}
+
+/// A model, and what cross-validation's models say of training images that they have not seen, by digest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trained {
+    pub model: Digest,
+    pub held_out: Digest,
 }
 
 /// Training features → projection → model. `file_of` names the file of an image, for errors.
@@ -96,7 +108,7 @@ pub(crate) fn train(
     train: Digest,
     file_of: &dyn Fn(&Digest) -> Option<String>,
     runner: &mut Runner<'_>,
-) -> Result<Option<Digest>> {
+) -> Result<Option<Trained>> {
     let cache = runner.cache;
     let projection = runner.stage("features", features.key(train), || {
         let table = open_table(cache, &train)?;
@@ -107,28 +119,54 @@ pub(crate) fn train(
     let Some(projection) = projection.map(|outputs| outputs.get("projection")) else {
         return Ok(None);
     };
-    let model = runner.stage("classify", classify.key(train, projection), || {
+    let trained = runner.stage("classify", classify.key(train, projection), || {
         let (table, projection) = (open_table(cache, &train)?, load::<Projection>(cache, &projection)?);
-        let model = classify.run(&Training::from(&table), &projection)?;
-        Ok(vec![("model", cache.put(&model)?)])
+        let Classified { model, held_out } = classify.run(&Training::from(&table), &projection)?;
+        Ok(vec![("model", cache.put(&model)?), ("held-out", cache.put(&held_out)?)])
     })?;
-    Ok(model.map(|outputs| outputs.get("model")))
+    Ok(trained.map(|outputs| Trained {
+        model: outputs.get("model"),
+        held_out: outputs.get("held-out"),
+    }))
 }
 
-/// Model, test features → evaluation. `file_of` names the file of an image, for errors.
+/// What the evaluate stage is given.
+pub(crate) fn inputs(extracted: &Extracted, trained: Trained) -> Inputs {
+    Inputs {
+        model: trained.model,
+        held_out: trained.held_out,
+        train: extracted.train,
+        test: extracted.test,
+        hashes: Some(extracted.hashes),
+    }
+}
+
+/// What was found out about a model, by digest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Evaluated {
+    pub evaluation: Digest,
+    pub findings: Digest,
+}
+
+/// Model and features → evaluation and findings. `file_of` names the file of a test image, for errors.
 pub(crate) fn evaluate(
     evaluate: &EvaluateConfig,
-    model: Digest,
-    test: Digest,
+    inputs: &Inputs,
     file_of: &dyn Fn(&Digest) -> Option<String>,
     runner: &mut Runner<'_>,
-) -> Result<Option<Digest>> {
+) -> Result<Option<Evaluated>> {
     let cache = runner.cache;
-    let evaluation = runner.stage("evaluate", evaluate.key(model, test), || {
-        let (model, table) = (load::<Model>(cache, &model)?, open_table(cache, &test)?);
-        let rows = table.rows();
+    let evaluated = runner.stage("evaluate", evaluate.key(inputs), || {
+        let (model, held_out) = (load::<Model>(cache, &inputs.model)?, load(cache, &inputs.held_out)?);
+        let (train, test) = (open_table(cache, &inputs.train)?, open_table(cache, &inputs.test)?);
+        let rows = test.rows();
         check_match(&model, rows)?;
-        let scores = model.scores(&table);
+        let HeldOutPredictions {
+            rows: held_out,
+            probabilities: of_held_out,
+            ..
+        } = held_out;
+        let scores = model.scores(&test);
         let scores = scores.map_err(|error| name_image(error.into(), rows, file_of))?;
         let [probabilities, uncalibrated] = model.probabilities(scores);
         let evaluation = evaluate.run(&Predictions {
@@ -138,9 +176,31 @@ pub(crate) fn evaluate(
             probabilities: probabilities.view(),
             uncalibrated: uncalibrated.view(),
         })?;
-        Ok(vec![("evaluation", cache.put(&evaluation)?)])
+        let hashes = inputs
+            .hashes
+            .map(|digests| digests.map(|digest| open_table(cache, &digest)));
+        let hashes = hashes
+            .map(|[train, test]| Ok::<_, anyhow::Error>([train?, test?]))
+            .transpose()?;
+        let findings = Inspection {
+            evaluation: &evaluation,
+            train: &train,
+            test: &test,
+            hashes: hashes.as_ref().map(|[train, test]| [train, test]),
+            held_out: &held_out,
+            probabilities: of_held_out.view(),
+            components: model.project(&test, 2)?.view(),
+        }
+        .run()?;
+        Ok(vec![
+            ("evaluation", cache.put(&evaluation)?),
+            ("findings", cache.put(&findings)?),
+        ])
     })?;
-    Ok(evaluation.map(|outputs| outputs.get("evaluation")))
+    Ok(evaluated.map(|outputs| Evaluated {
+        evaluation: outputs.get("evaluation"),
+        findings: outputs.get("findings"),
+    }))
 }
 
 /// Puts the image's file in place of the row in an error about a feature that is not finite.

@@ -104,7 +104,7 @@ impl Reasons {
     pub(crate) fn between(cache: &Cache, before: &Key, now: &Key) -> Result<Self> {
         let mut reasons = Vec::new();
         let mut came_or_went = Vec::new();
-        let mut summary = None;
+        let (mut summary, mut beside) = (None, Vec::new());
         for (name, earlier, later) in now.differences(before) {
             let setting = || Reason::Setting {
                 name: name.to_owned(),
@@ -113,9 +113,12 @@ impl Reasons {
             };
             match (name, earlier, later) {
                 (_, _, None) if input_name(name).is_some() => {}
+                _ if let Some(name) = input_name(name).filter(|_| is_beside(&now.stage, name)) => {
+                    beside.push(Reason::Input { name });
+                }
                 ("manifest", Some(earlier), Some(later)) => reasons.push(images(cache, earlier, later)?),
                 _ if let Some(name) = input_name(name) => reasons.push(Reason::Input { name }),
-                ("extractor", ..) => summary = Some(setting()),
+                ("extractor" | "perceptual hash", ..) => summary = Some(setting()),
                 // Said beside the digest, unless that is the same.
                 ("weights name", ..) if before.get("weights") != now.get("weights") => {}
                 ("weights", Some(_), Some(_)) => reasons.push(Reason::Weights {
@@ -148,6 +151,9 @@ impl Reasons {
         let is_explained = |reason: &Reason| matches!(reason, Reason::Setting { .. } | Reason::Version { .. });
         if !reasons.iter().any(is_explained) {
             reasons.append(&mut came_or_went);
+        }
+        if reasons.is_empty() {
+            reasons.append(&mut beside);
         }
         // It sums up the other parts.
         if reasons.is_empty() {
@@ -203,8 +209,16 @@ pub(crate) fn input_name(part: &str) -> Option<&'static str> {
         "test" => Some("test features"),
         "projection" => Some("projection"),
         "model" => Some("model"),
+        "held-out" => Some("held-out predictions"),
+        "train hashes" => Some("training hashes"),
+        "test hashes" => Some("test hashes"),
         _ => None,
     }
+}
+
+/// Whether a part need not be said beside others: it changes with the model or the test features, but for exceptions.
+fn is_beside(stage: &str, part: &str) -> bool {
+    stage == "evaluate" && !["model", "test"].contains(&part)
 }
 
 /// Digests within a value are cut short, for people.

@@ -7,29 +7,39 @@ use anyhow::Result;
 use luthier_artifact::{Split, Written};
 use luthier_classify::Model;
 use luthier_eval::{
-    CandidateC, Context, CrossValidated, Evaluation, Findings, Images, Threshold, Variance, Warning, write_report,
+    CandidateC, Context, CrossValidated, Duplicates, Evaluation, Findings, ImageRef, Images, LearningPoint, Likeness,
+    StageTime, Threshold, Variance, Warning, write_report,
 };
 use luthier_extract::{WeightsSource, thumbnail};
+
+use time::OffsetDateTime;
+use time::macros::format_description;
 
 use crate::features_folder::{Index, Place};
 use crate::words::counted;
 
 /// Writes the files of the report of an evaluation.
-pub(crate) fn write(folder: &Path, evaluation: &Evaluation, model: &Model, index: &Index) -> Result<Vec<Written>> {
+pub(crate) fn write(
+    folder: &Path,
+    (evaluation, findings): (&Evaluation, &Findings),
+    model: &Model,
+    index: &Index,
+    stages: &[StageTime],
+) -> Result<Vec<Written>> {
     let (train, test) = (Named::of(index, Split::Train), Named::of(index, Split::Test));
     let cross_validated = cross_validated(model);
     let context = Context {
         evaluation,
-        findings: &Findings::default(),
+        findings,
         train: train.images(),
         test: test.images(),
         skipped: &index.skipped(),
-        warnings: &warnings(model, index.places()),
+        warnings: &warnings(model, index.places(), || Ok(leaked_looks(findings, index)))?,
         facts: &facts(model, index),
-        date: None,
-        stages: &[],
+        date: Some(&date()),
+        stages,
         variance: Variance {
-            ratios: &[],
+            ratios: model.pca_variance_ratios.as_slice().expect("vectors are in one piece"),
             n_components: model.training.n_components,
         },
         cross_validation: cross_validated.as_ref(),
@@ -64,6 +74,17 @@ impl Named {
             labels: &self.labels,
         }
     }
+}
+
+/// The day and time, in UTC: now, or the time that `SOURCE_DATE_EPOCH` gives, so that a report can be made again to the byte.
+fn date() -> String {
+    let given = std::env::var("SOURCE_DATE_EPOCH")
+        .ok()
+        .and_then(|seconds| seconds.parse().ok());
+    let time = given.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let time = time.unwrap_or_else(OffsetDateTime::now_utc);
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
+    time.format(format).expect("a time has all that the format asks for")
 }
 
 fn facts(model: &Model, index: &Index) -> Vec<(String, String)> {
@@ -121,6 +142,12 @@ fn cross_validated(model: &Model) -> Option<CrossValidated> {
         probability: threshold.probability,
         distance: threshold.distance,
     });
+    let learning_curve = found.learning_curve.iter().map(|point| LearningPoint {
+        share: point.share,
+        n_train: point.n_train,
+        accuracy: point.accuracy,
+        behind: point.behind,
+    });
     Some(CrossValidated {
         folds: found.folds,
         n_held_out: found.n_held_out,
@@ -128,12 +155,18 @@ fn cross_validated(model: &Model) -> Option<CrossValidated> {
         c: training.c,
         temperature: model.temperature.into(),
         thresholds: thresholds.collect(),
-        learning_curve: Vec::new(),
+        learning_curve: learning_curve.collect(),
     })
 }
 
 /// What a reader must know before believing the figures.
-pub(crate) fn warnings(model: &Model, images: Vec<Place<'_>>) -> Vec<Warning> {
+///
+/// `leaked_looks` gives the lines of [`leaked_looks`].
+pub(crate) fn warnings(
+    model: &Model,
+    images: Vec<Place<'_>>,
+    leaked_looks: impl FnOnce() -> Result<Vec<String>>,
+) -> Result<Vec<Warning>> {
     let mut warnings = Vec::new();
     if is_untrained(&model.extractor.weights_sha256) {
         warnings.push(Warning {
@@ -170,7 +203,33 @@ pub(crate) fn warnings(model: &Model, images: Vec<Place<'_>>) -> Vec<Warning> {
         });
     }
     warnings.extend(duplicates(images));
-    warnings
+    let files = leaked_looks()?;
+    if !files.is_empty() {
+        warnings.push(Warning {
+            title: "Images in train and test that look the same".to_owned(),
+            detail: format!(
+                "{} in both, though their bytes differ: the figures are too good.",
+                counted(files.len(), "image")
+            ),
+            files,
+        });
+    }
+    Ok(warnings)
+}
+
+/// Groups of images in train and test that look the same without having the same bytes, as lines that name all of them.
+pub(crate) fn leaked_looks(findings: &Findings, index: &Index) -> Vec<String> {
+    let name = |image: &ImageRef| format!("{}/{}", image.split, index.rows.get(image.split)[image.row].file);
+    (findings.duplicates.iter())
+        .filter(|group| is_leaked_look(group))
+        .map(|group| group.images.iter().map(name).collect::<Vec<_>>().join(" = "))
+        .collect()
+}
+
+/// Whether a group is among those of [`leaked_looks`].
+pub(crate) fn is_leaked_look(group: &Duplicates) -> bool {
+    let is_in = |split| group.images.iter().any(|image| image.split == split);
+    group.likeness != Likeness::SameBytes && is_in(Split::Train) && is_in(Split::Test)
 }
 
 /// Whether weights with this digest are the untrained ones.

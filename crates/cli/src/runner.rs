@@ -3,6 +3,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use luthier_artifact::{Cache, Digest, Execution, Key, Output, Reuse, RunStage};
+use luthier_eval::StageTime;
 use luthier_extract::Observer;
 use serde::Serialize;
 
@@ -226,6 +227,18 @@ impl<'a> Runner<'a> {
             key: key.digest(),
         };
         self.used.iter().map(stage).collect()
+    }
+
+    /// How long the stages so far took when they ran, now or at another time.
+    pub(crate) fn times(&self) -> Result<Vec<StageTime>> {
+        let times = self.used.iter().map(|key| {
+            let execution = self.cache.execution(&key.digest())?;
+            Ok(execution.map(|execution| StageTime {
+                name: key.stage.clone(),
+                seconds: execution.seconds,
+            }))
+        });
+        times.filter_map(Result::transpose).collect()
     }
 
     /// The account so far.

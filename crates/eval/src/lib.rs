@@ -1,10 +1,11 @@
 //! How well a model does: the metrics, and the report that shows them.
 //!
 //! - [`EvaluateConfig::run`] turns [`Predictions`] into an [`Evaluation`]; it is a pure function
+//! - [`Inspection::run`] turns features and [`Evaluation`] into [`Findings`]: images that deserve a look
 //! - [`write_report`] renders an [`Evaluation`] and its [`Context`] as a page, tables and plots
 //! - [`Comparison`] says what became better and worse from one report to another
 //!
-//! Figures agree with scikit-learn's. This crate knows nothing of tensors, features or training.
+//! Figures agree with scikit-learn's. This crate knows nothing of tensors or training.
 
 mod comparison;
 mod error;
@@ -17,12 +18,12 @@ mod report;
 
 pub use comparison::{Answer, Change, ClassChange, Comparison, Flip, McNemar, Relabelled, ReportedRun, Side, Verdict};
 pub use error::{Error, Result};
-pub use evaluate::{EvaluateConfig, Evaluation, Predictions, Row};
-pub use findings::{Duplicates, Findings, ImageRef, Likeness, Neighbour, Neighbours, Suspect};
+pub use evaluate::{EvaluateConfig, Evaluation, Inputs, Predictions, Row};
+pub use findings::{Duplicates, Findings, ImageRef, Inspection, Likeness, Neighbour, Neighbours, Suspect};
 pub use interval::{BOOTSTRAP_RESAMPLES, Estimate};
 pub use metrics::ClassMetrics;
 pub use reliability::{Reliability, ReliabilityBin};
 pub use report::{
-    CandidateC, Context, CrossValidated, Images, LearningPoint, Skipped, StageTime, Threshold, Variance, Warning,
-    write_report,
+    CandidateC, Context, CrossValidated, Images, LearningPoint, REPORT_FILES, Skipped, StageTime, Threshold, Thumbnail,
+    Variance, Warning, write_report,
 };

@@ -1,5 +1,8 @@
+mod chart;
+mod conclusions;
 mod html;
 mod json;
+mod pictures;
 mod plot;
 mod text;
 mod words;
@@ -9,7 +12,8 @@ use std::path::Path;
 use luthier_artifact::{Split, Written, write_atomically};
 use serde::Serialize;
 
-use crate::{Error, Evaluation, Findings, Result, Row};
+use crate::{Error, Evaluation, Findings, Result};
+use conclusions::Conclusions;
 
 /// An image that could not be read and therefore had no part in training or testing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -142,11 +146,31 @@ pub struct Context<'a> {
     pub cross_validation: Option<&'a CrossValidated>,
     /// Gives the thumbnail of a file of a split as the bytes of a JPEG whose longer side has at most as many pixels as
     /// asked for, or `None` if there is none. It is called from several threads.
-    pub thumbnail: &'a (dyn Fn(Split, &str, u32) -> Option<Vec<u8>> + Sync),
+    pub thumbnail: &'a Thumbnail<'a>,
 }
 
-/// Renders `report.html`, `report.json`, `classification_report.txt`, `confusion_matrix.csv`, `.png` and `.svg`,
-/// `misclassified.csv` and `skipped.csv` into `dir`, and returns them in this order.
+/// Makes thumbnails.
+pub type Thumbnail<'a> = dyn Fn(Split, &str, u32) -> Option<Vec<u8>> + Sync + 'a;
+
+/// The files of a report, in the order in which they are written.
+pub const REPORT_FILES: [&str; 13] = [
+    "report.html",
+    "report.json",
+    "classification_report.txt",
+    "confusion_matrix.csv",
+    "confusion_matrix.png",
+    "confusion_matrix.svg",
+    "misclassified.csv",
+    "confused_pairs.csv",
+    "mislabelled.csv",
+    "duplicates.csv",
+    "few_images.csv",
+    "learning_curve.csv",
+    "skipped.csv",
+];
+
+/// Renders the page `report.html`, all its figures as `report.json`, and its tables and the confusion matrix as files of their
+/// own, into `dir`, and returns the files: [`REPORT_FILES`].
 ///
 /// All is rendered before the first file is written, and each file is replaced in one step.
 /// Equal contexts give equal bytes on one machine. The page needs neither network nor other files.
@@ -162,11 +186,11 @@ pub fn write_report(dir: &Path, context: &Context<'_>) -> Result<Vec<Written>> {
             found: context.test.files.len(),
         });
     }
-    let mistakes = mistakes(context);
+    let conclusions = Conclusions::of(context);
     let svg = plot::confusion_svg(evaluation);
     let rendered = [
-        ("report.html", html::page(context, &mistakes).into_bytes()),
-        ("report.json", json::report(context)),
+        ("report.html", html::page(context, &conclusions).into_bytes()),
+        ("report.json", json::report(context, &conclusions)),
         (
             "classification_report.txt",
             text::classification_report(evaluation).into_bytes(),
@@ -174,36 +198,22 @@ pub fn write_report(dir: &Path, context: &Context<'_>) -> Result<Vec<Written>> {
         ("confusion_matrix.csv", text::confusion_csv(evaluation)),
         ("confusion_matrix.png", plot::png(&svg)?),
         ("confusion_matrix.svg", svg.into_bytes()),
-        ("misclassified.csv", text::misclassified_csv(evaluation, &mistakes)),
+        (
+            "misclassified.csv",
+            text::misclassified_csv(evaluation, &conclusions.mistakes),
+        ),
+        (
+            "confused_pairs.csv",
+            text::confused_pairs_csv(&conclusions.confused_pairs),
+        ),
+        ("mislabelled.csv", text::mislabelled_csv(&conclusions.mislabelled)),
+        ("duplicates.csv", text::duplicates_csv(&conclusions.duplicates)),
+        ("few_images.csv", text::few_images_csv(&conclusions.few_images)),
+        ("learning_curve.csv", text::learning_curve_csv(context.cross_validation)),
         ("skipped.csv", text::skipped_csv(context.skipped)),
     ];
     rendered
         .into_iter()
         .map(|(name, bytes)| Ok(write_atomically(&dir.join(name), &bytes)?))
         .collect()
-}
-
-/// A test image whose predicted class is not the true one.
-struct Mistake<'a> {
-    file: &'a str,
-    row: &'a Row,
-}
-
-/// The mistakes, the most confident first; equally confident ones by file.
-fn mistakes<'a>(context: &Context<'a>) -> Vec<Mistake<'a>> {
-    let mut mistakes: Vec<Mistake<'a>> = context
-        .test
-        .files
-        .iter()
-        .zip(&context.evaluation.rows)
-        .filter(|(_, row)| !row.is_correct())
-        .map(|(file, row)| Mistake { file, row })
-        .collect();
-    mistakes.sort_by(|a, b| {
-        b.row
-            .predicted_probability()
-            .total_cmp(&a.row.predicted_probability())
-            .then_with(|| a.file.cmp(b.file))
-    });
-    mistakes
 }

@@ -5,8 +5,8 @@ use luthier_artifact::{Digest, ExtractorInfo, Key};
 use crate::lanes::Lanes;
 use crate::network::{Kernels, Network, Target, WIDTH};
 use crate::{
-    Decoding, Device, Error, Observer, Precision, Preprocess, Result, View, Views, WeightsSource, WeightsStore, bridge,
-    decode,
+    Decoding, Device, Error, Observer, PerceptualHash, Precision, Preprocess, Result, View, Views, WeightsSource,
+    WeightsStore, bridge, decode,
 };
 
 /// Everything that the features of an image depend on, beside its bytes.
@@ -94,15 +94,20 @@ pub struct ImageFile {
     pub path: PathBuf,
     /// What its bytes must be, if they are known.
     pub digest: Option<Digest>,
-    /// The views that are wanted of it.
+    /// The views of which features are wanted; none if the perceptual hash is enough.
     pub views: Vec<View>,
 }
 
 /// What became of an image.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Embedded {
-    /// The 2048 features of each view that was wanted, in that order.
-    Features(Vec<Vec<f32>>),
+    /// How the network and the eye see it.
+    Features {
+        /// The 2048 features of each view that was wanted, in that order.
+        rows: Vec<Vec<f32>>,
+        /// How it looks.
+        hash: PerceptualHash,
+    },
     /// Why it cannot be read.
     Unreadable(String),
 }
@@ -192,12 +197,12 @@ impl Extractor {
         let n_images = images.len() / Preprocess::BYTES;
         let mut features = vec![0.0; n_images * WIDTH];
         let read = |place: usize, _: &mut Preprocess| {
-            Ok(Image::Views(
-                images[place * Preprocess::BYTES..][..Preprocess::BYTES].to_vec(),
-            ))
+            let pixels = images[place * Preprocess::BYTES..][..Preprocess::BYTES].to_vec();
+            let hash = PerceptualHash(Vec::new());
+            Ok(Image::Views { pixels, hash })
         };
         self.lanes.run(n_images, read, &self.network, &(), |place, embedded| {
-            if let Embedded::Features(rows) = embedded {
+            if let Embedded::Features { rows, .. } = embedded {
                 features[place * WIDTH..][..WIDTH].copy_from_slice(&rows[0]);
             }
             Ok(())
@@ -208,8 +213,11 @@ impl Extractor {
 
 /// An image on its way to the network.
 pub(crate) enum Image {
-    /// RGB of its views, `u8 [views, 224, 224, 3]`.
-    Views(Vec<u8>),
+    Views {
+        /// RGB of its views, `u8 [views, 224, 224, 3]`.
+        pixels: Vec<u8>,
+        hash: PerceptualHash,
+    },
     /// Why it cannot be read.
     Unreadable(String),
 }
@@ -234,5 +242,6 @@ fn read(file: &ImageFile, decoding: Decoding, preprocess: &mut Preprocess) -> Re
     for (&view, pixels) in file.views.iter().zip(pixels.chunks_exact_mut(Preprocess::BYTES)) {
         preprocess.run(&image, view, pixels);
     }
-    Ok(Image::Views(pixels))
+    let hash = PerceptualHash::of(&image);
+    Ok(Image::Views { pixels, hash })
 }

@@ -14,7 +14,7 @@ use tch::TchError;
 
 use crate::extractor::{Embedded, Image};
 use crate::network::{Network, WIDTH};
-use crate::{Device, Error, Observer, Preprocess, Result};
+use crate::{Device, Error, Observer, PerceptualHash, Preprocess, Result};
 
 /// How many threads do what, in batches of how many images.
 #[derive(Debug)]
@@ -166,6 +166,13 @@ impl From<Error> for Stop {
     }
 }
 
+/// An image on its way through the network.
+struct Waiting {
+    place: usize,
+    n_views: usize,
+    hash: PerceptualHash,
+}
+
 struct Lane<'a> {
     lanes: &'a Lanes,
     network: Network,
@@ -175,8 +182,8 @@ struct Lane<'a> {
     pixels: Vec<u8>,
     /// Features of views whose image waits for others, `f32 [n, 2048]`.
     features: Vec<f32>,
-    /// Places of the images behind them, each with the number of its views.
-    waiting: VecDeque<(usize, usize)>,
+    /// The images behind them.
+    waiting: VecDeque<Waiting>,
     send: SyncSender<Result<(usize, Embedded)>>,
 }
 
@@ -190,12 +197,14 @@ impl Lane<'_> {
         for place in places {
             match read(place, &mut preprocess)? {
                 Image::Unreadable(reason) => self.finish(place, Embedded::Unreadable(reason))?,
-                Image::Views(pixels) => {
-                    self.waiting.push_back((place, pixels.len() / Preprocess::BYTES));
+                Image::Views { pixels, hash } => {
+                    let n_views = pixels.len() / Preprocess::BYTES;
+                    self.waiting.push_back(Waiting { place, n_views, hash });
                     self.pixels.extend(pixels);
                     while self.pixels.len() >= self.lanes.fill * Preprocess::BYTES {
                         self.run_batch()?;
                     }
+                    self.finish_whole()?;
                 }
             }
         }
@@ -205,7 +214,7 @@ impl Lane<'_> {
         Ok(())
     }
 
-    /// Takes up to a batch of views through the network, and hands over the images that are now whole.
+    /// Takes up to a batch of views through the network, and hands over the images that are whole then.
     fn run_batch(&mut self) -> std::result::Result<(), Stop> {
         let n = self.pixels.len().min(self.lanes.fill * Preprocess::BYTES);
         let mut batch: Vec<u8> = self.pixels.drain(..n).collect();
@@ -213,13 +222,18 @@ impl Lane<'_> {
         batch.resize(self.lanes.batch * Preprocess::BYTES, 0);
         let features = as_memory_allows(&batch, self.batch, |images| self.network.forward(images))?;
         self.features.extend(&features[..n / Preprocess::BYTES * WIDTH]);
-        while let Some(&(place, n_views)) = self.waiting.front()
-            && self.features.len() >= n_views * WIDTH
+        self.finish_whole()
+    }
+
+    /// Hands over the images that wait first and are whole.
+    fn finish_whole(&mut self) -> std::result::Result<(), Stop> {
+        let n_known = |lane: &Self| lane.features.len() / WIDTH;
+        while (self.waiting.front()).is_some_and(|first| n_known(self) >= first.n_views)
+            && let Some(Waiting { place, n_views, hash }) = self.waiting.pop_front()
         {
             let rows: Vec<f32> = self.features.drain(..n_views * WIDTH).collect();
             let rows = rows.chunks_exact(WIDTH).map(<[f32]>::to_vec).collect();
-            self.finish(place, Embedded::Features(rows))?;
-            self.waiting.pop_front();
+            self.finish(place, Embedded::Features { rows, hash })?;
         }
         Ok(())
     }

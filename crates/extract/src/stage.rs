@@ -7,8 +7,8 @@ use luthier_artifact::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageFile, Observer, Result, View, Views, WIDTH,
-    WeightsSource, WeightsStore,
+    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageFile, Observer, PerceptualHash, Result, View, Views,
+    WIDTH, WeightsSource, WeightsStore,
 };
 
 /// How much work a killed process may lose at most.
@@ -31,6 +31,10 @@ pub struct Extraction {
     pub train: FeatureRows,
     /// The features to evaluate on.
     pub test: FeatureRows,
+    /// The perceptual hashes of the images to fit on, row by row those of `train`.
+    pub train_hashes: FeatureRows,
+    /// The perceptual hashes of the images to evaluate on.
+    pub test_hashes: FeatureRows,
     /// The images that could not be decoded.
     pub skipped: SkippedImages,
     /// How many images went through the network.
@@ -75,7 +79,7 @@ impl Artifact for SkippedImages {
 
 impl ExtractConfig {
     /// Changes when the same features are put into tables in another way.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
 
     /// The stage's key. `manifest` is the digest of the manifest.
     ///
@@ -104,6 +108,7 @@ impl ExtractConfig {
             // The name is in the tables, though it changes no feature.
             .field("weights name", extractor.weights_name(sha256))
             .field("extractor", extractors)
+            .field("perceptual hash", PerceptualHash::extractor(extractor.decode))
             .input("manifest", manifest)
             .finish())
     }
@@ -133,22 +138,27 @@ impl ExtractConfig {
         let extractors = Extractors::new(&keys, &extractor.views);
         let images = distinct_images(manifest);
         let digests: Vec<Digest> = images.iter().map(|(digest, _)| *digest).collect();
+        let of_hashes = PerceptualHash::extractor(extractor.decode);
         let mut vectors = cache.feature_digests(&extractors.of_rows, &digests)?;
+        let hashes = cache.feature_digests(&of_hashes, &digests)?;
         let without_row: Vec<usize> = (0..digests.len()).filter(|&place| vectors[place].is_none()).collect();
         let to_make: Vec<Digest> = without_row.iter().map(|&place| digests[place]).collect();
-        let mut files: Vec<ImageFile> = (without_row.iter())
-            .zip(extractors.missing(&to_make, views, cache)?)
-            .filter(|(_, views)| !views.is_empty())
-            .map(|(&place, views)| ImageFile {
+        let mut missing = vec![Vec::new(); digests.len()];
+        for (&place, views) in without_row.iter().zip(extractors.missing(&to_make, views, cache)?) {
+            missing[place] = views;
+        }
+        let mut files: Vec<ImageFile> = (missing.into_iter().enumerate())
+            .filter(|(place, views)| !views.is_empty() || hashes[*place].is_none())
+            .map(|(place, views)| ImageFile {
                 path: source.path(&manifest.entries[images[place].1]),
                 digest: Some(digests[place]),
                 views,
             })
             .collect();
-        let n_reused = digests.len() - files.len();
         // Files of a folder often lie together on the disk.
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let mut skipped = Vec::new();
+        let mut n_embedded = 0;
         if !files.is_empty() {
             let network = Extractor::load(extractor, store, n_threads, files.len(), observer)?;
             check_weights(extractor, &expected)?;
@@ -156,7 +166,9 @@ impl ExtractConfig {
             let mut commit = Commit {
                 cache,
                 extractors: &extractors.of_views,
+                of_hashes,
                 pending: vec![Vec::new(); views.len()],
+                pending_hashes: Vec::new(),
                 since: Instant::now(),
             };
             let outcome = network.embed(&files, observer, |place, embedded| {
@@ -167,7 +179,12 @@ impl ExtractConfig {
                 let digest = digest.expect("scanned images have digests");
                 match embedded {
                     Embedded::Unreadable(reason) => skipped.push((digest, reason)),
-                    Embedded::Features(rows) => {
+                    Embedded::Features {
+                        rows,
+                        hash: PerceptualHash(hash),
+                    } => {
+                        n_embedded += usize::from(!rows.is_empty());
+                        commit.pending_hashes.push((digest, hash));
                         for (wanted, row) in wanted.iter().zip(rows) {
                             let view = views.iter().position(|view| view == wanted);
                             commit.pending[view.expect("a view of the extractor")].push((digest, row));
@@ -182,7 +199,6 @@ impl ExtractConfig {
             outcome?;
             observer.end();
         }
-        let n_embedded = files.len() - skipped.len();
         skipped.sort();
         let skipped = SkippedImages(skipped);
         extractors.combine(&to_make, &extractor.views, cache)?;
@@ -191,17 +207,26 @@ impl ExtractConfig {
             vectors[place] = vector;
         }
         check_classes(source, manifest, &skipped)?;
-        let known = Known {
+        let features = Known {
             images: &digests,
             vectors: &vectors,
+            width: extractor.views.width(),
+            extractor: extractor.info(&expected),
         };
-        let info = extractor.info(&expected);
-        let rows = |split| rows(manifest, split, &known, &skipped, &info, extractor.views.width());
+        let hashes = Known {
+            images: &digests,
+            vectors: &cache.feature_digests(&of_hashes, &digests)?,
+            width: PerceptualHash::WIDTH,
+            extractor: PerceptualHash::info(&extractor.decode.to_string()),
+        };
+        let rows = |split, known| rows(manifest, split, known, &skipped);
         Ok(Extraction {
-            train: rows(Split::Train)?,
-            test: rows(Split::Test)?,
+            train: rows(Split::Train, &features)?,
+            test: rows(Split::Test, &features)?,
+            train_hashes: rows(Split::Train, &hashes)?,
+            test_hashes: rows(Split::Test, &hashes)?,
             n_embedded,
-            n_reused,
+            n_reused: digests.len() - n_embedded - skipped.0.len(),
             skipped,
         })
     }
@@ -319,8 +344,12 @@ struct Commit<'a> {
     cache: &'a Cache,
     /// What the features of each view are known by.
     extractors: &'a [Digest],
+    /// What perceptual hashes are known by.
+    of_hashes: Digest,
     /// Rows of each view, by image.
     pending: Vec<Vec<(Digest, Vec<f32>)>>,
+    /// Perceptual hashes, by image.
+    pending_hashes: Vec<(Digest, Vec<f32>)>,
     since: Instant,
 }
 
@@ -337,6 +366,8 @@ impl Commit<'_> {
             self.cache.store_features(extractor, rows)?;
             rows.clear();
         }
+        self.cache.store_features(&self.of_hashes, &self.pending_hashes)?;
+        self.pending_hashes.clear();
         self.since = Instant::now();
         Ok(())
     }
@@ -355,12 +386,15 @@ fn distinct_images(manifest: &Manifest) -> Vec<(Digest, usize)> {
     images
 }
 
-/// The digests of images' features.
+/// The digests of images' features, or of their perceptual hashes.
 struct Known<'a> {
     /// In order.
     images: &'a [Digest],
     /// One an image; `None` if it could not be embedded.
     vectors: &'a [Option<Digest>],
+    /// The numbers of each.
+    width: usize,
+    extractor: ExtractorInfo,
 }
 
 impl Known<'_> {
@@ -372,14 +406,7 @@ impl Known<'_> {
     }
 }
 
-fn rows(
-    manifest: &Manifest,
-    split: Split,
-    known: &Known<'_>,
-    skipped: &SkippedImages,
-    extractor: &ExtractorInfo,
-    width: usize,
-) -> Result<FeatureRows> {
+fn rows(manifest: &Manifest, split: Split, known: &Known<'_>, skipped: &SkippedImages) -> Result<FeatureRows> {
     let mut rows: Vec<(usize, Digest)> = (manifest.entries.iter())
         .filter(|entry| entry.split == split)
         .filter_map(|entry| match entry.content {
@@ -399,8 +426,8 @@ fn rows(
     let (labels, images) = rows.into_iter().unzip();
     Ok(FeatureRows {
         classes: manifest.classes.clone(),
-        extractor: extractor.clone(),
-        width,
+        extractor: known.extractor.clone(),
+        width: known.width,
         labels,
         images,
         vectors,

@@ -18,7 +18,7 @@ pub struct FeaturesConfig {
 
 impl FeaturesConfig {
     /// Changes when the stage gives other results for the same inputs.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
 
     /// What the projection of the feature table with digest `train` depends on.
     pub fn key(&self, train: Digest) -> Key {
@@ -93,7 +93,7 @@ impl Projection {
 }
 
 impl Artifact for Projection {
-    const FORMAT: &'static str = "projection/2";
+    const FORMAT: &'static str = "projection/3";
 
     fn encode(&self) -> Vec<u8> {
         let Projection { config, scaler, pca } = self;
@@ -104,6 +104,7 @@ impl Artifact for Projection {
             .tensor("pca.components", &pca.components)
             .tensor("pca.explained_variance", &pca.explained_variance)
             .tensor("pca.explained_variance_ratio", &pca.explained_variance_ratio)
+            .tensor("pca.residual_variance_ratio", &pca.residual_variance_ratio)
             .finish()
     }
 
@@ -118,6 +119,7 @@ impl Artifact for Projection {
             components: tensors.matrix("pca.components")?,
             explained_variance: tensors.vector("pca.explained_variance")?,
             explained_variance_ratio: tensors.vector("pca.explained_variance_ratio")?,
+            residual_variance_ratio: tensors.vector("pca.residual_variance_ratio")?,
         };
         let (p, d) = pca.components.dim();
         for (name, length, expected) in [
@@ -200,7 +202,7 @@ mod tests {
     fn the_key_is_pinned() {
         assert_eq!(
             CONFIG.key(Digest::of(b"train")).digest().to_string(),
-            "b05b7963d485a1963388760d496913fc528e7d6c2280c5a244d4a8f6c09eb4ed"
+            "899082bb8fb57b301ea560ddaf119dbb5639097c9e2f39b08f0422ea2935a7fa"
         );
     }
 
@@ -211,7 +213,7 @@ mod tests {
         let error = Projection::decode(&projection.encode()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "expected projection/2, found pca.mean of length 1 beside components of 2 × 2"
+            "expected projection/3, found pca.mean of length 1 beside components of 2 × 2"
         );
     }
 }

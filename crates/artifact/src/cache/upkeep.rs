@@ -228,8 +228,15 @@ fn outputs(stored: &HashMap<Digest, u64>, executions: &[Execution]) -> Vec<Outpu
 fn extractors(index: &Index, executions: &[Execution]) -> Result<Vec<ExtractorStats>> {
     let mut known: HashMap<Digest, Vec<KeyPart>> = HashMap::new();
     for execution in executions {
-        for (view, extractor) in execution.extractors().into_iter().enumerate() {
+        for (view, extractor) in execution.digests("extractor").enumerate() {
             known.entry(extractor).or_insert_with(|| parts(execution, view));
+        }
+        for extractor in execution.digests(PERCEPTUAL_HASH) {
+            let view = KeyPart {
+                name: "view".to_owned(),
+                value: PERCEPTUAL_HASH.to_owned(),
+            };
+            known.entry(extractor).or_insert_with(|| vec![view]);
         }
     }
     let mut stats: Vec<ExtractorStats> = (index.count_features()?.into_iter())
@@ -243,6 +250,9 @@ fn extractors(index: &Index, executions: &[Execution]) -> Result<Vec<ExtractorSt
     stats.sort_by_key(|stats| (std::cmp::Reverse(stats.images), stats.extractor));
     Ok(stats)
 }
+
+/// The part of an extract stage's key that says by what perceptual hashes are known.
+const PERCEPTUAL_HASH: &str = "perceptual hash";
 
 /// The parts of an extract stage's key that one extractor depends on.
 fn parts(execution: &Execution, view: usize) -> Vec<KeyPart> {
@@ -259,16 +269,21 @@ fn parts(execution: &Execution, view: usize) -> Vec<KeyPart> {
             part("combine", execution.key.get("combine").unwrap_or_default()),
         ],
     };
-    let of_tables = ["version", "views", "combine", "extractor", "manifest"];
+    let of_tables = ["version", "views", "combine", "extractor", PERCEPTUAL_HASH, "manifest"];
     let shared = (execution.key.parts.iter()).filter(|part| !of_tables.contains(&part.name.as_str()));
     view.into_iter().chain(shared.cloned()).collect()
 }
 
 impl Execution {
-    /// The extractors whose features an execution of the extract stage read: those of its views, in order, and, if there
-    /// are several, that of what they are combined to.
+    /// The extractors whose features an execution of the extract stage read: those of its views, in order, that of what
+    /// they are combined to, if there are several, and that of the perceptual hash.
     pub(super) fn extractors(&self) -> Vec<Digest> {
-        let digests = self.key.get("extractor").unwrap_or_default().split(' ');
-        digests.filter_map(|digest| digest.parse().ok()).collect()
+        self.digests("extractor").chain(self.digests(PERCEPTUAL_HASH)).collect()
+    }
+
+    /// The digests in a part of the key.
+    fn digests(&self, part: &str) -> impl Iterator<Item = Digest> {
+        let digests = self.key.get(part).unwrap_or_default().split(' ');
+        digests.filter_map(|digest| digest.parse().ok())
     }
 }

@@ -28,7 +28,7 @@ fn cross_validation(model: &Model) -> &CrossValidationInfo {
 fn the_c_of_smallest_log_loss_is_chosen_and_the_table_kept() {
     let train = synthetic(3, 30, 20);
     let projection = FEATURES.run(train.features()).unwrap();
-    let model = AUTO.run(&Training::from(&train), &projection).unwrap();
+    let model = AUTO.run(&Training::from(&train), &projection).unwrap().model;
     let search = &cross_validation(&model).candidates;
     assert_eq!(search.len(), 9);
     assert!(
@@ -54,7 +54,8 @@ fn the_c_of_smallest_log_loss_is_chosen_and_the_table_kept() {
         ..AUTO
     }
     .run(&Training::from(&train), &projection)
-    .unwrap();
+    .unwrap()
+    .model;
     assert_eq!((&fixed.training.cross_validation, &fixed.distance), (&None, &None));
     assert_eq!(fixed.classifier_weight, model.classifier_weight);
 }
@@ -65,8 +66,8 @@ fn the_order_of_rows_and_the_number_of_threads_do_not_change_the_search() {
     let run = |threads: usize| {
         with_threads(threads, || {
             AUTO.run(&Training::from(&train), &FEATURES.run(train.features()).unwrap())
+                .map(|classified| (classified.model.encode(), classified.held_out.encode()))
                 .unwrap()
-                .encode()
         })
     };
     assert!(run(1) == run(2));
@@ -83,7 +84,8 @@ fn a_fold_too_small_for_the_components_asked_for_keeps_what_it_can() {
     };
     let model = AUTO
         .run(&Training::from(&train), &config.run(train.features()).unwrap())
-        .unwrap();
+        .unwrap()
+        .model;
     assert_eq!(
         (model.training.n_components, cross_validation(&model).candidates.len()),
         (12, 9)
@@ -99,7 +101,7 @@ fn one_standard_error_of_loss_buys_a_smaller_c() {
             c: ChooseC::Auto(rule),
             ..AUTO
         };
-        config.run(&Training::from(&train), &projection).unwrap()
+        config.run(&Training::from(&train), &projection).unwrap().model
     };
     let (best, simplest) = (chosen(Rule::SmallestLoss), chosen(Rule::OneStandardError));
     assert_eq!(
@@ -132,7 +134,7 @@ fn thresholds_keep_about_the_share_they_promise() {
         };
         let (train, test) = (half(0), half(1));
         let projection = FEATURES.run(train.features()).unwrap();
-        let model = AUTO.run(&Training::from(&train), &projection).unwrap();
+        let model = AUTO.run(&Training::from(&train), &projection).unwrap().model;
         let probabilities = model.predict_proba(test.features()).unwrap();
         let distances = model.distances(test.features()).unwrap().unwrap();
         let thresholds = &cross_validation(&model).thresholds;
@@ -161,7 +163,7 @@ fn a_class_with_one_image_is_never_held_out() {
     train.labels = vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     let projection = FEATURES.run(train.features()).unwrap();
     let run = |train: &FeatureTable, c| ClassifyConfig { c, ..AUTO }.run(&Training::from(train), &projection);
-    let model = run(&train, AUTO.c).unwrap();
+    let model = run(&train, AUTO.c).unwrap().model;
     assert_eq!(cross_validation(&model).n_held_out, 9);
 
     train.labels = vec![0; 10];

@@ -35,6 +35,7 @@ fn model() -> Model {
             &features(Keep::Components(5)).run(train.features()).unwrap(),
         )
         .unwrap()
+        .model
 }
 
 proptest! {
@@ -49,7 +50,7 @@ proptest! {
         train.features.mapv_inplace(|value| value * scale + offset);
         let c = 10f64.powf(log_c);
         let projection = features(Keep::Variance(0.95)).run(train.features()).unwrap();
-        let model = ClassifyConfig { c: ChooseC::Fixed(c), ..CONFIG }.run(&Training::from(&train), &projection).unwrap();
+        let model = ClassifyConfig { c: ChooseC::Fixed(c), ..CONFIG }.run(&Training::from(&train), &projection).unwrap().model;
 
         let components = projection.transform(train.features()).unwrap();
         let regression = LogisticRegression::new(c, Solver::Faer).unwrap();
@@ -67,7 +68,7 @@ proptest! {
         let train = synthetic(n_classes, per_class, 6);
         let projection = features(Keep::Variance(0.9)).run(train.features()).unwrap();
         for c in [ChooseC::Fixed(c), ChooseC::Auto(Rule::SmallestLoss)] {
-        let model = ClassifyConfig { c, ..CONFIG }.run(&Training::from(&train), &projection).unwrap();
+        let model = ClassifyConfig { c, ..CONFIG }.run(&Training::from(&train), &projection).unwrap().model;
         prop_assert_eq!(Model::decode(&model.encode()).unwrap(), model);
         }
     }
@@ -83,19 +84,27 @@ fn the_file_has_the_documented_tensors() {
         .map(|(name, view)| (name, view.shape().to_vec()))
         .collect();
     found.sort();
-    let expected: [(&str, &[usize]); 9] = [
+    let expected: [(&str, &[usize]); 10] = [
         ("classifier.bias", &[3]),
         ("classifier.weight", &[3, 5]),
         ("head.bias", &[3]),
         ("head.weight", &[3, 12]),
         ("pca.components", &[5, 12]),
         ("pca.mean", &[12]),
+        ("pca.variance_ratios", &[12]),
         ("scaler.mean", &[12]),
         ("scaler.scale", &[12]),
         ("temperature", &[1]),
     ];
     assert_eq!(found, expected.map(|(name, shape)| (name.to_owned(), shape.to_vec())));
-    assert!(file.tensors().iter().all(|(_, view)| view.dtype() == Dtype::F32));
+    for (name, view) in file.tensors() {
+        let expected = if name == "pca.variance_ratios" {
+            Dtype::F64
+        } else {
+            Dtype::F32
+        };
+        assert_eq!(view.dtype(), expected, "{name}");
+    }
 }
 
 #[test]
@@ -115,7 +124,7 @@ fn a_file_that_is_no_model_is_named_with_what_was_expected_and_found() {
 
     let refused = |bytes: Vec<u8>, found: &str| {
         fs::write(&path, bytes).unwrap();
-        assert_eq!(load(), format!("{}: expected model/2, found {found}", path.display()));
+        assert_eq!(load(), format!("{}: expected model/3, found {found}", path.display()));
     };
     let projection = features(Keep::Components(5))
         .run(synthetic(3, 20, 12).features())
@@ -148,7 +157,7 @@ fn a_file_that_is_no_model_is_named_with_what_was_expected_and_found() {
     let foreign = TensorsBuilder::new(Model::FORMAT, &"header").finish();
     fs::write(&path, foreign).unwrap();
     assert!(
-        load().starts_with(&format!("{}: expected model/2, found invalid type", path.display())),
+        load().starts_with(&format!("{}: expected model/3, found invalid type", path.display())),
         "{}",
         load()
     );
@@ -183,7 +192,7 @@ fn the_head_is_the_classifier_divided_by_the_temperature() {
         c: ChooseC::Auto(Rule::SmallestLoss),
         ..CONFIG
     };
-    let model = config.run(&Training::from(&train), &projection).unwrap();
+    let model = config.run(&Training::from(&train), &projection).unwrap().model;
     assert!((model.temperature - 1.0).abs() > 0.01, "{}", model.temperature);
 
     let z = projection.transform(train.features()).unwrap();

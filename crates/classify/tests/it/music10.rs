@@ -95,6 +95,7 @@ fn train(split: &Split, keep: Keep, c: ChooseC, solver: Solver) -> Model {
     }
     .run(&Training::from(&split.train), &projection)
     .unwrap()
+    .model
 }
 
 /// The number of errors and the mean log loss on a table.

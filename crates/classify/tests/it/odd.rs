@@ -24,7 +24,9 @@ fn train(table: &FeatureTable, c: ChooseC, features: FeaturesConfig) -> Result<M
         seed: 0,
         solver: Solver::Faer,
     };
-    config.run(&Training::from(table), &features.run(table.features())?)
+    Ok(config
+        .run(&Training::from(table), &features.run(table.features())?)?
+        .model)
 }
 
 /// The share of the table's rows that are predicted rightly.

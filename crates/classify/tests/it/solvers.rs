@@ -26,6 +26,7 @@ fn the_number_of_threads_does_not_change_a_byte() {
             classify
                 .run(&Training::from(&train), &config.run(train.features()).unwrap())
                 .unwrap()
+                .model
                 .encode()
         })
     };

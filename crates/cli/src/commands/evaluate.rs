@@ -1,11 +1,12 @@
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use luthier_artifact::{Digest, Split};
-use luthier_classify::Model;
-use luthier_eval::ReportedRun;
+use luthier_artifact::{Artifact, Digest, FeatureTable, Split};
+use luthier_classify::{HeldOutPredictions, Model};
+use luthier_eval::{Inputs, ReportedRun};
 
 use super::compare::{Compared, find_report};
 use super::{open_cache, print_stage, project};
@@ -82,21 +83,39 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let before = baseline.as_deref().map(ReportedRun::read).transpose()?;
     let model = Model::load(&model_dir.join(export::MODEL_FILE))?;
     let (index, index_digest) = features_folder::read_index(&feature_dir)?;
-    let table = features_folder::read_table(&feature_dir, Split::Test, &index)?;
+    let [train, test] =
+        [Split::Train, Split::Test].map(|split| features_folder::read_table(&feature_dir, split, &index));
+    let (train, test) = (train?, test?);
+    let hashes = (
+        features_folder::read_hashes(&feature_dir, Split::Train, &train)?,
+        features_folder::read_hashes(&feature_dir, Split::Test, &test)?,
+    );
+    let held_out = read_held_out(&model_dir.join(export::HELD_OUT_FILE), &model, &train, progress)?;
     let cache = open_cache(&settings)?;
     let page = with_retry(progress, || {
         std::fs::create_dir_all(&report_dir).with_context(|| report_dir.display().to_string())?;
-        let (model, test) = (cache.put(&model)?, cache.put_table(&table)?);
+        let hashes = match &hashes {
+            (Some(train), Some(test)) => Some([cache.put_table(train)?, cache.put_table(test)?]),
+            _ => None,
+        };
+        let inputs = Inputs {
+            model: cache.put(&model)?,
+            held_out: cache.put(&held_out)?,
+            train: cache.put_table(&train)?,
+            test: cache.put_table(&test)?,
+            hashes,
+        };
         let mut runner = Runner::new(&cache, progress, project(&report_dir)?, Mode::Run)?;
         let file_of = |image: &Digest| index.file_of(Split::Test, image);
-        let evaluation = pipeline::evaluate(&config, model, test, &file_of, &mut runner)?
+        let evaluated = pipeline::evaluate(&config, &inputs, &file_of, &mut runner)?
             .expect("outside a plan every stage gives a result");
         let page = export::report(
             &cache,
             &report_dir,
-            evaluation,
-            model,
+            evaluated,
+            inputs.model,
             &export::Rows::read(&index, index_digest),
+            &runner.times()?,
         )?;
         for report in runner.finish()? {
             print_stage(progress, &report, "");
@@ -115,4 +134,23 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     }
     outln!("report {}", page.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// What cross-validation's models say of these training images: nothing if the file is not there, or is about others.
+fn read_held_out(path: &Path, model: &Model, train: &FeatureTable, progress: &Progress) -> Result<HeldOutPredictions> {
+    let expected = HeldOutPredictions::digest_of(&train.images, &train.labels);
+    let none = HeldOutPredictions::none(expected, model.classes.len());
+    let bytes = match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(none),
+        other => other.with_context(|| path.display().to_string())?,
+    };
+    let found = HeldOutPredictions::decode(&bytes).with_context(|| path.display().to_string())?;
+    if found.train == expected && found.probabilities.ncols() == model.classes.len() {
+        return Ok(found);
+    }
+    progress.say(&format!(
+        "warning: {} is about other training images: the labels of these are not judged",
+        path.display()
+    ));
+    Ok(none)
 }

@@ -133,7 +133,9 @@ fn print(explanation: &Explanation, progress: &Progress) -> Result<()> {
     } = explanation;
     let value = |value: &Option<String>| value.as_deref().map_or_else(|| "–".to_owned(), short);
     // It sums up the other parts.
-    let shown = parts.iter().filter(|part| part.name != "extractor");
+    let shown = parts
+        .iter()
+        .filter(|part| !["extractor", "perceptual hash"].contains(&part.name.as_str()));
     let rows = shown.map(|part| {
         let name = input_name(&part.name).unwrap_or(&part.name);
         let (before, now) = (value(&part.before), value(&part.now));

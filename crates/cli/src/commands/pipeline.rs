@@ -5,13 +5,13 @@ use anyhow::{Result, bail};
 use clap::Args;
 use luthier_artifact::{Cache, Content, Digest, Split};
 use luthier_classify::Model;
-use luthier_eval::{Evaluation, Warning};
+use luthier_eval::{Evaluation, Findings, Warning};
 use luthier_extract::{Scan, SkippedImages, WeightsSource};
 use serde::Serialize;
 
 use super::{configure, describe_c, describe_components, note_faster_precision, open_cache, print_stage, project};
 use crate::features_folder::{SkippedRow, places, skipped_files};
-use crate::pipeline::{Data, Pipeline, evaluate, load, train, with_retry};
+use crate::pipeline::{Data, Pipeline, evaluate, inputs, load, train, with_retry};
 use crate::problem::Problem;
 use crate::runner::{Mode, Runner, StageReport};
 use crate::settings::Settings;
@@ -167,7 +167,7 @@ fn run_once(cache: &Cache, pipeline: &Pipeline, data: &Data, out: &Path, progres
             .find(|entry| entry.content == Content::Digest(*image))?;
         Some(data.source.folder(entry.split).join(&entry.file).display().to_string())
     };
-    let model_digest = train(
+    let trained = train(
         &pipeline.features,
         &pipeline.classify,
         extracted.train,
@@ -175,20 +175,30 @@ fn run_once(cache: &Cache, pipeline: &Pipeline, data: &Data, out: &Path, progres
         &mut runner,
     )?
     .expect(RUNS);
-    let model: Model = load(cache, &model_digest)?;
+    let model: Model = load(cache, &trained.model)?;
     if let [.., projected, classified] = runner.reports() {
         print_stage(progress, projected, &describe_components(&model));
         print_stage(progress, classified, &describe_c(&model));
     }
-    let model_path = export::model(cache, &out.join("models"), model_digest)?;
+    let model_path = export::model(cache, &out.join("models"), trained)?;
 
-    let evaluation_digest =
-        evaluate(&pipeline.evaluate, model_digest, extracted.test, &file_of, &mut runner)?.expect(RUNS);
-    let evaluation: Evaluation = load(cache, &evaluation_digest)?;
+    let inputs = inputs(&extracted, trained);
+    let evaluated = evaluate(&pipeline.evaluate, &inputs, &file_of, &mut runner)?.expect(RUNS);
+    let evaluation: Evaluation = load(cache, &evaluated.evaluation)?;
     print(&runner, &format!("accuracy {:.4}", evaluation.accuracy.value));
-    let page = export::report(cache, &out.join("reports"), evaluation_digest, model_digest, &rows)?;
+    let times = runner.times()?;
+    let page = export::report(cache, &out.join("reports"), evaluated, trained.model, &rows, &times)?;
 
-    let warnings = report::warnings(&model, places(manifest, &skipped_images));
+    let findings: Findings = load(cache, &evaluated.findings)?;
+    let warnings = report::warnings(&model, places(manifest, &skipped_images), || {
+        // The names of the rows are made only if they are needed.
+        if findings.duplicates.iter().any(report::is_leaked_look) {
+            let index = (rows.index)()?;
+            Ok(report::leaked_looks(&findings, &index))
+        } else {
+            Ok(Vec::new())
+        }
+    })?;
     Ok(Outcome {
         stages: runner.finish()?,
         images,

@@ -364,7 +364,7 @@ impl Predictor<'_> {
     fn outcome(&self, embedded: Embedded, views: &Views) -> Result<Result<Answer, String>> {
         let rows = match embedded {
             Embedded::Unreadable(error) => return Ok(Err(error)),
-            Embedded::Features(rows) => rows,
+            Embedded::Features { rows, .. } => rows,
         };
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
         let features = views.combine(&rows);

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{configure, open_cache, project};
 use crate::estimate::{self, About};
-use crate::pipeline::{Data, Pipeline, evaluate, train};
+use crate::pipeline::{Data, Extracted, Pipeline, Trained, evaluate, inputs, train};
 use crate::reason::{ImageChanges, Reasons};
 use crate::runner::{Mode, Runner, StageReport, Status};
 use crate::settings::Settings;
@@ -107,7 +107,7 @@ pub(crate) fn walk(pipeline: &Pipeline, data: &Data, runner: &mut Runner<'_>) ->
         None => Some(pipeline.extract.count_missing(&found.manifest, runner.cache)?),
     };
     if let Some(extracted) = &extracted
-        && let Some(model) = train(
+        && let Some(trained) = train(
             &pipeline.features,
             &pipeline.classify,
             extracted.train,
@@ -115,14 +115,24 @@ pub(crate) fn walk(pipeline: &Pipeline, data: &Data, runner: &mut Runner<'_>) ->
             runner,
         )?
     {
-        evaluate(&pipeline.evaluate, model, extracted.test, &|_| None, runner)?;
+        evaluate(&pipeline.evaluate, &inputs(extracted, trained), &|_| None, runner)?;
     }
     let to_come = Digest::of(b"what a stage above has yet to make");
-    let (train, test) = extracted.map_or((to_come, to_come), |extracted| (extracted.train, extracted.test));
+    let extracted = extracted.unwrap_or(Extracted {
+        train: to_come,
+        test: to_come,
+        hashes: [to_come; 2],
+        skipped: to_come,
+        n_embedded: 0,
+    });
+    let trained = Trained {
+        model: to_come,
+        held_out: to_come,
+    };
     let keys = [
-        ("features", pipeline.features.key(train)),
-        ("classify", pipeline.classify.key(train, to_come)),
-        ("evaluate", pipeline.evaluate.key(to_come, test)),
+        ("features", pipeline.features.key(extracted.train)),
+        ("classify", pipeline.classify.key(extracted.train, to_come)),
+        ("evaluate", pipeline.evaluate.key(&inputs(&extracted, trained))),
     ];
     for (name, mut key) in keys {
         if runner.reports().iter().all(|report| report.name != name) {

@@ -72,14 +72,14 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         let train = cache.put_table(&table)?;
         let mut runner = Runner::new(&cache, progress, project(&model_dir)?, Mode::Run)?;
         let file_of = |image: &Digest| index.file_of(Split::Train, image);
-        let digest = pipeline::train(&features, &classify, train, &file_of, &mut runner)?
+        let trained = pipeline::train(&features, &classify, train, &file_of, &mut runner)?
             .expect("outside a plan every stage gives a result");
-        let model: Model = load(&cache, &digest)?;
+        let model: Model = load(&cache, &trained.model)?;
         if let [projected, classified] = runner.reports() {
             print_stage(progress, projected, &describe_components(&model));
             print_stage(progress, classified, &describe_c(&model));
         }
-        let path = export::model(&cache, &model_dir, digest)?;
+        let path = export::model(&cache, &model_dir, trained)?;
         runner.finish()?;
         Ok((path, model))
     })?;

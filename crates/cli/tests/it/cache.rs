@@ -8,14 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::{PIPELINE, Project, Ran, photo, snapshot};
+use crate::{PIPELINE, Project, Ran, photo, results, snapshot};
 
 /// What the user gets, but for the times in it.
 fn outputs(project: &Project) -> Vec<(PathBuf, Vec<u8>)> {
-    ["features", "models", "reports"]
-        .iter()
-        .flat_map(|folder| snapshot(&project.path(folder)))
-        .collect()
+    results(project.root.path())
 }
 
 fn cache(project: &Project, arguments: &[&str]) -> Value {
@@ -102,20 +99,28 @@ fn stats_say_what_is_stored_and_what_the_last_run_was_spared() {
     let project = Project::new();
     project.pipeline(&[]);
     let stats = cache(&project, &["stats"]);
-    assert_eq!(stats["features"], 18);
-    assert_eq!(stats["feature_bytes"], 18 * 2048 * 4);
+    // An image has features and a perceptual hash.
+    assert_eq!(stats["features"], 2 * 18);
+    assert_eq!(stats["feature_bytes"], 18 * (2048 + 192) * 4);
     assert_eq!(
         stats["last_run"]["reuse"],
         json!({"stages_reused": 0, "stages_run": 5, "images_reused": 0, "images_embedded": 18})
     );
     let text = project.run(&["cache", "stats"]).ok().stdout;
     assert!(text.contains(", 1 run\n"), "{text}");
-    let parts: BTreeMap<&str, &str> = (stats["extractors"][0]["parts"].as_array().unwrap().iter())
-        .map(|part| (part["name"].as_str().unwrap(), part["value"].as_str().unwrap()))
-        .collect();
+    let parts = |extractor: &Value| -> BTreeMap<String, String> {
+        let text = |part: &Value, field: &str| part[field].as_str().unwrap().to_owned();
+        let parts = extractor["parts"].as_array().unwrap().iter();
+        parts.map(|part| (text(part, "name"), text(part, "value"))).collect()
+    };
+    let extractors = stats["extractors"].as_array().unwrap().iter();
+    let (hashes, networks): (Vec<_>, Vec<_>) =
+        (extractors.map(parts)).partition(|parts| parts["view"] == "perceptual hash");
+    assert_eq!((hashes.len(), networks.len()), (1, 1));
+    let parts = &networks[0];
     assert_eq!(
-        (parts["view"], parts["weights name"], parts["precision"]),
-        ("squash", "untrained", "fp32")
+        ["view", "weights name", "precision"].map(|name| parts[name].as_str()),
+        ["squash", "untrained", "fp32"]
     );
     project.write("data/train/drum/new.jpg", &photo(0, 51));
     project.pipeline(&[]);
@@ -147,8 +152,8 @@ fn gc_and_prune_images_keep_what_is_in_use() {
 
     let planned = cache(&project, &["prune-images", "--dry-run"]);
     assert_eq!(
-        planned["features"], 3,
-        "the image that is gone, in both views and their mean"
+        planned["features"], 4,
+        "the image that is gone, in both views, their mean and its hash"
     );
     assert_eq!(cache(&project, &["prune-images"]), planned);
     let planned = cache(&project, &["gc", "--keep-runs", "1", "--dry-run"]);
@@ -169,7 +174,7 @@ fn gc_and_prune_images_keep_what_is_in_use() {
     );
 
     let all = cache(&project, &["gc", "--max-size", "0"]);
-    assert_eq!(all["features"], 17);
+    assert_eq!(all["features"], 2 * 17);
     assert_eq!(cache(&project, &["stats"])["objects"], 0);
     assert_eq!(project.pipeline(&[])["images"]["embedded"], 17);
     assert!(outputs(&project) == expected);
@@ -308,7 +313,7 @@ fn a_cache_that_cannot_be_written_is_read_and_everything_else_is_done() {
             "nothing is remembered"
         );
     }
-    assert_eq!(cache(&project, &["stats"])["features"], 18);
+    assert_eq!(cache(&project, &["stats"])["features"], 2 * 18);
     let ran = project.run(&["cache", "gc"]);
     let (status, error) = ran.error();
     assert_eq!(status, 1);

@@ -1,5 +1,7 @@
 //! The binary as its users run it, on untrained weights and small pictures.
 
+#[cfg(unix)]
+mod browser;
 mod cache;
 mod compare;
 mod edits;
@@ -87,6 +89,7 @@ impl Project {
             .env_remove("XDG_CACHE_HOME")
             .env("LUTHIER_WEIGHTS", "untrained")
             .env("LUTHIER_BATCH", "2")
+            .env("SOURCE_DATE_EPOCH", "0")
             .stdin(Stdio::null());
         command
     }
@@ -121,6 +124,8 @@ impl Project {
         serde_json::from_str(&ran.stdout).unwrap()
     }
 }
+
+const STAGES: [&str; 5] = ["scan", "extract", "features", "classify", "evaluate"];
 
 const PIPELINE: [&str; 5] = ["pipeline", "--train-dir", "data/train", "--test-dir", "data/test"];
 
@@ -174,7 +179,7 @@ fn picture(width: u32, height: u32, class: usize, n: usize) -> RgbImage {
     })
 }
 
-/// What a run of the pipeline wrote below `out`, without what a killed one left half written.
+/// What a run of the pipeline wrote below `out`, without what a killed one left half written, and without times.
 fn results(out: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let folders = ["features", "models", "reports"].map(|folder| out.join(folder));
     let files = folders
@@ -184,7 +189,26 @@ fn results(out: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let of_run = files.filter(|(path, _)| !path.file_name().unwrap().to_string_lossy().starts_with(".luthier-"));
     of_run
         .map(|(path, bytes)| (path.strip_prefix(out).unwrap().to_owned(), bytes))
+        .map(|(path, bytes)| {
+            let is_report = path.starts_with("reports") && path.file_stem().is_some_and(|stem| stem == "report");
+            let bytes = if is_report { without_times(&bytes) } else { bytes };
+            (path, bytes)
+        })
         .collect()
+}
+
+/// The lines of a report but for those that say how long a stage took.
+fn without_times(report: &[u8]) -> Vec<u8> {
+    let is_time = |line: &&str| {
+        let of_stage = |stage| line.starts_with(&format!("<tr><th scope=\"row\">{stage}</th><td>"));
+        STAGES.into_iter().any(of_stage) || line.trim_start().starts_with("\"seconds\":")
+    };
+    let report = str::from_utf8(report).unwrap();
+    report
+        .split_inclusive('\n')
+        .filter(|line| !is_time(line))
+        .collect::<String>()
+        .into_bytes()
 }
 
 /// That two runs wrote the same files with the same bytes.

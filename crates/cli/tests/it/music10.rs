@@ -1,6 +1,7 @@
 //! Real photographs from folders to predictions, against scikit-learn on torchvision's features. Needs
 //! `LUTHIER_TEST_WEIGHTS`, `LUTHIER_TEST_DATA` and `LUTHIER_TEST_REFERENCE`; says so where it is skipped.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use luthier_features::{FeaturesConfig, Keep};
 use ndarray::{Array2, Axis, concatenate};
 use serde_json::Value;
 
-use crate::Project;
+use crate::{Project, browser};
 
 fn from_environment(name: &str) -> Option<PathBuf> {
     let value = std::env::var_os(name).map(PathBuf::from);
@@ -21,16 +22,16 @@ fn from_environment(name: &str) -> Option<PathBuf> {
     value
 }
 
-#[test]
-fn music10_is_classified_as_well_as_by_the_python_pipeline() {
+/// Copies the photographs to the project's folders, split as the reference was; the result are the weights to use, or
+/// `None`, with a line about it, where something is missing.
+fn copy_photographs(project: &Project) -> Option<String> {
     let (Some(weights), Some(data), Some(reference)) = (
         from_environment("LUTHIER_TEST_WEIGHTS"),
         from_environment("LUTHIER_TEST_DATA"),
         from_environment("LUTHIER_TEST_REFERENCE"),
     ) else {
-        return;
+        return None;
     };
-    let project = Project::empty();
     for line in fs::read_to_string(reference.join("music10-split.tsv"))
         .unwrap()
         .lines()
@@ -43,7 +44,16 @@ fn music10_is_classified_as_well_as_by_the_python_pipeline() {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(data.join("music10").join(file), to).unwrap();
     }
-    let weights = weights.display().to_string();
+    Some(weights.display().to_string())
+}
+
+#[test]
+fn music10_is_classified_as_well_as_by_the_python_pipeline() {
+    let project = Project::empty();
+    let (Some(weights), Some(reference)) = (copy_photographs(&project), from_environment("LUTHIER_TEST_REFERENCE"))
+    else {
+        return;
+    };
     let outcome = project.pipeline(&["--weights", &weights, "--batch", "8", "--variance", "0.98", "--c", "1"]);
 
     let expected: Value =
@@ -59,6 +69,96 @@ fn music10_is_classified_as_well_as_by_the_python_pipeline() {
         outcome["images"]["skipped"], 0,
         "the palette PNGs named .jpg are read too"
     );
+    planted_faults_are_found(&project, &weights);
+}
+
+/// How many labels are swapped, and how many of them must be among how many of the most suspicious images.
+const N_SWAPPED: usize = 30;
+const N_FOUND: usize = 20;
+const N_LISTED: usize = 60;
+
+/// Labels are swapped and images copied; the features of all but the copies that are encoded again are cached.
+fn planted_faults_are_found(project: &Project, weights: &str) {
+    let settings = ["--weights", weights, "--batch", "8", "--variance", "0.98"];
+    project.pipeline(&settings);
+    let as_it_is = records(project, "duplicates.csv");
+    let groups: HashSet<&String> = as_it_is.iter().map(|record| &record[0]).collect();
+    println!("music10: {} groups of images that look the same", groups.len());
+    assert!(groups.len() <= 10, "{as_it_is:?}");
+    let page = project.path("reports/report.html");
+    let size = fs::metadata(&page).unwrap().len();
+    assert!(size < 8_000_000, "{size} bytes");
+    browser::check(&page);
+
+    let train = project.path("data/train");
+    let classes = sorted_names(&train);
+    let files = |class: &String| sorted_names(&train.join(class)).into_iter();
+    // Every 48th photograph goes to the class of another.
+    let all: Vec<(String, String)> = classes
+        .iter()
+        .flat_map(|class| files(class).map(|file| (class.clone(), file)))
+        .collect();
+    let mut swapped = HashSet::new();
+    for (n, (class, file)) in all.iter().step_by(all.len() / N_SWAPPED).take(N_SWAPPED).enumerate() {
+        let place = classes.iter().position(|other| other == class).unwrap();
+        let other = &classes[(place + 1 + n % (classes.len() - 1)) % classes.len()];
+        let to = format!("{other}/swapped-{n}-{file}");
+        fs::rename(train.join(class).join(file), train.join(&to)).unwrap();
+        swapped.insert(to);
+    }
+    // Ten others get a copy in the test set, every second one at another size.
+    let mut copied = Vec::new();
+    for (n, (class, file)) in all.iter().skip(7).step_by(all.len() / 10).take(10).enumerate() {
+        let (from, name) = (train.join(class).join(file), format!("{class}/copy-{n}.jpg"));
+        let to = project.path("data/test").join(&name);
+        if n % 2 == 0 {
+            fs::copy(&from, &to).unwrap();
+        } else {
+            let photo = image::load_from_memory(&fs::read(&from).unwrap()).unwrap();
+            let scale = [0.6, 0.75, 1.4][n % 3];
+            let side = |length: u32| (f64::from(length) * scale).round() as u32;
+            let filter = image::imageops::FilterType::CatmullRom;
+            let small = photo.resize_exact(side(photo.width()), side(photo.height()), filter);
+            small.to_rgb8().save(&to).unwrap();
+        }
+        copied.push((format!("{class}/{file}"), name));
+    }
+
+    project.pipeline(&settings);
+    let suspects = records(project, "mislabelled.csv");
+    let is_swapped = |record: &&Vec<String>| record[0] == "train" && swapped.contains(&record[1]);
+    let n_found = suspects.iter().take(N_LISTED).filter(is_swapped).count();
+    println!("music10: {n_found} of {N_SWAPPED} swapped labels among the first {N_LISTED} suspects");
+    assert!(n_found >= N_FOUND, "{suspects:?}");
+
+    let duplicates = records(project, "duplicates.csv");
+    let group_of = |split: &str, file: &str| {
+        let record = duplicates.iter().find(|record| record[4] == split && record[6] == file);
+        record.map(|record| &record[0])
+    };
+    for (original, copy) in &copied {
+        let group = group_of("test", copy);
+        assert!(
+            group.is_some() && group == group_of("train", original),
+            "{original} and {copy}: {duplicates:?}"
+        );
+    }
+}
+
+/// The rows of a table of the report.
+fn records(project: &Project, name: &str) -> Vec<Vec<String>> {
+    let mut reader = csv::Reader::from_path(project.path("reports").join(name)).unwrap();
+    (reader.records())
+        .map(|record| record.unwrap().iter().map(str::to_owned).collect())
+        .collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the names are sorted")]
+fn sorted_names(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+    names.sort_unstable();
+    names
 }
 
 /// The features of all photographs in some views, side by side.
@@ -130,7 +230,7 @@ fn judge_fifths(table: &FeatureTable) -> Evaluation {
         let rows = |places: Vec<usize>| places.into_iter().map(|place| order[place]).collect::<Vec<_>>();
         let (test, train) = (rows(test), choose(table, &rows(train)));
         let projection = features.run(train.features()).unwrap();
-        let model = classify.run(&Training::from(&train), &projection).unwrap();
+        let model = classify.run(&Training::from(&train), &projection).unwrap().model;
         println!("C = {}, temperature {:.3}", model.training.c, model.temperature);
         let scores = model.scores(choose(table, &test).features()).unwrap();
         let [after, before] = model.probabilities(scores);

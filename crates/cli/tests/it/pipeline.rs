@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::{Project, photo, snapshot};
+use crate::{Project, assert_same, photo, results, snapshot};
 
 /// The stages' statuses in order, for example `scan ran, extract fresh`.
 fn statuses(outcome: &Value) -> String {
@@ -110,15 +110,12 @@ fn an_incremental_run_gives_the_bytes_of_a_fresh_one() {
     )
     .unwrap();
     project.pipeline(&[]);
-    let incremental = ["features", "models", "reports"].map(|folder| snapshot(&project.path(folder)));
+    let incremental = results(project.root.path());
     for folder in ["features", "models", "reports", ".luthier"] {
         fs::remove_dir_all(project.path(folder)).unwrap();
     }
     project.pipeline(&["--threads", "1"]);
-    let fresh = ["features", "models", "reports"].map(|folder| snapshot(&project.path(folder)));
-    for (before, after) in incremental.iter().flatten().zip(fresh.iter().flatten()) {
-        assert!(before == after, "{} differs", before.0.display());
-    }
+    assert_same(&incremental, &results(project.root.path()), "from scratch");
 }
 
 #[test]
@@ -227,14 +224,14 @@ fn renaming_an_image_reruns_nothing_after_extract() {
 fn a_lost_or_damaged_artifact_is_made_again() {
     let project = Project::new();
     project.pipeline(&[]);
-    let before = project.read("reports/report.json");
+    let before = results(project.root.path());
     for (path, bytes) in snapshot(&project.path(".luthier/objects")) {
         fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
     }
     fs::remove_dir_all(project.path("reports")).unwrap();
     let outcome = project.pipeline(&[]);
     assert_eq!(embedded(&outcome), 0, "features are in the index");
-    assert_eq!(project.read("reports/report.json"), before);
+    assert_same(&results(project.root.path()), &before, "after the damage");
 
     fs::remove_dir_all(project.path(".luthier/objects")).unwrap();
     let outcome = project.pipeline(&[]);
@@ -298,7 +295,7 @@ fn the_cache_counts_verifies_and_shrinks() {
     let json = |arguments: &[&str]| -> Value {
         serde_json::from_str(&project.run(&[&["cache"], arguments, &["--json"]].concat()).ok().stdout).unwrap()
     };
-    assert_eq!(json(&["stats"])["features"], 18);
+    assert_eq!(json(&["stats"])["features"], 2 * 18);
     assert_eq!(json(&["verify"])["damaged_objects"], 0);
     // The older run's projection, model and evaluation.
     assert_eq!(json(&["gc", "--keep-runs", "1", "--dry-run"])["executions"], 3);

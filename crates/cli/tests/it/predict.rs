@@ -203,10 +203,10 @@ fn other_weights_than_the_models_are_refused() {
 fn what_is_no_model_is_named() {
     let project = trained();
     for (bytes, part) in [
-        (&b"text"[..], "expected model/2"),
+        (&b"text"[..], "expected model/3"),
         (
             &std::fs::read(project.path("models/model.safetensors")).unwrap()[..5000],
-            "model/2",
+            "model/3",
         ),
     ] {
         project.write("model.safetensors", bytes);

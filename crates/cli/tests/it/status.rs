@@ -11,9 +11,7 @@ use luthier_extract::{ExtractConfig, ExtractorConfig};
 use luthier_features::FeaturesConfig;
 use serde_json::{Value, json};
 
-use crate::{PIPELINE, Project, luthier_files, photo};
-
-const STAGES: [&str; 5] = ["scan", "extract", "features", "classify", "evaluate"];
+use crate::{PIPELINE, Project, STAGES, luthier_files, photo};
 
 /// A project after its first run, with the executions of the stages in order. Nobody changes it or opens its cache: each
 /// test has a copy.
@@ -128,7 +126,7 @@ fn marked(explained: &Value) -> Vec<&str> {
     parts
         .filter(|part| part["differs"] == true)
         .map(|part| part["name"].as_str().unwrap())
-        .filter(|name| *name != "extractor")
+        .filter(|name| !["extractor", "perceptual hash"].contains(name))
         .collect()
 }
 
@@ -915,12 +913,16 @@ fn explain_shows_the_parts_of_a_key_beside_those_of_the_nearest_earlier_run() {
     assert_eq!(
         text(&project, "evaluate", &["--variance", "0.5"]),
         [
-            "  evaluate       last run   now",
-            "  version        2          2",
-            "  confidence     0.95       0.95",
-            "  seed           0          0",
-            "  model          #  not known yet",
-            "  test features  #  #",
+            "  evaluate              last run   now",
+            "  version               3          3",
+            "  confidence            0.95       0.95",
+            "  seed                  0          0",
+            "  model                 #  not known yet",
+            "  held-out predictions  #  not known yet",
+            "  training features     #  #",
+            "  test features         #  #",
+            "  training hashes       #  #",
+            "  test hashes           #  #",
             "",
             "evaluate waits for features, and would run unless that gives the same result as before",
         ]

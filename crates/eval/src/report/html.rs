@@ -1,30 +1,53 @@
 //! The page.
 
-use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::fmt::Write;
 
 use askama::Template;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use luthier_artifact::Split;
+use sha2::{Digest, Sha256};
 
+use super::chart::{self, Chart, Plot};
+use super::conclusions::{
+    Conclusions, ConfusedPair, DuplicateImages, FEW_TEST, FEW_TRAIN, FewImages, Image, Meaning, Mislabelled, Mistake,
+    MoreImages,
+};
+use super::pictures::{Pictures, Wanted};
 use super::plot::shade;
 use super::words::{count, counted, level, percent, printable};
-use super::{Context, CrossValidated, Mistake, Skipped, Warning};
-use crate::{BOOTSTRAP_RESAMPLES, ClassMetrics, Estimate, Evaluation};
+use super::{Context, CrossValidated, Skipped, StageTime, Warning};
+use crate::{BOOTSTRAP_RESAMPLES, ClassMetrics, Estimate, Evaluation, Row};
 
-/// A page is to be mailed around: the pictures on it are limited in number and, together, in bytes before base64.
-const MAX_CARDS: usize = 200;
-/// The longer side of a thumbnail, in pixels.
-const THUMBNAIL_SIDE: u32 = 160;
-const MAX_THUMBNAIL_BYTES: usize = 6 << 20;
+const STYLE: &str = include_str!("../../templates/report.css");
+const SCRIPT: &str = include_str!("../../templates/report.js");
+
+/// A page is to be mailed around: what it names of a test set or shows as a picture is limited in number.
+const MAX_CARDS: usize = 100;
+const MAX_IMAGES: usize = 5_000;
+/// Thumbnails beside those of the cards.
+const MAX_SMALL_PICTURES: usize = 300;
+/// The longer sides of thumbnails, in pixels.
+const CARD_SIDE: u32 = 240;
+const SMALL_SIDE: u32 = 96;
 /// Above this a table of all pairs of classes is no longer read, but searched.
 const MAX_MATRIX_CLASSES: usize = 100;
 const MAX_CONFUSIONS: usize = 10;
 const MAX_LISTED: usize = 200;
+const MAX_SUSPECTS: usize = 48;
+const MAX_GROUPS: usize = 48;
+const MAX_GROUP_IMAGES: usize = 12;
 
 #[derive(Template)]
 #[template(path = "report.html")]
 struct Page<'a> {
+    style: &'static str,
+    picture_style: String,
+    script: &'static str,
+    /// As Content-Security-Policy has it: SHA-256 in base64.
+    script_hash: String,
+    date: Option<&'a str>,
     accuracy: Interval,
     macro_f1: Interval,
     n_correct: usize,
@@ -42,10 +65,30 @@ struct Page<'a> {
     classes: Vec<ClassLine>,
     averages: [ClassLine; 2],
     confusions: Vec<Confusion>,
+    n_pairs: usize,
     /// Empty if there are too many classes for a table.
     matrix: Vec<MatrixLine>,
     n_mistakes: usize,
     cards: Vec<Card>,
+    other_mistakes: Vec<Listed>,
+    right: Vec<RightImages>,
+    n_right_listed: usize,
+    judged_training_images: bool,
+    suspects: Vec<SuspectCard>,
+    n_suspects: usize,
+    n_suspects_in_train: usize,
+    n_leaked: usize,
+    accuracy_without_leakage: Option<String>,
+    duplicates: Vec<Kind>,
+    few_images: Vec<FewLine>,
+    more_images: &'a MoreImages,
+    learning: Option<Plot>,
+    variance: Option<Plot>,
+    scatter: Option<Chart>,
+    n_points: usize,
+    reliability: Plot,
+    regularization: Option<Plot>,
+    stages: &'a [StageTime],
     skipped: Vec<SkippedLine<'a>>,
     n_skipped: usize,
     version: &'static str,
@@ -79,6 +122,8 @@ struct Confusion {
     /// How many, of how many of the true class.
     images: String,
     share: String,
+    n: usize,
+    files: Vec<String>,
 }
 
 struct MatrixLine {
@@ -87,22 +132,105 @@ struct MatrixLine {
 }
 
 struct MatrixCell {
+    /// True and predicted label.
+    name: String,
     count: u64,
+    share: String,
     class: &'static str,
     /// Percent of the full colour.
     shade: u32,
     description: String,
 }
 
-struct Card {
+/// A thumbnail: the number of its style, if there is one, and what it shows.
+#[derive(Template)]
+#[template(
+    ext = "html",
+    source = r#"{% if let Some(number) = number %}<span class="photo p{{ number }}" role="img" aria-label="{{ file }}"></span>{% endif %}"#
+)]
+struct Picture {
+    number: Option<usize>,
     file: String,
-    /// As a data URI.
-    picture: Option<String>,
+}
+
+struct Card {
+    at: usize,
+    /// Of the confusion matrix.
+    cell: String,
+    picture: Picture,
     truth: String,
     predicted: String,
     predicted_probability: f64,
     true_probability: f64,
     true_rank: usize,
+    nearest: Vec<NearestPicture>,
+}
+
+struct NearestPicture {
+    picture: Picture,
+    class: String,
+    cosine: f64,
+    /// Whether its class is the true one, the predicted one or neither, as CSS knows it.
+    kind: &'static str,
+}
+
+/// A test image as a line of text.
+struct Listed {
+    at: usize,
+    cell: String,
+    picture: Picture,
+    truth: String,
+    predicted: String,
+    probability: String,
+}
+
+/// Images of a class that were predicted rightly.
+struct RightImages {
+    cell: String,
+    class: String,
+    n: u64,
+    support: u64,
+    images: Vec<Listed>,
+}
+
+struct SuspectCard {
+    picture: Picture,
+    split: Split,
+    label: String,
+    suggested: String,
+    label_probability: String,
+    suggested_probability: String,
+}
+
+/// Duplicates that mean the same.
+struct Kind {
+    title: &'static str,
+    meaning: &'static str,
+    none: &'static str,
+    n: usize,
+    groups: Vec<Group>,
+}
+
+struct Group {
+    likeness: String,
+    images: Vec<GroupImage>,
+    n_more: usize,
+}
+
+struct GroupImage {
+    picture: Picture,
+    split: Split,
+    class: String,
+}
+
+struct FewLine {
+    class: String,
+    n_train: usize,
+    few_train: bool,
+    n_test: usize,
+    few_test: bool,
+    recall: String,
+    bounds: String,
 }
 
 struct SkippedLine<'a> {
@@ -113,10 +241,26 @@ struct SkippedLine<'a> {
 }
 
 /// The report as one HTML document.
-pub(super) fn page(context: &Context<'_>, mistakes: &[Mistake<'_>]) -> String {
+pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> String {
     let evaluation = context.evaluation;
     let names: Vec<String> = evaluation.classes.iter().map(|name| printable(name)).collect();
+    let mistakes = &conclusions.mistakes;
+    let right = right_rows(evaluation, MAX_IMAGES.saturating_sub(mistakes.len()));
+    let pictures = Pictures::make(context, &wanted(context, conclusions, &right));
+    let show = Show {
+        context,
+        names: &names,
+        pictures: &pictures,
+    };
+    let mut named: Vec<usize> = mistakes.iter().take(MAX_IMAGES).map(|mistake| mistake.at).collect();
+    named.extend(&right);
+    named.sort_unstable();
     Page {
+        style: STYLE,
+        picture_style: pictures.css(),
+        script: SCRIPT,
+        script_hash: BASE64_STANDARD.encode(Sha256::digest(SCRIPT)),
+        date: context.date,
         accuracy: Interval::of(evaluation.accuracy, percent),
         macro_f1: Interval::of(evaluation.macro_f1, |value| format!("{value:.3}")),
         n_correct: evaluation.n_correct(),
@@ -146,14 +290,45 @@ pub(super) fn page(context: &Context<'_>, mistakes: &[Mistake<'_>]) -> String {
             ClassLine::of("Macro average", &evaluation.macro_average),
             ClassLine::of("Weighted average", &evaluation.weighted_average),
         ],
-        confusions: confusions(evaluation, &names),
+        confusions: (conclusions.confused_pairs.iter())
+            .take(MAX_CONFUSIONS)
+            .map(Confusion::of)
+            .collect(),
+        n_pairs: conclusions.confused_pairs.len(),
         matrix: if names.len() <= MAX_MATRIX_CLASSES {
             matrix(evaluation, &names)
         } else {
             Vec::new()
         },
         n_mistakes: mistakes.len(),
-        cards: cards(context, mistakes, &names),
+        cards: (mistakes.iter().take(MAX_CARDS)).map(|one| show.card(one)).collect(),
+        other_mistakes: (mistakes.iter().take(MAX_IMAGES).skip(MAX_CARDS))
+            .map(|mistake| show.listed(mistake.at))
+            .collect(),
+        right: show.right(&right),
+        n_right_listed: right.len(),
+        judged_training_images: context.findings.judged_training_images,
+        suspects: (conclusions.mislabelled.iter().take(MAX_SUSPECTS))
+            .map(|suspect| show.suspect(suspect))
+            .collect(),
+        n_suspects: conclusions.mislabelled.len(),
+        n_suspects_in_train: (conclusions.mislabelled.iter())
+            .filter(|suspect| suspect.image.split == Split::Train)
+            .count(),
+        n_leaked: conclusions.leakage.n,
+        accuracy_without_leakage: conclusions.leakage.accuracy_without.map(percent),
+        duplicates: Meaning::ALL
+            .map(|meaning| show.kind(meaning, &conclusions.duplicates))
+            .into(),
+        few_images: conclusions.few_images.iter().map(FewLine::of).collect(),
+        more_images: &conclusions.more_images,
+        learning: context.cross_validation.and_then(chart::learning),
+        variance: chart::variance(context.variance),
+        scatter: chart::scatter(evaluation, &context.findings.scatter, &named),
+        n_points: named.len(),
+        reliability: chart::reliability(evaluation),
+        regularization: context.cross_validation.and_then(chart::regularization),
+        stages: context.stages,
         skipped: context.skipped.iter().take(MAX_LISTED).map(SkippedLine::of).collect(),
         n_skipped: context.skipped.len(),
         version: env!("CARGO_PKG_VERSION"),
@@ -162,7 +337,197 @@ pub(super) fn page(context: &Context<'_>, mistakes: &[Mistake<'_>]) -> String {
     .expect("numbers and strings always render")
 }
 
+/// At most `most` of the rows that were predicted rightly, spread evenly over them.
+fn right_rows(evaluation: &Evaluation, most: usize) -> Vec<usize> {
+    let rows = evaluation.rows.iter().enumerate();
+    let right: Vec<usize> = rows.filter(|(_, row)| row.is_correct()).map(|(at, _)| at).collect();
+    evenly(&right, most).copied().collect()
+}
+
+/// At most `most` of the items, spread evenly over them.
+fn evenly<T>(items: &[T], most: usize) -> impl Iterator<Item = &T> {
+    let n = items.len().min(most);
+    (0..n).map(move |place| &items[place * items.len() / n])
+}
+
+/// The thumbnails that the page would like to show, the most important first.
+fn wanted<'a>(context: &Context<'a>, conclusions: &Conclusions<'a>, right: &[usize]) -> Vec<Wanted<'a>> {
+    let small = |split: Split, file: &'a str| Wanted {
+        split,
+        file,
+        side: SMALL_SIDE,
+    };
+    let of_cards = (conclusions.mistakes.iter().take(MAX_CARDS)).flat_map(|mistake| {
+        let own = Wanted {
+            split: Split::Test,
+            file: mistake.file,
+            side: CARD_SIDE,
+        };
+        let nearest = mistake.nearest.iter().map(|near| small(Split::Train, near.file));
+        std::iter::once(own).chain(nearest)
+    });
+    let suspects = (conclusions.mislabelled.iter().take(MAX_SUSPECTS)).map(|suspect| suspect.image);
+    // Two of each group are enough to see what it is about.
+    let duplicates =
+        (conclusions.duplicates.iter().take(2 * MAX_GROUPS)).flat_map(|group| group.images.iter().take(2).copied());
+    let others: Vec<Wanted<'a>> = suspects
+        .chain(duplicates)
+        .map(|Image { split, file, .. }| small(split, file))
+        .take(MAX_SMALL_PICTURES)
+        .collect();
+    let room = MAX_SMALL_PICTURES - others.len();
+    let right = evenly(right, room).map(|&row| small(Split::Test, &context.test.files[row]));
+    of_cards.chain(others.iter().copied()).chain(right).collect()
+}
+
+/// What is needed to show an image.
+struct Show<'a> {
+    context: &'a Context<'a>,
+    names: &'a [String],
+    pictures: &'a Pictures<'a>,
+}
+
+impl Show<'_> {
+    fn picture(&self, split: Split, file: &str) -> Picture {
+        Picture {
+            number: self.pictures.number(split, file),
+            file: printable(file),
+        }
+    }
+
+    fn card(&self, Mistake { at, file, row, nearest }: &Mistake<'_>) -> Card {
+        let classes = &self.context.evaluation.classes;
+        let nearest = nearest.iter().map(|near| NearestPicture {
+            picture: self.picture(Split::Train, near.file),
+            class: printable(near.class),
+            cosine: near.cosine,
+            kind: if near.class == classes[row.truth] {
+                "hit"
+            } else if near.class == classes[row.predicted] {
+                "miss"
+            } else {
+                "other"
+            },
+        });
+        Card {
+            at: *at,
+            cell: cell(row.truth, row.predicted),
+            picture: self.picture(Split::Test, file),
+            truth: self.names[row.truth].clone(),
+            predicted: self.names[row.predicted].clone(),
+            predicted_probability: row.predicted_probability(),
+            true_probability: row.true_probability(),
+            true_rank: row.true_rank(),
+            nearest: nearest.collect(),
+        }
+    }
+
+    fn listed(&self, at: usize) -> Listed {
+        let row: &Row = &self.context.evaluation.rows[at];
+        Listed {
+            at,
+            cell: cell(row.truth, row.predicted),
+            picture: self.picture(Split::Test, &self.context.test.files[at]),
+            truth: self.names[row.truth].clone(),
+            predicted: self.names[row.predicted].clone(),
+            probability: percent(row.predicted_probability()),
+        }
+    }
+
+    /// These rows by class, in label order.
+    fn right(&self, rows: &[usize]) -> Vec<RightImages> {
+        let evaluation = self.context.evaluation;
+        let mut by_class: HashMap<usize, Vec<Listed>> = HashMap::new();
+        for &row in rows {
+            let truth = evaluation.rows[row].truth;
+            by_class.entry(truth).or_default().push(self.listed(row));
+        }
+        let classes = (0..evaluation.classes.len()).filter_map(|class| {
+            Some(RightImages {
+                cell: cell(class, class),
+                class: self.names[class].clone(),
+                n: evaluation.confusion[class][class],
+                support: evaluation.per_class[class].support,
+                images: by_class.remove(&class)?,
+            })
+        });
+        classes.collect()
+    }
+
+    fn suspect(&self, suspect: &Mislabelled<'_>) -> SuspectCard {
+        let Image { split, file, class } = suspect.image;
+        SuspectCard {
+            picture: self.picture(split, file),
+            split,
+            label: printable(class),
+            suggested: printable(suspect.suggested_class),
+            label_probability: percent(suspect.label_probability),
+            suggested_probability: percent(suspect.suggested_probability),
+        }
+    }
+
+    fn kind(&self, meaning: Meaning, duplicates: &[DuplicateImages<'_>]) -> Kind {
+        let of_kind: Vec<_> = duplicates
+            .iter()
+            .filter(|group| group.meanings.contains(&meaning))
+            .collect();
+        let group = |group: &&DuplicateImages<'_>| Group {
+            likeness: match group.cosine {
+                None => "the same file".to_owned(),
+                Some(cosine) => format!("look the same, cosine {cosine:.4}"),
+            },
+            images: (group.images.iter().take(MAX_GROUP_IMAGES))
+                .map(|&Image { split, file, class }| GroupImage {
+                    picture: self.picture(split, file),
+                    split,
+                    class: printable(class),
+                })
+                .collect(),
+            n_more: group.images.len().saturating_sub(MAX_GROUP_IMAGES),
+        };
+        let (title, meaning, none) = match meaning {
+            Meaning::Leakage => (
+                "In train and test",
+                "The model has seen these test images: the figures are too good.",
+                "No image is in train and test.",
+            ),
+            Meaning::ContradictoryLabels => (
+                "In two classes",
+                "At most one of the labels is right.",
+                "No image is in two classes.",
+            ),
+            Meaning::Redundant => (
+                "Twice in one class",
+                "They count twice, and teach and tell nothing more than once.",
+                "No image is twice in one class of one split.",
+            ),
+        };
+        Kind {
+            title,
+            meaning,
+            none,
+            n: of_kind.len(),
+            groups: of_kind.iter().take(MAX_GROUPS).map(group).collect(),
+        }
+    }
+}
+
+/// The name of a cell of the confusion matrix.
+fn cell(truth: usize, predicted: usize) -> String {
+    format!("{truth}-{predicted}")
+}
+
 impl Page<'_> {
+    fn has_neighbours(&self) -> bool {
+        self.cards.iter().any(|card| !card.nearest.is_empty())
+    }
+
+    /// The time of a stage in percent of the longest.
+    fn share_of_slowest(&self, stage: &StageTime) -> String {
+        let longest = self.stages.iter().map(|stage| stage.seconds).fold(0.0, f64::max);
+        format!("{:.1}", 100.0 * stage.seconds / longest.max(f64::MIN_POSITIVE))
+    }
+
     /// The side of a cell of the matrix, in rem: smaller for many classes, but wide enough for the largest count.
     fn cell_side(&self) -> f64 {
         let largest = self
@@ -221,6 +586,39 @@ impl ClassLine {
     }
 }
 
+impl Confusion {
+    fn of(pair: &ConfusedPair<'_>) -> Self {
+        let (n, support) = (pair.images.len(), pair.support);
+        let shown = pair.images.iter().take(MAX_LISTED);
+        Confusion {
+            truth: printable(pair.true_class),
+            predicted: printable(pair.predicted_class),
+            images: format!("{} of {}", count(n), count(support)),
+            share: percent(n as f64 / support as f64),
+            n,
+            files: shown.map(|image| printable(image.file)).collect(),
+        }
+    }
+}
+
+impl FewLine {
+    fn of(few: &FewImages<'_>) -> Self {
+        FewLine {
+            class: printable(few.class),
+            n_train: few.n_train,
+            few_train: few.n_train < FEW_TRAIN,
+            n_test: few.n_test,
+            few_test: few.n_test < FEW_TEST,
+            recall: few
+                .recall
+                .map_or("not known".to_owned(), |recall| format!("{:.3}", recall.value)),
+            bounds: few.recall.map_or(String::new(), |recall| {
+                format!("{:.2} – {:.2}", recall.lower, recall.upper)
+            }),
+        }
+    }
+}
+
 impl<'a> SkippedLine<'a> {
     fn of(
         Skipped {
@@ -239,38 +637,29 @@ impl<'a> SkippedLine<'a> {
     }
 }
 
-/// The pairs of classes confused most often; of equally frequent ones, those that take more of their class.
-fn confusions(evaluation: &Evaluation, names: &[String]) -> Vec<Confusion> {
-    let mut pairs: Vec<(u64, u64, usize, usize)> = Vec::new();
-    for (truth, counts) in evaluation.confusion.iter().enumerate() {
-        let total = counts.iter().sum();
-        let wrong = counts
-            .iter()
-            .enumerate()
-            .filter(|&(predicted, &n)| predicted != truth && n > 0);
-        pairs.extend(wrong.map(|(predicted, &n)| (n, total, truth, predicted)));
-    }
-    pairs.sort_by_key(|&(n, total, truth, predicted)| (Reverse(n), total, truth, predicted));
-    pairs
-        .into_iter()
-        .take(MAX_CONFUSIONS)
-        .map(|(n, total, truth, predicted)| Confusion {
-            truth: names[truth].clone(),
-            predicted: names[predicted].clone(),
-            images: format!("{} of {}", count(n), count(total)),
-            share: percent(n as f64 / total as f64),
-        })
-        .collect()
-}
-
 fn matrix(evaluation: &Evaluation, names: &[String]) -> Vec<MatrixLine> {
     let line = |(truth, counts): (usize, &Vec<u64>)| {
         let total = counts.iter().sum();
-        let cell = |(predicted, &count): (usize, &u64)| MatrixCell {
-            count,
-            class: if truth == predicted { "hit" } else { "miss" },
-            shade: (100.0 * shade(count, total)).round() as u32,
-            description: format!("{} → {}: {count} of {total}", names[truth], names[predicted]),
+        let cell = |(predicted, &count): (usize, &u64)| {
+            let share = 100.0 * count as f64 / u64::max(total, 1) as f64;
+            let mut description = if truth == predicted {
+                format!("{} recognised", names[truth])
+            } else {
+                format!("{} taken for {}", names[truth], names[predicted])
+            };
+            write!(description, ": {count} of {total}").expect("a String takes every byte");
+            MatrixCell {
+                name: cell(truth, predicted),
+                count,
+                share: if share < 0.5 {
+                    "<1".to_owned()
+                } else {
+                    format!("{share:.0}")
+                },
+                class: if truth == predicted { "hit" } else { "miss" },
+                shade: (100.0 * shade(count, total)).round() as u32,
+                description,
+            }
         };
         MatrixLine {
             name: names[truth].clone(),
@@ -280,25 +669,20 @@ fn matrix(evaluation: &Evaluation, names: &[String]) -> Vec<MatrixLine> {
     evaluation.confusion.iter().enumerate().map(line).collect()
 }
 
-/// The first mistakes, until there are enough or their pictures outgrow the page.
-fn cards(context: &Context<'_>, mistakes: &[Mistake<'_>], names: &[String]) -> Vec<Card> {
-    let mut cards = Vec::new();
-    let mut room = MAX_THUMBNAIL_BYTES;
-    for Mistake { file, row } in mistakes.iter().take(MAX_CARDS) {
-        let thumbnail = (context.thumbnail)(Split::Test, file, THUMBNAIL_SIDE);
-        let Some(left) = room.checked_sub(thumbnail.as_ref().map_or(0, Vec::len)) else {
-            break;
-        };
-        room = left;
-        cards.push(Card {
-            file: printable(file),
-            picture: thumbnail.map(|jpeg| format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(jpeg))),
-            truth: names[row.truth].clone(),
-            predicted: names[row.predicted].clone(),
-            predicted_probability: row.predicted_probability(),
-            true_probability: row.true_probability(),
-            true_rank: row.true_rank(),
-        });
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_cannot_end_its_element() {
+        assert!(!SCRIPT.contains("</") && !SCRIPT.contains("<!--"), "see the script");
     }
-    cards
+
+    #[test]
+    fn what_is_spread_evenly_starts_with_the_first_and_reaches_the_end() {
+        let items: Vec<usize> = (0..100).collect();
+        assert_eq!(evenly(&items, 4).copied().collect::<Vec<_>>(), [0, 25, 50, 75]);
+        assert_eq!(evenly(&items, 1_000).count(), 100);
+        assert_eq!(evenly(&items, 0).count(), 0);
+    }
 }

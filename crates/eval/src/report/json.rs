@@ -1,7 +1,10 @@
 use luthier_artifact::Digest;
 use serde::Serialize;
 
-use super::{Context, CrossValidated, Skipped, Warning};
+use super::conclusions::{
+    Conclusions, ConfusedPair, DuplicateImages, FewImages, Leakage, Mislabelled, MoreImages, Nearest,
+};
+use super::{Context, CrossValidated, Skipped, StageTime, Variance, Warning};
 use crate::{ClassMetrics, Estimate, Reliability};
 
 /// Changes when a field of `report.json` changes its name or meaning, not when one is added.
@@ -10,6 +13,7 @@ const SCHEMA: &str = "luthier-report/1";
 #[derive(Serialize)]
 struct Report<'a> {
     schema: &'static str,
+    date: Option<&'a str>,
     n: usize,
     confidence: f64,
     accuracy: Estimate,
@@ -25,6 +29,15 @@ struct Report<'a> {
     macro_average: ClassMetrics,
     weighted_average: ClassMetrics,
     confusion: &'a [Vec<u64>],
+    confused_pairs: &'a [ConfusedPair<'a>],
+    judged_training_images: bool,
+    mislabelled: &'a [Mislabelled<'a>],
+    duplicates: &'a [DuplicateImages<'a>],
+    leakage: &'a Leakage,
+    few_images: &'a [FewImages<'a>],
+    more_images: &'a MoreImages,
+    variance: Variance<'a>,
+    stages: &'a [StageTime],
     skipped: &'a [Skipped],
     predictions: Vec<Prediction<'a>>,
 }
@@ -61,14 +74,25 @@ struct Prediction<'a> {
     true_class: &'a str,
     predicted_class: &'a str,
     probabilities: &'a [f64],
+    /// Along the first two principal components.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    components: Option<[f64; 2]>,
+    /// Of a wrongly predicted image.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    nearest_training_images: &'a [Nearest<'a>],
 }
 
 /// Everything the report knows, as JSON.
-pub(super) fn report(context: &Context<'_>) -> Vec<u8> {
+pub(super) fn report(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Vec<u8> {
     let evaluation = context.evaluation;
+    let mut nearest: Vec<&[Nearest<'_>]> = vec![&[]; evaluation.n];
+    for mistake in &conclusions.mistakes {
+        nearest[mistake.at] = &mistake.nearest;
+    }
     let class_of = |label: usize| evaluation.classes[label].as_str();
     let report = Report {
         schema: SCHEMA,
+        date: context.date,
         n: evaluation.n,
         confidence: evaluation.confidence,
         accuracy: evaluation.accuracy,
@@ -96,18 +120,30 @@ pub(super) fn report(context: &Context<'_>) -> Vec<u8> {
         macro_average: evaluation.macro_average,
         weighted_average: evaluation.weighted_average,
         confusion: &evaluation.confusion,
+        confused_pairs: &conclusions.confused_pairs,
+        judged_training_images: context.findings.judged_training_images,
+        mislabelled: &conclusions.mislabelled,
+        duplicates: &conclusions.duplicates,
+        leakage: &conclusions.leakage,
+        few_images: &conclusions.few_images,
+        more_images: &conclusions.more_images,
+        variance: context.variance,
+        stages: context.stages,
         skipped: context.skipped,
         predictions: context
             .test
             .files
             .iter()
             .zip(&evaluation.rows)
-            .map(|(file, row)| Prediction {
+            .enumerate()
+            .map(|(at, (file, row))| Prediction {
                 file,
                 image: row.image,
                 true_class: class_of(row.truth),
                 predicted_class: class_of(row.predicted),
                 probabilities: &row.probabilities,
+                components: context.findings.scatter.get(at).copied(),
+                nearest_training_images: nearest[at],
             })
             .collect(),
     };

@@ -13,6 +13,13 @@ pub(super) fn level(confidence: f64) -> String {
     format!("{}\u{202f}%", (confidence * 1e9).round() / 1e7)
 }
 
+/// A difference of shares in percentage points with one decimal: 0.019 is `1.9`, -0.019 is `−1.9`.
+pub(super) fn points(difference: f64) -> String {
+    let rounded = (1_000.0 * difference).round() / 10.0;
+    let sign = if rounded < 0.0 { "−" } else { "" };
+    format!("{sign}{:.1}", rounded.abs())
+}
+
 /// A whole number with a comma before every three digits: 1806 is `1,806`.
 pub(super) fn count(n: impl Display) -> String {
     let digits = n.to_string();
@@ -53,6 +60,11 @@ mod tests {
         let found = [0, 12, 999, 1_000, 123_456, 1_234_567].map(count);
         assert_eq!(found, ["0", "12", "999", "1,000", "123,456", "1,234,567"]);
         assert_eq!([1, 1_806].map(|n| counted(n, "image")), ["1 image", "1,806 images"]);
+    }
+
+    #[test]
+    fn points_have_a_true_minus_and_no_negative_zero() {
+        assert_eq!([0.019, -0.019, -0.0001].map(points), ["1.9", "−1.9", "0.0"]);
     }
 
     #[test]

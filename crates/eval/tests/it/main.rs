@@ -1,6 +1,7 @@
 //! The crate from outside: metrics against golden figures, and the files of a report.
 
 mod comparison;
+mod findings;
 mod metrics;
 mod report;
 mod synthetic;

@@ -1,28 +1,15 @@
 //! What lies in the report's folder.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
 
 use luthier_artifact::Split;
-use luthier_eval::{
-    CandidateC, Context, CrossValidated, Error, Evaluation, Images, Skipped, Threshold, Warning, write_report,
-};
-use serde_json::Value;
+use luthier_eval::{Context, Error, Evaluation, Images, REPORT_FILES, Skipped, StageTime, Warning, write_report};
+use serde_json::{Value, json};
 
 use crate::synthetic::{self, Made, evaluation, names, read};
 
 const HOSTILE: &str = "<script>alert(\"1\")</script> & 'quotes',\n second line";
-
-const FILES: [&str; 8] = [
-    "report.html",
-    "report.json",
-    "classification_report.txt",
-    "confusion_matrix.csv",
-    "confusion_matrix.png",
-    "confusion_matrix.svg",
-    "misclassified.csv",
-    "skipped.csv",
-];
 
 #[expect(clippy::disallowed_methods, reason = "the names are sorted")]
 fn names_in(folder: &Path) -> Vec<String> {
@@ -35,10 +22,14 @@ fn names_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A context with something of everything, all of it named by hostile strings.
+/// A report with something of everything, all of it named by hostile strings.
 fn write_hostile(folder: &Path, evaluation: &Evaluation) {
     let files = vec![HOSTILE.to_owned(); evaluation.n];
-    let made = Made::for_report(evaluation);
+    let stages = [StageTime {
+        name: HOSTILE.into(),
+        seconds: 1.0,
+    }];
+    let made = Made::with_everything(evaluation);
     let images = Images {
         files: &files,
         ..made.context().test
@@ -58,30 +49,8 @@ fn write_hostile(folder: &Path, evaluation: &Evaluation) {
             files: vec![HOSTILE.into()],
         }],
         facts: &[(HOSTILE.into(), HOSTILE.into())],
-        cross_validation: Some(&CrossValidated {
-            folds: 5,
-            n_held_out: 90,
-            candidates: vec![
-                CandidateC {
-                    c: 0.01,
-                    log_loss: 0.4,
-                    standard_error: 0.02,
-                },
-                CandidateC {
-                    c: 0.1,
-                    log_loss: 0.6,
-                    standard_error: 0.05,
-                },
-            ],
-            c: 0.01,
-            temperature: 1.25,
-            thresholds: vec![Threshold {
-                share: 0.95,
-                probability: 0.7,
-                distance: None,
-            }],
-            learning_curve: Vec::new(),
-        }),
+        date: Some(HOSTILE),
+        stages: &stages,
         thumbnail: &|_, _, _| Some(b"not really a picture".to_vec()),
         ..made.context()
     };
@@ -115,8 +84,8 @@ fn every_file_is_written_and_named() {
     let made = Made::for_report(&evaluation);
     let written = write_report(&reports, &made.context()).unwrap();
     let paths: Vec<PathBuf> = written.into_iter().map(|file| file.path).collect();
-    assert_eq!(paths, FILES.map(|name| reports.join(name)));
-    let mut expected = FILES;
+    assert_eq!(paths, REPORT_FILES.map(|name| reports.join(name)));
+    let mut expected = REPORT_FILES;
     expected.sort_unstable();
     assert_eq!(names_in(&reports), expected);
 }
@@ -127,7 +96,7 @@ fn equal_contexts_give_equal_bytes() {
     for folder in &folders {
         synthetic::write(folder.path(), &evaluation(&names(["drum", "lute", "violin"]), 50));
     }
-    for name in FILES {
+    for name in REPORT_FILES {
         let [one, other] = [0, 1].map(|which: usize| std::fs::read(folders[which].path().join(name)).unwrap());
         assert_eq!(one, other, "{name}");
     }
@@ -157,15 +126,16 @@ fn a_missing_file_name_is_refused_before_anything_is_written() {
 #[test]
 fn no_name_from_outside_becomes_markup() {
     let folder = tempfile::tempdir().unwrap();
-    write_hostile(folder.path(), &evaluation(&names([HOSTILE, "\u{0}\u{ffff} ]]>"]), 20));
+    write_hostile(folder.path(), &evaluation(&names([HOSTILE, "\u{0}\u{ffff} ]]>"]), 40));
     let html = read(folder.path(), "report.html");
-    assert!(!html.contains("<script") && !html.contains("alert(\""), "markup");
-    // Class names, files, skipped, warnings and facts: each shows the name, escaped.
-    assert!(
-        html.matches("&#60;script&#62;alert(&#34;1&#34;)&#60;/script&#62; &#38; &#39;quotes&#39;,")
-            .count()
-            > 10
-    );
+    // The page has one script, its own, at its end.
+    let (before, script) = html.split_once("<script>").unwrap();
+    assert!(!before.contains("<script") && !before.contains("alert(\""), "markup");
+    assert!(!script.contains("alert("), "a name in the script");
+    assert!(script.ends_with("</script>\n</body>\n</html>") && script.matches("</").count() == 3);
+    // Class names, files, findings, skipped, stages, warnings and facts: each shows the name, escaped.
+    let shown = "&#60;script&#62;alert(&#34;1&#34;)&#60;/script&#62; &#38; &#39;quotes&#39;,";
+    assert!(html.matches(shown).count() > 100, "{}", html.matches(shown).count());
     let svg = read(folder.path(), "confusion_matrix.svg");
     assert!(!svg.contains("<script") && svg.contains("&#60;script&#62;"), "{svg}");
     assert!(!svg.contains(['\u{0}', '\u{ffff}']), "characters that XML forbids");
@@ -176,13 +146,33 @@ fn the_page_asks_the_network_for_nothing() {
     let folder = tempfile::tempdir().unwrap();
     write_hostile(folder.path(), &evaluation(&names(["drum", "violin"]), 20));
     let html = read(folder.path(), "report.html");
-    assert!(html.contains("content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\""));
+    assert!(
+        html.contains("content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-")
+    );
+    assert!(!html.contains("script-src 'unsafe-inline'"));
     for outside in [
-        "http://", "https://", "url(", "@import", "<link", "<iframe", "src=\"/", "href=",
+        "https://",
+        "@import",
+        "<link",
+        "<iframe",
+        "<img",
+        " src=",
+        "fetch(",
+        "XMLHttpRequest",
     ] {
         assert!(!html.contains(outside), "{outside}");
     }
-    assert!(html.contains("src=\"data:image/jpeg;base64,bm90IHJlYWxseSBhIHBpY3R1cmU=\""));
+    // Its own name is not an address that SVG elements are loaded from.
+    assert_eq!(
+        html.matches("http://").count(),
+        html.matches("\"http://www.w3.org/2000/svg\"").count()
+    );
+    assert_eq!(
+        html.matches("url(").count(),
+        html.matches("url(data:image/jpeg;base64,").count()
+    );
+    assert_eq!(html.matches("href=").count(), html.matches("href=\"#").count());
+    assert!(html.contains("url(data:image/jpeg;base64,bm90IHJlYWxseSBhIHBpY3R1cmU=)"));
 }
 
 #[test]
@@ -201,9 +191,46 @@ fn csv_files_read_back_to_the_names_they_were_given() {
         assert_eq!(row[0], *class);
         assert_eq!(row[1..], counts.iter().map(u64::to_string).collect::<Vec<_>>());
     }
+    let n_mistakes = evaluation.n - evaluation.n_correct();
     let mistakes = csv_rows(folder.path(), "misclassified.csv");
-    assert_eq!(mistakes.len(), 1 + evaluation.n - evaluation.n_correct());
-    assert!(mistakes[1..].iter().all(|row| row[0] == HOSTILE));
+    assert_eq!(mistakes.len(), 1 + n_mistakes);
+    assert!(
+        mistakes[1..]
+            .iter()
+            .all(|row| [0, 6, 9, 12].map(|at| row[at].as_str()) == [HOSTILE; 4])
+    );
+    let pairs = csv_rows(folder.path(), "confused_pairs.csv");
+    assert_eq!(pairs.len(), 1 + n_mistakes);
+    assert!(
+        pairs[1..]
+            .iter()
+            .all(|row| row[4] == HOSTILE && row[..2].contains(&HOSTILE.to_owned()))
+    );
+    let mislabelled = csv_rows(folder.path(), "mislabelled.csv");
+    assert_eq!(
+        mislabelled[1],
+        ["train", HOSTILE, HOSTILE, "plain", "0.010000", "0.970000"]
+    );
+    let duplicates = csv_rows(folder.path(), "duplicates.csv");
+    assert_eq!(duplicates.len(), 1 + 2 + 3 + 2);
+    assert_eq!(duplicates[1], ["1", "leakage", "true", "", "train", HOSTILE, HOSTILE]);
+    assert_eq!(
+        duplicates[4],
+        [
+            "2",
+            "leakage and contradictory labels",
+            "false",
+            "0.998700",
+            "train",
+            HOSTILE,
+            HOSTILE
+        ]
+    );
+    assert_eq!(duplicates[6][1], "redundant");
+    assert_eq!(csv_rows(folder.path(), "few_images.csv")[1][..3], [HOSTILE, "15", "15"]);
+    let learning = csv_rows(folder.path(), "learning_curve.csv");
+    assert_eq!(learning[3], ["0.5", "577.5", "0.906000", "0.019000", "0.005000"]);
+    assert_eq!(learning.len(), 6);
 }
 
 #[test]
@@ -259,41 +286,215 @@ fn the_json_report_carries_every_figure_and_prediction() {
     }
 }
 
-/// Writes a report whose thumbnails all have this size, and returns how often one was asked for, and the page.
-fn thumbnails_of(bytes: usize, evaluation: &Evaluation) -> (usize, String) {
+#[test]
+fn the_json_report_names_what_was_found() {
     let folder = tempfile::tempdir().unwrap();
-    let asked = AtomicUsize::new(0);
-    let made = Made::for_report(evaluation);
+    let evaluation = evaluation(&names(["drum", "harp", "violin"]), 60);
+    let made = Made::with_everything(&evaluation);
+    write_report(folder.path(), &made.context()).unwrap();
+    let report: Value = serde_json::from_str(&read(folder.path(), "report.json")).unwrap();
+    let first = &report["confused_pairs"][0];
+    let label = |class: &Value| evaluation.classes.iter().position(|name| class == name).unwrap();
+    let (truth, predicted) = (label(&first["true_class"]), label(&first["predicted_class"]));
+    let n = first["images"].as_array().unwrap().len() as u64;
+    assert_eq!(n, evaluation.confusion[truth][predicted]);
+    let wrong = |truth: usize, predicted: usize| {
+        if truth == predicted {
+            0
+        } else {
+            evaluation.confusion[truth][predicted]
+        }
+    };
+    assert!((0..9).all(|pair| wrong(pair / 3, pair % 3) <= n));
+
+    assert_eq!(report["mislabelled"][0]["file"], "folder/00004.jpg");
+    assert_eq!(report["mislabelled"][0]["class"], "harp");
+    assert_eq!(report["mislabelled"][0]["suggested_class"], "violin");
+    let meanings: Vec<&Value> = (0..3).map(|group| &report["duplicates"][group]["meanings"]).collect();
+    assert_eq!(*meanings[0], json!(["leakage"]));
+    assert_eq!(*meanings[1], json!(["leakage", "contradictory_labels"]));
+    assert_eq!(*meanings[2], json!(["redundant"]));
+    // Rows 0 and 2 are in training too.
+    let others = evaluation
+        .rows
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| ![0, 2].contains(at));
+    let n_correct = others.filter(|(_, row)| row.is_correct()).count();
+    assert_eq!(
+        report["leakage"],
+        json!({ "n": 2, "accuracy_without": n_correct as f64 / 58.0 })
+    );
+    assert_eq!(
+        report["few_images"],
+        json!([]),
+        "each class has 20 images in train and test"
+    );
+    assert_eq!(report["more_images"]["answer"], "yes");
+    assert_eq!(report["variance"]["n_components"], 3);
+    assert_eq!(report["stages"][1]["seconds"], 61.5);
+    for (at, row) in evaluation.rows.iter().enumerate() {
+        let prediction = &report["predictions"][at];
+        assert_eq!(prediction["components"].as_array().unwrap().len(), 2);
+        let nearest = &prediction["nearest_training_images"];
+        assert_eq!(nearest.is_null(), row.is_correct());
+        if !row.is_correct() {
+            assert_eq!(nearest[2]["cosine"], 0.9 - 0.1 * 2.0);
+            assert_eq!(nearest[2]["file"], format!("folder/{:05}.jpg", (at + 5) % 60));
+        }
+    }
+}
+
+#[test]
+fn classes_with_few_images_are_named_with_the_interval_of_their_recall() {
+    let folder = tempfile::tempdir().unwrap();
+    let evaluation = evaluation(&names(["drum", "harp", "violin"]), 27);
+    synthetic::write(folder.path(), &evaluation);
+    let rows = csv_rows(folder.path(), "few_images.csv");
+    assert_eq!(
+        rows.len(),
+        1 + 3,
+        "nine images of each class are too few in train and test"
+    );
+    for (row, metrics) in rows[1..].iter().zip(&evaluation.per_class) {
+        assert_eq!(row[1..3], ["9", "9"]);
+        let [recall, lower, upper] = [3, 4, 5].map(|at: usize| row[at].parse::<f64>().unwrap());
+        assert!(
+            (recall - metrics.recall).abs() < 1e-6 && lower < recall && recall <= upper,
+            "{row:?}"
+        );
+        assert!(upper - lower > 0.2, "{row:?}");
+    }
+    assert!(read(folder.path(), "report.html").contains("9 (few)"));
+}
+
+/// What the schema has to say of a report.
+fn against_schema(report: &Value) -> Vec<String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../schemas/report-1.schema.json");
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let errors = validator.iter_errors(report);
+    errors
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect()
+}
+
+#[test]
+fn the_json_report_follows_its_schema() {
+    let folder = tempfile::tempdir().unwrap();
+    let evaluation = evaluation(&names(["drum", "harp", "violin"]), 60);
+    let written = || -> Value { serde_json::from_str(&read(folder.path(), "report.json")).unwrap() };
+    synthetic::write(folder.path(), &evaluation);
+    assert_eq!(against_schema(&written()), [""; 0], "nothing found");
+    write_hostile(folder.path(), &evaluation);
+    assert_eq!(against_schema(&written()), [""; 0], "something of everything");
+
+    let damages: [fn(&mut Value); 7] = [
+        |report| report["schema"] = json!("luthier-report/2"),
+        |report| report["extra"] = json!(1),
+        |report| report["accuracy"]["value"] = json!(92.6),
+        |report| report["duplicates"][0]["meanings"] = json!([]),
+        |report| report["predictions"][3]["image"] = json!("?"),
+        |report| report["per_class"][0]["mood"] = json!("good"),
+        |report| drop(report.as_object_mut().unwrap().remove("more_images")),
+    ];
+    for (number, damage) in damages.into_iter().enumerate() {
+        let mut report = written();
+        damage(&mut report);
+        assert_eq!(against_schema(&report).len(), 1, "damage {number}");
+    }
+}
+
+/// Writes a report with something of everything whose thumbnails are as large as told by their longer side, and returns how
+/// often one was asked for, and the page.
+fn page_with_pictures(bytes: fn(u32) -> usize, evaluation: &Evaluation) -> (usize, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let files: Vec<String> = (0..evaluation.n)
+        .map(|row| format!("a folder of photographs/IMG_20240101_{row:06}_HDR.jpeg"))
+        .collect();
+    let asked = Mutex::new(Vec::new());
+    let made = Made::with_everything(evaluation);
+    let images = Images {
+        files: &files,
+        ..made.context().test
+    };
     let context = Context {
-        thumbnail: &|_, _, _| {
-            asked.fetch_add(1, Ordering::Relaxed);
-            Some(vec![0; bytes])
+        train: images,
+        test: images,
+        thumbnail: &|split, file, side| {
+            asked.lock().unwrap().push((split, file.to_owned()));
+            Some(vec![0; bytes(side)])
         },
         ..made.context()
     };
     write_report(folder.path(), &context).unwrap();
-    (asked.into_inner(), read(folder.path(), "report.html"))
+    let mut asked = asked.into_inner().unwrap();
+    let n_asked = asked.len();
+    asked.sort_unstable();
+    asked.dedup();
+    assert_eq!(asked.len(), n_asked, "a picture was made twice");
+    (n_asked, read(folder.path(), "report.html"))
+}
+
+/// Thirty classes with long names, and nearly all of 5,000 images wrong or about one in five.
+fn large_evaluations() -> [Evaluation; 2] {
+    let classes: Vec<String> = (0..30)
+        .map(|class| format!("an instrument of kind {class:02}"))
+        .collect();
+    let usual = evaluation(&classes, 5_000);
+    let mut hopeless = usual.clone();
+    hopeless.confusion = vec![vec![0; 30]; 30];
+    for (place, row) in hopeless.rows.iter_mut().enumerate() {
+        row.truth = (row.truth + place / 30) % 30;
+        hopeless.confusion[row.truth][row.predicted] += 1;
+    }
+    [usual, hopeless]
 }
 
 #[test]
-fn the_page_shows_at_most_200_mistakes_and_says_how_many_it_leaves_out() {
-    let evaluation = evaluation(&names(["drum", "harp", "violin"]), 2_000);
-    let n_mistakes = evaluation.n - evaluation.n_correct();
-    assert!(n_mistakes > 200);
-    let (asked, html) = thumbnails_of(10, &evaluation);
-    assert_eq!(asked, 200);
-    assert_eq!(html.matches("<figure>").count(), 200);
-    assert!(html.contains(&format!("the other {} are in misclassified.csv", n_mistakes - 200)));
+fn a_page_of_5_000_images_in_30_classes_stays_below_eight_megabytes_however_many_are_wrong() {
+    for evaluation in large_evaluations() {
+        let n_mistakes = evaluation.n - evaluation.n_correct();
+        // Photographs as JPEGs of quality 80 have 2 KB at 96 pixels and 8 KB at 240.
+        let (asked, html) = page_with_pictures(|side| (u64::from(side).pow(2) / 7) as usize, &evaluation);
+        println!(
+            "{n_mistakes} mistakes, {asked} pictures, {:.1} MB",
+            html.len() as f64 / 1e6
+        );
+        assert!((400..=700).contains(&asked), "{asked}");
+        assert!(html.len() < 8_000_000, "{}", html.len());
+        assert_eq!(html.matches("<figure>").count(), 100);
+        assert_eq!(
+            html.matches("<li id=\"image-").count(),
+            evaluation.n,
+            "every image is named"
+        );
+        assert!(html.contains("Shown are 100; the others are listed below them"));
+    }
 }
 
 #[test]
-fn pictures_stay_within_six_mebibytes() {
+fn pictures_that_are_too_large_for_the_page_are_left_out() {
     let evaluation = evaluation(&names(["drum", "harp", "violin"]), 500);
-    let n_mistakes = evaluation.n - evaluation.n_correct();
-    let (_, html) = thumbnails_of(1 << 20, &evaluation);
-    assert_eq!(html.matches("<figure>").count(), 6);
-    assert!(html.contains(&format!("Shown are 6; the other {}", n_mistakes - 6)));
-    assert!(html.len() < 9 << 20);
+    let (_, html) = page_with_pictures(|_| 1 << 20, &evaluation);
+    assert_eq!(html.matches("url(data:").count(), 4);
+    assert_eq!(
+        html.matches("No preview").count(),
+        100 - 1,
+        "the first card and its three neighbours have them"
+    );
+    assert!(html.len() < 8_000_000);
+}
+
+#[test]
+fn of_more_than_5_000_images_the_page_names_every_mistake_and_a_sample() {
+    let evaluation = evaluation(&names(["drum", "harp", "violin"]), 12_000);
+    let (n_correct, n_mistakes) = (evaluation.n_correct(), evaluation.n - evaluation.n_correct());
+    let (_, html) = page_with_pictures(|_| 10, &evaluation);
+    assert_eq!(html.matches("<li id=\"image-").count(), 5_000);
+    assert_eq!(html.matches("class=\"predicted\"").count(), n_mistakes);
+    let n_listed = 5_000 - n_mistakes;
+    assert!(n_correct > n_listed && html.contains(&format!("Listed are {},{:03}", n_listed / 1_000, n_listed % 1_000)));
 }
 
 #[test]
@@ -322,6 +523,7 @@ fn a_perfect_model_has_no_mistakes_to_show() {
     synthetic::write(folder.path(), &evaluation);
     let html = read(folder.path(), "report.html");
     assert!(html.contains("None: every test image was recognised.") && !html.contains("Most frequent confusions"));
+    assert!(html.contains("No image is in two classes.") && html.contains("Only test images were judged."));
     assert_eq!(csv_rows(folder.path(), "misclassified.csv").len(), 1);
 }
 

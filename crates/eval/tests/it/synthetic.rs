@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use luthier_artifact::Digest;
-use luthier_eval::{Context, EvaluateConfig, Evaluation, Findings, Images, Predictions, Variance, write_report};
+use luthier_artifact::{Digest, Split};
+use luthier_eval::{
+    CandidateC, Context, CrossValidated, Duplicates, EvaluateConfig, Evaluation, Findings, ImageRef, Images,
+    LearningPoint, Likeness, Neighbour, Neighbours, Predictions, StageTime, Suspect, Threshold, Variance, write_report,
+};
 use ndarray::Array2;
 
 /// `n` images in these classes; about one in five is wrong, mostly in favour of the next class.
@@ -55,6 +58,8 @@ pub(crate) struct Made<'a> {
     findings: Findings,
     files: Vec<String>,
     labels: Vec<usize>,
+    cross_validation: Option<CrossValidated>,
+    stages: Vec<StageTime>,
 }
 
 impl<'a> Made<'a> {
@@ -65,6 +70,85 @@ impl<'a> Made<'a> {
             findings: Findings::default(),
             files: (0..evaluation.n).map(|row| format!("folder/{row:05}.jpg")).collect(),
             labels: evaluation.rows.iter().map(|row| row.truth).collect(),
+            cross_validation: None,
+            stages: Vec::new(),
+        }
+    }
+
+    /// Something of everything, for an evaluation of at least nine rows with a mistake among them.
+    pub(crate) fn with_everything(evaluation: &'a Evaluation) -> Self {
+        let n = evaluation.n;
+        let n_classes = evaluation.classes.len();
+        let train = |row: usize| ImageRef {
+            split: Split::Train,
+            row: row % n,
+        };
+        let test = |row: usize| ImageRef {
+            split: Split::Test,
+            row: row % n,
+        };
+        let suspect = |image: ImageRef, suggested_probability: f64| Suspect {
+            image,
+            label: evaluation.rows[image.row].truth,
+            suggested: (evaluation.rows[image.row].truth + 1) % n_classes,
+            label_probability: 0.01,
+            suggested_probability,
+        };
+        let looks_the_same = Likeness::SameLook { cosine: 0.9987 };
+        let mistakes = evaluation.rows.iter().enumerate().filter(|(_, row)| !row.is_correct());
+        Made {
+            findings: Findings {
+                compared_looks: true,
+                mislabelled: vec![suspect(train(4), 0.97), suspect(test(7), 0.93), suspect(train(1), 0.9)],
+                judged_training_images: true,
+                // Rows `n_classes` apart have the same label.
+                duplicates: vec![
+                    Duplicates {
+                        images: vec![train(0), test(0)],
+                        likeness: Likeness::SameBytes,
+                    },
+                    Duplicates {
+                        images: vec![train(1), train(2), test(2)],
+                        likeness: looks_the_same,
+                    },
+                    Duplicates {
+                        images: vec![train(3), train(3 + n_classes)],
+                        likeness: looks_the_same,
+                    },
+                ],
+                neighbours: mistakes
+                    .map(|(row, _)| Neighbours {
+                        row,
+                        nearest: (0..3)
+                            .map(|place| Neighbour {
+                                row: (row + 2 * place + 1) % n,
+                                cosine: 0.9 - 0.1 * place as f64,
+                            })
+                            .collect(),
+                    })
+                    .collect(),
+                scatter: (evaluation.rows.iter())
+                    .map(|row| {
+                        let noise = |byte: usize| f64::from(row.image.as_bytes()[byte]) / 32.0 - 4.0;
+                        let angle = row.truth as f64 / n_classes as f64 * std::f64::consts::TAU;
+                        [10.0 * angle.cos() + noise(20), 7.0 * angle.sin() + noise(21)]
+                    })
+                    .collect(),
+            },
+            cross_validation: Some(cross_validated()),
+            stages: [
+                ("scan", 0.04),
+                ("extract", 61.5),
+                ("features", 1.2),
+                ("classify", 3.9),
+                ("evaluate", 0.3),
+            ]
+            .map(|(name, seconds)| StageTime {
+                name: name.to_owned(),
+                seconds,
+            })
+            .to_vec(),
+            ..Made::for_report(evaluation)
         }
     }
 
@@ -83,14 +167,51 @@ impl<'a> Made<'a> {
             warnings: &[],
             facts: &[],
             date: None,
-            stages: &[],
+            stages: &self.stages,
             variance: Variance {
                 ratios: &[0.5, 0.3, 0.15, 0.05],
                 n_components: 3,
             },
-            cross_validation: None,
+            cross_validation: self.cross_validation.as_ref(),
             thumbnail: &|_, _, _| None,
         }
+    }
+}
+
+fn cross_validated() -> CrossValidated {
+    let candidates = [0.52, 0.41, 0.36, 0.38, 0.47, 0.61].into_iter().zip(-4..);
+    let curve = [0.1, 0.25, 0.5, 0.75, 1.0].into_iter().zip([
+        [0.11, 0.012],
+        [0.05, 0.008],
+        [0.019, 0.005],
+        [0.006, 0.004],
+        [0.0, 0.0],
+    ]);
+    CrossValidated {
+        folds: 5,
+        n_held_out: 1_444,
+        candidates: candidates
+            .map(|(log_loss, power)| CandidateC {
+                c: 10f64.powi(power),
+                log_loss,
+                standard_error: 0.02,
+            })
+            .collect(),
+        c: 0.01,
+        temperature: 1.25,
+        thresholds: vec![Threshold {
+            share: 0.95,
+            probability: 0.7,
+            distance: None,
+        }],
+        learning_curve: curve
+            .map(|(share, behind)| LearningPoint {
+                share,
+                n_train: 1_155.0 * share,
+                accuracy: 0.925 - behind[0],
+                behind,
+            })
+            .collect(),
     }
 }
 

@@ -57,7 +57,7 @@ fn embed(extractor: &Extractor, view: View, paths: &[impl AsRef<Path>]) -> Vec<V
     let mut features = vec![Vec::new(); files.len()];
     extractor
         .embed(&files, &(), |place, embedded| {
-            let Embedded::Features(mut rows) = embedded else {
+            let Embedded::Features { mut rows, .. } = embedded else {
                 panic!("{}: {embedded:?}", paths[place].display())
             };
             features[place] = rows.remove(0);

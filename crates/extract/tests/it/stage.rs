@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use luthier_artifact::{Artifact, Cache, Digest, FeatureRows};
 use luthier_extract::{
-    Combine, DataSource, Decoding, Device, ExtractConfig, Extraction, ExtractorConfig, Precision, Rehash, View, Views,
-    WIDTH, WeightsSource, WeightsStore, scan,
+    Combine, DataSource, Decoding, Device, ExtractConfig, Extraction, ExtractorConfig, PerceptualHash, Precision,
+    Rehash, View, Views, WIDTH, WeightsSource, WeightsStore, scan,
 };
 use ndarray::{Array2, Axis, s};
 
@@ -69,8 +69,15 @@ impl Project {
     }
 }
 
-fn bytes(extraction: &Extraction) -> (Vec<u8>, Vec<u8>) {
-    (extraction.train.encode(), extraction.test.encode())
+fn bytes(extraction: &Extraction) -> [Vec<u8>; 4] {
+    let Extraction {
+        train,
+        test,
+        train_hashes,
+        test_hashes,
+        ..
+    } = extraction;
+    [train, test, train_hashes, test_hashes].map(FeatureRows::encode)
 }
 
 #[test]
@@ -86,6 +93,40 @@ fn only_new_images_are_embedded_and_the_result_is_that_of_a_fresh_start() {
     let grown = project.run("cache");
     assert_eq!((grown.n_embedded, grown.n_reused), (1, 5));
     assert_eq!(bytes(&grown), bytes(&project.run("fresh cache")));
+}
+
+#[test]
+fn perceptual_hashes_stand_row_by_row_beside_the_features_and_tell_images_apart() {
+    let project = Project::new();
+    let extraction = project.run("cache");
+    assert_eq!(extraction.train_hashes.images, extraction.train.images);
+    assert_eq!(extraction.train_hashes.labels, extraction.train.labels);
+    let hashes = project.features("cache", &extraction.train_hashes);
+    assert_eq!(hashes.dim(), (3, PerceptualHash::WIDTH));
+    assert!(hashes.iter().all(|value| (0.0..=255.0).contains(value)));
+    assert_ne!(hashes.row(0), hashes.row(1));
+}
+
+#[test]
+fn a_hash_that_is_missing_is_made_and_nothing_embedded() {
+    let project = Project::new();
+    let whole = project.run("cache");
+    // A cache that knows the features only.
+    let cache = Cache::open(&project.path("old cache")).unwrap();
+    let key = project.config.extractor.keys().unwrap()[0].digest();
+    for rows in [&whole.train, &whole.test] {
+        let features = project.features("cache", rows);
+        let features = rows
+            .images
+            .iter()
+            .copied()
+            .zip(features.outer_iter().map(|row| row.to_vec()));
+        cache.store_features(&key, &features.collect::<Vec<_>>()).unwrap();
+    }
+    drop(cache);
+    let extraction = project.run("old cache");
+    assert_eq!((extraction.n_embedded, extraction.n_reused), (0, 5));
+    assert_eq!(bytes(&extraction), bytes(&whole));
 }
 
 #[test]

@@ -15,9 +15,9 @@ pub(super) fn decompose_moments(moments: &Moments, scale: &Array1<f64>, keep: Ke
     }
     let slice = scaled.as_slice().expect("a new array is in C order");
     let eigen = linalg::eigen(MatRef::from_column_major_slice(slice, scaled.nrows(), scaled.ncols()))?;
-    let (variances, total_variance) = eigen.variances(moments.n_rows(), keep);
+    let (variances, total_variance) = eigen.variances(moments.n_rows());
     Ok(Decomposition {
-        components: eigen.rows(variances.len()),
+        components: eigen.rows(keep.count(&variances, total_variance)),
         variances,
         total_variance,
     })
@@ -29,8 +29,8 @@ pub(super) fn decompose_moments(moments: &Moments, scale: &Array1<f64>, keep: Ke
 pub(super) fn decompose_wide(centred: &Array2<f64>, keep: Keep) -> Result<Decomposition> {
     let x = linalg::view(centred);
     let eigen = linalg::gram_eigen(x)?;
-    let (variances, total_variance) = eigen.variances(centred.nrows(), keep);
-    let count = variances.len();
+    let (variances, total_variance) = eigen.variances(centred.nrows());
+    let count = keep.count(&variances, total_variance);
 
     // Xᵀu / √λ is orthogonal to the first component up to ε λ₁ / λ only. Where that is too little (a component within
     // rounding errors of no variance at all) the longer side has orthonormal eigenvectors whatever their eigenvalues.
@@ -52,11 +52,10 @@ pub(super) fn decompose_wide(centred: &Array2<f64>, keep: Keep) -> Result<Decomp
 }
 
 impl Eigen {
-    /// The variances of the kept components of `n_rows` rows, and of all the data.
-    fn variances(&self, n_rows: usize, keep: Keep) -> (Vec<f64>, f64) {
-        let mut variances: Vec<f64> = self.values.iter().map(|value| value / (n_rows - 1) as f64).collect();
+    /// The variances of all components of `n_rows` rows, and their sum.
+    fn variances(&self, n_rows: usize) -> (Vec<f64>, f64) {
+        let variances: Vec<f64> = self.values.iter().map(|value| value / (n_rows - 1) as f64).collect();
         let total_variance = variances.iter().sum();
-        variances.truncate(keep.count(&variances, total_variance));
         (variances, total_variance)
     }
 

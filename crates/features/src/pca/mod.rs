@@ -140,12 +140,15 @@ pub struct FittedPca {
     pub explained_variance: Array1<f64>,
     /// The variance along each component as a share of the variance of all the data, `[p]`, each in 0 to 1.
     pub explained_variance_ratio: Array1<f64>,
+    /// The shares of the components that were not kept, in descending order. smartcore finds none of them when it is
+    /// asked for a number of components.
+    pub residual_variance_ratio: Array1<f64>,
 }
 
 /// The kept components of centred data, before their signs are settled.
 struct Decomposition {
     components: Array2<f64>,
-    /// Of the kept components, in descending order.
+    /// In descending order: those of the kept components first.
     variances: Vec<f64>,
     /// Of all the data.
     total_variance: f64,
@@ -244,13 +247,14 @@ impl FittedPca {
             total_variance,
         } = decomposition;
         settle_signs(&mut components);
-        let explained_variance = Array1::from(variances);
-        let explained_variance_ratio = &explained_variance / total_variance;
+        let (kept, left) = variances.split_at(components.nrows());
+        let explained_variance = Array1::from(kept.to_vec());
         FittedPca {
             mean,
             components,
+            explained_variance_ratio: &explained_variance / total_variance,
             explained_variance,
-            explained_variance_ratio,
+            residual_variance_ratio: left.iter().map(|variance| variance / total_variance).collect(),
         }
     }
 

@@ -24,7 +24,6 @@ pub(super) fn decompose(centred: &Array2<f64>, keep: Keep) -> Result<Decompositi
     let total_variance = centred.iter().map(|deviation| deviation * deviation).sum::<f64>() / degrees;
 
     let count = keep.count(&variances, total_variance);
-    variances.truncate(count);
     let components = components.slice_move(ndarray::s![..count, ..]);
     Ok(Decomposition {
         components,

@@ -1,0 +1,430 @@
+//! The report's page as a reader uses it, in headless Chromium over the DevTools protocol. Says so where there is no Chromium.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::Project;
+
+const PROGRAMS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
+/// Chromium with one empty page.
+struct Browser {
+    process: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+    session: Option<String>,
+    n_calls: u64,
+    /// What the page reported since it was opened, in the protocol's words.
+    events: Vec<Value>,
+    _profile: tempfile::TempDir,
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let ended = self.process.kill().and_then(|()| self.process.wait());
+        if let Err(error) = ended {
+            eprintln!("chromium does not end: {error}");
+        }
+    }
+}
+
+impl Browser {
+    /// `None`, with a line about it, if there is no Chromium.
+    fn start() -> Option<Self> {
+        let is_there = |program: &&str| {
+            let mut version = Command::new(program);
+            version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+            version.status().is_ok_and(|status| status.success())
+        };
+        let Some(program) = PROGRAMS.into_iter().find(is_there) else {
+            eprintln!("SKIPPED: none of {} is installed", PROGRAMS.join(", "));
+            return None;
+        };
+        let profile = tempfile::tempdir().unwrap();
+        // Chromium reads commands from descriptor 3 and writes answers to 4. Its sandbox does not work for root.
+        let mut process = Command::new("sh")
+            .args(["-c", r#"exec "$0" "$@" 3<&0 4>&1 > /dev/null 2>&1"#, program])
+            .args(["--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu"])
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .arg("about:blank")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut browser = Browser {
+            to: process.stdin.take().unwrap(),
+            from: BufReader::new(process.stdout.take().unwrap()),
+            process,
+            session: None,
+            n_calls: 0,
+            events: Vec::new(),
+            _profile: profile,
+        };
+        let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
+        let target = json!({ "targetId": target["targetId"], "flatten": true });
+        let attached = browser.call("Target.attachToTarget", target);
+        browser.session = Some(attached["sessionId"].as_str().unwrap().to_owned());
+        for domain in ["Page", "Runtime", "Log", "Network", "Accessibility"] {
+            browser.call(&format!("{domain}.enable"), json!({}));
+        }
+        Some(browser)
+    }
+
+    /// Calls a method of the protocol; the result is its answer.
+    fn call(&mut self, method: &str, parameters: Value) -> Value {
+        self.n_calls += 1;
+        let mut message = json!({ "id": self.n_calls, "method": method, "params": parameters });
+        if let Some(session) = &self.session {
+            message["sessionId"] = json!(session);
+        }
+        self.to.write_all(format!("{message}\0").as_bytes()).unwrap();
+        loop {
+            let message = self.next_message();
+            if message["id"] == self.n_calls {
+                assert!(message["error"].is_null(), "{method}: {}", message["error"]);
+                return message["result"].clone();
+            }
+            self.events.push(message);
+        }
+    }
+
+    fn next_message(&mut self) -> Value {
+        let mut bytes = Vec::new();
+        self.from.read_until(0, &mut bytes).unwrap();
+        assert_eq!(bytes.pop(), Some(0), "chromium ended");
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    /// Opens a file and waits until it has loaded.
+    fn open(&mut self, page: &Path) {
+        self.events.clear();
+        self.call("Page.navigate", json!({ "url": format!("file://{}", page.display()) }));
+        while !self.events.iter().any(|event| event["method"] == "Page.loadEventFired") {
+            let event = self.next_message();
+            self.events.push(event);
+        }
+    }
+
+    fn events_of<'a>(&'a self, method: &'a str) -> impl Iterator<Item = &'a Value> {
+        let of_method = self.events.iter().filter(move |event| event["method"] == method);
+        of_method.map(|event| &event["params"])
+    }
+
+    /// The value of a JavaScript expression.
+    #[track_caller]
+    fn value(&mut self, expression: &str) -> Value {
+        let parameters = json!({ "expression": expression, "returnByValue": true });
+        let answer = self.call("Runtime.evaluate", parameters);
+        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
+        answer["result"]["value"].clone()
+    }
+
+    #[track_caller]
+    fn number(&mut self, expression: &str) -> f64 {
+        let value = self.value(expression);
+        value.as_f64().unwrap_or_else(|| panic!("{expression}: {value}"))
+    }
+
+    #[track_caller]
+    fn words(&mut self, expression: &str) -> String {
+        let value = self.value(expression);
+        value
+            .as_str()
+            .unwrap_or_else(|| panic!("{expression}: {value}"))
+            .to_owned()
+    }
+
+    /// Clicks with the mouse on the middle of the first element that a selector finds.
+    #[track_caller]
+    fn click(&mut self, selector: &str) {
+        let place = self.value(&format!(
+            "(() => {{ const element = document.querySelector('{selector}');
+               element.scrollIntoView({{ block: 'center', inline: 'center' }});
+               const box = element.getBoundingClientRect();
+               return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
+        ));
+        for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
+            let parameters = json!({ "type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1 });
+            self.call("Input.dispatchMouseEvent", parameters);
+        }
+    }
+
+    /// Presses and releases a key.
+    fn press(&mut self, key: &str) {
+        let (code, text) = match key {
+            "Tab" => (9, None),
+            "Enter" => (13, Some("\r")),
+            "ArrowLeft" => (37, None),
+            "ArrowUp" => (38, None),
+            "ArrowRight" => (39, None),
+            "ArrowDown" => (40, None),
+            _ => panic!("{key}"),
+        };
+        let parameters = json!({ "type": "keyDown", "key": key, "code": key, "windowsVirtualKeyCode": code });
+        let mut pressed = parameters.clone();
+        if let Some(text) = text {
+            pressed["text"] = json!(text);
+        }
+        self.call("Input.dispatchKeyEvent", pressed);
+        let mut released = parameters;
+        released["type"] = json!("keyUp");
+        self.call("Input.dispatchKeyEvent", released);
+    }
+
+    /// Presses the tab key until an element that the selector finds has the focus.
+    #[track_caller]
+    fn tab_to(&mut self, selector: &str) {
+        let n_stops = self.number("document.querySelectorAll('a, button, input, select, summary, [tabindex]').length");
+        for _ in 0..=n_stops as usize {
+            self.press("Tab");
+            if self.value(&format!("document.activeElement.matches('{selector}')")) == true {
+                return;
+            }
+        }
+        panic!("the tab key does not reach {selector}");
+    }
+
+    fn resize(&mut self, width: u32) {
+        let metrics = json!({ "width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500 });
+        self.call("Emulation.setDeviceMetricsOverride", metrics);
+    }
+}
+
+/// Names of rows, top down.
+const ROWS: &str = "[...document.querySelectorAll('.sortable tbody th')].map((cell) => cell.textContent)";
+
+/// The images that are listed or shown below the matrix, by the cell that they belong to.
+const SHOWN: &str = "[...document.querySelectorAll('#images li[id]')].filter((image) => !image.closest('[hidden]'))
+    .map((image) => image.closest('[data-cell]').dataset.cell)";
+
+fn check_sorting(browser: &mut Browser) {
+    let names = browser.value(ROWS);
+    let numbers = |browser: &mut Browser| -> Vec<f64> {
+        let column = browser.value(
+            "[...document.querySelectorAll('.sortable tbody tr')].map((row) => parseFloat(row.cells[2].textContent))",
+        );
+        serde_json::from_value(column).unwrap()
+    };
+    let before = numbers(browser);
+    assert!(
+        before.windows(2).any(|pair| pair[0] != pair[1]),
+        "nothing to sort: {before:?}"
+    );
+    let header = ".sortable th:nth-child(3) button";
+    let state = "document.querySelector('.sortable th:nth-child(3)').ariaSort";
+    browser.click(header);
+    assert!(numbers(browser).is_sorted(), "{:?}", numbers(browser));
+    assert_eq!(browser.value(state), "ascending");
+    assert_ne!(browser.value(ROWS), names);
+    browser.click(header);
+    assert!(numbers(browser).is_sorted_by(|a, b| a >= b), "{:?}", numbers(browser));
+    assert_eq!(browser.value(state), "descending");
+    let n_sorted = browser.number("document.querySelectorAll('.sortable [aria-sort]').length");
+    assert_eq!(n_sorted, 1.0, "one column says that it is sorted");
+    browser.click(".sortable th:first-child button");
+    assert_eq!(browser.value(ROWS), names);
+}
+
+/// Whether the images of a cell, and they alone, are shown, and the status says so.
+#[track_caller]
+fn check_chosen(browser: &mut Browser, name: &str) {
+    let label = browser.words(&format!("document.querySelector('[data-cell=\"{name}\"]').ariaLabel"));
+    let count = browser.number(&format!(
+        "Number(document.querySelector('[data-cell=\"{name}\"] .of-images').textContent)"
+    ));
+    let shown = browser.value(SHOWN);
+    assert_eq!(shown, json!(vec![name; count as usize]), "{label}");
+    let status = browser.words("document.getElementById('shown').textContent");
+    assert!(
+        status.starts_with(&label) && status.contains(&format!(" {count} image")),
+        "{status}"
+    );
+}
+
+fn check_matrix(browser: &mut Browser) {
+    let all = browser.value(SHOWN);
+    let show_all = "getComputedStyle(document.getElementById('show-all')).display";
+    assert_eq!(browser.value(show_all), "none");
+    for kind in ["miss", "hit"] {
+        let name = browser.words(&format!(
+            "document.querySelector('.matrix .{kind} button').dataset.cell"
+        ));
+        browser.click(&format!(".matrix .{kind} button"));
+        check_chosen(browser, &name);
+        let visible = "[...document.querySelectorAll('#images li[id]')].some((image) => image.checkVisibility())";
+        assert_eq!(browser.value(visible), true, "lists are open");
+        browser.click("#show-all");
+        assert_eq!(browser.value(SHOWN), all);
+        assert_eq!(browser.value(show_all), "none");
+    }
+    let shares = "document.querySelector('.matrix .hit button').innerText";
+    let count = browser.words(shares);
+    browser.click("#as-shares");
+    let share = browser.words(shares);
+    let label = browser.words("document.querySelector('.matrix .hit button').ariaLabel");
+    let of: f64 = label.rsplit(' ').next().unwrap().parse().unwrap();
+    assert_eq!(
+        share,
+        format!("{:.0}", 100.0 * count.parse::<f64>().unwrap() / of),
+        "{label}"
+    );
+}
+
+fn check_keyboard(browser: &mut Browser) {
+    browser.tab_to(".sortable th button");
+    browser.press("Enter");
+    let state = "document.querySelector('.sortable th:first-child').ariaSort";
+    assert_eq!(browser.value(state), "descending");
+    browser.press("Enter");
+    assert_eq!(browser.value(state), "ascending");
+
+    browser.tab_to(".matrix button");
+    let focused = "document.activeElement.dataset.cell";
+    let first = browser.words(focused);
+    // The first class of the data that are checked is taken for others, or others for it.
+    browser.press("ArrowRight");
+    browser.press("ArrowDown");
+    let next = browser.words(focused);
+    assert_ne!(next, first);
+    browser.press("Enter");
+    check_chosen(browser, &next);
+    browser.tab_to("#show-all");
+    browser.press("Enter");
+    assert_eq!(
+        browser.words("document.getElementById('shown').textContent"),
+        "Below are all images."
+    );
+    assert_eq!(browser.words(focused), next, "the focus is not lost with the button");
+}
+
+fn check_scatter(browser: &mut Browser) {
+    browser.tab_to("#scatter");
+    let panel = "document.getElementById('point').innerText";
+    let mut seen = vec![browser.words(panel)];
+    for key in ["ArrowRight", "ArrowDown"] {
+        browser.press(key);
+        seen.push(browser.words(panel));
+    }
+    assert!(seen[1].contains(['/', '.']) && seen[1].contains('%'), "{seen:?}");
+    assert!(seen[0] != seen[1] && seen[1] != seen[2], "{seen:?}");
+    let chosen = browser.words("document.getElementById('highlight').options[1].text");
+    browser.value("document.getElementById('highlight').selectedIndex = 1");
+    browser.value("document.getElementById('highlight').dispatchEvent(new Event('change'))");
+    let faded = browser.number("document.querySelectorAll('#scatter .point.faded').length");
+    let classes = browser.number("document.querySelectorAll('.sortable tbody tr').length");
+    assert_eq!(faded, classes - 1.0, "all but {chosen}");
+}
+
+fn check_looks(browser: &mut Browser) {
+    let background = |browser: &mut Browser, media: &str, scheme: &str| {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        browser.call(
+            "Emulation.setEmulatedMedia",
+            json!({ "media": media, "features": features }),
+        );
+        browser.words("getComputedStyle(document.body).backgroundColor")
+    };
+    let light = background(browser, "screen", "light");
+    assert_ne!(background(browser, "screen", "dark"), light);
+    assert_eq!(
+        background(browser, "print", "dark"),
+        "rgb(255, 255, 255)",
+        "paper is white"
+    );
+    background(browser, "", "light");
+    for width in [390, 1_280] {
+        browser.resize(width);
+        let needed = browser.number("document.documentElement.scrollWidth");
+        assert!(needed <= f64::from(width), "{needed} of {width} pixels");
+    }
+}
+
+/// Whether everything that can be operated says what it is.
+fn check_names(browser: &mut Browser) {
+    let tree = browser.call("Accessibility.getFullAXTree", json!({}));
+    let operable = |node: &&Value| {
+        let properties = node["properties"].as_array().map_or(&[][..], Vec::as_slice);
+        let focusable = properties
+            .iter()
+            .any(|property| property["name"] == "focusable" && property["value"]["value"] == true);
+        let shown = node["ignored"] == false && node["role"]["value"] != "RootWebArea";
+        shown && (focusable || node["role"]["value"] == "image")
+    };
+    let nodes: Vec<&Value> = tree["nodes"].as_array().unwrap().iter().filter(operable).collect();
+    assert!(nodes.len() > 20, "{}", nodes.len());
+    for node in nodes {
+        let name = node["name"]["value"].as_str().unwrap_or_default();
+        assert!(!name.trim().is_empty(), "{node}");
+    }
+}
+
+/// Whether the page complained, or asked for anything but itself and what it brings.
+fn check_silence(browser: &Browser) {
+    let complaints: Vec<&Value> = (browser.events_of("Runtime.consoleAPICalled"))
+        .chain(browser.events_of("Runtime.exceptionThrown"))
+        .chain(browser.events_of("Log.entryAdded"))
+        .collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
+    let requests: Vec<&str> = (browser.events_of("Network.requestWillBeSent"))
+        .map(|event| event["request"]["url"].as_str().unwrap())
+        .filter(|address| !address.starts_with("data:"))
+        .collect();
+    assert!(
+        matches!(requests[..], [page] if page.ends_with("/report.html")),
+        "{requests:?}"
+    );
+}
+
+/// Whether the page can be read where no script runs.
+fn check_without_script(browser: &mut Browser, page: &Path) {
+    browser.call("Emulation.setScriptExecutionDisabled", json!({ "value": true }));
+    browser.open(page);
+    assert_eq!(browser.value("document.querySelector('.matrix button').disabled"), true);
+    assert_eq!(
+        browser.value("document.getElementById('shown').checkVisibility()"),
+        false
+    );
+    let cards = "[...document.querySelectorAll('.cards > li')]";
+    let n_cards = browser.number(&format!("{cards}.length"));
+    assert!(n_cards > 0.0);
+    let n_shown = browser.number(&format!("{cards}.filter((card) => card.checkVisibility()).length"));
+    assert_eq!(n_shown, n_cards);
+    let picture = "getComputedStyle(document.querySelector('.cards .photo')).backgroundImage";
+    assert!(
+        browser.words(picture).starts_with("url("),
+        "the cards show their pictures"
+    );
+    check_silence(browser);
+    browser.call("Emulation.setScriptExecutionDisabled", json!({ "value": false }));
+}
+
+/// All checks of a report with a mistake in it.
+pub(crate) fn check(page: &Path) {
+    let Some(mut browser) = Browser::start() else { return };
+    browser.resize(1_280);
+    browser.open(page);
+    check_keyboard(&mut browser);
+    check_sorting(&mut browser);
+    check_matrix(&mut browser);
+    if browser.value("document.getElementById('scatter') !== null") == true {
+        check_scatter(&mut browser);
+    }
+    check_names(&mut browser);
+    check_looks(&mut browser);
+    check_silence(&browser);
+    check_without_script(&mut browser, page);
+}
+
+#[test]
+fn the_demos_report_can_be_used_by_mouse_and_keyboard() {
+    let project = Project::empty();
+    let drawings = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/instruments"));
+    let [train, test] = ["train", "test"].map(|split| drawings.join(split).display().to_string());
+    project
+        .run(&["pipeline", "--train-dir", &train, "--test-dir", &test])
+        .ok();
+    check(&project.path("reports/report.html"));
+}

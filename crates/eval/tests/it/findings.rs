@@ -1,0 +1,283 @@
+//! What an inspection finds in images whose faults are known.
+
+use luthier_artifact::{Cache, Digest, ExtractorInfo, FeatureTable, Split, StoredTable};
+use luthier_eval::{EvaluateConfig, Evaluation, Findings, ImageRef, Inspection, Likeness, Predictions};
+use ndarray::{Array2, ArrayView2, array};
+use tempfile::TempDir;
+
+/// The numbers of a perceptual hash.
+const HASH: usize = 192;
+
+/// An image: what its bytes are, its label, its features and its perceptual hash.
+#[derive(Clone)]
+struct Image {
+    bytes: String,
+    label: usize,
+    features: Vec<f32>,
+    hash: Vec<f32>,
+}
+
+/// Numbers from 0 to 1 that look random.
+fn noise(seed: &str, n: usize) -> Vec<f32> {
+    let digest = |block: usize| *Digest::of(format!("{seed} {block}").as_bytes()).as_bytes();
+    let bytes = (0..n.div_ceil(32)).flat_map(digest);
+    bytes.take(n).map(|byte| f32::from(byte) / 255.0).collect()
+}
+
+fn image(name: &str, label: usize) -> Image {
+    Image {
+        bytes: name.to_owned(),
+        label,
+        features: noise(&format!("features of {name}"), 8),
+        hash: noise(&format!("hash of {name}"), HASH)
+            .iter()
+            .map(|value| 255.0 * value)
+            .collect(),
+    }
+}
+
+impl Image {
+    /// The same image encoded again: other bytes, and nearly the same look.
+    fn encoded_again(&self, grey_levels: f32) -> Image {
+        let noise = noise(&format!("codec {}", self.bytes), HASH);
+        let hash = self
+            .hash
+            .iter()
+            .zip(noise)
+            .map(|(value, noise)| value + grey_levels * (2.0 * noise - 1.0));
+        Image {
+            bytes: format!("{} again", self.bytes),
+            hash: hash.map(|value| value.clamp(0.0, 255.0)).collect(),
+            ..self.clone()
+        }
+    }
+}
+
+struct Data {
+    cache: Cache,
+    train: Vec<Image>,
+    test: Vec<Image>,
+    _folder: TempDir,
+}
+
+impl Data {
+    fn new(train: Vec<Image>, test: Vec<Image>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Data {
+            cache: Cache::open(folder.path()).unwrap(),
+            train,
+            test,
+            _folder: folder,
+        }
+    }
+
+    fn store(&self, images: &[Image], part: impl Fn(&Image) -> &[f32]) -> StoredTable<'_> {
+        let width = part(&images[0]).len();
+        let text = |text: &str| text.to_owned();
+        let table = FeatureTable {
+            classes: vec![text("drum"), text("violin")],
+            extractor: ExtractorInfo {
+                views: vec![text("squash")],
+                combine: text("mean"),
+                decode: text("scaled"),
+                weights: text("untrained"),
+                weights_sha256: text("00"),
+                precision: text("fp32"),
+            },
+            labels: images.iter().map(|image| image.label).collect(),
+            images: images.iter().map(|image| Digest::of(image.bytes.as_bytes())).collect(),
+            features: Array2::from_shape_fn((images.len(), width), |(row, column)| part(&images[row])[column]),
+        };
+        let digest = self.cache.put_table(&table).unwrap();
+        self.cache.table(&digest).unwrap().unwrap()
+    }
+
+    /// An evaluation in which the first class has this probability for each test image.
+    fn evaluation(&self, first: &[f64]) -> Evaluation {
+        let probabilities = Array2::from_shape_fn((first.len(), 2), |(row, class)| (first[row] - class as f64).abs());
+        let config = EvaluateConfig {
+            confidence: 0.95,
+            seed: 0,
+        };
+        let predictions = Predictions {
+            classes: &["drum", "violin"].map(str::to_owned),
+            images: &self
+                .test
+                .iter()
+                .map(|image| Digest::of(image.bytes.as_bytes()))
+                .collect::<Vec<_>>(),
+            truth: &self.test.iter().map(|image| image.label).collect::<Vec<_>>(),
+            probabilities: probabilities.view(),
+            uncalibrated: probabilities.view(),
+        };
+        config.run(&predictions).unwrap()
+    }
+
+    fn inspect(&self, evaluation: &Evaluation, held_out: &[usize], probabilities: ArrayView2<'_, f32>) -> Findings {
+        let [train, test] = [&self.train, &self.test].map(|images| self.store(images, |image| &image.features));
+        let hashes = [&self.train, &self.test].map(|images| self.store(images, |image| &image.hash));
+        let components = Array2::from_shape_fn((self.test.len(), 2), |(row, axis)| (10 * row + axis) as f64);
+        Inspection {
+            evaluation,
+            train: &train,
+            test: &test,
+            hashes: Some([&hashes[0], &hashes[1]]),
+            held_out,
+            probabilities,
+            components: components.view(),
+        }
+        .run()
+        .unwrap()
+    }
+
+    /// What is found if every test image is predicted rightly and nothing is held out.
+    fn inspect_images(&self) -> Findings {
+        let right: Vec<f64> = self.test.iter().map(|image| 0.9 - 0.8 * image.label as f64).collect();
+        self.inspect(&self.evaluation(&right), &[], Array2::zeros((0, 2)).view())
+    }
+}
+
+fn train(row: usize) -> ImageRef {
+    ImageRef {
+        split: Split::Train,
+        row,
+    }
+}
+
+fn test(row: usize) -> ImageRef {
+    ImageRef {
+        split: Split::Test,
+        row,
+    }
+}
+
+fn images<const N: usize>(prefix: &str, label: usize) -> [Image; N] {
+    std::array::from_fn(|n| image(&format!("{prefix} {n}"), label))
+}
+
+#[test]
+fn copies_and_images_encoded_again_are_found_and_no_others() {
+    let mut of_train = [images::<20>("drum", 0), images::<20>("violin", 1)].concat();
+    let mut of_test = [images::<5>("test drum", 0), images::<5>("test violin", 1)].concat();
+    // The same bytes in both splits; encoded again in the other class; three times in one class.
+    of_test[2] = of_train[7].clone();
+    of_train[30] = Image {
+        label: 1,
+        ..of_train[3].encoded_again(6.0)
+    };
+    of_train[21] = of_train[20].clone();
+    of_train[25] = of_train[20].encoded_again(4.0);
+    let findings = Data::new(of_train.clone(), of_test.clone()).inspect_images();
+    let found: Vec<Vec<ImageRef>> = findings.duplicates.iter().map(|group| group.images.clone()).collect();
+    assert_eq!(
+        found,
+        [
+            vec![train(3), train(30)],
+            vec![train(7), test(2)],
+            vec![train(20), train(21), train(25)]
+        ]
+    );
+    let likeness: Vec<Likeness> = findings.duplicates.iter().map(|group| group.likeness).collect();
+    let same_look = Likeness::SameLook { cosine: 1.0 };
+    assert_eq!(likeness, [same_look, Likeness::SameBytes, same_look]);
+}
+
+#[test]
+fn what_looks_the_same_from_afar_but_not_to_the_network_is_no_copy() {
+    let mut of_train = [images::<4>("drum", 0), images::<4>("violin", 1)].concat();
+    of_train[1] = Image {
+        features: of_train[0].features.iter().map(|value| -value).collect(),
+        ..of_train[0].encoded_again(2.0)
+    };
+    let findings = Data::new(of_train, images::<2>("test", 0).to_vec()).inspect_images();
+    assert_eq!(findings.duplicates, []);
+}
+
+#[test]
+fn a_difference_of_an_eighth_of_the_contrast_is_too_much() {
+    // The contrast of noise is 255 / √12, that of the codec's noise `levels` / √3.
+    for (levels, expected) in [(10.0, 1), (20.0, 0)] {
+        let mut of_train = [images::<4>("drum", 0), images::<4>("violin", 1)].concat();
+        of_train[1] = of_train[0].encoded_again(levels);
+        let findings = Data::new(of_train, images::<2>("test", 0).to_vec()).inspect_images();
+        assert_eq!(findings.duplicates.len(), expected, "{levels} grey levels");
+    }
+}
+
+#[test]
+fn groups_are_found_whatever_the_brightness_and_contrast_and_never_shared() {
+    // 200 images from dark and flat to bright and rich, each with a copy that was encoded again.
+    let originals: Vec<Image> = (0..200)
+        .map(|n| {
+            let (offset, contrast) = ((n % 20) as f32 * 6.0, 0.02 + (n / 20) as f32 * 0.05);
+            let base = image(&format!("image {n}"), n % 2);
+            Image {
+                hash: base.hash.iter().map(|value| offset + contrast * value).collect(),
+                ..base
+            }
+        })
+        .collect();
+    let copies: Vec<Image> = originals
+        .iter()
+        .map(|original| {
+            let spread = original.hash.iter().fold(0.0f32, |most, &value| most.max(value))
+                - original.hash.iter().fold(255.0f32, |least, &value| least.min(value));
+            original.encoded_again(0.03 * spread)
+        })
+        .collect();
+    let findings = Data::new(originals, copies).inspect_images();
+    let found: Vec<Vec<ImageRef>> = findings.duplicates.iter().map(|group| group.images.clone()).collect();
+    let expected: Vec<Vec<ImageRef>> = (0..200).map(|row| vec![train(row), test(row)]).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn wrong_predictions_come_with_the_three_nearest_training_images() {
+    let mut of_train = images::<5000>("drum", 0).to_vec();
+    of_train[4999].label = 1;
+    let of_test = images::<80>("test", 0).to_vec();
+    let data = Data::new(of_train, of_test);
+    // All but the first two are wrong: more than one block on both sides.
+    let evaluation = data.evaluation(&(0..80).map(|row| if row < 2 { 0.9 } else { 0.2 }).collect::<Vec<_>>());
+    let findings = data.inspect(&evaluation, &[], Array2::zeros((0, 2)).view());
+    assert_eq!(findings.neighbours.len(), 78);
+    for neighbours in &findings.neighbours {
+        let asked = &data.test[neighbours.row].features;
+        let cosine = |other: &[f32]| {
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+            dot(asked, other) / (dot(asked, asked) * dot(other, other)).sqrt()
+        };
+        let mut all: Vec<f64> = data.train.iter().map(|image| cosine(&image.features)).collect();
+        for neighbour in &neighbours.nearest {
+            assert!((neighbour.cosine - all[neighbour.row]).abs() < 1e-5);
+        }
+        all.sort_by(|a, b| b.total_cmp(a));
+        let found: Vec<f64> = neighbours.nearest.iter().map(|neighbour| neighbour.cosine).collect();
+        assert!(found.iter().zip(&all).all(|(found, all)| (found - all).abs() < 1e-5) && found.len() == 3);
+    }
+    assert_eq!(findings.scatter[3], [30.0, 31.0]);
+}
+
+#[test]
+fn labels_of_held_out_training_images_and_of_test_images_are_judged() {
+    let of_train = [images::<3>("drum", 0), images::<3>("violin", 1)].concat();
+    let data = Data::new(
+        of_train,
+        [images::<2>("test drum", 0), images::<2>("test violin", 1)].concat(),
+    );
+    let evaluation = data.evaluation(&[0.9, 0.05, 0.1, 0.2]);
+    // Row 1 is never held out. Row 5 has the label of violins and looks like a drum.
+    let probabilities = array![[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.97, 0.03]];
+    let findings = data.inspect(&evaluation, &[0, 2, 3, 4, 5], probabilities.view());
+    let found: Vec<(ImageRef, usize)> = findings
+        .mislabelled
+        .iter()
+        .map(|suspect| (suspect.image, suspect.suggested))
+        .collect();
+    assert_eq!(found, [(train(5), 0), (test(1), 1)]);
+    assert!(findings.judged_training_images);
+
+    let findings = data.inspect(&evaluation, &[], Array2::zeros((0, 2)).view());
+    assert_eq!(findings.mislabelled.len(), 1);
+    assert!(!findings.judged_training_images);
+}
