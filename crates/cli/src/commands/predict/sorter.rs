@@ -186,10 +186,8 @@ fn move_file(file: &Path, target: &Path) -> io::Result<()> {
         match fs::hard_link(file, target) {
             Ok(()) => {
                 sync_folder(folder_of(target))?;
-                return fs::remove_file(file).inspect_err(|_| {
-                    // What cannot leave its old place is not moved, so it should not be at the new one.
-                    fs::remove_file(target).ok();
-                });
+                // If that fails it is in both places. To take it back could lose it to another who moves it at once.
+                return remove(file);
             }
             Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => return Err(error),
             // Another file system, or one without links: what is truly wrong will show when it is copied.
@@ -200,7 +198,15 @@ fn move_file(file: &Path, target: &Path) -> io::Result<()> {
     if fs::read(file)? != bytes || fs::read(target)? != bytes {
         return Err(io::Error::other("changed while it was copied: both are kept"));
     }
-    fs::remove_file(file)
+    remove(file)
+}
+
+/// Removes what is at its new place, unless another who moves it was faster.
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Copies a file, with its permissions and modification time, to where nothing is. The result is its bytes.
@@ -477,6 +483,33 @@ mod tests {
         found.sort();
         expected.sort();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn those_who_move_the_same_images_at_once_lose_none() {
+        let root = tempfile::tempdir().unwrap();
+        let new = root.path().join("new");
+        let files: Vec<PathBuf> = (0..200)
+            .map(|n| write(&root.path().join(format!("old/{n}.jpg")), &n.to_string()))
+            .collect();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let (new, files) = (&new, &files);
+                scope.spawn(move || {
+                    let mut sorter = sorter(How::Move, Mode::Act, new);
+                    for file in files {
+                        // One that another has moved meanwhile is not there any more.
+                        if let Err(error) = sorter.put(file, "drum") {
+                            assert!(format!("{error:#}").contains("No such file"), "{error:#}");
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(tree(&root.path().join("old")), []);
+        let mut found: Vec<String> = tree(&new).into_iter().map(|(_, bytes)| bytes).collect();
+        found.sort_by_key(|bytes| bytes.parse::<usize>().unwrap());
+        assert_eq!(found, (0..200).map(|n| n.to_string()).collect::<Vec<_>>());
     }
 
     #[test]
