@@ -19,7 +19,7 @@ mod table;
 pub use atomic::{Written, remove_unfinished, write_atomically, write_atomically_with};
 pub use cache::{
     Cache, CacheStats, DryRun, Execution, ExtractorStats, FileStat, GcReport, Keep, LastRun, Output, OutputStats,
-    PastExecution, PruneReport, Reuse, RunStage, RunState, StoredTable, TEMPORARY, VerifyReport,
+    PERCEPTUAL_HASH, PastExecution, PruneReport, Reuse, RunStage, RunState, StoredTable, TEMPORARY, VerifyReport,
 };
 pub use digest::Digest;
 pub use error::{Error, Result};

@@ -71,6 +71,12 @@ impl CrossValidation {
     /// [`Error::Folds`] below two folds, [`Error::NothingToHoldOut`] if no class has two images, and those of the fits.
     pub fn run<R: Rows<Feature = f32>>(&self, train: &Training<'_, R>, grid: &[f64]) -> Result<HeldOut> {
         let folds = Folds::deal(train, self.folds, self.seed)?;
+        let mut alone = train.labels_of(&folds.rows(Option::is_none));
+        alone.dedup();
+        for label in alone {
+            let class = &train.classes[label];
+            tracing::warn!("class {class} has one training image, which cross-validation cannot hold out");
+        }
         let moments = self.moments(train, &folds)?;
         let judged: Vec<JudgedFold> = (0..folds.n_folds)
             .into_par_iter()
@@ -238,11 +244,6 @@ impl Folds {
         for (row, (&label, image)) in train.labels.iter().zip(train.images).enumerate() {
             let draw = Digest::of(&[&seed.to_le_bytes(), image.as_bytes().as_slice()].concat());
             classes[label].entry(draw).or_default().push(row);
-        }
-        for (images, class) in classes.iter().zip(train.classes) {
-            if images.len() == 1 {
-                tracing::warn!("class {class} has one training image, which cross-validation cannot hold out");
-            }
         }
         let mut turns = vec![0; train.n_rows()];
         for (turn, rows) in classes.iter().flat_map(|images| images.values().enumerate()) {

@@ -361,8 +361,10 @@ pub(crate) fn read_hashes(folder: &Path, split: Split, table: &FeatureTable) -> 
     }
     Ok(Some(FeatureTable {
         extractor: PerceptualHash::info(&table.extractor.decode),
+        classes: table.classes.clone(),
+        labels: table.labels.clone(),
+        images: table.images.clone(),
         features: hashes,
-        ..table.clone()
     }))
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use anyhow::Result;
-use luthier_artifact::{Cache, Content, Key, Manifest, ManifestEntry};
+use luthier_artifact::{Cache, Content, Key, Manifest, ManifestEntry, PERCEPTUAL_HASH};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
@@ -118,7 +118,7 @@ impl Reasons {
                 }
                 ("manifest", Some(earlier), Some(later)) => reasons.push(images(cache, earlier, later)?),
                 _ if let Some(name) = input_name(name) => reasons.push(Reason::Input { name }),
-                ("extractor" | "perceptual hash", ..) => summary = Some(setting()),
+                ("extractor" | PERCEPTUAL_HASH, ..) => summary = Some(setting()),
                 // Said beside the digest, unless that is the same.
                 ("weights name", ..) if before.get("weights") != now.get("weights") => {}
                 ("weights", Some(_), Some(_)) => reasons.push(Reason::Weights {

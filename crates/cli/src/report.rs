@@ -217,12 +217,23 @@ pub(crate) fn warnings(
     Ok(warnings)
 }
 
-/// Groups of images in train and test that look the same without having the same bytes, as lines that name all of them.
+/// Groups of images in train and test that look the same without having the same bytes, as lines that name them.
 pub(crate) fn leaked_looks(findings: &Findings, index: &Index) -> Vec<String> {
+    /// How many of a group are named.
+    const NAMED: usize = 8;
     let name = |image: &ImageRef| format!("{}/{}", image.split, index.rows.get(image.split)[image.row].file);
-    (findings.duplicates.iter())
+    let line = |group: &Duplicates| {
+        let mut names: Vec<String> = group.images.iter().take(NAMED).map(name).collect();
+        if group.images.len() > NAMED {
+            names.push(format!("{} more", group.images.len() - NAMED));
+        }
+        names.join(" = ")
+    };
+    findings
+        .duplicates
+        .iter()
         .filter(|group| is_leaked_look(group))
-        .map(|group| group.images.iter().map(name).collect::<Vec<_>>().join(" = "))
+        .map(line)
         .collect()
 }
 

@@ -1,7 +1,7 @@
 use image::RgbImage;
+use luthier_artifact::{Digest, ExtractorInfo, Key, PERCEPTUAL_HASH};
 
 use crate::Decoding;
-use luthier_artifact::{Digest, ExtractorInfo, Key};
 
 /// The number of boxes along each side of an image.
 const GRID: usize = 8;
@@ -22,14 +22,14 @@ impl PerceptualHash {
 
     /// By what the cache knows those of images decoded this way.
     pub fn extractor(decoding: Decoding) -> Digest {
-        let key = Key::stage("perceptual hash", Self::VERSION);
+        let key = Key::stage(PERCEPTUAL_HASH, Self::VERSION);
         key.field("decode", decoding).finish().digest()
     }
 
     /// What tables of them say of how they were made, of images that were decoded this way.
     pub fn info(decode: &str) -> ExtractorInfo {
         ExtractorInfo {
-            views: vec!["perceptual hash".to_owned()],
+            views: vec![PERCEPTUAL_HASH.to_owned()],
             combine: String::new(),
             decode: decode.to_owned(),
             weights: String::new(),

@@ -2,7 +2,8 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use luthier_artifact::{
-    Artifact, Cache, Content, Digest, ExtractorInfo, FeatureRows, Key, KeyBuilder, Manifest, ManifestEntry, Split,
+    Artifact, Cache, Content, Digest, ExtractorInfo, FeatureRows, Key, KeyBuilder, Manifest, ManifestEntry,
+    PERCEPTUAL_HASH, Split,
 };
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +109,7 @@ impl ExtractConfig {
             // The name is in the tables, though it changes no feature.
             .field("weights name", extractor.weights_name(sha256))
             .field("extractor", extractors)
-            .field("perceptual hash", PerceptualHash::extractor(extractor.decode))
+            .field(PERCEPTUAL_HASH, PerceptualHash::extractor(extractor.decode))
             .input("manifest", manifest)
             .finish())
     }

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 pub use self::gc::{DryRun, GcReport, Keep, PruneReport};
-pub use self::upkeep::{CacheStats, ExtractorStats, LastRun, OutputStats, VerifyReport};
+pub use self::upkeep::{CacheStats, ExtractorStats, LastRun, OutputStats, PERCEPTUAL_HASH, VerifyReport};
 
 use crate::{Artifact, Digest, Error, FeatureRows, FeatureTable, Key, Result};
 

@@ -251,8 +251,8 @@ fn extractors(index: &Index, executions: &[Execution]) -> Result<Vec<ExtractorSt
     Ok(stats)
 }
 
-/// The part of an extract stage's key that says by what perceptual hashes are known.
-const PERCEPTUAL_HASH: &str = "perceptual hash";
+/// The name of the part of an extract stage's key that says by what perceptual hashes are known.
+pub const PERCEPTUAL_HASH: &str = "perceptual hash";
 
 /// The parts of an extract stage's key that one extractor depends on.
 fn parts(execution: &Execution, view: usize) -> Vec<KeyPart> {

@@ -145,7 +145,8 @@ fn read_held_out(path: &Path, model: &Model, train: &FeatureTable, progress: &Pr
         other => other.with_context(|| path.display().to_string())?,
     };
     let found = HeldOutPredictions::decode(&bytes).with_context(|| path.display().to_string())?;
-    if found.train == expected && found.probabilities.ncols() == model.classes.len() {
+    let fits = found.probabilities.ncols() == model.classes.len() && found.rows.iter().all(|&row| row < train.n_rows());
+    if found.train == expected && fits {
         return Ok(found);
     }
     progress.say(&format!(

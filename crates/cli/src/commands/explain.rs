@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use luthier_artifact::Key;
+use luthier_artifact::{Key, PERCEPTUAL_HASH};
 use serde::Serialize;
 
 use super::{configure, open_cache, project, status};
@@ -135,7 +135,7 @@ fn print(explanation: &Explanation, progress: &Progress) -> Result<()> {
     // It sums up the other parts.
     let shown = parts
         .iter()
-        .filter(|part| !["extractor", "perceptual hash"].contains(&part.name.as_str()));
+        .filter(|part| !["extractor", PERCEPTUAL_HASH].contains(&part.name.as_str()));
     let rows = shown.map(|part| {
         let name = input_name(&part.name).unwrap_or(&part.name);
         let (before, now) = (value(&part.before), value(&part.now));

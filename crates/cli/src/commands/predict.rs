@@ -4,7 +4,8 @@ mod piped;
 mod printer;
 mod sorter;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
 use std::io::{self, ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -237,6 +238,11 @@ impl Session<'_> {
     /// Without those that lie where sorted images lie.
     fn unsorted(&mut self, mut inputs: Vec<Input>) -> Vec<Input> {
         if let Some(sorter) = &mut self.sorter {
+            // One that is named twice cannot be moved twice.
+            let mut seen = HashSet::new();
+            inputs.retain(|input| {
+                input.piped.is_some() || seen.insert(fs::canonicalize(&input.path).unwrap_or(input.path.clone()))
+            });
             let n = inputs.len();
             inputs.retain(|input| !sorter.passes_over(&input.path));
             if inputs.len() < n {

@@ -294,7 +294,9 @@ fn duplicates<'a>(context: &Context<'a>, Duplicates { images, likeness }: &Dupli
     if images.iter().any(|image| image.class != images[0].class) {
         meanings.push(Meaning::ContradictoryLabels);
     }
-    if meanings.is_empty() {
+    let mut places: Vec<_> = images.iter().map(|image| (image.split, image.class)).collect();
+    places.sort_unstable();
+    if places.windows(2).any(|pair| pair[0] == pair[1]) {
         meanings.push(Meaning::Redundant);
     }
     DuplicateImages {
@@ -377,10 +379,11 @@ impl MoreImages {
         } = doubling;
         let margin = f64::max(2.0 * standard_error, 3.0 / found.n_held_out.max(1) as f64);
         let observed = format!(
-            "from {} to {} training images the accuracy rose by {} ± {} percentage points",
+            "from {} to {} training images the accuracy {} by {} ± {} percentage points",
             count(n_train_before.round()),
             count(n_train_after.round()),
-            points(gain),
+            if gain < 0.0 { "fell" } else { "rose" },
+            points(gain.abs()),
             points(margin),
         );
         let (answer, expected_gain, explanation) = if gain - margin > 0.0 && gain + margin >= WORTHWHILE_GAIN {
@@ -451,7 +454,7 @@ mod tests {
         check(1_000, [0.02, 0.011], Answer::Unknown, "2.0 ± 2.2");
         check(1_000, [0.001, 0.002], Answer::Hardly, "0.1 ± 0.4");
         check(1_000, [0.001, 0.005], Answer::Unknown, "chance");
-        check(1_000, [-0.02, 0.004], Answer::Hardly, "−2.0 ± 0.8");
+        check(1_000, [-0.02, 0.004], Answer::Hardly, "fell by 2.0 ± 0.8");
     }
 
     #[test]

@@ -143,6 +143,13 @@ struct MatrixCell {
     description: String,
 }
 
+impl MatrixCell {
+    /// Whether its number is read better in the light ink: orange stays bright longer than blue.
+    fn is_strong(&self) -> bool {
+        self.shade >= if self.class == "hit" { 75 } else { 90 }
+    }
+}
+
 /// A thumbnail: the number of its style, if there is one, and what it shows.
 #[derive(Template)]
 #[template(
@@ -246,14 +253,22 @@ pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Stri
     let evaluation = context.evaluation;
     let names: Vec<String> = evaluation.classes.iter().map(|name| printable(name)).collect();
     let mistakes = &conclusions.mistakes;
-    let right = right_rows(evaluation, MAX_IMAGES.saturating_sub(mistakes.len()));
+    // Mistakes first, but never so many that nothing is seen of what was predicted rightly.
+    let n_named_mistakes = mistakes
+        .len()
+        .min(MAX_IMAGES - evaluation.n_correct().min(MAX_IMAGES / 2));
+    let right = right_rows(evaluation, MAX_IMAGES - n_named_mistakes);
     let pictures = Pictures::make(context, &wanted(context, conclusions, &right));
     let show = Show {
         context,
         names: &names,
         pictures: &pictures,
     };
-    let mut named: Vec<usize> = mistakes.iter().take(MAX_IMAGES).map(|mistake| mistake.at).collect();
+    let mut named: Vec<usize> = mistakes
+        .iter()
+        .take(n_named_mistakes)
+        .map(|mistake| mistake.at)
+        .collect();
     named.extend(&right);
     named.sort_unstable();
     Page {
@@ -491,17 +506,17 @@ impl Show<'_> {
             Meaning::Leakage => (
                 "In train and test",
                 "The model has seen these test images: the figures are too good.",
-                "No image is in train and test.",
+                "No image was found in train and test.",
             ),
             Meaning::ContradictoryLabels => (
                 "In two classes",
                 "At most one of the labels is right.",
-                "No image is in two classes.",
+                "No image was found in two classes.",
             ),
             Meaning::Redundant => (
                 "Twice in one class",
                 "They count twice, and teach and tell nothing more than once.",
-                "No image is twice in one class of one split.",
+                "No image was found twice in one class of one split.",
             ),
         };
         Kind {

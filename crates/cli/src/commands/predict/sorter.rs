@@ -149,12 +149,11 @@ impl Sorter {
         summary
     }
 
-    /// Makes a folder, without what killed processes left in it.
+    /// Makes a folder, which somebody may have moved away meanwhile, and removes what killed processes left in it.
     fn prepare(&mut self, folder: &Path) -> Result<()> {
-        if !self.prepared.contains(folder) {
-            fs::create_dir_all(folder)?;
+        fs::create_dir_all(folder)?;
+        if self.prepared.insert(folder.to_owned()) {
             remove_unfinished(folder)?;
-            self.prepared.insert(folder.to_owned());
         }
         Ok(())
     }
@@ -216,21 +215,35 @@ fn copy(file: &Path, target: &Path) -> io::Result<Vec<u8>> {
     let folder = folder_of(target);
     let mut copy = NamedTempFile::with_prefix_in(TEMPORARY, folder)?;
     copy.write_all(&bytes)?;
-    let times = metadata
-        .modified()
-        .map(|modified| FileTimes::new().set_modified(modified))?;
-    copy.as_file().set_times(times)?;
-    copy.as_file().set_permissions(metadata.permissions())?;
+    if_supported(copy.as_file().set_permissions(metadata.permissions()))?;
     copy.as_file().sync_all()?;
-    copy.persist_noclobber(target).map_err(|error| error.error)?;
+    let copy = copy.persist_noclobber(target).map_err(|error| error.error)?;
+    // Not before: by its age others would take the unfinished file for one that a killed process left.
+    if_supported(copy.set_times(FileTimes::new().set_modified(metadata.modified()?)))?;
     sync_folder(folder)?;
     Ok(bytes)
+}
+
+/// Some file systems, such as those of memory cards, know no permissions, or cannot sync a folder: that is no reason not to
+/// sort into them.
+fn if_supported(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::Unsupported | ErrorKind::InvalidInput
+            ) =>
+        {
+            Ok(())
+        }
+        done => done,
+    }
 }
 
 /// A file that was linked or renamed is there after a power cut only once its folder is written.
 #[cfg(unix)]
 fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    if_supported(File::open(folder)?.sync_all())
 }
 
 #[cfg(not(unix))]
