@@ -43,7 +43,10 @@ const choose = (chosen) => {
   }
   showAll.hidden = !chosen;
   const n = all("li[id]", images).filter((image) => !image.closest("[hidden]")).length;
-  const below = n === 1 ? "Below is 1 image." : `Below are ${n} images.`;
+  // Of many images only some are listed.
+  const total = chosen ? Number(chosen.querySelector(".of-images").textContent) : n;
+  const what = n < total ? "of them" : n === 1 ? "image" : "images";
+  const below = `Below ${n === 1 ? "is" : "are"} ${n} ${what}.`;
   shown.textContent = chosen ? `${chosen.getAttribute("aria-label")}. ${below}` : "Below are all images.";
 };
 

@@ -61,10 +61,10 @@ pub(crate) struct Arguments {
     /// cross-validation held out: 90, 95 or 99
     #[arg(long, value_name = "PERCENT", alias = "keep_known")]
     keep_known: Option<f64>,
-    /// Copy each image to DIR/<answer>/. Nothing is overwritten: other images of its name get a number
+    /// Copy each image to DIR/ANSWER/. Nothing is overwritten: other images of its name get a number
     #[arg(long, value_name = "DIR", conflicts_with = "move_to", alias = "copy_to")]
     copy_to: Option<PathBuf>,
-    /// Move each image to DIR/<answer>/, in the same way; an image that cannot be read stays
+    /// Move each image to DIR/ANSWER/, in the same way; an image that cannot be read stays
     #[arg(long, value_name = "DIR", alias = "move_to")]
     move_to: Option<PathBuf>,
     /// Only say where images would be copied or moved to
