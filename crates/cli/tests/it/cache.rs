@@ -39,7 +39,7 @@ fn restore(folder: &Path, files: &[(PathBuf, Vec<u8>)]) {
 fn a_flipped_byte_changes_no_result() {
     let n_flips: usize = match std::env::var("LUTHIER_TEST_FLIPS") {
         Ok(number) => number.parse().expect("LUTHIER_TEST_FLIPS is a number"),
-        Err(_) => 100,
+        Err(_) => 50,
     };
     let project = Project::new();
     project.pipeline(&[]);

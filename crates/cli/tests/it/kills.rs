@@ -21,7 +21,7 @@ use crate::{CLASSES, PIPELINE, Project, Ran, assert_same, bitmap, results};
 
 /// How often a pipeline is killed at any time, unless `LUTHIER_TEST_KILLS` says otherwise; at steps there are more than a
 /// hundred kills besides.
-const KILLS: usize = 30;
+const KILLS: usize = 20;
 
 /// Of the writes of a run every third is disturbed, unless `LUTHIER_TEST_STRIDE` says otherwise; of other calls all are.
 const STRIDE: usize = 3;
