@@ -118,8 +118,9 @@ impl Data {
                 let bytes = data.photo(place);
                 fs::write(data.path(place), &bytes)?;
                 let (image, row) = (Digest::of(&bytes), rows.row(place - first));
-                // All photographs look the same; what the cache knows of them does not.
-                let hash = row.iter().map(|value| (128.0 + 40.0 * value).clamp(0.0, 255.0));
+                // All photographs look the same; what the cache knows of them has the brightness and contrast of many.
+                let [brightness, contrast] = [0, 1].map(|byte| f32::from(image.as_bytes()[byte]));
+                let hash = row.iter().map(move |value| (brightness + contrast * value).min(255.0));
                 hashes.push((image, hash.take(PerceptualHash::WIDTH).collect()));
                 features.push((image, row.to_vec()));
             }
