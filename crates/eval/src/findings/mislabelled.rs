@@ -1,7 +1,7 @@
 use std::cmp::Ordering;
 
 use luthier_artifact::Split;
-use ndarray::{Array2, ArrayView1};
+use ndarray::ArrayView1;
 
 use super::{ImageRef, Suspect};
 
@@ -71,31 +71,28 @@ fn suspect(judged: &Judged<'_>, averages: &[f64]) -> Option<Suspect> {
     })
 }
 
-/// The judged images of a split.
+/// The judged images of a split: its labels, and the rows of which there are probabilities.
 pub(super) fn judged<'a>(
     split: Split,
-    rows: impl Iterator<Item = usize>,
     labels: &[usize],
-    probabilities: &'a Array2<f64>,
+    rows: impl Iterator<Item = (usize, ArrayView1<'a, f64>)>,
 ) -> Vec<Judged<'a>> {
-    let of_rows = rows.zip(probabilities.outer_iter());
-    of_rows
-        .map(|(row, probabilities)| Judged {
-            image: ImageRef { split, row },
-            label: labels[row],
-            probabilities,
-        })
-        .collect()
+    rows.map(|(row, probabilities)| Judged {
+        image: ImageRef { split, row },
+        label: labels[row],
+        probabilities,
+    })
+    .collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use ndarray::array;
+    use ndarray::{Array2, array};
 
     use super::*;
 
     fn find(split: Split, labels: &[usize], probabilities: &Array2<f64>) -> Vec<Suspect> {
-        let judged = judged(split, 0..labels.len(), labels, probabilities);
+        let judged = judged(split, labels, probabilities.outer_iter().enumerate());
         mislabelled(&judged, probabilities.ncols())
     }
 

@@ -5,7 +5,7 @@ mod mislabelled;
 mod neighbours;
 
 use luthier_artifact::{Artifact, Split, StoredTable};
-use ndarray::{Array2, ArrayView2};
+use ndarray::{ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use crate::{Evaluation, Result};
@@ -57,16 +57,13 @@ impl Inspection<'_> {
         } = self;
         let n_classes = evaluation.classes.len();
         let of_train = probabilities.mapv(f64::from);
-        let of_test = evaluation.rows.iter().flat_map(|row| row.probabilities.iter().copied());
-        let of_test = Array2::from_shape_vec((evaluation.n, n_classes), of_test.collect())
-            .expect("an evaluation has a probability for each image and class");
-        let train_rows = held_out.iter().copied();
-        let mut judged = mislabelled::judged(Split::Train, train_rows, &train.rows().labels, &of_train);
+        let of_train = held_out.iter().copied().zip(of_train.outer_iter());
+        let of_test = evaluation.rows.iter().map(|row| ArrayView1::from(&row.probabilities));
+        let mut judged = mislabelled::judged(Split::Train, &train.rows().labels, of_train);
         judged.extend(mislabelled::judged(
             Split::Test,
-            0..evaluation.n,
             &test.rows().labels,
-            &of_test,
+            of_test.enumerate(),
         ));
 
         let mut wrong: Vec<usize> = (0..evaluation.n)
