@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use luthier_artifact::{Cache, Digest, FileStat};
+use luthier_artifact::{Digest, FileStat};
+use luthier_cache::Cache;
 
 fn cache(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();

@@ -11,8 +11,9 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use luthier_artifact::{Cache, Digest, Key};
+use luthier_artifact::{Digest, Key};
 use luthier_benches::{features_of_rows, jpeg};
+use luthier_cache::Cache;
 use luthier_extract::{Decoding, Device, ExtractorConfig, PerceptualHash, Precision, View, WeightsSource};
 use wait4::Wait4;
 

@@ -5,8 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::NamedTempFile;
 
-use crate::cache::{TEMPORARY, remove, temporary};
 use crate::{Error, FileStat, Result};
+
+/// The names of temporary files begin with this, in the cache and wherever else Luthier writes.
+pub const TEMPORARY: &str = ".luthier-unfinished-";
 
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 18;
@@ -96,6 +98,50 @@ fn share(file: &File) -> std::io::Result<()> {
 #[cfg(not(unix))]
 fn share(_: &File) -> std::io::Result<()> {
     Ok(())
+}
+
+/// Removes a file. A file that is gone already is no error: other processes remove files too.
+///
+/// # Errors
+/// [`Error::Io`] if the file is there and cannot be removed.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The temporary files in a folder, of living and dead processes.
+///
+/// # Errors
+/// [`Error::Io`] if the folder cannot be read.
+pub fn temporary(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_temporary = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(TEMPORARY) && path.is_file()
+    };
+    Ok(entries(folder)?.into_iter().filter(is_temporary).collect())
+}
+
+/// What is in a folder, in no order; nothing if there is no such folder.
+///
+/// # Errors
+/// [`Error::Io`] if the folder cannot be read.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "callers sort what they show, or only count and remove"
+)]
+pub fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let listing = match fs::read_dir(folder) {
+        Ok(listing) => listing,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(Error::io(folder)(error)),
+    };
+    listing
+        .map(|entry| entry.map(|entry| entry.path()).map_err(Error::io(folder)))
+        .collect()
 }
 
 #[cfg(test)]

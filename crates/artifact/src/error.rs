@@ -1,15 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rusqlite::ErrorCode;
-use rusqlite::ffi::{
-    SQLITE_IOERR_CHECKRESERVEDLOCK, SQLITE_IOERR_LOCK, SQLITE_IOERR_RDLOCK, SQLITE_IOERR_SHMLOCK, SQLITE_IOERR_SHMMAP,
-    SQLITE_IOERR_SHMOPEN, SQLITE_IOERR_SHMSIZE, SQLITE_IOERR_UNLOCK,
-};
-
-use crate::Digest;
-
-/// What can go wrong with an artifact or the cache.
+/// What can go wrong with an artifact or a file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read or written.
@@ -28,63 +20,9 @@ pub enum Error {
         /// What was there instead.
         found: String,
     },
-    /// The index of the cache failed.
-    #[error("{}: {source}", path.display())]
-    Index {
-        /// The index file.
-        path: PathBuf,
-        /// What SQLite said.
-        source: rusqlite::Error,
-    },
-    /// Something that the cache should have and has not. What was to be computed from it must be computed again.
-    #[error("{what} {} is lost or damaged", digest.short())]
-    Lost {
-        /// What it is, for example `artifact`.
-        what: &'static str,
-        /// Its digest.
-        digest: Digest,
-    },
-    /// Another process has the cache open.
-    #[error("{}: another luthier process uses this cache", path.display())]
-    InUse {
-        /// The lock file.
-        path: PathBuf,
-    },
-    /// The cache may be read, not written, and what was asked for is a change.
-    #[error("{}: expected a cache that can be written, found one that can only be read", path.display())]
-    ReadOnly {
-        /// The cache's folder.
-        path: PathBuf,
-    },
-    /// The file system refuses locks, without which processes would disturb each other.
-    #[error("{}: expected a file system with file locks, found one without: {source}", path.display())]
-    Locks {
-        /// The lock file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The file system has no shared memory, through which processes that share the index agree.
-    #[error("{}: expected a file system with shared memory for journal mode wal, found mode {found}", path.display())]
-    SharedMemory {
-        /// The index file.
-        path: PathBuf,
-        /// The journal mode that SQLite fell back to.
-        found: String,
-    },
-    /// The cache was written by a newer version of Luthier.
-    #[error("{}: cache has layout {found}, this luthier reads layout {expected}", path.display())]
-    Layout {
-        /// The index file.
-        path: PathBuf,
-        /// The layout this program reads and writes.
-        expected: i64,
-        /// The layout found in the file.
-        found: i64,
-    },
 }
 
-/// The result of an operation on artifacts or the cache.
+/// The result of an operation on artifacts.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
@@ -93,72 +31,4 @@ impl Error {
         let path = path.to_owned();
         move |source| Error::Io { path, source }
     }
-
-    /// Whether the disk, or the user's share of it, is full.
-    pub fn is_disk_full(&self) -> bool {
-        match self {
-            Error::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            }
-            // SQLite makes room in its shared memory by writing, and has one code for all that can fail there.
-            Error::Index { source, .. } => {
-                source.sqlite_error_code() == Some(ErrorCode::DiskFull)
-                    || extended_code(source) == Some(SQLITE_IOERR_SHMSIZE)
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether the file system lacks the locks or the shared memory that the index needs.
-    pub fn lacks_locks(&self) -> bool {
-        match self {
-            Error::Locks { .. } | Error::SharedMemory { .. } => true,
-            Error::Index { source, .. } => {
-                source.sqlite_error_code() == Some(ErrorCode::FileLockingProtocolFailed)
-                    || extended_code(source).is_some_and(|code| {
-                        [
-                            SQLITE_IOERR_LOCK,
-                            SQLITE_IOERR_RDLOCK,
-                            SQLITE_IOERR_UNLOCK,
-                            SQLITE_IOERR_CHECKRESERVEDLOCK,
-                            SQLITE_IOERR_SHMOPEN,
-                            SQLITE_IOERR_SHMLOCK,
-                            SQLITE_IOERR_SHMMAP,
-                        ]
-                        .contains(&code)
-                    })
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether another process held the index longer than anyone should.
-    pub fn is_busy(&self) -> bool {
-        let busy = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
-        matches!(self, Error::Index { source, .. } if source.sqlite_error_code().is_some_and(|code| busy.contains(&code)))
-    }
-
-    /// Whether the index does not hold what was written.
-    pub(crate) fn is_damaged(&self) -> bool {
-        matches!(self, Error::Index { source, .. } if crate::cache::is_damaged(source))
-    }
-
-    /// Whether something may be read, not written.
-    pub(crate) fn is_read_only(&self) -> bool {
-        match self {
-            Error::Io { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-            ),
-            Error::Index { source, .. } => matches!(
-                source.sqlite_error_code(),
-                Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied)
-            ),
-            _ => false,
-        }
-    }
-}
-
-fn extended_code(error: &rusqlite::Error) -> Option<i32> {
-    error.sqlite_error().map(|error| error.extended_code)
 }

@@ -1,32 +1,33 @@
-//! What the stages of Luthier exchange, and where it is kept.
+//! What the stages of Luthier exchange, as plain data.
 //!
 //! - [`Digest`]: the blake3 digest by which every artifact, image and configuration is known
 //! - [`Artifact`]: a type with a canonical byte form; [`Manifest`] and [`FeatureRows`] are the two that travel between crates
 //! - [`Key`]: what a stage's result depends on, each part kept by name, so that a miss can be explained
-//! - [`Cache`]: content-addressed objects beside one SQLite index
+//! - [`ReadRows`]: features that are read a block of rows at a time, wherever they are kept
 //!
-//! This crate knows nothing of images, tensors or statistics.
+//! This crate knows nothing of the cache, images, tensors or statistics.
 
 mod atomic;
-mod cache;
 mod digest;
 mod error;
 mod key;
 mod manifest;
 mod matrix;
+mod rows;
+mod stat;
 mod table;
 
-pub use atomic::{Written, remove_unfinished, write_atomically, write_atomically_with};
-pub use cache::{
-    Cache, CacheStats, DryRun, Execution, ExtractorStats, FileStat, GcReport, Keep, LastRun, Output, OutputStats,
-    PERCEPTUAL_HASH, PastExecution, PruneReport, Reuse, RunStage, RunState, StoredTable, TEMPORARY, VerifyReport,
+pub use atomic::{
+    TEMPORARY, Written, entries, remove, remove_unfinished, temporary, write_atomically, write_atomically_with,
 };
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use key::{Key, KeyBuilder, KeyPart};
 pub use manifest::{Content, Manifest, ManifestEntry, Split, class_of};
 pub use matrix::{Tensors, TensorsBuilder};
-pub use table::{ExtractorInfo, FeatureRows, FeatureTable, vector_digest};
+pub use rows::{ReadError, ReadRows};
+pub use stat::FileStat;
+pub use table::{ExtractorInfo, FeatureRows, FeatureTable, vector_bytes, vector_digest};
 
 /// A value with one canonical byte form: equal values encode to equal bytes.
 pub trait Artifact: Sized {

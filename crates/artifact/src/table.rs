@@ -61,11 +61,12 @@ pub struct FeatureRows {
 
 /// The digest by which features are stored: of their bytes, f32 little-endian.
 pub fn vector_digest(features: ArrayView1<'_, f32>) -> Digest {
-    Digest::of(&to_bytes(features.iter().copied()))
+    Digest::of(&vector_bytes(features))
 }
 
-pub(crate) fn to_bytes(features: impl Iterator<Item = f32>) -> Vec<u8> {
-    features.flat_map(f32::to_le_bytes).collect()
+/// The bytes in which features are stored: f32 little-endian.
+pub fn vector_bytes(features: ArrayView1<'_, f32>) -> Vec<u8> {
+    features.iter().flat_map(|feature| feature.to_le_bytes()).collect()
 }
 
 impl ExtractorInfo {

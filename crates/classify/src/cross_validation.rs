@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use luthier_artifact::Digest;
-use luthier_features::{FeaturesConfig, Keep, Moments, Projection, Rows, Solver, Subset};
+use luthier_artifact::{Digest, ReadRows};
+use luthier_features::{FeaturesConfig, Keep, Moments, Projection, Solver, Subset};
 use ndarray::Array2;
 use rayon::prelude::*;
 
@@ -69,7 +69,7 @@ impl CrossValidation {
     ///
     /// # Errors
     /// [`Error::Folds`] below two folds, [`Error::NothingToHoldOut`] if no class has two images, and those of the fits.
-    pub fn run<R: Rows<Feature = f32>>(&self, train: &Training<'_, R>, grid: &[f64]) -> Result<HeldOut> {
+    pub fn run<R: ReadRows<Feature = f32>>(&self, train: &Training<'_, R>, grid: &[f64]) -> Result<HeldOut> {
         let folds = Folds::deal(train, self.folds, self.seed)?;
         let mut alone = train.labels_of(&folds.rows(Option::is_none));
         alone.dedup();
@@ -126,7 +126,11 @@ impl CrossValidation {
 
     /// The moments of each fold's rows, if scaler and components come from moments: a row is then multiplied for its own
     /// fold alone, and the moments of the others are added up.
-    fn moments<R: Rows<Feature = f32>>(&self, train: &Training<'_, R>, folds: &Folds) -> Result<Option<Vec<Moments>>> {
+    fn moments<R: ReadRows<Feature = f32>>(
+        &self,
+        train: &Training<'_, R>,
+        folds: &Folds,
+    ) -> Result<Option<Vec<Moments>>> {
         let n_fitted = (0..folds.n_folds).map(|fold| folds.rows(|of| of != &Some(fold)).len());
         let is_tall = n_fitted.min().is_some_and(|n| n >= train.features.n_features());
         if self.features.solver != Solver::Faer || !is_tall {
@@ -145,7 +149,7 @@ impl CrossValidation {
     }
 
     /// Fits to all rows but those of a fold, for every C, and judges these.
-    fn judge<R: Rows<Feature = f32>>(
+    fn judge<R: ReadRows<Feature = f32>>(
         &self,
         train: &Training<'_, R>,
         folds: &Folds,
@@ -235,7 +239,7 @@ pub(crate) struct Folds {
 
 impl Folds {
     /// Deals out each class evenly, in an order that depends on the seed and the images only, not on that of the rows.
-    pub(crate) fn deal<R: Rows<Feature = f32>>(train: &Training<'_, R>, folds: usize, seed: u64) -> Result<Self> {
+    pub(crate) fn deal<R: ReadRows<Feature = f32>>(train: &Training<'_, R>, folds: usize, seed: u64) -> Result<Self> {
         if folds < 2 {
             return Err(Error::Folds { found: folds });
         }
@@ -270,7 +274,7 @@ impl Folds {
 
     /// Of the rows that a fold does not hold out this share of each class, and of none less than one row: those dealt
     /// first, in ascending order.
-    pub(crate) fn share_of_others<R: Rows<Feature = f32>>(
+    pub(crate) fn share_of_others<R: ReadRows<Feature = f32>>(
         &self,
         fold: usize,
         train: &Training<'_, R>,

@@ -1,4 +1,5 @@
-use luthier_features::Rows;
+use luthier_artifact::ReadRows;
+
 use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,7 @@ impl CrossValidation {
     ///
     /// # Errors
     /// Those of [`CrossValidation::run`].
-    pub fn learning_curve<R: Rows<Feature = f32>>(
+    pub fn learning_curve<R: ReadRows<Feature = f32>>(
         &self,
         train: &Training<'_, R>,
         z: ArrayView2<'_, f64>,
@@ -59,7 +60,7 @@ impl CrossValidation {
         Ok(points.collect())
     }
 
-    fn judge_shares<R: Rows<Feature = f32>>(
+    fn judge_shares<R: ReadRows<Feature = f32>>(
         &self,
         train: &Training<'_, R>,
         z: ArrayView2<'_, f64>,

@@ -1,7 +1,7 @@
 use std::path::Path;
 
-use luthier_artifact::{Artifact, ExtractorInfo, Tensors, TensorsBuilder};
-use luthier_features::{Projection, Rows, Solver, for_each_block};
+use luthier_artifact::{Artifact, ExtractorInfo, ReadRows, Tensors, TensorsBuilder};
+use luthier_features::{Projection, Solver, for_each_block};
 use ndarray::{Array1, Array2, Axis, concatenate, s};
 use serde::{Deserialize, Serialize};
 
@@ -163,7 +163,7 @@ impl Model {
     ///
     /// # Errors
     /// Those of [`scores`](Self::scores).
-    pub fn predict_proba(&self, features: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
+    pub fn predict_proba(&self, features: impl ReadRows<Feature = f32>) -> Result<Array2<f64>> {
         self.scorer().predict_proba(features)
     }
 
@@ -179,7 +179,7 @@ impl Model {
     /// # Errors
     /// [`Error::Width`] if the features do not have the width the model was trained with; [`Error::Features`] if they
     /// cannot be read, or one is infinite or not a number.
-    pub fn scores(&self, features: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
+    pub fn scores(&self, features: impl ReadRows<Feature = f32>) -> Result<Array2<f64>> {
         self.scorer().scores(features)
     }
 
@@ -196,7 +196,7 @@ impl Model {
     ///
     /// # Errors
     /// Those of [`scores`](Self::scores).
-    pub fn distances(&self, features: impl Rows<Feature = f32>) -> Result<Option<Vec<f64>>> {
+    pub fn distances(&self, features: impl ReadRows<Feature = f32>) -> Result<Option<Vec<f64>>> {
         match self.distance_meter() {
             Some(meter) => meter.distances(features).map(Some),
             None => check_width(&features, self.head_weight.ncols()).map(|()| None),
@@ -208,7 +208,7 @@ impl Model {
     ///
     /// # Errors
     /// Those of [`scores`](Self::scores).
-    pub fn project(&self, features: impl Rows<Feature = f32>, count: usize) -> Result<Array2<f64>> {
+    pub fn project(&self, features: impl ReadRows<Feature = f32>, count: usize) -> Result<Array2<f64>> {
         self.projector(count).project(features)
     }
 
@@ -248,7 +248,7 @@ impl Scorer {
     ///
     /// # Errors
     /// Those of [`Model::scores`].
-    pub fn scores(&self, features: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
+    pub fn scores(&self, features: impl ReadRows<Feature = f32>) -> Result<Array2<f64>> {
         let Scorer { weight, bias } = self;
         check_width(&features, weight.ncols())?;
         let mut scores = Array2::zeros((features.n_rows(), bias.len()));
@@ -264,7 +264,7 @@ impl Scorer {
     ///
     /// # Errors
     /// Those of [`Model::scores`].
-    pub fn predict_proba(&self, features: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
+    pub fn predict_proba(&self, features: impl ReadRows<Feature = f32>) -> Result<Array2<f64>> {
         self.scores(features).map(softmax_rows)
     }
 }
@@ -281,7 +281,7 @@ struct Projector {
 }
 
 impl Projector {
-    fn project(&self, features: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
+    fn project(&self, features: impl ReadRows<Feature = f32>) -> Result<Array2<f64>> {
         check_width(&features, self.components.ncols())?;
         let mut z = Array2::zeros((features.n_rows(), self.components.nrows()));
         for_each_block(&features, |start, block| {
@@ -308,13 +308,13 @@ impl DistanceMeter<'_> {
     ///
     /// # Errors
     /// Those of [`Model::scores`].
-    pub fn distances(&self, features: impl Rows<Feature = f32>) -> Result<Vec<f64>> {
+    pub fn distances(&self, features: impl ReadRows<Feature = f32>) -> Result<Vec<f64>> {
         let z = self.projector.project(features)?;
         Ok(self.distance.nearest(&self.whitening, &z))
     }
 }
 
-fn check_width(features: &impl Rows, expected: usize) -> Result<()> {
+fn check_width(features: &impl ReadRows, expected: usize) -> Result<()> {
     let found = features.n_features();
     if found == expected {
         Ok(())

@@ -1,5 +1,5 @@
-use luthier_artifact::{Digest, Key};
-use luthier_features::{Projection, Rows, Solver};
+use luthier_artifact::{Digest, Key, ReadRows};
+use luthier_features::{Projection, Solver};
 
 use crate::{
     CandidateC, ChooseC, ClassDistance, ClassWeight, CrossValidation, CrossValidationInfo, HeldOut, HeldOutPredictions,
@@ -75,7 +75,11 @@ impl ClassifyConfig {
     /// # Errors
     /// [`Error::TooFewImages`](crate::Error::TooFewImages) if a class has no image; with [`ChooseC::Auto`] those of
     /// [`CrossValidation::run`]; those of [`LogisticRegression::fit`] and [`Projection::transform`].
-    pub fn run<R: Rows<Feature = f32>>(&self, train: &Training<'_, R>, projection: &Projection) -> Result<Classified> {
+    pub fn run<R: ReadRows<Feature = f32>>(
+        &self,
+        train: &Training<'_, R>,
+        projection: &Projection,
+    ) -> Result<Classified> {
         train.check_classes()?;
         let (c, mut judged) = match self.c {
             ChooseC::Fixed(c) => (c, None),
@@ -140,7 +144,7 @@ impl ClassifyConfig {
     }
 
     /// Chooses C among the candidates by cross-validation.
-    fn judge<R: Rows<Feature = f32>>(
+    fn judge<R: ReadRows<Feature = f32>>(
         &self,
         train: &Training<'_, R>,
         projection: &Projection,

@@ -1,5 +1,5 @@
-use luthier_artifact::{Digest, ExtractorInfo, FeatureTable, StoredTable};
-use luthier_features::Rows;
+use luthier_artifact::{Digest, ExtractorInfo, FeatureRows, FeatureTable, ReadRows};
+
 use ndarray::ArrayView2;
 
 use crate::{Error, HeldOutPredictions, Result};
@@ -32,20 +32,20 @@ impl<'a> From<&'a FeatureTable> for Training<'a, ArrayView2<'a, f32>> {
     }
 }
 
-impl<'a, 'c> From<&'a StoredTable<'c>> for Training<'a, &'a StoredTable<'c>> {
-    fn from(table: &'a StoredTable<'c>) -> Self {
-        let rows = table.rows();
+impl<'a, R: ReadRows<Feature = f32>> Training<'a, R> {
+    /// Rows with their features, wherever these are kept.
+    pub fn new(rows: &'a FeatureRows, features: R) -> Self {
         Training {
             classes: &rows.classes,
             extractor: &rows.extractor,
             labels: &rows.labels,
             images: &rows.images,
-            features: table,
+            features,
         }
     }
 }
 
-impl<R: Rows<Feature = f32>> Training<'_, R> {
+impl<R: ReadRows<Feature = f32>> Training<'_, R> {
     /// The number of rows, `n`.
     pub(crate) fn n_rows(&self) -> usize {
         self.labels.len()

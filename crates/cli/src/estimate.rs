@@ -3,7 +3,8 @@
 use std::fmt;
 
 use anyhow::Result;
-use luthier_artifact::{Cache, Key};
+use luthier_artifact::Key;
+use luthier_cache::Cache;
 
 /// The parts of the configuration that decide how long a stage takes: executions that differ in one of them say nothing
 /// of each other.

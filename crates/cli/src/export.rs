@@ -4,9 +4,8 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, Result};
-use luthier_artifact::{
-    Artifact, Cache, Digest, FeatureRows, Manifest, Split, Written, remove_unfinished, write_atomically,
-};
+use luthier_artifact::{Artifact, Digest, FeatureRows, Manifest, Split, Written, remove_unfinished, write_atomically};
+use luthier_cache::Cache;
 use luthier_classify::{HeldOutPredictions, Model};
 use luthier_eval::{REPORT_FILES, StageTime};
 use luthier_extract::{DataSource, SkippedImages};

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use luthier_artifact::{
-    Content, Digest, ExtractorInfo, FeatureRows, FeatureTable, Manifest, ManifestEntry, Split, StoredTable, Written,
-    class_of, write_atomically, write_atomically_with,
+    Content, Digest, ExtractorInfo, FeatureRows, FeatureTable, Manifest, ManifestEntry, Split, Written, class_of,
+    write_atomically, write_atomically_with,
 };
+use luthier_cache::StoredTable;
 use luthier_eval::Skipped;
 use luthier_extract::{DataSource, PerceptualHash, SkippedImages};
 use ndarray::{Array, Array1, Array2, Dimension, IxDyn, ShapeBuilder};

@@ -6,13 +6,14 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use luthier_artifact::{Artifact, Cache, Digest, ExtractorInfo, FeatureRows, Key, Manifest, StoredTable};
+use luthier_artifact::{Artifact, Digest, ExtractorInfo, FeatureRows, Key, Manifest};
+use luthier_cache::{Cache, StoredTable};
 use luthier_classify::{Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
 use luthier_eval::{EvaluateConfig, Inputs, Inspection, Predictions};
 use luthier_extract::{DataSource, ExtractConfig, Rehash, Scan, WeightsStore, scan};
 use luthier_features::{FeaturesConfig, Projection};
 
-use crate::problem::{Problem, artifact_error};
+use crate::problem::{Problem, cache_error};
 use crate::runner::{Runner, STAGES};
 use crate::terminal::Progress;
 
@@ -121,7 +122,7 @@ pub(crate) fn train(
     };
     let trained = runner.stage("classify", classify.key(train, projection), || {
         let (table, projection) = (open_table(cache, &train)?, load::<Projection>(cache, &projection)?);
-        let Classified { model, held_out } = classify.run(&Training::from(&table), &projection)?;
+        let Classified { model, held_out } = classify.run(&Training::new(table.rows(), &table), &projection)?;
         Ok(vec![("model", cache.put(&model)?), ("held-out", cache.put(&held_out)?)])
     })?;
     Ok(trained.map(|outputs| Trained {
@@ -230,15 +231,15 @@ pub(crate) fn open_table<'a>(cache: &'a Cache, digest: &Digest) -> Result<Stored
     Ok(cache.table(digest)?.ok_or_else(|| lost(digest))?)
 }
 
-fn lost(digest: &Digest) -> luthier_artifact::Error {
-    luthier_artifact::Error::Lost {
+fn lost(digest: &Digest) -> luthier_cache::Error {
+    luthier_cache::Error::Lost {
         what: "artifact",
         digest: *digest,
     }
 }
 
 fn is_lost(error: &anyhow::Error) -> bool {
-    matches!(artifact_error(error), Some(luthier_artifact::Error::Lost { .. }))
+    matches!(cache_error(error), Some(luthier_cache::Error::Lost { .. }))
 }
 
 /// Starts over when the cache turns out to have lost an artifact: the stage that makes it then runs. Each time at least

@@ -2,6 +2,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 
 use luthier_artifact::Error as ArtifactError;
+use luthier_cache::Error as CacheError;
 use luthier_extract::Error as ExtractError;
 
 /// A problem in the user's terms, with the way out, and with the exit status that it ends in.
@@ -50,7 +51,8 @@ impl Problem {
         let extract: Option<&ExtractError> = error.chain().find_map(|cause| cause.downcast_ref());
         let hint = extract
             .and_then(ExtractError::hint)
-            .or_else(|| artifact_error(error).and_then(way_out))
+            .or_else(|| cache_error(error).and_then(way_out))
+            .or_else(|| file_error(error).and_then(way_out_of_file))
             .or_else(|| error.downcast_ref().and_then(without_cross_validation))
             .or_else(|| error.chain().find_map(|cause| cause.downcast_ref()).and_then(make_room));
         let status = if matches!(extract, Some(ExtractError::Interrupted)) {
@@ -71,24 +73,32 @@ impl Problem {
     }
 }
 
-/// The error of the cache, or of a file, behind an error: a transparent error hides from the chain what it holds.
-pub(crate) fn artifact_error(error: &anyhow::Error) -> Option<&ArtifactError> {
-    use luthier_classify::Error::{Features, Read};
-    use luthier_features::Error::Cache;
-    let of_extract = error.chain().find_map(|cause| match cause.downcast_ref() {
-        Some(ExtractError::Cache(artifact)) => Some(artifact),
-        _ => None,
-    });
-    let of_features = error.chain().find_map(|cause| match cause.downcast_ref() {
-        Some(Cache(artifact)) => Some(artifact),
-        _ => None,
-    });
-    let of_classify = error.chain().find_map(|cause| match cause.downcast_ref() {
-        Some(Features(Cache(artifact)) | Read(artifact)) => Some(artifact),
-        _ => None,
-    });
-    let plain = || error.chain().find_map(|cause| cause.downcast_ref());
-    of_extract.or(of_features).or(of_classify).or_else(plain)
+/// The cache's error behind an error. A transparent error hides from the chain the error that it holds.
+pub(crate) fn cache_error(error: &anyhow::Error) -> Option<&CacheError> {
+    error.chain().find_map(|cause| {
+        if let Some(ExtractError::Cache(error)) = cause.downcast_ref() {
+            return Some(error);
+        }
+        let read = match (cause.downcast_ref(), cause.downcast_ref(), cause.downcast_ref()) {
+            (Some(luthier_features::Error::Read(error)), _, _) => error,
+            (_, Some(luthier_classify::Error::Features(luthier_features::Error::Read(error))), _) => error,
+            (_, _, Some(luthier_eval::Error::Read(error))) => error,
+            _ => return cause.downcast_ref(),
+        };
+        read.downcast_ref()
+    })
+}
+
+/// The error of a file behind an error.
+fn file_error(error: &anyhow::Error) -> Option<&ArtifactError> {
+    error
+        .chain()
+        .find_map(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
+            (Some(luthier_classify::Error::Read(error)), _) | (_, Some(luthier_eval::Error::Artifact(error))) => {
+                Some(error)
+            }
+            _ => cause.downcast_ref(),
+        })
 }
 
 /// What can be done if there is nothing to choose C by.
@@ -97,8 +107,8 @@ fn without_cross_validation(error: &luthier_classify::Error) -> Option<String> {
     is_about_it.then(|| "give C, for example --c 1: then there is no cross-validation".to_owned())
 }
 
-/// What can be done about a problem of the cache, or of a file that is written.
-fn way_out(error: &ArtifactError) -> Option<String> {
+/// What can be done about a problem of the cache.
+fn way_out(error: &CacheError) -> Option<String> {
     let hint = match error {
         error if error.is_disk_full() => MAKE_ROOM.to_owned(),
         error if error.lacks_locks() => {
@@ -110,27 +120,39 @@ fn way_out(error: &ArtifactError) -> Option<String> {
              on a local disk with --cache-dir"
                 .to_owned()
         }
-        ArtifactError::Layout { .. } => {
+        CacheError::Layout { .. } => {
             "update luthier, or use another folder with --cache-dir and leave this one to the newer luthier".to_owned()
         }
-        ArtifactError::ReadOnly { .. } => {
+        CacheError::ReadOnly { .. } => {
             "make it writable for you, or ask whoever keeps it; runs only read it meanwhile".to_owned()
         }
-        ArtifactError::InUse { .. } => "wait until it ends, then try again".to_owned(),
-        ArtifactError::Index { path, .. } => format!(
+        CacheError::InUse { .. } => "wait until it ends, then try again".to_owned(),
+        CacheError::Index { path, .. } => format!(
             "see that the disk is sound and has room, and that {} may be written; or use another folder with --cache-dir",
             path.display()
         ),
-        ArtifactError::Lost { .. } => "run again; `luthier cache verify` forgets all that is damaged".to_owned(),
-        ArtifactError::Io { source, .. } => match source.kind() {
-            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                "make it writable for you, or use other folders with --cache-dir and --out".to_owned()
-            }
-            _ => return None,
-        },
-        ArtifactError::Format { .. } | ArtifactError::Locks { .. } | ArtifactError::SharedMemory { .. } => return None,
+        CacheError::Lost { .. } => "run again; `luthier cache verify` forgets all that is damaged".to_owned(),
+        CacheError::Io { source, .. } => return way_out_of_io(source),
+        CacheError::Format { .. } | CacheError::Locks { .. } | CacheError::SharedMemory { .. } => return None,
     };
     Some(hint)
+}
+
+/// What can be done about a file that cannot be read or written.
+fn way_out_of_file(error: &ArtifactError) -> Option<String> {
+    match error {
+        ArtifactError::Io { source, .. } => way_out_of_io(source),
+        ArtifactError::Format { .. } => None,
+    }
+}
+
+fn way_out_of_io(error: &io::Error) -> Option<String> {
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            Some("make it writable for you, or use other folders with --cache-dir and --out".to_owned())
+        }
+        _ => make_room(error),
+    }
 }
 
 const MAKE_ROOM: &str = "make room (`luthier cache gc` removes what no recent run used) or use another disk with --cache-dir; \

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::fmt;
 
 use anyhow::Result;
-use luthier_artifact::{Cache, Content, Key, Manifest, ManifestEntry, PERCEPTUAL_HASH};
+use luthier_artifact::{Content, Key, Manifest, ManifestEntry};
+use luthier_cache::{Cache, PERCEPTUAL_HASH};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 

@@ -2,7 +2,8 @@ use std::fmt;
 use std::time::Instant;
 
 use anyhow::Result;
-use luthier_artifact::{Cache, Digest, Execution, Key, Output, Reuse, RunStage};
+use luthier_artifact::{Digest, Key};
+use luthier_cache::{Cache, Execution, Output, Reuse, RunStage};
 use luthier_eval::StageTime;
 use luthier_extract::Observer;
 use serde::Serialize;

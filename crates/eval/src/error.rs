@@ -81,6 +81,12 @@ pub enum Error {
     /// A file of the report could not be read or written.
     #[error(transparent)]
     Artifact(#[from] luthier_artifact::Error),
+    /// Features could not be read from where they are kept.
+    #[error(transparent)]
+    Read(luthier_artifact::ReadError),
+    /// The cache failed.
+    #[error(transparent)]
+    Cache(#[from] luthier_cache::Error),
 }
 
 /// The result of an evaluation or its report.

@@ -119,7 +119,7 @@ pub enum Error {
     Torch(#[from] tch::TchError),
     /// The cache failed.
     #[error(transparent)]
-    Cache(#[from] luthier_artifact::Error),
+    Cache(#[from] luthier_cache::Error),
     /// The user interrupted the run; what was embedded is kept.
     #[error("interrupted")]
     Interrupted,

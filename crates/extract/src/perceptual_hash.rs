@@ -1,5 +1,6 @@
 use image::RgbImage;
-use luthier_artifact::{Digest, ExtractorInfo, Key, PERCEPTUAL_HASH};
+use luthier_artifact::{Digest, ExtractorInfo, Key};
+use luthier_cache::PERCEPTUAL_HASH;
 
 use crate::Decoding;
 

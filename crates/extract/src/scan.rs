@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use luthier_artifact::{Cache, Content, Digest, FileStat, Manifest, ManifestEntry, Split, class_of};
+use luthier_artifact::{Content, Digest, FileStat, Manifest, ManifestEntry, Split, class_of};
+use luthier_cache::Cache;
 use rayon::prelude::*;
 use walkdir::{DirEntry, WalkDir};
 

@@ -2,9 +2,9 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use luthier_artifact::{
-    Artifact, Cache, Content, Digest, ExtractorInfo, FeatureRows, Key, KeyBuilder, Manifest, ManifestEntry,
-    PERCEPTUAL_HASH, Split,
+    Artifact, Content, Digest, ExtractorInfo, FeatureRows, Key, KeyBuilder, Manifest, ManifestEntry, Split,
 };
+use luthier_cache::{Cache, PERCEPTUAL_HASH};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -305,7 +305,7 @@ impl Extractors {
         for images in images.chunks(ROWS_AT_ONCE) {
             let of_views: Vec<Vec<Option<Digest>>> = (self.of_views.iter())
                 .map(|extractor| cache.feature_digests(extractor, images))
-                .collect::<luthier_artifact::Result<_>>()?;
+                .collect::<luthier_cache::Result<_>>()?;
             // An image that was skipped has none of them.
             let places: Vec<usize> = (0..images.len())
                 .filter(|&place| of_views.iter().all(|digests| digests[place].is_some()))
@@ -419,11 +419,9 @@ fn rows(manifest: &Manifest, split: Split, known: &Known<'_>, skipped: &SkippedI
     // Another process may have found features damaged meanwhile, and forgotten them.
     let vector = |(_, digest): &(usize, Digest)| {
         let (what, digest) = ("features of image", *digest);
-        known
-            .vector(&digest)
-            .ok_or(luthier_artifact::Error::Lost { what, digest })
+        known.vector(&digest).ok_or(luthier_cache::Error::Lost { what, digest })
     };
-    let vectors = rows.iter().map(vector).collect::<luthier_artifact::Result<_>>()?;
+    let vectors = rows.iter().map(vector).collect::<luthier_cache::Result<_>>()?;
     let (labels, images) = rows.into_iter().unzip();
     Ok(FeatureRows {
         classes: manifest.classes.clone(),

@@ -1,3 +1,5 @@
+use luthier_artifact::ReadError;
+
 /// What can go wrong with scaling or projecting features.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -13,10 +15,7 @@ pub enum Error {
     },
     /// Rows could not be read from where they are kept.
     #[error(transparent)]
-    Read(Box<dyn std::error::Error + Send + Sync>),
-    /// A table in the cache could not be read.
-    #[error(transparent)]
-    Cache(#[from] luthier_artifact::Error),
+    Read(ReadError),
     /// There is too little to estimate from.
     #[error("features have {found} rows, expected at least {expected}")]
     TooFewRows {

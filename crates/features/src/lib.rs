@@ -4,7 +4,7 @@
 //! - [`Pca`] → [`FittedPca`]: the components that [`Keep`] asks for, by either [`Solver`]
 //! - [`FeaturesConfig`] → [`Projection`]: the stage `features`, which is the one after the other
 //!
-//! - [`Rows`]: what they are fitted to, in memory or not; where there are at least as many rows as features, all is
+//! - [`ReadRows`]: what they are fitted to, in memory or not; where there are at least as many rows as features, all is
 //!   estimated from [`Moments`], taken in one pass over them
 //!
 //! Results are `f64`, and the same bytes for any number of threads. Fitted types also implement smartcore's
@@ -24,6 +24,6 @@ mod stage;
 pub use error::{Error, Result};
 pub use moments::Moments;
 pub use pca::{FittedPca, Keep, Pca, Solver};
-pub use rows::{Rows, Subset, for_each_block};
+pub use rows::{Subset, for_each_block};
 pub use scaler::{FittedScaler, StandardScaler};
 pub use stage::{FeaturesConfig, Projection};

@@ -3,7 +3,9 @@ use faer::{MatMut, MatRef};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
-use crate::rows::{BLOCK, Rows, for_each_block};
+use luthier_artifact::ReadRows;
+
+use crate::rows::{BLOCK, for_each_block};
 use crate::scaler::is_constant;
 use crate::{Error, FittedScaler, Result, linalg};
 
@@ -36,9 +38,9 @@ impl Moments {
     /// The moments of all rows.
     ///
     /// # Errors
-    /// [`Error::TooFewRows`] without rows, [`Error::Read`] or [`Error::Cache`] if they cannot be read,
+    /// [`Error::TooFewRows`] without rows, [`Error::Read`] if they cannot be read,
     /// [`Error::NotFinite`] if a feature is infinite or not a number.
-    pub fn of(rows: impl Rows) -> Result<Self> {
+    pub fn of(rows: impl ReadRows) -> Result<Self> {
         if rows.n_rows() <= ROWS_IN_F64 {
             Moments::with_products_in::<f64>(&rows)
         } else {
@@ -46,7 +48,7 @@ impl Moments {
         }
     }
 
-    fn with_products_in<P: Product>(rows: &impl Rows) -> Result<Self> {
+    fn with_products_in<P: Product>(rows: &impl ReadRows) -> Result<Self> {
         let (n, d) = (rows.n_rows(), rows.n_features());
         if n == 0 {
             return Err(Error::TooFewRows { expected: 1, found: 0 });

@@ -1,4 +1,4 @@
-use luthier_artifact::StoredTable;
+use luthier_artifact::{ReadError, ReadRows};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 
 use crate::{Error, Result};
@@ -6,77 +6,6 @@ use crate::{Error, Result};
 /// As many rows are read, centred and multiplied at a time, whatever the number of threads: results do not depend on
 /// the machine's size. At 2,048 features of `f32` they are 16 MB.
 pub(crate) const BLOCK: usize = 2048;
-
-/// A table of features that is read a block of rows at a time, and need not be in memory as a whole.
-///
-/// Estimators read every row once, in order, and the next block while they compute with the one before.
-pub trait Rows: Sync {
-    /// `f32` or `f64`.
-    type Feature: Copy + Default + Send + Sync + Into<f64>;
-
-    /// The number of rows, `n`.
-    fn n_rows(&self) -> usize;
-
-    /// The number of columns, `d`.
-    fn n_features(&self) -> usize;
-
-    /// Copies rows into `block`, `[m, d]`: the `m` from `start` on, all of which there are.
-    ///
-    /// # Errors
-    /// [`Error::Read`] or [`Error::Cache`] if they cannot be read.
-    fn read(&self, start: usize, block: ArrayViewMut2<'_, Self::Feature>) -> Result<()>;
-}
-
-impl<T: Copy + Default + Send + Sync + Into<f64>> Rows for ArrayView2<'_, T> {
-    type Feature = T;
-
-    fn n_rows(&self) -> usize {
-        self.nrows()
-    }
-
-    fn n_features(&self) -> usize {
-        self.ncols()
-    }
-
-    fn read(&self, start: usize, mut block: ArrayViewMut2<'_, T>) -> Result<()> {
-        let end = start + block.nrows();
-        block.assign(&self.slice(s![start..end, ..]));
-        Ok(())
-    }
-}
-
-/// The features of a table in the cache.
-impl Rows for StoredTable<'_> {
-    type Feature = f32;
-
-    fn n_rows(&self) -> usize {
-        self.rows().n_rows()
-    }
-
-    fn n_features(&self) -> usize {
-        self.rows().width
-    }
-
-    fn read(&self, start: usize, block: ArrayViewMut2<'_, f32>) -> Result<()> {
-        Ok(StoredTable::read(self, start..start + block.nrows(), block)?)
-    }
-}
-
-impl<R: Rows> Rows for &R {
-    type Feature = R::Feature;
-
-    fn n_rows(&self) -> usize {
-        R::n_rows(self)
-    }
-
-    fn n_features(&self) -> usize {
-        R::n_features(self)
-    }
-
-    fn read(&self, start: usize, block: ArrayViewMut2<'_, R::Feature>) -> Result<()> {
-        R::read(self, start, block)
-    }
-}
 
 /// Some rows of a table, in the order of `chosen`.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +16,7 @@ pub struct Subset<'a, R> {
     pub chosen: &'a [usize],
 }
 
-impl<R: Rows> Rows for Subset<'_, R> {
+impl<R: ReadRows> ReadRows for Subset<'_, R> {
     type Feature = R::Feature;
 
     fn n_rows(&self) -> usize {
@@ -98,10 +27,10 @@ impl<R: Rows> Rows for Subset<'_, R> {
         self.rows.n_features()
     }
 
-    fn read(&self, start: usize, mut block: ArrayViewMut2<'_, R::Feature>) -> Result<()> {
+    fn read(&self, start: usize, mut block: ArrayViewMut2<'_, R::Feature>) -> std::result::Result<(), ReadError> {
         let chosen = &self.chosen[start..start + block.nrows()];
         let mut row = 0;
-        // Rows that follow each other are read at once.
+        // ReadRows that follow each other are read at once.
         for run in chosen.chunk_by(|a, b| a + 1 == *b) {
             self.rows.read(run[0], block.slice_mut(s![row..row + run.len(), ..]))?;
             row += run.len();
@@ -113,9 +42,9 @@ impl<R: Rows> Rows for Subset<'_, R> {
 /// Shows all rows to `visit` in order, a block at a time, each with the place of its first row.
 ///
 /// # Errors
-/// [`Error::Read`] or [`Error::Cache`] if a block cannot be read, [`Error::NotFinite`] if a feature is infinite or not
+/// [`Error::Read`] if a block cannot be read, [`Error::NotFinite`] if a feature is infinite or not
 /// a number, and those of `visit`.
-pub fn for_each_block<R: Rows>(
+pub fn for_each_block<R: ReadRows>(
     rows: &R,
     mut visit: impl FnMut(usize, ArrayView2<'_, R::Feature>) -> Result<()> + Send,
 ) -> Result<()> {
@@ -123,7 +52,7 @@ pub fn for_each_block<R: Rows>(
     let buffer = || Array2::default((n.min(BLOCK), rows.n_features()));
     let read = |start: usize, block: &mut Array2<R::Feature>| {
         let height = BLOCK.min(n.saturating_sub(start));
-        rows.read(start, block.slice_mut(s![..height, ..]))
+        rows.read(start, block.slice_mut(s![..height, ..])).map_err(Error::Read)
     };
     let (mut block, mut next) = (buffer(), if n > BLOCK { buffer() } else { Array2::default((0, 0)) });
     if n > 0 {
@@ -151,11 +80,11 @@ pub fn for_each_block<R: Rows>(
 /// All rows as one matrix, `[n, d]`.
 ///
 /// # Errors
-/// [`Error::Read`] or [`Error::Cache`] if they cannot be read.
-pub(crate) fn read_all<R: Rows>(rows: &R) -> Result<Array2<R::Feature>> {
+/// [`Error::Read`] if they cannot be read.
+pub(crate) fn read_all<R: ReadRows>(rows: &R) -> Result<Array2<R::Feature>> {
     let mut all = Array2::default((rows.n_rows(), rows.n_features()));
     for (index, block) in all.axis_chunks_iter_mut(Axis(0), BLOCK).enumerate() {
-        rows.read(index * BLOCK, block)?;
+        rows.read(index * BLOCK, block).map_err(Error::Read)?;
     }
     Ok(all)
 }
@@ -225,7 +154,7 @@ mod tests {
 
     struct Unreadable;
 
-    impl Rows for Unreadable {
+    impl ReadRows for Unreadable {
         type Feature = f32;
 
         fn n_rows(&self) -> usize {
@@ -236,13 +165,9 @@ mod tests {
             1
         }
 
-        fn read(&self, start: usize, mut block: ArrayViewMut2<'_, f32>) -> Result<()> {
+        fn read(&self, start: usize, mut block: ArrayViewMut2<'_, f32>) -> std::result::Result<(), ReadError> {
             block.fill(0.0);
-            if start == 0 {
-                Ok(())
-            } else {
-                Err(Error::Read("disk on fire".into()))
-            }
+            if start == 0 { Ok(()) } else { Err("disk on fire".into()) }
         }
     }
 

@@ -1,7 +1,9 @@
 use ndarray::{Array1, Array2, ArrayView2, Zip};
 
 use crate::moments::Columns;
-use crate::rows::{Rows, check_finite, for_each_block};
+use luthier_artifact::ReadRows;
+
+use crate::rows::{check_finite, for_each_block};
 use crate::{Error, Result};
 
 /// Standardizes features by removing the mean and scaling to unit variance, a column at a time.
@@ -24,9 +26,9 @@ impl StandardScaler {
     /// Estimates mean and scale from `rows`, `[n, d]` of `f32` or `f64`, read once.
     ///
     /// # Errors
-    /// [`Error::TooFewRows`] without rows, [`Error::Read`] or [`Error::Cache`] if they cannot be read,
+    /// [`Error::TooFewRows`] without rows, [`Error::Read`] if they cannot be read,
     /// [`Error::NotFinite`] if a feature is infinite or not a number.
-    pub fn fit(rows: impl Rows) -> Result<FittedScaler> {
+    pub fn fit(rows: impl ReadRows) -> Result<FittedScaler> {
         let (n_rows, n_columns) = (rows.n_rows(), rows.n_features());
         if n_rows == 0 {
             return Err(Error::TooFewRows { expected: 1, found: 0 });

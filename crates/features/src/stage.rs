@@ -1,8 +1,8 @@
-use luthier_artifact::{Artifact, Digest, Key, Tensors, TensorsBuilder};
+use luthier_artifact::{Artifact, Digest, Key, ReadRows, Tensors, TensorsBuilder};
 use ndarray::{Array2, s};
 use serde::{Deserialize, Serialize};
 
-use crate::rows::{Rows, for_each_block};
+use crate::rows::for_each_block;
 use crate::{FittedPca, FittedScaler, Keep, Moments, Pca, Result, Solver};
 
 /// The stage `features`: scale, then project.
@@ -41,7 +41,7 @@ impl FeaturesConfig {
     ///
     /// # Errors
     /// Those of [`Pca::fit`].
-    pub fn run(&self, rows: impl Rows<Feature = f32>) -> Result<Projection> {
+    pub fn run(&self, rows: impl ReadRows<Feature = f32>) -> Result<Projection> {
         let (scaler, pca) = Pca::new(self.keep, self.solver).fit_scaled(rows)?;
         Ok(Projection::new(*self, scaler, pca))
     }
@@ -79,7 +79,7 @@ impl Projection {
     /// [`Error::Width`](crate::Error::Width) if they do not have the width seen by `fit`,
     /// [`Error::Read`](crate::Error::Read) or [`Error::Cache`](crate::Error::Cache) if they cannot be read,
     /// [`Error::NotFinite`](crate::Error::NotFinite) if a feature is infinite or not a number.
-    pub fn transform(&self, rows: impl Rows<Feature = f32>) -> Result<Array2<f64>> {
+    pub fn transform(&self, rows: impl ReadRows<Feature = f32>) -> Result<Array2<f64>> {
         let mut projected = Array2::zeros((rows.n_rows(), self.pca.n_components()));
         self.scaler.check_width(rows.n_features())?;
         for_each_block(&rows, |start, x| {

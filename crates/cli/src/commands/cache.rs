@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use luthier_artifact::{CacheStats, DryRun, ExtractorStats, GcReport, Keep, PruneReport, Reuse, VerifyReport};
+use luthier_cache::{CacheStats, DryRun, ExtractorStats, GcReport, Keep, PruneReport, Reuse, VerifyReport};
 use serde::Serialize;
 
 use super::open_cache;

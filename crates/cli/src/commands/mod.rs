@@ -15,7 +15,7 @@ pub(crate) mod weights;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use luthier_artifact::Cache;
+use luthier_cache::Cache;
 use luthier_classify::{Model, TrainingInfo};
 use luthier_extract::WeightsStore;
 

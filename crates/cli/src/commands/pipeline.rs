@@ -3,7 +3,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use luthier_artifact::{Cache, Content, Digest, Split};
+use luthier_artifact::{Content, Digest, Split};
+use luthier_cache::Cache;
 use luthier_classify::Model;
 use luthier_eval::{Evaluation, Findings, Warning};
 use luthier_extract::{Scan, SkippedImages, WeightsSource};

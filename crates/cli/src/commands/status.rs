@@ -3,7 +3,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use luthier_artifact::{Cache, Digest, Key};
+use luthier_artifact::{Digest, Key};
+use luthier_cache::Cache;
 use serde::Serialize;
 
 use super::{configure, open_cache, project};

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use luthier_artifact::Cache;
+use luthier_cache::Cache;
 use luthier_extract::{Decoding, PerceptualHash};
 use serde_json::Value;
 

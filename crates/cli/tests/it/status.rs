@@ -4,7 +4,8 @@ use std::fs;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use luthier_artifact::{Cache, Execution, KeyPart, Output, Reuse, RunStage};
+use luthier_artifact::KeyPart;
+use luthier_cache::{Cache, Execution, Output, Reuse, RunStage};
 use luthier_classify::ClassifyConfig;
 use luthier_eval::EvaluateConfig;
 use luthier_extract::{ExtractConfig, ExtractorConfig};

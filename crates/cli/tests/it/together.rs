@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use luthier_artifact::Cache;
+use luthier_cache::Cache;
 use serde_json::Value;
 
 use crate::kills::{Expect, WRITTEN, duplicate, inspect, project};

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 
-use luthier_artifact::{Digest, Split, StoredTable};
+use luthier_artifact::{Digest, Split};
+use luthier_cache::StoredTable;
 use ndarray::{Array2, ArrayView1};
 use rayon::prelude::*;
 

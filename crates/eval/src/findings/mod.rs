@@ -4,7 +4,8 @@ mod duplicates;
 mod mislabelled;
 mod neighbours;
 
-use luthier_artifact::{Artifact, Split, StoredTable};
+use luthier_artifact::{Artifact, Split};
+use luthier_cache::StoredTable;
 use ndarray::{ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 

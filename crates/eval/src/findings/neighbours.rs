@@ -1,4 +1,4 @@
-use luthier_artifact::StoredTable;
+use luthier_cache::StoredTable;
 use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 

@@ -1,6 +1,7 @@
 //! What an inspection finds in images whose faults are known.
 
-use luthier_artifact::{Cache, Digest, ExtractorInfo, FeatureTable, Split, StoredTable};
+use luthier_artifact::{Digest, ExtractorInfo, FeatureTable, Split};
+use luthier_cache::{Cache, StoredTable};
 use luthier_eval::{EvaluateConfig, Evaluation, Findings, ImageRef, Inspection, Likeness, Predictions};
 use ndarray::{Array2, ArrayView2, array};
 use tempfile::TempDir;

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use luthier_artifact::{Cache, Content, Split};
+use luthier_artifact::{Content, Split};
+use luthier_cache::Cache;
 use luthier_extract::{DataSource, Error, Rehash, Scan, scan};
 
 use crate::photo;

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use luthier_artifact::{Artifact, Cache, Digest, FeatureRows};
+use luthier_artifact::{Artifact, Digest, FeatureRows};
+use luthier_cache::Cache;
 use luthier_extract::{
     Combine, DataSource, Decoding, Device, ExtractConfig, Extraction, ExtractorConfig, PerceptualHash, Precision,
     Rehash, View, Views, WIDTH, WeightsSource, WeightsStore, scan,

@@ -7,7 +7,9 @@ use std::str::FromStr;
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
-use crate::rows::{Rows, check_finite, read_all};
+use luthier_artifact::ReadRows;
+
+use crate::rows::{check_finite, read_all};
 use crate::{Error, FittedScaler, Moments, Result, StandardScaler, linalg};
 
 /// How many principal components are kept.
@@ -165,11 +167,11 @@ impl Pca {
     /// With at least as many rows as columns they are read once and not kept.
     ///
     /// # Errors
-    /// [`Error::TooFewRows`] below two rows; [`Error::Read`] or [`Error::Cache`] if they cannot be read;
+    /// [`Error::TooFewRows`] below two rows; [`Error::Read`] if they cannot be read;
     /// [`Error::NotFinite`] if a value is infinite or not a number; [`Error::Components`] if more are to be kept than
     /// the smaller of `n` and `d`; [`Error::Variance`] if the share to keep is no share; [`Error::NoVariance`] if all
     /// rows are the same; [`Error::NoConvergence`] or [`Error::Smartcore`] if the solver fails.
-    pub fn fit(&self, rows: impl Rows) -> Result<FittedPca> {
+    pub fn fit(&self, rows: impl ReadRows) -> Result<FittedPca> {
         self.check(rows.n_rows(), rows.n_features())?;
         if self.is_of_moments(&rows) {
             let moments = Moments::of(&rows)?;
@@ -184,7 +186,7 @@ impl Pca {
     }
 
     /// The scaler of `rows`, and the components of the rows that it has scaled.
-    pub(crate) fn fit_scaled(&self, rows: impl Rows) -> Result<(FittedScaler, FittedPca)> {
+    pub(crate) fn fit_scaled(&self, rows: impl ReadRows) -> Result<(FittedScaler, FittedPca)> {
         self.check(rows.n_rows(), rows.n_features())?;
         if self.is_of_moments(&rows) {
             return self.fit_scaled_moments(&Moments::of(&rows)?);
@@ -204,7 +206,7 @@ impl Pca {
     }
 
     /// Whether the components are found from moments; else from the rows, all of them in memory.
-    pub(crate) fn is_of_moments(&self, rows: &impl Rows) -> bool {
+    pub(crate) fn is_of_moments(&self, rows: &impl ReadRows) -> bool {
         self.solver == Solver::Faer && rows.n_rows() >= rows.n_features()
     }
 

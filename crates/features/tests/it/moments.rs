@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 
-use luthier_artifact::Artifact;
+use luthier_artifact::{Artifact, ReadError, ReadRows};
 use luthier_features::{
-    Error, FeaturesConfig, FittedPca, Keep, Moments, Pca, Projection, Result, Rows, Solver, StandardScaler, Subset,
+    Error, FeaturesConfig, FittedPca, Keep, Moments, Pca, Projection, Solver, StandardScaler, Subset,
 };
 use ndarray::{Array1, Array2, ArrayViewMut2, Axis, s};
 use proptest::prelude::*;
@@ -215,7 +215,7 @@ struct InFile {
     n_rows: usize,
 }
 
-impl Rows for InFile {
+impl ReadRows for InFile {
     type Feature = f32;
 
     fn n_rows(&self) -> usize {
@@ -226,13 +226,11 @@ impl Rows for InFile {
         2048
     }
 
-    fn read(&self, start: usize, mut block: ArrayViewMut2<'_, f32>) -> Result<()> {
+    fn read(&self, start: usize, mut block: ArrayViewMut2<'_, f32>) -> std::result::Result<(), ReadError> {
         let width = 4 * block.ncols();
         let mut bytes = vec![0; width];
         for (row, mut features) in block.rows_mut().into_iter().enumerate() {
-            self.file
-                .read_exact_at(&mut bytes, ((start + row) * width) as u64)
-                .map_err(|error| Error::Read(Box::new(error)))?;
+            self.file.read_exact_at(&mut bytes, ((start + row) * width) as u64)?;
             for (feature, bytes) in features.iter_mut().zip(bytes.chunks_exact(4)) {
                 *feature = f32::from_le_bytes(bytes.try_into().expect("chunks of four bytes"));
             }

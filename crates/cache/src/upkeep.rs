@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
 
+use luthier_artifact::{Digest, KeyPart, remove, temporary};
 use serde::Serialize;
 
-use super::objects::{self, Objects, remove};
-use super::{Cache, Execution, Index, Reuse, RunState};
-use crate::{Digest, Error, KeyPart, Result};
+use crate::index::Index;
+use crate::objects::Objects;
+use crate::{Cache, Error, Execution, Result, Reuse, RunState};
 
 /// What the cache holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -192,7 +193,7 @@ impl Cache {
             .into_iter()
             .filter(|path| path.is_file());
         Ok(unfinished
-            .chain(objects::temporary(&self.folder)?)
+            .chain(temporary(&self.folder)?)
             .chain(self.objects.temporary()?)
             .collect())
     }

@@ -5,44 +5,37 @@
 //! - a row names an object only after the object is synced;
 //! - whatever is read is checked against its digest or checksum, and what does not agree is a miss and a warning.
 
+mod error;
 mod gc;
 mod index;
 mod lock;
 mod objects;
 mod run;
 mod salvage;
+mod table;
 mod upkeep;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, Metadata};
-use std::io;
-use std::ops::Range;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use index::Index;
 pub(crate) use index::is_damaged;
 use lock::Lock;
+use luthier_artifact::{Artifact, Digest, FeatureRows, FeatureTable, FileStat, Key, TEMPORARY, remove};
 use ndarray::{Array2, ArrayViewMut2, Axis};
 use objects::Objects;
-pub(crate) use objects::{remove, temporary};
 use run::Run;
 pub use run::{Reuse, RunStage, RunState};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+pub use self::error::{Error, Result};
 pub use self::gc::{DryRun, GcReport, Keep, PruneReport};
+pub use self::table::StoredTable;
 pub use self::upkeep::{CacheStats, ExtractorStats, LastRun, OutputStats, PERCEPTUAL_HASH, VerifyReport};
-
-use crate::{Artifact, Digest, Error, FeatureRows, FeatureTable, Key, Result};
-
-/// A file younger than this when it was read may change again without a new modification time,
-/// because file systems count time in ticks of up to two seconds (FAT).
-const MTIME_TICK: Duration = Duration::from_secs(2);
-
-/// The names of temporary files begin so, in the cache and wherever else Luthier writes.
-pub const TEMPORARY: &str = ".luthier-unfinished-";
 
 /// How many rows of features are read or written while the index is held: some megabytes.
 const ROWS_AT_ONCE: usize = 1024;
@@ -76,55 +69,6 @@ pub struct PastExecution {
     pub seconds: f64,
     /// How many images went through the network, where that was [recorded](Cache::record_embedded).
     pub n_embedded: Option<usize>,
-}
-
-/// What tells, without reading it, whether a file is still the one that was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileStat {
-    /// Length in bytes.
-    pub size: u64,
-    /// Modification time in nanoseconds since 1970, negative before.
-    pub mtime_ns: i64,
-    /// Inode number; 0 where the system has none.
-    pub inode: u64,
-}
-
-impl FileStat {
-    /// The stat of a file with this metadata.
-    pub fn new(metadata: &Metadata) -> Self {
-        let mtime_ns = metadata
-            .modified()
-            .map_or(0, |time| match time.duration_since(UNIX_EPOCH) {
-                Ok(after) => after.as_nanos() as i64,
-                Err(before) => -(before.duration().as_nanos() as i64),
-            });
-        #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(metadata);
-        #[cfg(not(unix))]
-        let inode = 0;
-        FileStat {
-            size: metadata.len(),
-            mtime_ns,
-            inode,
-        }
-    }
-
-    /// The stat of the file at `path`, links followed.
-    ///
-    /// # Errors
-    /// Whatever the system says.
-    pub fn of(path: &Path) -> io::Result<Self> {
-        fs::metadata(path).map(|metadata| FileStat::new(&metadata))
-    }
-
-    /// Whether the file was at rest at `now`, so that any later change gives it another modification time.
-    fn is_settled(&self, now: SystemTime) -> bool {
-        let tick = now - MTIME_TICK;
-        let tick_ns = tick
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos() as i64);
-        self.mtime_ns < tick_ns
-    }
 }
 
 /// The cache in one folder. Any number of processes and threads may use it at once.
@@ -196,7 +140,7 @@ impl Cache {
         // A cache never belongs into version control, and users rarely think of it.
         let ignore = folder.join(".gitignore");
         if !ignore.exists() {
-            crate::write_atomically(&ignore, b"*\n")?;
+            luthier_artifact::write_atomically(&ignore, b"*\n")?;
         }
         let index = Index::open(&folder.join("index.sqlite"))?;
         Ok(Cache {
@@ -270,7 +214,7 @@ impl Cache {
         if let Some(below) = &self.below {
             below.lost().insert(*digest);
         }
-        objects::remove(&self.objects.path(digest))
+        Ok(remove(&self.objects.path(digest))?)
     }
 
     /// Whether an artifact is there.
@@ -573,60 +517,4 @@ fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
-}
-
-/// A table whose features are read from the cache in blocks of rows.
-#[derive(Debug)]
-pub struct StoredTable<'a> {
-    cache: &'a Cache,
-    digest: Digest,
-    rows: FeatureRows,
-}
-
-impl StoredTable<'_> {
-    /// What is known without reading the features.
-    pub fn rows(&self) -> &FeatureRows {
-        &self.rows
-    }
-
-    /// The features of some rows, `f32 [range.len(), width]`.
-    ///
-    /// # Errors
-    /// [`Error::Lost`] if one of them is gone or damaged; the cache then forgets the table too, so that the stage that
-    /// makes it runs again. [`Error::Index`] if the index fails.
-    pub fn features(&self, range: Range<usize>) -> Result<Array2<f32>> {
-        let mut features = Array2::zeros((range.len(), self.rows.width));
-        self.read(range, features.view_mut())?;
-        Ok(features)
-    }
-
-    /// The whole table.
-    ///
-    /// # Errors
-    /// Those of [`features`](StoredTable::features).
-    pub fn load(self) -> Result<FeatureTable> {
-        let n = self.rows.n_rows();
-        let mut features = Array2::zeros((n, self.rows.width));
-        for (place, block) in features.axis_chunks_iter_mut(Axis(0), ROWS_AT_ONCE).enumerate() {
-            let start = place * ROWS_AT_ONCE;
-            self.read(start..start + block.nrows(), block)?;
-        }
-        Ok(FeatureTable::new(self.rows, features))
-    }
-
-    /// Reads the features of some rows into `into`, `[range.len(), width]`.
-    ///
-    /// # Errors
-    /// Those of [`features`](StoredTable::features).
-    pub fn read(&self, range: Range<usize>, into: ArrayViewMut2<'_, f32>) -> Result<()> {
-        self.cache
-            .read_vectors(&self.rows.vectors[range], into)
-            .inspect_err(|error| {
-                if matches!(error, Error::Lost { .. })
-                    && let Err(error) = self.cache.forget_object(&self.digest)
-                {
-                    tracing::warn!("{error}");
-                }
-            })
-    }
 }

@@ -2,8 +2,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::TEMPORARY;
-use crate::{Digest, Error, Result, write_atomically};
+use luthier_artifact::{Digest, entries, remove, temporary, write_atomically};
+
+use crate::{Error, Result};
 
 /// Files named by the digest of their bytes: `objects/ab/cdef…`.
 #[derive(Debug)]
@@ -98,38 +99,4 @@ impl Objects {
         files.sort_by_key(|file| file.digest);
         Ok(files)
     }
-}
-
-/// Removes a file; that it is gone already is no error, because other processes remove too.
-pub(crate) fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Temporary files in a folder, by name.
-pub(crate) fn temporary(folder: &Path) -> Result<Vec<PathBuf>> {
-    let is_temporary = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with(TEMPORARY) && path.is_file()
-    };
-    Ok(entries(folder)?.into_iter().filter(is_temporary).collect())
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the order does not show: the list is sorted by digest"
-)]
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let listing = match fs::read_dir(folder) {
-        Ok(listing) => listing,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(Error::io(folder)(error)),
-    };
-    listing
-        .map(|entry| entry.map(|entry| entry.path()).map_err(Error::io(folder)))
-        .collect()
 }

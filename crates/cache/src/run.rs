@@ -1,6 +1,5 @@
+use luthier_artifact::Digest;
 use serde::{Deserialize, Serialize};
-
-use crate::Digest;
 
 /// The key that a run of a project used for a stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use luthier_artifact::{
-    Artifact, Cache, Digest, Error, Execution, FeatureTable, FileStat, Key, Manifest, Output, Reuse, RunStage,
-    StoredTable,
-};
+use luthier_artifact::{Artifact, Digest, FeatureTable, FileStat, Key, Manifest};
+use luthier_cache::{Cache, Error, Execution, Output, Reuse, RunStage, StoredTable};
 use ndarray::Array2;
 
 use crate::{EXTRACTOR, Folder, features, manifest, table};

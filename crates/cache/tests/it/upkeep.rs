@@ -4,9 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use luthier_artifact::{
-    Cache, Digest, DryRun, Error, Execution, FileStat, GcReport, Keep, Key, LastRun, Output, Reuse, RunStage,
-};
+use luthier_artifact::{Digest, FileStat, Key};
+use luthier_cache::{Cache, DryRun, Error, Execution, GcReport, Keep, LastRun, Output, Reuse, RunStage};
 
 use rusqlite::Connection;
 

@@ -5,12 +5,11 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use luthier_artifact::{Content, Digest, FeatureRows, FileStat, Manifest, remove};
 use serde::Serialize;
 
-use super::objects::remove;
-use super::run::{Run, RunState};
-use super::{Cache, FileStat, now};
-use crate::{Content, Digest, FeatureRows, Manifest, Result};
+use crate::run::{Run, RunState};
+use crate::{Cache, Result, now};
 
 const DAY: u64 = 24 * 60 * 60;
 

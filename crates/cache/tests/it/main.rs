@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use luthier_artifact::{
-    Artifact, Cache, Content, Digest, Error, Execution, ExtractorInfo, FeatureTable, FileStat, Key, Manifest,
-    ManifestEntry, Output, Reuse, RunStage, Split, Written, vector_digest, write_atomically,
+    Artifact, Content, Digest, ExtractorInfo, FeatureTable, FileStat, Key, Manifest, ManifestEntry, Split, Written,
+    vector_digest, write_atomically,
 };
+use luthier_cache::{Cache, Error, Execution, Output, Reuse, RunStage};
 use ndarray::{array, aview1};
 use proptest::prelude::*;
 use rusqlite::Connection;

@@ -6,18 +6,16 @@ use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use luthier_artifact::{Digest, FileStat, Key, remove, vector_bytes};
 use ndarray::{ArrayView2, ArrayViewMut2};
 use rusqlite::types::Value;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, ffi, params, params_from_iter,
 };
 
-use super::lock::{Gate, Pass};
-use super::objects::remove;
-use super::run::Run;
-use super::{Execution, FileStat, PastExecution, salvage};
-use crate::table::to_bytes;
-use crate::{Digest, Error, Key, Result};
+use crate::lock::{Gate, Pass};
+use crate::run::Run;
+use crate::{Error, Execution, PastExecution, Result, salvage};
 
 /// Changes with `schema.sql`; kept in SQLite's `user_version`.
 const LAYOUT: i64 = 2;
@@ -365,7 +363,7 @@ impl Index {
     pub(super) fn store_features(&self, extractor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
         self.write(|connection| {
             rows.iter().try_for_each(|(image, features)| {
-                insert_feature(connection, extractor, image, &to_bytes(features.iter().copied()))
+                insert_feature(connection, extractor, image, &vector_bytes(features.into()))
             })
         })
     }
@@ -373,7 +371,7 @@ impl Index {
     pub(super) fn store_vectors(&self, rows: ArrayView2<'_, f32>) -> Result<()> {
         self.write(|connection| {
             for row in rows.outer_iter() {
-                insert_vector(connection, &to_bytes(row.iter().copied()))?;
+                insert_vector(connection, &vector_bytes(row))?;
             }
             Ok(())
         })
@@ -792,11 +790,11 @@ fn renew(connection: &Connection) -> rusqlite::Result<()> {
     let mut found: Vec<Run> = Vec::new();
     for (id, project, time, stage, key) in rows {
         if found.last().is_none_or(|run| run.id != id) {
-            found.push(Run::finished(project, time as u64, Vec::new(), super::Reuse::default()));
+            found.push(Run::finished(project, time as u64, Vec::new(), crate::Reuse::default()));
         }
         let run = found.last_mut().expect("one was just pushed");
         run.id = id;
-        run.stages.push(super::RunStage { stage, key });
+        run.stages.push(crate::RunStage { stage, key });
     }
     found.iter().try_for_each(|run| store_run(connection, run))
 }
@@ -986,7 +984,7 @@ fn put_back(path: &Path) -> Result<()> {
     // Last, because this tells that there is something to undo.
     let aside = beside(path, ".damaged");
     if path.exists() {
-        return remove(&aside);
+        return Ok(remove(&aside)?);
     }
     fs::rename(&aside, path).map_err(Error::io(path))
 }

@@ -1,0 +1,78 @@
+use std::ops::Range;
+
+use luthier_artifact::{Digest, FeatureRows, FeatureTable, ReadError, ReadRows};
+use ndarray::{Array2, ArrayViewMut2, Axis};
+
+use crate::{Cache, Error, ROWS_AT_ONCE, Result};
+
+/// A table whose features are read from the cache in blocks of rows.
+#[derive(Debug)]
+pub struct StoredTable<'a> {
+    pub(crate) cache: &'a Cache,
+    pub(crate) digest: Digest,
+    pub(crate) rows: FeatureRows,
+}
+
+impl StoredTable<'_> {
+    /// What is known without reading the features.
+    pub fn rows(&self) -> &FeatureRows {
+        &self.rows
+    }
+
+    /// The features of some rows, `f32 [range.len(), width]`.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if one of them is gone or damaged; the cache then forgets the table too, so that the stage that
+    /// makes it runs again. [`Error::Index`] if the index fails.
+    pub fn features(&self, range: Range<usize>) -> Result<Array2<f32>> {
+        let mut features = Array2::zeros((range.len(), self.rows.width));
+        self.read(range, features.view_mut())?;
+        Ok(features)
+    }
+
+    /// The whole table.
+    ///
+    /// # Errors
+    /// Those of [`features`](StoredTable::features).
+    pub fn load(self) -> Result<FeatureTable> {
+        let n = self.rows.n_rows();
+        let mut features = Array2::zeros((n, self.rows.width));
+        for (place, block) in features.axis_chunks_iter_mut(Axis(0), ROWS_AT_ONCE).enumerate() {
+            let start = place * ROWS_AT_ONCE;
+            self.read(start..start + block.nrows(), block)?;
+        }
+        Ok(FeatureTable::new(self.rows, features))
+    }
+
+    /// Reads the features of some rows into `into`, `[range.len(), width]`.
+    ///
+    /// # Errors
+    /// Those of [`features`](StoredTable::features).
+    pub fn read(&self, range: Range<usize>, into: ArrayViewMut2<'_, f32>) -> Result<()> {
+        self.cache
+            .read_vectors(&self.rows.vectors[range], into)
+            .inspect_err(|error| {
+                if matches!(error, Error::Lost { .. })
+                    && let Err(error) = self.cache.forget_object(&self.digest)
+                {
+                    tracing::warn!("{error}");
+                }
+            })
+    }
+}
+
+impl ReadRows for StoredTable<'_> {
+    type Feature = f32;
+
+    fn n_rows(&self) -> usize {
+        self.rows.n_rows()
+    }
+
+    fn n_features(&self) -> usize {
+        self.rows.width
+    }
+
+    fn read(&self, start: usize, block: ArrayViewMut2<'_, f32>) -> std::result::Result<(), ReadError> {
+        Ok(StoredTable::read(self, start..start + block.nrows(), block)?)
+    }
+}
