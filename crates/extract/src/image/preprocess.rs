@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use image::RgbImage;
 
-use crate::resize::{Resizer, Side};
+use super::resize::{Resizer, Side};
 
 /// How an image of any shape becomes a square of 224 × 224 pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

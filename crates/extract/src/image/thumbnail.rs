@@ -1,8 +1,8 @@
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-use crate::decode::{Decoding, Unreadable, decode};
-use crate::resize::{Resizer, Side};
+use super::decode::{Decoding, Unreadable, decode};
+use super::resize::{Resizer, Side};
 
 /// A small JPEG of an image file for the report: at most `side` pixels wide and high, the aspect kept.
 ///

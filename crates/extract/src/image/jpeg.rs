@@ -4,7 +4,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
 use mozjpeg::{ColorSpace, Decompress, Marker};
 
-use crate::decode::{Decoding, MAX_ALLOC, Unreadable, too_large};
+use super::decode::{Decoding, MAX_ALLOC, Unreadable, too_large};
 
 /// Decodes a JPEG with libjpeg (in mozjpeg's edition), whose pixels are those of Pillow, bit for bit.
 ///

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 
-use crate::jpeg;
+use super::jpeg;
 
 /// Why bytes are not an image that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
