@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, HashSet};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -11,6 +12,13 @@ use crate::{Error, Observer, Result};
 
 /// How many files are read before what was learnt of them is remembered.
 const READ_AT_ONCE: usize = 16_384;
+
+/// The system's number of "too many levels of symbolic links": a link that leads to itself.
+const ELOOP: i32 = if cfg!(any(target_os = "linux", target_os = "android")) {
+    40
+} else {
+    62
+};
 
 /// Where the images lie.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,33 +62,42 @@ impl DataSource {
 pub struct Scan {
     /// The image files.
     pub manifest: Manifest,
-    /// Files that are hidden, lie outside a class's folder, or whose names do not end like an image's.
+    /// The number of other files: hidden, outside a class's folder, or without an image's extension.
     pub n_ignored: usize,
-    /// Files that had to be read; the digests of the others were known by their stat.
+    /// The number of files that had to be read; the digests of the others were known by their stat.
     pub n_read: usize,
+    /// The folders that could not be listed, each with the reason. Their images are missing in the manifest.
+    pub passed_over: Vec<(PathBuf, String)>,
 }
 
 /// Lists the image files of a data set and the digests of their bytes.
 ///
 /// Symbolic links are followed. Files whose size, modification time and inode are those of the last scan are not read,
-/// unless `rehash`.
+/// unless `rehash` is [`Rehash::Yes`].
+///
+/// A file that cannot be read becomes an [`Unreadable`](Content::Unreadable) entry. A folder that may not be read, such as
+/// `lost+found`, and a link to a folder that holds the link are passed over with a warning.
 ///
 /// # Errors
-/// [`Error::MissingFolder`], [`Error::NoImages`], [`Error::SingleClass`] and [`Error::TestOnlyClasses`] if the folders do
-/// not hold a data set; [`Error::Io`] if a folder cannot be listed. A file that cannot be read is no error but an
-/// [`Unreadable`](Content::Unreadable) entry.
+/// [`Error::MissingFolder`], [`Error::NoImages`], [`Error::ClassWithoutImages`], [`Error::SingleClass`] and
+/// [`Error::TestOnlyClasses`] if the folders do not hold a data set; [`Error::Io`] if a disk fails, or if one of the
+/// folders of `source` may not be read; [`Error::Cache`]; [`Error::Interrupted`].
 pub fn scan(source: &DataSource, cache: &Cache, rehash: Rehash, observer: &dyn Observer) -> Result<Scan> {
     let since = SystemTime::now();
-    let mut files = Vec::new();
-    let mut n_ignored = 0;
+    let mut listing = Listing::default();
     match source {
         DataSource::Split { train, test } => {
-            n_ignored += list(train, Split::Train, &mut files)?;
-            n_ignored += list(test, Split::Test, &mut files)?;
+            list(train, Split::Train, &mut listing)?;
+            list(test, Split::Test, &mut listing)?;
         }
-        // Which of them are for the test is known only by their digests.
-        DataSource::Whole { data, .. } => n_ignored += list(data, Split::Train, &mut files)?,
+        // Which images are for the test is known only by their digests.
+        DataSource::Whole { data, .. } => list(data, Split::Train, &mut listing)?,
     }
+    let Listing {
+        files,
+        n_ignored,
+        passed_over,
+    } = listing;
     let (mut entries, n_read) = digest(source, files, since, cache, rehash, observer)?;
     if let DataSource::Whole {
         test_fraction, seed, ..
@@ -94,6 +111,7 @@ pub fn scan(source: &DataSource, cache: &Cache, rehash: Rehash, observer: &dyn O
         manifest,
         n_ignored,
         n_read,
+        passed_over,
     })
 }
 
@@ -108,37 +126,107 @@ pub enum Rehash {
 
 /// The image files below a folder, at any depth, ordered by path; hidden ones are left out.
 ///
+/// A folder that may not be read, and a link to a folder that holds the link, are passed over with a warning.
+///
 /// # Errors
-/// [`Error::Io`] if a folder cannot be listed.
+/// [`Error::Io`] if `folder` may not be read, or if a disk fails.
 pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let walk = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     let mut images = Vec::new();
     for entry in walk.filter_entry(|entry| !is_hidden(entry)) {
-        let entry = match entry {
-            Ok(entry) => entry,
-            // The reader of the path will say that it leads nowhere.
-            Err(error) if is_dangling_image(&error) => {
-                images.extend(error.path().map(Path::to_owned));
-                continue;
-            }
-            Err(error) if is_dangling(&error) => continue,
-            Err(error) => return Err(walk_error(folder, error)),
-        };
-        if entry.file_type().is_file() && is_image_name(entry.path()) {
-            images.push(entry.into_path());
+        match entry.map_err(|error| Obstacle::new(folder, error)) {
+            Ok(entry) if entry.file_type().is_file() && is_image_name(entry.path()) => images.push(entry.into_path()),
+            Ok(_) => {}
+            Err(obstacle) => match obstacle.fate() {
+                // Whoever reads the file will say what is wrong with it.
+                Fate::UnreadableImage => images.push(obstacle.path),
+                Fate::Ignored => {}
+                Fate::PassedOver => obstacle.warn(),
+                Fate::Failed => return Err(obstacle.into()),
+            },
         }
     }
     Ok(images)
 }
 
 fn is_hidden(entry: &DirEntry) -> bool {
-    entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.')
+    entry.depth() > 0 && is_hidden_name(entry.path())
 }
 
-fn walk_error(folder: &Path, error: walkdir::Error) -> Error {
-    Error::Io {
-        path: error.path().unwrap_or(folder).to_owned(),
-        source: error.into(),
+fn is_hidden_name(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+/// Something that cannot be listed on the way through a folder.
+struct Obstacle {
+    path: PathBuf,
+    /// How many folders below the first it is.
+    depth: usize,
+    /// Whether it is a link to a folder that holds the link.
+    is_loop: bool,
+    error: io::Error,
+}
+
+/// What is wrong with a link to a folder that holds the link.
+const LOOP: &str = "a link to a folder that holds it";
+
+/// What becomes of an [`Obstacle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is one image that cannot be read.
+    UnreadableImage,
+    /// It is no image, and nothing is lost.
+    Ignored,
+    /// It may hold images: the user is warned.
+    PassedOver,
+    /// It may be a fault of the moment, after which the data set would be another: the scan ends.
+    Failed,
+}
+
+impl Obstacle {
+    fn new(folder: &Path, error: walkdir::Error) -> Self {
+        Obstacle {
+            path: error.path().unwrap_or(folder).to_owned(),
+            depth: error.depth(),
+            is_loop: error.loop_ancestor().is_some(),
+            // A loop has no error of the system.
+            error: error.into_io_error().unwrap_or_else(|| io::Error::other(LOOP)),
+        }
+    }
+
+    fn fate(&self) -> Fate {
+        if self.depth == 0 {
+            return Fate::Failed;
+        }
+        if is_hidden_name(&self.path) {
+            return Fate::Ignored;
+        }
+        let leads_nowhere = self.error.kind() == ErrorKind::NotFound || self.error.raw_os_error() == Some(ELOOP);
+        let may_not_be_read = self.error.kind() == ErrorKind::PermissionDenied;
+        if (leads_nowhere || may_not_be_read) && is_image_name(&self.path) && !self.path.is_dir() {
+            Fate::UnreadableImage
+        } else if leads_nowhere {
+            Fate::Ignored
+        } else if may_not_be_read || self.is_loop {
+            Fate::PassedOver
+        } else {
+            Fate::Failed
+        }
+    }
+
+    fn warn(&self) {
+        tracing::warn!("{}: passed over: {}", self.path.display(), self.error);
+    }
+}
+
+impl From<Obstacle> for Error {
+    fn from(
+        Obstacle {
+            path, error: source, ..
+        }: Obstacle,
+    ) -> Self {
+        Error::Io { path, source }
     }
 }
 
@@ -157,47 +245,59 @@ struct Listed {
     unreadable: Option<Box<str>>,
 }
 
-/// Appends the image files below `folder`; the result is how many other files were passed over.
-fn list(folder: &Path, split: Split, files: &mut Vec<Listed>) -> Result<usize> {
+/// What was found in the folders of a data set.
+#[derive(Default)]
+struct Listing {
+    files: Vec<Listed>,
+    n_ignored: usize,
+    passed_over: Vec<(PathBuf, String)>,
+}
+
+/// Adds what is below `folder` to a listing.
+fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
     if !folder.is_dir() {
         return Err(Error::MissingFolder {
             path: folder.to_owned(),
         });
     }
+    let Listing {
+        files,
+        n_ignored,
+        passed_over,
+    } = listing;
     let n_before = files.len();
-    let mut n_ignored = 0;
     let mut classes = Vec::new();
     let mut walk = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     while let Some(entry) = walk.next() {
-        let entry = match entry {
+        let entry = match entry.map_err(|error| Obstacle::new(folder, error)) {
             Ok(entry) => entry,
-            // A link that leads nowhere is one bad image, not the end.
-            Err(error) if is_dangling_image(&error) => {
-                let path = error.path().expect("a missing target has a path");
-                files.extend(listed(
-                    folder,
-                    path,
-                    split,
-                    FileStat {
-                        size: 0,
-                        mtime_ns: 0,
-                        inode: 0,
-                    },
-                    Some(error.to_string()),
-                ));
+            Err(obstacle) => {
+                match obstacle.fate() {
+                    Fate::UnreadableImage if obstacle.depth >= 2 => {
+                        let stat = FileStat {
+                            size: 0,
+                            mtime_ns: 0,
+                            inode: 0,
+                        };
+                        let reason = Some(obstacle.error.to_string());
+                        files.extend(listed(folder, &obstacle.path, split, stat, reason));
+                    }
+                    Fate::UnreadableImage | Fate::Ignored => *n_ignored += 1,
+                    Fate::PassedOver => {
+                        obstacle.warn();
+                        classes.retain(|class| *class != obstacle.path);
+                        passed_over.push((obstacle.path, obstacle.error.to_string()));
+                    }
+                    Fate::Failed => return Err(obstacle.into()),
+                }
                 continue;
             }
-            Err(error) if is_dangling(&error) => {
-                n_ignored += 1;
-                continue;
-            }
-            Err(error) => return Err(walk_error(folder, error)),
         };
         if entry.depth() == 1 && entry.file_type().is_dir() && !is_hidden(&entry) {
             classes.push(entry.path().to_owned());
         }
         if is_hidden(&entry) {
-            n_ignored += 1;
+            *n_ignored += 1;
             if entry.file_type().is_dir() {
                 walk.skip_current_dir();
             }
@@ -207,13 +307,13 @@ fn list(folder: &Path, split: Split, files: &mut Vec<Listed>) -> Result<usize> {
             continue;
         }
         if entry.depth() < 2 || !is_image_name(entry.path()) {
-            n_ignored += 1;
+            *n_ignored += 1;
             continue;
         }
         match entry.metadata() {
             Ok(metadata) => files.extend(listed(folder, entry.path(), split, FileStat::new(&metadata), None)),
             // Gone since the folder was listed.
-            Err(_) => n_ignored += 1,
+            Err(_) => *n_ignored += 1,
         }
     }
     let has_images: HashSet<&str> = files[n_before..].iter().map(|file| class_of(&file.file)).collect();
@@ -229,24 +329,7 @@ fn list(folder: &Path, split: Split, files: &mut Vec<Listed>) -> Result<usize> {
     if let Some(path) = classes.into_iter().find(is_empty) {
         return Err(Error::ClassWithoutImages { path });
     }
-    Ok(n_ignored)
-}
-
-fn is_dangling(error: &walkdir::Error) -> bool {
-    let is_missing = error
-        .io_error()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-    is_missing && error.depth() > 0
-}
-
-fn is_dangling_image(error: &walkdir::Error) -> bool {
-    let is_image = |path: &Path| {
-        is_image_name(path)
-            && !path
-                .file_name()
-                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
-    };
-    is_dangling(error) && error.path().is_some_and(is_image) && error.depth() >= 2
+    Ok(())
 }
 
 fn listed(folder: &Path, path: &Path, split: Split, stat: FileStat, unreadable: Option<String>) -> Option<Listed> {
@@ -383,4 +466,51 @@ fn check_classes(source: &DataSource, manifest: &Manifest) -> Result<()> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_failing_disk_and_the_first_folder_end_a_scan() {
+        let denied = || io::Error::from(ErrorKind::PermissionDenied);
+        let failing = || io::Error::other("input/output error");
+        let missing = || io::Error::from(ErrorKind::NotFound);
+        for (path, depth, is_loop, error, expected) in [
+            ("data", 0, false, denied(), Fate::Failed),
+            ("data/lost+found", 1, false, denied(), Fate::PassedOver),
+            ("data/drum/private", 2, false, denied(), Fate::PassedOver),
+            ("data/drum/private.jpg", 2, false, denied(), Fate::UnreadableImage),
+            ("data/.Trash", 1, false, denied(), Fate::Ignored),
+            ("data/drum/up", 2, true, io::Error::other(LOOP), Fate::PassedOver),
+            ("data/drum/.up", 2, true, io::Error::other(LOOP), Fate::Ignored),
+            (
+                "data/drum/self.jpg",
+                2,
+                false,
+                io::Error::from_raw_os_error(ELOOP),
+                Fate::UnreadableImage,
+            ),
+            (
+                "data/drum/self",
+                2,
+                false,
+                io::Error::from_raw_os_error(ELOOP),
+                Fate::Ignored,
+            ),
+            ("data/drum/gone.jpg", 2, false, missing(), Fate::UnreadableImage),
+            ("data/drum/gone", 2, false, missing(), Fate::Ignored),
+            ("data/drum", 1, false, failing(), Fate::Failed),
+            ("data/drum/1.jpg", 2, false, failing(), Fate::Failed),
+        ] {
+            let obstacle = Obstacle {
+                path: path.into(),
+                depth,
+                is_loop,
+                error,
+            };
+            assert_eq!(obstacle.fate(), expected, "{path}: {}", obstacle.error);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use luthier_artifact::{Content, Split};
 use luthier_cache::Cache;
-use luthier_extract::{DataSource, Error, Rehash, Scan, scan};
+use luthier_extract::{DataSource, Error, Rehash, Scan, images_below, scan};
 
 use crate::photo;
 
@@ -167,6 +167,84 @@ fn other_links_that_lead_nowhere_are_ignored() {
     }
     let scan = folders.scan().unwrap();
     assert_eq!((scan.manifest.entries.len(), scan.n_ignored), (4, 3));
+}
+
+/// Links whose way through the folders never ends: to a folder above, and to themselves.
+#[cfg(unix)]
+fn loops(folders: &Folders) {
+    for (target, link) in [
+        ("..", "train/drum/up"),
+        (".", "train/here"),
+        ("knot", "train/drum/knot"),
+        ("knot.jpg", "train/drum/knot.jpg"),
+    ] {
+        std::os::unix::fs::symlink(target, folders.path(link)).unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_go_round_in_circles_are_named_and_passed_over() {
+    let folders = with(&[]);
+    loops(&folders);
+    let scan = folders.scan().unwrap();
+    assert_eq!(scan.manifest.classes, ["drum", "harp"]);
+    assert_eq!(
+        files(&scan, Split::Train),
+        ["drum/1.jpg", "drum/knot.jpg", "harp/1.jpg"],
+        "a link that is named like an image is an image that cannot be read"
+    );
+    assert!(matches!(
+        &scan.manifest.entries[1].content,
+        Content::Unreadable(reason) if reason.contains("Too many levels of symbolic links")
+    ));
+    let reason = "a link to a folder that holds it".to_owned();
+    assert_eq!(
+        scan.passed_over,
+        [
+            (folders.path("train/drum/up"), reason.clone()),
+            (folders.path("train/here"), reason)
+        ]
+    );
+    assert_eq!(scan.n_ignored, 1, "the link that is not named like an image");
+}
+
+#[cfg(unix)]
+#[test]
+fn images_below_a_folder_are_found_beside_links_that_go_round_in_circles() {
+    let folders = with(&[]);
+    loops(&folders);
+    let train = folders.path("train");
+    let names = ["drum/1.jpg", "drum/knot.jpg", "harp/1.jpg"];
+    assert_eq!(images_below(&train).unwrap(), names.map(|name| train.join(name)));
+}
+
+/// Root may read every folder: then there is nothing to test here. `only_a_failing_disk_and_the_first_folder_end_a_scan`
+/// tests the rule.
+#[cfg(unix)]
+#[test]
+fn a_folder_that_may_not_be_read_is_named_and_passed_over() {
+    use std::os::unix::fs::PermissionsExt;
+    let folders = with(&["train/drum/private/1.jpg"]);
+    let (lost, private) = (folders.path("train/lost+found"), folders.path("train/drum/private"));
+    fs::create_dir(&lost).unwrap();
+    for folder in [&lost, &private] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    let may_read = fs::metadata(private.join("1.jpg")).is_ok();
+    let (scan, below) = (folders.scan(), images_below(&folders.path("train")));
+    for folder in [&lost, &private] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    if may_read {
+        eprintln!("SKIPPED: this user may read every folder");
+        return;
+    }
+    let scan = scan.unwrap();
+    assert_eq!(scan.manifest.classes, ["drum", "harp"]);
+    let passed_over: Vec<_> = scan.passed_over.iter().map(|(path, _)| path).collect();
+    assert_eq!(passed_over, [&private, &lost]);
+    assert_eq!(below.unwrap().len(), 2);
 }
 
 #[test]
