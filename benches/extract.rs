@@ -5,8 +5,8 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use luthier_benches::jpeg;
 use luthier_extract::{
-    Decoding, Device, Extractor, ExtractorConfig, ImageFile, Precision, Preprocess, View, WeightsSource, WeightsStore,
-    decode,
+    Decoding, Device, Extractor, ExtractorConfig, ImageInput, ImageSource, Precision, Preprocess, View, WeightsSource,
+    WeightsStore, decode,
 };
 
 /// JPEG bytes → 224 × 224, one thread, one image.
@@ -66,12 +66,12 @@ fn extract(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(IMAGES as u64)).sample_size(10);
     for (width, height) in [(500, 375), (4000, 3000)] {
         let folder = tempfile::tempdir().unwrap();
-        let files: Vec<ImageFile> = (0..IMAGES)
+        let files: Vec<ImageInput> = (0..IMAGES)
             .map(|n| {
                 let path = folder.path().join(format!("{n}.jpg"));
                 std::fs::write(&path, jpeg(width, height, n as u32)).unwrap();
-                ImageFile {
-                    path,
+                ImageInput {
+                    source: ImageSource::File(path),
                     digest: None,
                     views: vec![View::Squash],
                 }

@@ -27,8 +27,8 @@ use luthier_artifact::{Digest, ExtractorInfo, FeatureTable};
 use luthier_benches::features;
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, LogisticRegression, Rule, Training};
 use luthier_extract::{
-    Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageFile, Precision, Preprocess, View, WeightsSource,
-    WeightsStore, decode, images_below,
+    Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, Precision, Preprocess, View,
+    WeightsSource, WeightsStore, decode, images_below,
 };
 use luthier_features::{FeaturesConfig, Keep, Solver};
 use ndarray::Array2;
@@ -89,13 +89,13 @@ impl Luthier {
             ["tch", batch, threads, repetitions] => self.tch(batch.parse()?, threads.parse()?, repetitions.parse()?),
             ["decode", decoding, files @ ..] => decode_all(decoding, files),
             ["extract", precision, threads, folder] => {
-                let files: Vec<ImageFile> = images_below(folder.as_ref())?.into_iter().map(image_file).collect();
+                let files: Vec<ImageInput> = images_below(folder.as_ref())?.into_iter().map(image_file).collect();
                 let extractor = self.extractor("cpu", precision, None, threads)?;
                 let start = Instant::now();
                 let mut unreadable = None;
                 extractor.embed(&files, &(), |place, embedded| {
-                    if let Embedded::Unreadable(reason) = embedded {
-                        unreadable.get_or_insert(format!("{}: {reason}", files[place].path.display()));
+                    if let Embedded::Unreadable { reason, .. } = embedded {
+                        unreadable.get_or_insert(format!("{}: {reason}", files[place].source));
                     }
                     Ok(())
                 })?;
@@ -235,9 +235,9 @@ fn noise(n: usize) -> Vec<u8> {
         .collect()
 }
 
-fn image_file(path: PathBuf) -> ImageFile {
-    ImageFile {
-        path,
+fn image_file(path: PathBuf) -> ImageInput {
+    ImageInput {
+        source: ImageSource::File(path),
         digest: None,
         views: vec![View::Squash],
     }

@@ -1,7 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use luthier_artifact::Split;
+use luthier_artifact::{Digest, Split};
 
 /// What can go wrong between a folder and its features.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,14 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// An image in memory whose bytes do not have the digest that was given for it.
+    #[error("image in memory: expected digest {expected}, found {found}")]
+    OtherBytes {
+        /// The digest that was given.
+        expected: Digest,
+        /// The digest of the bytes.
+        found: Digest,
+    },
     /// A file that is no safetensors file, or has tensors that ResNet-50 lacks.
     #[error("{}: expected a safetensors file with the tensors of ResNet-50, found {found}", path.display())]
     Weights {
@@ -96,6 +104,18 @@ pub enum Error {
         /// The known names.
         known: String,
     },
+    /// A download whose bytes are not those that the name stands for. Nothing of it was kept.
+    #[error("{url}: expected SHA-256 {expected}, found {found}: the file there is not the one that {name} stands for")]
+    DownloadDigest {
+        /// The name of the weights.
+        name: String,
+        /// Where they came from.
+        url: String,
+        /// The pinned digest.
+        expected: String,
+        /// The digest of what came.
+        found: String,
+    },
     /// Weights that could not be downloaded.
     #[error("{url}: {message}")]
     Download {
@@ -114,9 +134,19 @@ pub enum Error {
         /// What it cannot do.
         message: String,
     },
-    /// libtorch failed.
+    /// A number format that a device cannot compute with.
+    #[error("device {device}: {message}")]
+    Precision {
+        /// The device.
+        device: String,
+        /// The number format.
+        precision: String,
+        /// What the device lacks.
+        message: String,
+    },
+    /// libtorch failed. The text is the first line of its message; with `-v` the rest is printed too.
     #[error("libtorch: {0}")]
-    Torch(#[from] tch::TchError),
+    Torch(String),
     /// The cache failed.
     #[error(transparent)]
     Cache(#[from] luthier_cache::Error),
@@ -135,6 +165,17 @@ impl Error {
         move |source| Error::Io { path, source }
     }
 
+    /// An error of libtorch. What follows the first line of its message are the frames of its C++ stack, which say
+    /// nothing to a user: they go to the log.
+    pub(crate) fn torch(message: &str) -> Error {
+        let message = message.strip_prefix("Internal torch error: ").unwrap_or(message);
+        let (first, frames) = message.split_once('\n').unwrap_or((message, ""));
+        if !frames.trim().is_empty() {
+            tracing::debug!("libtorch: {message}");
+        }
+        Error::Torch(first.trim_end().to_owned())
+    }
+
     /// The way out, where there is one to name.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -147,16 +188,53 @@ impl Error {
             Error::ClassWithoutImages { .. } => {
                 Some("add images (HEIC, AVIF and others must be converted), or remove the folder".to_owned())
             }
-            Error::EmptyClass { .. } => Some("replace the images, or remove the class's folder".to_owned()),
+            Error::EmptyClass { .. } => Some(
+                "replace these images; or remove them if the class has others; or remove the class's folder".to_owned(),
+            ),
             Error::Changed { .. } => Some("run again once the file is complete".to_owned()),
             Error::WeightsDigest { path, .. } => {
                 Some(format!("remove {} and run again to download it anew", path.display()))
             }
+            Error::DownloadDigest { .. } => Some(
+                "run again, in case it was damaged on the way; if its owner replaced the file, pass an older copy with \
+                 --weights FILE.safetensors, or set LUTHIER_WEIGHTS_MIRROR to a server that has one"
+                    .to_owned(),
+            ),
+            Error::Precision { precision, .. } => Some(format!(
+                "use --precision fp32 (train again with it, if the model asks for {precision})"
+            )),
             Error::Download { name, .. } => Some(format!(
                 "connect to the network (HTTPS_PROXY and LUTHIER_WEIGHTS_MIRROR are honoured) and run `luthier weights fetch {name}`; \
                  or pass --weights FILE.safetensors; or look around with --weights untrained"
             )),
             _ => None,
         }
+    }
+}
+
+impl From<tch::TchError> for Error {
+    fn from(error: tch::TchError) -> Self {
+        Error::torch(&error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_libtorch_are_one_line_without_the_frames_of_its_stack() {
+        let message = "mkldnn_reorder_conv2d_weight: bf16 path needs the cpu support avx512\n\
+                       Exception raised from mkldnn_check_low_precision at Utils.h:147 (most recent call first):\n\
+                       frame #0: c10::Error::Error(c10::SourceLocation) + 0x9d (0x7fc4fd78305d in libc10.so)";
+        let error = Error::from(tch::TchError::Torch(message.to_owned()));
+        assert_eq!(
+            error.to_string(),
+            "libtorch: mkldnn_reorder_conv2d_weight: bf16 path needs the cpu support avx512"
+        );
+        assert!(
+            std::error::Error::source(&error).is_none(),
+            "a cause would be printed after it"
+        );
     }
 }

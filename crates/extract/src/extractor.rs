@@ -1,10 +1,12 @@
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use luthier_artifact::{Digest, ExtractorInfo, Key};
 
 use crate::network::bridge;
-use crate::network::lanes::Lanes;
-use crate::network::resnet50::{Kernels, Network, Target, WIDTH};
+use crate::network::lanes::{Lanes, Prepared};
+use crate::network::resnet50::{self, Kernels, Network, Target, WIDTH};
 use crate::{
     Decoding, Device, Error, Observer, PerceptualHash, Precision, Preprocess, Result, View, Views, WeightsSource,
     WeightsStore, decode,
@@ -88,29 +90,55 @@ impl ExtractorConfig {
     }
 }
 
-/// An image file to embed.
+/// An image to embed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// What its bytes must be, if they are known.
+pub struct ImageInput {
+    /// Where its bytes are: those of a JPEG, PNG, GIF, BMP, WebP or TIFF file.
+    pub source: ImageSource,
+    /// The digest that the bytes must have, if it is known.
     pub digest: Option<Digest>,
-    /// The views of which features are wanted; none if the perceptual hash is enough.
+    /// The views whose features are wanted; none if the perceptual hash is enough.
     pub views: Vec<View>,
+}
+
+/// Where the bytes of an image are.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ImageSource {
+    /// In a file.
+    File(PathBuf),
+    /// In memory.
+    Bytes(Arc<[u8]>),
+}
+
+impl fmt::Display for ImageSource {
+    /// The path of the file, or `image in memory`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImageSource::File(path) => path.display().fmt(f),
+            ImageSource::Bytes(_) => f.write_str("image in memory"),
+        }
+    }
 }
 
 /// What became of an image.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Embedded {
-    /// How the network and the eye see it.
+    /// The image was decoded and went through the network.
     Features {
+        /// The digest of the bytes that were read.
+        digest: Digest,
         /// The 2048 features of each view that was wanted, in that order.
         rows: Vec<Vec<f32>>,
-        /// How it looks.
+        /// How the image looks at its coarsest.
         hash: PerceptualHash,
     },
-    /// Why it cannot be read.
-    Unreadable(String),
+    /// The image cannot be read or decoded.
+    Unreadable {
+        /// The digest of the bytes that were read; `None` if the file could not be read.
+        digest: Option<Digest>,
+        /// Why, in words for a user.
+        reason: String,
+    },
 }
 
 /// The network with its weights, ready to embed images.
@@ -125,7 +153,9 @@ impl Extractor {
     /// Loads the weights, downloading them first if need be, and divides `n_threads` for work on `n_images` images.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device cannot do what is asked; those of the weights, naming their file.
+    /// [`Error::Device`] and [`Error::Precision`] if the device cannot do what is asked; [`Error::Weights`],
+    /// [`Error::WeightsDigest`], [`Error::Download`], [`Error::DownloadDigest`] or [`Error::Io`] if the weights cannot be
+    /// had; [`Error::Torch`] if the network does not fit into memory; [`Error::Interrupted`].
     pub fn load(
         config: &ExtractorConfig,
         store: &WeightsStore,
@@ -141,7 +171,7 @@ impl Extractor {
         } = config;
         device.check(precision)?;
         bridge::keep_freed_memory();
-        let parameters = config.weights.load(store, observer)?;
+        let parameters = store.load(&config.weights, resnet50::parameter_shapes(), observer)?;
         let batch = match config.batch {
             Some(batch) => batch.max(1),
             None => device.batch(precision)?,
@@ -172,22 +202,29 @@ impl Extractor {
         })
     }
 
-    /// Embeds image files. `done` gets each file's place in `files` and what became of it, in no particular order.
+    /// Embeds images. `done` gets the place of each image in `images` and what became of it, in no particular order.
     ///
-    /// Every lane decodes and embeds a batch at a time, so that memory does not grow with the number of files.
+    /// Each lane decodes and embeds a batch at a time, so that memory does not grow with the number of images.
     ///
     /// # Errors
-    /// [`Error::Changed`] if a file does not hold the bytes it should, [`Error::Torch`] if the network fails,
-    /// [`Error::Interrupted`], and whatever `done` returns.
+    /// [`Error::Changed`] or [`Error::OtherBytes`] if the bytes do not have the digest they should, [`Error::Io`] if a file whose digest is known
+    /// cannot be read, [`Error::Torch`] if the network fails, [`Error::Interrupted`], and whatever `done` returns.
     pub fn embed(
         &self,
-        files: &[ImageFile],
+        images: &[ImageInput],
         observer: &dyn Observer,
-        done: impl FnMut(usize, Embedded) -> Result<()>,
+        mut done: impl FnMut(usize, Embedded) -> Result<()>,
     ) -> Result<()> {
         let decoding = self.decode;
-        let read = |place: usize, preprocess: &mut Preprocess| read(&files[place], decoding, preprocess);
-        self.lanes.run(files.len(), read, &self.network, observer, done)
+        let read = |place: usize, preprocess: &mut Preprocess| read(&images[place], decoding, preprocess);
+        let done = |place: usize, seen: Seen, rows: Vec<Vec<f32>>| {
+            let embedded = match seen {
+                Seen::Readable { digest, hash } => Embedded::Features { digest, rows, hash },
+                Seen::Unreadable { digest, reason } => Embedded::Unreadable { digest, reason },
+            };
+            done(place, embedded)
+        };
+        self.lanes.run(images.len(), read, &self.network, observer, done)
     }
 
     /// Embeds images that are decoded already: RGB `u8 [n, 224, 224, 3]`; the result is `f32 [n, 2048]` in C order.
@@ -198,51 +235,72 @@ impl Extractor {
         let n_images = images.len() / Preprocess::BYTES;
         let mut features = vec![0.0; n_images * WIDTH];
         let read = |place: usize, _: &mut Preprocess| {
-            let pixels = images[place * Preprocess::BYTES..][..Preprocess::BYTES].to_vec();
-            let hash = PerceptualHash(Vec::new());
-            Ok(Image::Views { pixels, hash })
+            let views = images[place * Preprocess::BYTES..][..Preprocess::BYTES].to_vec();
+            Ok(Prepared { views, about: () })
         };
-        self.lanes.run(n_images, read, &self.network, &(), |place, embedded| {
-            if let Embedded::Features { rows, .. } = embedded {
-                features[place * WIDTH..][..WIDTH].copy_from_slice(&rows[0]);
-            }
+        self.lanes.run(n_images, read, &self.network, &(), |place, (), rows| {
+            features[place * WIDTH..][..WIDTH].copy_from_slice(&rows[0]);
             Ok(())
         })?;
         Ok(features)
     }
 }
 
-/// An image on its way to the network.
-pub(crate) enum Image {
-    Views {
-        /// RGB of its views, `u8 [views, 224, 224, 3]`.
-        pixels: Vec<u8>,
-        hash: PerceptualHash,
-    },
-    /// Why it cannot be read.
-    Unreadable(String),
+/// What is known of an image before it goes through the network.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Readable { digest: Digest, hash: PerceptualHash },
+    Unreadable { digest: Option<Digest>, reason: String },
 }
 
-fn read(file: &ImageFile, decoding: Decoding, preprocess: &mut Preprocess) -> Result<Image> {
-    let bytes = match std::fs::read(&file.path) {
-        Ok(bytes) => bytes,
-        // What was scanned and cannot be read now is a fault of the moment, not a property of the image.
-        Err(error) if file.digest.is_some() => return Err(Error::io(&file.path)(error)),
-        Err(error) => return Ok(Image::Unreadable(error.to_string())),
+fn read(image: &ImageInput, decoding: Decoding, preprocess: &mut Preprocess) -> Result<Prepared<Seen>> {
+    let ImageInput {
+        source,
+        digest: expected,
+        views,
+    } = image;
+    let unreadable = |digest, reason| {
+        Ok(Prepared {
+            views: Vec::new(),
+            about: Seen::Unreadable { digest, reason },
+        })
     };
-    if file.digest.is_some_and(|digest| digest != Digest::of(&bytes)) {
-        return Err(Error::Changed {
-            path: file.path.clone(),
+    let read;
+    let bytes: &[u8] = match source {
+        ImageSource::Bytes(bytes) => bytes,
+        ImageSource::File(path) => match std::fs::read(path) {
+            Ok(bytes) => {
+                read = bytes;
+                &read
+            }
+            // A file that was scanned and cannot be read now is a fault of the moment, not a property of the image.
+            Err(error) if expected.is_some() => return Err(Error::io(path)(error)),
+            Err(error) => return unreadable(None, error.to_string()),
+        },
+    };
+    let digest = Digest::of(bytes);
+    if let Some(expected) = *expected
+        && expected != digest
+    {
+        return Err(match source {
+            ImageSource::File(path) => Error::Changed { path: path.clone() },
+            ImageSource::Bytes(_) => Error::OtherBytes {
+                expected,
+                found: digest,
+            },
         });
     }
-    let image = match decode(&bytes, decoding) {
+    let image = match decode(bytes, decoding) {
         Ok(image) => image,
-        Err(error) => return Ok(Image::Unreadable(error.to_string())),
+        Err(error) => return unreadable(Some(digest), error.to_string()),
     };
-    let mut pixels = vec![0; file.views.len() * Preprocess::BYTES];
-    for (&view, pixels) in file.views.iter().zip(pixels.chunks_exact_mut(Preprocess::BYTES)) {
+    let mut pixels = vec![0; views.len() * Preprocess::BYTES];
+    for (&view, pixels) in views.iter().zip(pixels.chunks_exact_mut(Preprocess::BYTES)) {
         preprocess.run(&image, view, pixels);
     }
     let hash = PerceptualHash::of(&image);
-    Ok(Image::Views { pixels, hash })
+    Ok(Prepared {
+        views: pixels,
+        about: Seen::Readable { digest, hash },
+    })
 }

@@ -8,8 +8,8 @@ use luthier_cache::{Cache, PERCEPTUAL_HASH};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageFile, Observer, PerceptualHash, Result, View, Views,
-    WIDTH, WeightsSource, WeightsStore,
+    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Observer, PerceptualHash, Result,
+    View, Views, WIDTH, WeightsSource, WeightsStore,
 };
 
 /// How much work a killed process may lose at most.
@@ -140,16 +140,16 @@ impl ExtractConfig {
         for (&place, views) in without_row.iter().zip(extractors.missing(&to_make, views, cache)?) {
             missing[place] = views;
         }
-        let mut files: Vec<ImageFile> = (missing.into_iter().enumerate())
+        let mut files: Vec<ImageInput> = (missing.into_iter().enumerate())
             .filter(|(place, views)| !views.is_empty() || hashes[*place].is_none())
-            .map(|(place, views)| ImageFile {
-                path: source.path(&manifest.entries[images[place].1]),
+            .map(|(place, views)| ImageInput {
+                source: ImageSource::File(source.path(&manifest.entries[images[place].1])),
                 digest: Some(digests[place]),
                 views,
             })
             .collect();
         // Files of a folder often lie together on the disk.
-        files.sort_by(|a, b| a.path.cmp(&b.path));
+        files.sort_by(|a, b| a.source.cmp(&b.source));
         let mut skipped = Vec::new();
         let mut n_embedded = 0;
         if !files.is_empty() {
@@ -166,15 +166,16 @@ impl ExtractConfig {
             };
             let outcome = network.embed(&files, observer, |place, embedded| {
                 observer.advance(1);
-                let ImageFile {
+                let ImageInput {
                     digest, views: wanted, ..
                 } = &files[place];
                 let digest = digest.expect("scanned images have digests");
                 match embedded {
-                    Embedded::Unreadable(reason) => skipped.push((digest, reason)),
+                    Embedded::Unreadable { reason, .. } => skipped.push((digest, reason)),
                     Embedded::Features {
                         rows,
                         hash: PerceptualHash(hash),
+                        ..
                     } => {
                         n_embedded += usize::from(!rows.is_empty());
                         commit.pending_hashes.push((digest, hash));

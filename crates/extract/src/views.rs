@@ -1,10 +1,10 @@
-use std::fmt;
-use std::str::FromStr;
+use luthier_artifact::UnknownName;
 
 use crate::{View, WIDTH};
 
 /// How the features of an image's views become one row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames)]
+#[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = unknown_combination)]
 pub enum Combine {
     /// Their average: as wide as one view's.
     Mean,
@@ -12,25 +12,8 @@ pub enum Combine {
     Concat,
 }
 
-impl fmt::Display for Combine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Combine::Mean => "mean",
-            Combine::Concat => "concat",
-        })
-    }
-}
-
-impl FromStr for Combine {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "mean" => Ok(Combine::Mean),
-            "concat" => Ok(Combine::Concat),
-            _ => Err(format!("expected mean or concat, found {text}")),
-        }
-    }
+fn unknown_combination(found: &str) -> UnknownName {
+    UnknownName::of::<Combine>("combine", found)
 }
 
 /// The views in which the network sees an image, and how their features become one row.

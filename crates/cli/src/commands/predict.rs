@@ -14,7 +14,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 use luthier_artifact::ExtractorInfo;
 use luthier_classify::{DistanceMeter, Model, Scorer, Threshold};
-use luthier_extract::{Embedded, Extractor, ExtractorConfig, ImageFile, Observer, View, Views, WeightsSource};
+use luthier_extract::{
+    Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, Observer, View, Views, WeightsSource,
+};
 
 use self::arrivals::Arrivals;
 use self::inputs::{Input, Source, sources};
@@ -272,9 +274,9 @@ impl Session<'_> {
             );
         }
         printer.make_room(inputs.iter().map(|input| input.name.as_str()));
-        let files: Vec<ImageFile> = (inputs.iter())
-            .map(|input| ImageFile {
-                path: input.path.clone(),
+        let images: Vec<ImageInput> = (inputs.iter())
+            .map(|input| ImageInput {
+                source: ImageSource::File(input.path.clone()),
                 digest: None,
                 views: views.as_slice().to_vec(),
             })
@@ -308,7 +310,7 @@ impl Session<'_> {
         let mut failure = None;
         let (mut waiting, mut next) = (BTreeMap::new(), 0);
         extractor
-            .embed(&files, *progress, |place, embedded| {
+            .embed(&images, *progress, |place, embedded| {
                 progress.advance(1);
                 waiting.insert(place, predictor.outcome(embedded, views));
                 while let Some(outcome) = waiting.remove(&next) {
@@ -369,7 +371,7 @@ impl Predictor<'_> {
     /// The answer, or why there is none.
     fn outcome(&self, embedded: Embedded, views: &Views) -> Result<Result<Answer, String>> {
         let rows = match embedded {
-            Embedded::Unreadable(error) => return Ok(Err(error)),
+            Embedded::Unreadable { reason, .. } => return Ok(Err(reason)),
             Embedded::Features { rows, .. } => rows,
         };
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();

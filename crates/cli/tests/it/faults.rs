@@ -131,7 +131,8 @@ fn a_class_without_a_readable_image() {
         &PIPELINE,
         1,
         "error: class harp: none of its 4 train images can be read; the first, harp/0.jpg: not an image: the bytes begin \
-         like no known format\nhint: replace the images, or remove the class's folder",
+         like no known format\nhint: replace these images; or remove them if the class has others; or remove the class's \
+         folder",
     );
 }
 

@@ -94,6 +94,15 @@ bool luthier_onednn_is_available() {
     }
 }
 
+// Whether oneDNN has convolutions in bf16 for this processor. It heeds ONEDNN_MAX_CPU_ISA.
+bool luthier_onednn_has_bf16() {
+    try {
+        return find<bool()>("mkldnn::_is_mkldnn_bf16_supported", "").call();
+    } catch (...) {
+        return false;
+    }
+}
+
 void luthier_free(char* error) {
     std::free(error);
 }

@@ -10,13 +10,14 @@
 
 use std::ffi::{CStr, c_char};
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
-use crate::Result;
+use crate::{Error, Result};
 
 unsafe extern "C" {
     fn luthier_onednn_is_available() -> bool;
+    fn luthier_onednn_has_bf16() -> bool;
     fn luthier_free(error: *mut c_char);
     fn luthier_onednn_reorder(
         weight: *const C_tensor,
@@ -55,6 +56,12 @@ unsafe extern "C" {
 pub(crate) fn has_onednn() -> bool {
     // SAFETY: looks names up in a table; what that throws does not leave the bridge.
     unsafe { luthier_onednn_is_available() }
+}
+
+/// Whether oneDNN can compute convolutions in bf16 on this processor.
+pub(crate) fn onednn_has_bf16() -> bool {
+    // SAFETY: calls a function without arguments; what that throws does not leave the bridge.
+    unsafe { luthier_onednn_has_bf16() }
 }
 
 /// What follows a convolution without a further pass over memory.
@@ -210,7 +217,7 @@ fn checked<T>(call: impl FnOnce(*mut *mut c_char) -> T) -> Result<T> {
     let message = unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned();
     // SAFETY: the message came from the bridge and is not used any more.
     unsafe { luthier_free(error) };
-    Err(TchError::Torch(message).into())
+    Err(Error::torch(&message))
 }
 
 /// Calls the bridge for a tensor.
@@ -226,9 +233,30 @@ mod tests {
 
     #[test]
     fn errors_of_the_bridge_come_back_as_messages() {
-        // libtorch has no GPU of this number anywhere.
+        let bias = || Tensor::zeros([8], (Kind::Float, tch::Device::Cpu));
+        let weight = Tensor::zeros([8, 4, 1, 1], (Kind::Float, tch::Device::Cpu));
+        let shape = Shape {
+            stride: 1,
+            padding: 0,
+            groups: 1,
+        };
+        let conv = PackedConv::new(&weight, bias(), shape, [1, 4, 2, 2]).unwrap();
+        // The weight has 4 input channels, not 5.
+        let x = Tensor::zeros([1, 5, 2, 2], (Kind::Float, tch::Device::Cpu));
+        let error = conv.run(&x, Activation::None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "libtorch: Given groups=1, weight of size [8, 4, 1, 1], expected input[1, 5, 2, 2] to have 4 channels, but \
+             got 5 channels instead"
+        );
+        // libtorch has no GPU of this number anywhere. What it says about it depends on how it was built.
         for outcome in [free_memory(127).map(drop), upload(&[0; 3], 1, 127).map(drop)] {
-            assert!(!outcome.unwrap_err().to_string().is_empty());
+            let error = outcome.unwrap_err();
+            assert!(
+                matches!(&error, Error::Torch(message) if message.to_lowercase().contains("device")),
+                "{error}"
+            );
+            assert!(!error.to_string().contains('\n'), "{error}");
         }
     }
 }

@@ -1,6 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use luthier_artifact::UnknownName;
+
 use super::bridge;
 use crate::{Error, Result};
 
@@ -36,10 +38,10 @@ impl Device {
         }
     }
 
-    /// How many images a batch has unless the user says otherwise, where that does not depend on the machine.
+    /// The default number of images in a batch, where it does not depend on the machine.
     ///
-    /// On the CPU 1: the activations then stay in the cache of each core, an image more costs one image more, and batches of
-    /// 2 to 16 were measured to be no faster.
+    /// It is 1 on the CPU: the activations then stay in the cache of each core, and one image more costs one image more.
+    /// Batches of 2 to 16 were measured to be no faster.
     pub(crate) fn fixed_batch(self) -> Option<usize> {
         match self {
             Device::Cpu => Some(1),
@@ -48,8 +50,7 @@ impl Device {
         }
     }
 
-    /// How many images a batch has unless the user says otherwise: on CUDA as many as fit into half of the free memory, at
-    /// most 256.
+    /// The default number of images in a batch. On CUDA it is as many as half of the free memory holds, at most 256.
     ///
     /// # Errors
     /// [`Error::Torch`] if the device does not say how much memory is free.
@@ -61,27 +62,27 @@ impl Device {
         }
     }
 
-    /// Checks that the device is there and can run `precision`.
+    /// Checks that the device is there and can compute in `precision`.
     ///
     /// # Errors
-    /// [`Error::Device`] naming what is missing.
+    /// [`Error::Device`] if the device is not there, [`Error::Precision`] if it lacks the instructions.
     pub fn check(self, precision: Precision) -> Result<()> {
-        let fail = |message: &str| {
+        let missing = |message: &str| {
             Err(Error::Device {
                 device: self.to_string(),
                 message: message.to_owned(),
             })
         };
         match self {
-            Device::Cpu if precision == Precision::Fp16 => fail("no fp16 on the CPU, expected fp32 or bf16"),
+            Device::Cpu => check_on_cpu(precision, !bridge::has_onednn() || bridge::onednn_has_bf16()),
             Device::Cuda(_) if !tch::Cuda::is_available() => {
-                fail("CUDA is not available to this build (`cargo xtask setup --cuda`, then build again) or machine")
+                missing("CUDA is not available to this build (`cargo xtask setup --cuda`, then build again) or machine")
             }
-            Device::Cuda(n) if n as i64 >= tch::Cuda::device_count() => fail(&format!(
+            Device::Cuda(n) if n as i64 >= tch::Cuda::device_count() => missing(&format!(
                 "found {} CUDA devices, numbered from 0",
                 tch::Cuda::device_count()
             )),
-            Device::Mps if !tch::utils::has_mps() => fail("no Apple GPU found"),
+            Device::Mps if !tch::utils::has_mps() => missing("no Apple GPU found"),
             _ => Ok(()),
         }
     }
@@ -92,6 +93,28 @@ impl Device {
             Device::Cuda(n) => tch::Device::Cuda(n),
             Device::Mps => tch::Device::Mps,
         }
+    }
+}
+
+/// Checks that a processor can compute in `precision`.
+///
+/// oneDNN's convolutions in bf16 need AVX-512 (bw, vl and dq), AVX-NE-CONVERT, or Arm's bf16. libtorch's plain
+/// convolutions do without, but they are slower than in fp32, and their last bits depend on the number of threads: they
+/// are no way out.
+fn check_on_cpu(precision: Precision, has_bf16: bool) -> Result<()> {
+    let lacking = |message: &str| {
+        Err(Error::Precision {
+            device: Device::Cpu.to_string(),
+            precision: precision.to_string(),
+            message: message.to_owned(),
+        })
+    };
+    match precision {
+        Precision::Bf16 if !has_bf16 => {
+            lacking("this processor has no bf16 instructions, which --precision bf16 needs")
+        }
+        Precision::Fp16 => lacking("no fp16 on the CPU, expected fp32 or bf16"),
+        _ => Ok(()),
     }
 }
 
@@ -137,21 +160,27 @@ fn batch_within(free: u64, precision: Precision) -> usize {
 }
 
 /// The number format of weights and activations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames)]
+#[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = unknown_precision)]
 pub enum Precision {
     /// 32-bit floating point.
     Fp32,
-    /// bfloat16: up to twice as fast on processors that have it in hardware.
+    /// bfloat16: up to twice as fast on processors that multiply it in hardware. The CPU needs AVX-512 or
+    /// AVX-NE-CONVERT for it.
     Bf16,
-    /// 16-bit floating point, on GPUs.
+    /// 16-bit floating point, on GPUs only.
     Fp16,
+}
+
+fn unknown_precision(found: &str) -> UnknownName {
+    UnknownName::of::<Precision>("precision", found)
 }
 
 impl Precision {
     /// The fastest format that a device has in hardware.
     pub fn best(device: Device) -> Self {
         match device {
-            Device::Cpu if has_bf16() => Precision::Bf16,
+            Device::Cpu if multiplies_bf16() && bridge::onednn_has_bf16() => Precision::Bf16,
             Device::Cuda(_) => Precision::Fp16,
             Device::Cpu | Device::Mps => Precision::Fp32,
         }
@@ -166,37 +195,14 @@ impl Precision {
     }
 }
 
-/// Whether this processor multiplies bf16 in hardware.
-fn has_bf16() -> bool {
+/// Whether this processor multiplies bf16 in hardware. oneDNN computes with bf16 on others too, but no faster.
+fn multiplies_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512bf16");
     #[cfg(target_arch = "aarch64")]
     return std::arch::is_aarch64_feature_detected!("bf16");
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     return false;
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Precision::Fp32 => "fp32",
-            Precision::Bf16 => "bf16",
-            Precision::Fp16 => "fp16",
-        })
-    }
-}
-
-impl FromStr for Precision {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text {
-            "fp32" => Ok(Precision::Fp32),
-            "bf16" => Ok(Precision::Bf16),
-            "fp16" => Ok(Precision::Fp16),
-            _ => Err(format!("expected fp32, bf16 or fp16, found {text}")),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -209,8 +215,17 @@ mod tests {
             assert_eq!(device.to_string().parse(), Ok(device));
         }
         assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
-        assert!("gpu".parse::<Device>().unwrap_err().contains("found gpu"));
-        assert!("cuda:x".parse::<Device>().is_err());
+        assert_eq!(
+            "cuda:x".parse::<Device>(),
+            Err("expected auto, cpu, cuda, cuda:N or mps, found cuda:x".to_owned())
+        );
+        for precision in [Precision::Fp32, Precision::Bf16, Precision::Fp16] {
+            assert_eq!(precision.to_string().parse(), Ok(precision));
+        }
+        assert_eq!(
+            "int8".parse::<Precision>().unwrap_err().to_string(),
+            r#"precision is "int8", expected fp32, bf16 or fp16"#
+        );
     }
 
     #[test]
@@ -231,8 +246,27 @@ mod tests {
     }
 
     #[test]
-    fn fp16_is_refused_on_the_cpu() {
-        assert!(Device::Cpu.check(Precision::Fp16).is_err());
-        assert!(Device::Cpu.check(Precision::Bf16).is_ok());
+    fn a_format_that_the_processor_lacks_is_refused_with_the_way_out() {
+        for (precision, has_bf16, expected) in [
+            (
+                Precision::Bf16,
+                false,
+                "device cpu: this processor has no bf16 instructions, which --precision bf16 needs",
+            ),
+            (
+                Precision::Fp16,
+                true,
+                "device cpu: no fp16 on the CPU, expected fp32 or bf16",
+            ),
+        ] {
+            let error = check_on_cpu(precision, has_bf16).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+            assert_eq!(
+                error.hint().unwrap(),
+                format!("use --precision fp32 (train again with it, if the model asks for {precision})")
+            );
+        }
+        check_on_cpu(Precision::Bf16, true).unwrap();
+        check_on_cpu(Precision::Fp32, false).unwrap();
     }
 }

@@ -1,8 +1,8 @@
 //! How cores are divided: into lanes, each of which decodes images and takes them through the network.
 //!
-//! A core that decodes and then computes is never idle, whatever the photographs cost to decode, and nobody has to balance
-//! two groups of threads against each other. On the CPU a lane is one thread: libtorch's threads, when several share a
-//! layer, wait for each other at the end of each of the 53 convolutions. On a GPU the lanes decode, and take turns there.
+//! A core that decodes and then computes is never idle, whatever the images cost to decode. No two groups of threads must
+//! be balanced against each other. On the CPU a lane is one thread: when several threads of libtorch share a layer, they
+//! wait for each other at the end of each of the 53 convolutions. On a GPU the lanes decode, and take turns to compute.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,11 +10,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use rayon::ThreadPoolBuilder;
-use tch::TchError;
 
 use super::resnet50::{Network, WIDTH};
-use crate::extractor::{Embedded, Image};
-use crate::{Device, Error, Observer, PerceptualHash, Preprocess, Result};
+use crate::{Device, Error, Observer, Preprocess, Result};
+
+/// An image that is ready for the network.
+pub(crate) struct Prepared<T> {
+    /// RGB of the image's views, `u8 [views, 224, 224, 3]`. An image without views passes by the network.
+    pub(crate) views: Vec<u8>,
+    /// What else is known of the image. The lanes hand it on.
+    pub(crate) about: T,
+}
 
 /// How many threads do what, in batches of how many images.
 #[derive(Debug)]
@@ -55,17 +61,20 @@ impl Lanes {
         self.threads_each
     }
 
-    /// Takes `n` images through the network; `read` gets an image by its place, and `done` is told what became of it.
+    /// Takes `n` images through the network.
+    ///
+    /// `read` gets an image by its place. `done` gets the place, what `read` said about the image, and the 2048 features
+    /// of each of its views, in no particular order of the images.
     ///
     /// # Errors
-    /// The first that any lane, `done` or the observer has.
-    pub(crate) fn run(
+    /// The first error of any lane, of `read`, of `done` or of the observer.
+    pub(crate) fn run<T: Send>(
         &self,
         n: usize,
-        read: impl Fn(usize, &mut Preprocess) -> Result<Image> + Sync,
+        read: impl Fn(usize, &mut Preprocess) -> Result<Prepared<T>> + Sync,
         network: &Network,
         observer: &dyn Observer,
-        mut done: impl FnMut(usize, Embedded) -> Result<()>,
+        mut done: impl FnMut(usize, T, Vec<Vec<f32>>) -> Result<()>,
     ) -> Result<()> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(self.n_lanes)
@@ -76,7 +85,7 @@ impl Lanes {
                 source: std::io::Error::other(error),
             })?;
         if self.device == Device::Cpu {
-            // libtorch keeps it by thread. Nobody computes while another still changes it.
+            // libtorch keeps the number for each thread. No lane computes while another still sets its own.
             pool.broadcast(|_| tch::set_num_threads(self.threads_each as i32));
         }
         let (next, batch) = (AtomicUsize::new(0), AtomicUsize::new(self.batch));
@@ -100,15 +109,15 @@ impl Lanes {
                         (place < n && !observer.is_interrupted()).then_some(place)
                     });
                     if let Err(Stop::Failed(error)) = lane.run(places, read) {
-                        // Without a receiver nobody wants to know any more.
+                        // Without a receiver the run has failed already.
                         lane.send.send(Err(error)).ok();
                     }
                 });
             }
             drop(send);
             for outcome in receive {
-                let (place, embedded) = outcome?;
-                done(place, embedded)?;
+                let Done { place, about, rows } = outcome?;
+                done(place, about, rows)?;
             }
             if observer.is_interrupted() {
                 return Err(Error::Interrupted);
@@ -156,7 +165,7 @@ impl Drop for EndsAll<'_> {
 /// Why a lane ends early.
 enum Stop {
     Failed(Error),
-    /// Nobody receives what it makes: whoever did has failed.
+    /// Nobody receives what the lane makes: the run has failed elsewhere.
     Unwanted,
 }
 
@@ -166,47 +175,51 @@ impl From<Error> for Stop {
     }
 }
 
-/// An image on its way through the network.
-struct Waiting {
+/// An image whose views are on their way through the network.
+struct Waiting<T> {
     place: usize,
     n_views: usize,
-    hash: PerceptualHash,
+    about: T,
 }
 
-struct Lane<'a> {
+/// An image with its features.
+struct Done<T> {
+    place: usize,
+    about: T,
+    /// The 2048 features of each view.
+    rows: Vec<Vec<f32>>,
+}
+
+struct Lane<'a, T> {
     lanes: &'a Lanes,
     network: Network,
     /// Images that fit on the device at once, as far as all lanes know.
     batch: &'a AtomicUsize,
     /// Views that have not been through the network, `u8 [n, 224, 224, 3]`.
     pixels: Vec<u8>,
-    /// Features of views whose image waits for others, `f32 [n, 2048]`.
+    /// Features of views that have been, but whose image is not complete, `f32 [n, 2048]`.
     features: Vec<f32>,
-    /// The images behind them.
-    waiting: VecDeque<Waiting>,
-    send: SyncSender<Result<(usize, Embedded)>>,
+    /// The images of `features` and `pixels`, in this order.
+    waiting: VecDeque<Waiting<T>>,
+    send: SyncSender<Result<Done<T>>>,
 }
 
-impl Lane<'_> {
+impl<T> Lane<'_, T> {
     fn run(
         &mut self,
         places: impl Iterator<Item = usize>,
-        read: &impl Fn(usize, &mut Preprocess) -> Result<Image>,
+        read: &impl Fn(usize, &mut Preprocess) -> Result<Prepared<T>>,
     ) -> std::result::Result<(), Stop> {
         let mut preprocess = Preprocess::new();
         for place in places {
-            match read(place, &mut preprocess)? {
-                Image::Unreadable(reason) => self.finish(place, Embedded::Unreadable(reason))?,
-                Image::Views { pixels, hash } => {
-                    let n_views = pixels.len() / Preprocess::BYTES;
-                    self.waiting.push_back(Waiting { place, n_views, hash });
-                    self.pixels.extend(pixels);
-                    while self.pixels.len() >= self.lanes.fill * Preprocess::BYTES {
-                        self.run_batch()?;
-                    }
-                    self.finish_whole()?;
-                }
+            let Prepared { views, about } = read(place, &mut preprocess)?;
+            let n_views = views.len() / Preprocess::BYTES;
+            self.waiting.push_back(Waiting { place, n_views, about });
+            self.pixels.extend(views);
+            while self.pixels.len() >= self.lanes.fill * Preprocess::BYTES {
+                self.run_batch()?;
             }
+            self.finish_whole()?;
         }
         while !self.pixels.is_empty() {
             self.run_batch()?;
@@ -214,36 +227,33 @@ impl Lane<'_> {
         Ok(())
     }
 
-    /// Takes up to a batch of views through the network, and hands over the images that are whole then.
+    /// Takes up to a batch of views through the network, and hands over the images that are complete then.
     fn run_batch(&mut self) -> std::result::Result<(), Stop> {
         let n = self.pixels.len().min(self.lanes.fill * Preprocess::BYTES);
         let mut batch: Vec<u8> = self.pixels.drain(..n).collect();
-        // Always the same shape, so that neighbours do not matter.
+        // The shape is always the same, so that an image's features do not depend on its neighbours.
         batch.resize(self.lanes.batch * Preprocess::BYTES, 0);
         let features = as_memory_allows(&batch, self.batch, |images| self.network.forward(images))?;
         self.features.extend(&features[..n / Preprocess::BYTES * WIDTH]);
         self.finish_whole()
     }
 
-    /// Hands over the images that wait first and are whole.
+    /// Hands over the first images that wait, as far as they are complete.
     fn finish_whole(&mut self) -> std::result::Result<(), Stop> {
         let n_known = |lane: &Self| lane.features.len() / WIDTH;
         while (self.waiting.front()).is_some_and(|first| n_known(self) >= first.n_views)
-            && let Some(Waiting { place, n_views, hash }) = self.waiting.pop_front()
+            && let Some(Waiting { place, n_views, about }) = self.waiting.pop_front()
         {
             let rows: Vec<f32> = self.features.drain(..n_views * WIDTH).collect();
             let rows = rows.chunks_exact(WIDTH).map(<[f32]>::to_vec).collect();
-            self.finish(place, Embedded::Features { rows, hash })?;
+            let done = Done { place, about, rows };
+            self.send.send(Ok(done)).map_err(|_| Stop::Unwanted)?;
         }
         Ok(())
     }
-
-    fn finish(&self, place: usize, embedded: Embedded) -> std::result::Result<(), Stop> {
-        self.send.send(Ok((place, embedded))).map_err(|_| Stop::Unwanted)
-    }
 }
 
-/// Runs images at once, or in as many parts as a device that is out of memory needs. What fits is remembered in `batch`.
+/// Runs images at once, or in parts if the device is out of memory. `batch` remembers how many images fit.
 fn as_memory_allows(images: &[u8], batch: &AtomicUsize, run: impl Fn(&[u8]) -> Result<Vec<f32>>) -> Result<Vec<f32>> {
     let mut features = Vec::with_capacity(images.len() / Preprocess::BYTES * WIDTH);
     let mut rest = images;
@@ -255,8 +265,8 @@ fn as_memory_allows(images: &[u8], batch: &AtomicUsize, run: impl Fn(&[u8]) -> R
                 features.extend(rows);
                 rest = &rest[part.len()..];
             }
-            Err(Error::Torch(TchError::Torch(message))) if fitting > 1 && message.contains("out of memory") => {
-                // Another lane may have halved it meanwhile: of this one's doing is half of what it tried.
+            Err(Error::Torch(message)) if fitting > 1 && message.contains("out of memory") => {
+                // Another lane may have halved `batch` meanwhile: never more than half of what this lane tried.
                 batch.fetch_min(fitting / 2, Ordering::Relaxed);
                 tracing::warn!(
                     "out of memory with batches of {fitting} images: going on with {}",
@@ -298,7 +308,7 @@ mod tests {
             tries.borrow_mut().push(n);
             if n > 2 {
                 let message = "CUDA out of memory. Tried to allocate 2.00 GiB.".to_owned();
-                return Err(TchError::Torch(message).into());
+                return Err(Error::Torch(message));
             }
             let firsts = images.iter().step_by(Preprocess::BYTES);
             Ok(firsts.flat_map(|&first| vec![f32::from(first); WIDTH]).collect())
@@ -314,9 +324,9 @@ mod tests {
     fn other_failures_and_a_single_image_that_does_not_fit_are_errors() {
         for (message, batch) in [("cuDNN failed", 8), ("CUDA out of memory", 1)] {
             let outcome = as_memory_allows(&[0; Preprocess::BYTES], &AtomicUsize::new(batch), |_| {
-                Err(TchError::Torch(message.to_owned()).into())
+                Err(Error::Torch(message.to_owned()))
             });
-            assert!(outcome.unwrap_err().to_string().contains(message));
+            assert!(matches!(outcome.unwrap_err(), Error::Torch(found) if found == message));
         }
     }
 }

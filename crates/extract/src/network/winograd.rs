@@ -47,7 +47,7 @@ impl WinogradConv {
             n_in.is_multiple_of(LANES) && n_out.is_multiple_of(LANES),
             "{n_in} to {n_out} channels"
         );
-        let weight = Tensor::from_slice(weight).f_reshape([(NUMBERS * n_out) as i64, n_in as i64, 1, 1])?;
+        let weight = Tensor::f_from_slice(weight)?.f_reshape([(NUMBERS * n_out) as i64, n_in as i64, 1, 1])?;
         let zero = Tensor::f_zeros([(NUMBERS * n_out) as i64], (Kind::Float, tch::Device::Cpu))?;
         let shape = Shape {
             stride: 1,

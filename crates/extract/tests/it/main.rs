@@ -1,6 +1,7 @@
 //! The crate from outside: against Pillow and torchvision, on real folders, with faults.
 
 mod golden;
+mod inputs;
 mod lanes;
 mod music10;
 mod scan;
@@ -12,7 +13,8 @@ use std::path::{Path, PathBuf};
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 use luthier_extract::{
-    Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageFile, Precision, View, WeightsSource, WeightsStore,
+    Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, Precision, View, WeightsSource,
+    WeightsStore,
 };
 
 /// A small JPEG; another one for every seed.
@@ -47,16 +49,16 @@ fn extractor(config: &ExtractorConfig, n_threads: usize, n_images: usize) -> Ext
 
 /// The features of images in one view, `f32 [n, 2048]`.
 fn embed(extractor: &Extractor, view: View, paths: &[impl AsRef<Path>]) -> Vec<Vec<f32>> {
-    let file = |path: &PathBuf| ImageFile {
-        path: path.clone(),
+    let image = |path: &PathBuf| ImageInput {
+        source: ImageSource::File(path.clone()),
         digest: None,
         views: vec![view],
     };
     let paths: Vec<PathBuf> = paths.iter().map(|path| path.as_ref().to_owned()).collect();
-    let files: Vec<ImageFile> = paths.iter().map(file).collect();
-    let mut features = vec![Vec::new(); files.len()];
+    let images: Vec<ImageInput> = paths.iter().map(image).collect();
+    let mut features = vec![Vec::new(); images.len()];
     extractor
-        .embed(&files, &(), |place, embedded| {
+        .embed(&images, &(), |place, embedded| {
             let Embedded::Features { mut rows, .. } = embedded else {
                 panic!("{}: {embedded:?}", paths[place].display())
             };

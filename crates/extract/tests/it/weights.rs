@@ -1,11 +1,13 @@
 //! Weights from files, good and bad, and over the network, good and bad.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use luthier_extract::{Error, Extractor, ExtractorConfig, NamedWeights, WeightsSource, WeightsStore};
+use luthier_extract::{Error, Extractor, ExtractorConfig, NamedWeights, Observer, WeightsSource, WeightsStore};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::config;
@@ -146,6 +148,36 @@ fn serve(responses: Vec<Vec<u8>>) -> (String, std::thread::JoinHandle<Vec<String
     (address, requests)
 }
 
+/// A server that sends half of a body and then nothing, until the connection is closed from the other side.
+fn stall(response: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&response).unwrap();
+        // Reads the request, then waits for the end of the connection.
+        while stream.read(&mut [0; 1024]).is_ok_and(|n| n > 0) {}
+    });
+    address
+}
+
+/// A user who interrupts once something has come.
+#[derive(Default)]
+struct Impatient {
+    got: AtomicU64,
+}
+
+impl Observer for Impatient {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, units: u64) {
+        self.got.fetch_add(units, Ordering::Relaxed);
+    }
+    fn end(&self) {}
+    fn is_interrupted(&self) -> bool {
+        self.got.load(Ordering::Relaxed) > 0
+    }
+}
+
 fn response(status: &str, length: usize, body: &[u8]) -> Vec<u8> {
     let mut response =
         format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n").into_bytes();
@@ -185,20 +217,60 @@ fn a_broken_download_is_continued_and_its_digest_checked() {
     assert!(requests[1].contains("range: bytes=20-"), "{}", requests[1]);
 }
 
+static WORDS: &[u8] = b"half of this text comes at once, the other half never";
+
+#[test]
+fn a_server_that_falls_silent_ends_a_download_which_is_continued_later() {
+    let weights = NamedWeights::new("test", "for tests", "file", sha256(WORDS));
+    let folder = tempfile::tempdir().unwrap();
+    let store = |mirror| WeightsStore::new(folder.path().into(), Some(mirror));
+    let silent = store(stall(response("200 OK", WORDS.len(), &WORDS[..20])));
+    let error = silent
+        .with_stall_limit(Duration::from_millis(200))
+        .fetch(&weights, &())
+        .unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            Error::Download { message, .. } if message == "the server sent nothing for 0.2 s, after 20 of 53 bytes"
+        ),
+        "{error}"
+    );
+    let (mirror, requests) = serve(vec![response("206 Partial Content", WORDS.len() - 20, &WORDS[20..])]);
+    let path = store(mirror).fetch(&weights, &()).unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), WORDS);
+    assert!(requests.join().unwrap()[0].contains("range: bytes=20-"));
+}
+
+#[test]
+fn an_interrupt_ends_a_download_while_the_server_is_silent() {
+    let weights = NamedWeights::new("test", "for tests", "file", sha256(WORDS));
+    let folder = tempfile::tempdir().unwrap();
+    let mirror = stall(response("200 OK", WORDS.len(), &WORDS[..20]));
+    // The limit is longer than anybody waits for a test.
+    let store = WeightsStore::new(folder.path().into(), Some(mirror)).with_stall_limit(Duration::from_secs(3600));
+    let error = store.fetch(&weights, &Impatient::default()).unwrap_err();
+    assert!(matches!(error, Error::Interrupted), "{error}");
+    let partial = store.path(&weights).with_extension("safetensors.part");
+    assert_eq!(std::fs::read(partial).unwrap(), WORDS[..20], "what came is kept");
+}
+
 #[test]
 fn other_bytes_than_promised_are_refused_and_not_kept() {
     let weights = NamedWeights::new("test", "for tests", "file", sha256(b"what was promised"));
     let folder = tempfile::tempdir().unwrap();
     let (mirror, _requests) = serve(vec![response("200 OK", 8, b"an error")]);
-    let store = WeightsStore::new(folder.path().join("weights"), Some(mirror));
+    let store = WeightsStore::new(folder.path().join("weights"), Some(mirror.clone()));
     let error = store.fetch(&weights, &()).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains(&format!("expected SHA-256 {}, found", weights.sha256)),
-        "{error}"
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{mirror}/file: expected SHA-256 {}, found {}: the file there is not the one that test stands for",
+            weights.sha256,
+            sha256(b"an error")
+        )
     );
-    assert!(error.hint().unwrap().contains("download it anew"));
+    assert!(error.hint().unwrap().contains("pass an older copy with --weights FILE"));
     assert!(!store.has(&weights) && !folder.path().join("weights/test.safetensors.part").exists());
 }
 

@@ -1,0 +1,288 @@
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use super::parameters::{ParameterShape, Parameters};
+use super::sha256::sha256_of_file;
+use super::weights::{NamedWeights, WeightsSource};
+use crate::{Error, Observer, Result};
+
+/// The hub that serves the weights, unless a mirror is set.
+const HUB: &str = "https://huggingface.co";
+
+/// How long to wait for a server to be found, to be reached, and to answer.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a server may send nothing in the middle of a file. A slow link sends something.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often an interrupt is looked for while the server sends nothing.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Where downloaded weights are kept.
+#[derive(Clone, Debug)]
+pub struct WeightsStore {
+    folder: PathBuf,
+    mirror: Option<String>,
+    stall_limit: Duration,
+}
+
+impl WeightsStore {
+    /// A store in `folder`; `mirror` stands in for the hub's address, for example `https://mirror.example.org`.
+    pub fn new(folder: PathBuf, mirror: Option<String>) -> Self {
+        WeightsStore {
+            folder,
+            mirror,
+            stall_limit: STALL_LIMIT,
+        }
+    }
+
+    /// The same store with another limit on how long a server may send nothing before the download fails; 30 s if it is
+    /// not set.
+    #[must_use]
+    pub fn with_stall_limit(self, stall_limit: Duration) -> Self {
+        WeightsStore { stall_limit, ..self }
+    }
+
+    /// Where these weights are, or would be.
+    pub fn path(&self, weights: &NamedWeights) -> PathBuf {
+        self.folder.join(format!("{}.safetensors", weights.name))
+    }
+
+    /// Whether these weights need not be downloaded.
+    pub fn has(&self, weights: &NamedWeights) -> bool {
+        self.path(weights).is_file()
+    }
+
+    /// Loads the parameters with these shapes, downloading them first if need be.
+    ///
+    /// # Errors
+    /// Those of [`fetch`](Self::fetch) and [`Parameters::read`].
+    pub(crate) fn load(
+        &self,
+        source: &WeightsSource,
+        shapes: Vec<ParameterShape>,
+        observer: &dyn Observer,
+    ) -> Result<Parameters> {
+        match source {
+            WeightsSource::Named(named) if self.has(named) => {
+                Parameters::read(&self.path(named), shapes, Some(named.sha256))
+            }
+            // What was fetched just now has been checked.
+            WeightsSource::Named(named) => Parameters::read(&self.fetch(named, observer)?, shapes, None),
+            WeightsSource::File(path) => Parameters::read(path, shapes, None),
+            WeightsSource::Untrained => Ok(Parameters::untrained(shapes)),
+        }
+    }
+
+    /// The path of these weights, which are downloaded unless they are there.
+    ///
+    /// A download goes on where an earlier one broke off. The file gets its name only when its SHA-256 is right. An
+    /// interrupt ends the download within a second.
+    ///
+    /// # Errors
+    /// [`Error::Download`] if the network fails or the server sends nothing for 30 s, [`Error::DownloadDigest`] if it
+    /// sends other bytes, [`Error::WeightsDigest`] if the file that is there has other bytes, [`Error::Io`] if a file
+    /// cannot be read or written, and [`Error::Interrupted`].
+    pub fn fetch(&self, weights: &NamedWeights, observer: &dyn Observer) -> Result<PathBuf> {
+        let path = self.path(weights);
+        if path.is_file() {
+            let found = sha256_of_file(&path)?;
+            if found != weights.sha256 {
+                return Err(Error::WeightsDigest {
+                    path,
+                    expected: weights.sha256.to_owned(),
+                    found,
+                });
+            }
+            return Ok(path);
+        }
+        fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
+        let partial = path.with_extension("safetensors.part");
+        // Held until the file has its name: two processes may want the same weights, and the second waits here.
+        let Some(mut file) = self.lock(weights, &partial)? else {
+            return Ok(path);
+        };
+        self.download(weights, &partial, &mut file, observer)?;
+        let found = sha256_of_file(&partial)?;
+        if found != weights.sha256 {
+            // Nothing of a wrong file can be kept: the next attempt begins anew.
+            fs::remove_file(&partial).map_err(Error::io(&partial))?;
+            return Err(Error::DownloadDigest {
+                name: weights.name.to_owned(),
+                url: self.url(weights),
+                expected: weights.sha256.to_owned(),
+                found,
+            });
+        }
+        fs::rename(&partial, &path).map_err(Error::io(&path))?;
+        Ok(path)
+    }
+
+    /// The partial file, locked; `None` if another process finished the download meanwhile.
+    fn lock(&self, weights: &NamedWeights, partial: &Path) -> Result<Option<File>> {
+        loop {
+            let file = File::options()
+                .create(true)
+                .append(true)
+                .open(partial)
+                .map_err(Error::io(partial))?;
+            file.lock().map_err(Error::io(partial))?;
+            if self.has(weights) {
+                return Ok(None);
+            }
+            // The process that held the lock may have removed the file meanwhile.
+            if partial.is_file() {
+                return Ok(Some(file));
+            }
+        }
+    }
+
+    fn url(&self, weights: &NamedWeights) -> String {
+        let hub = self.mirror.as_deref().unwrap_or(HUB).trim_end_matches('/');
+        format!("{hub}/{}", weights.path)
+    }
+
+    /// Appends to the partial file what it lacks.
+    fn download(&self, weights: &NamedWeights, partial: &Path, file: &mut File, observer: &dyn Observer) -> Result<()> {
+        let have = file.seek(SeekFrom::End(0)).map_err(Error::io(partial))?;
+        let url = self.url(weights);
+        let fail = |message: String| Error::Download {
+            name: weights.name.to_owned(),
+            url: url.clone(),
+            message,
+        };
+        let news = request(url.clone(), have, self.stall_limit).map_err(Error::io(partial))?;
+        let (done, left) = match next(&news, observer)? {
+            Some(Ok(News::Answer { is_rest: true, left })) => (have, left),
+            Some(Ok(News::Answer { is_rest: false, left })) => {
+                file.set_len(0).map_err(Error::io(partial))?;
+                (0, left)
+            }
+            // The partial file is the whole already.
+            None | Some(Ok(News::Bytes(_))) => return Ok(()),
+            Some(Err(message)) => return Err(fail(message)),
+        };
+        observer.begin(&format!("bytes of {}", weights.name), done + left.unwrap_or(0));
+        observer.advance(done);
+        let mut got = 0;
+        let so_far = |got: u64| match left {
+            Some(left) => format!("after {} of {} bytes", done + got, done + left),
+            None => format!("after {} bytes", done + got),
+        };
+        while let Some(bytes) = next(&news, observer)? {
+            let bytes = match bytes {
+                Ok(News::Bytes(bytes)) => bytes,
+                Ok(News::Answer { .. }) => unreachable!("a server answers once"),
+                Err(message) => return Err(fail(format!("{message}, {}", so_far(got)))),
+            };
+            file.write_all(&bytes).map_err(Error::io(partial))?;
+            observer.advance(bytes.len() as u64);
+            got += bytes.len() as u64;
+        }
+        observer.end();
+        if left.is_some_and(|left| got < left) {
+            return Err(fail(format!("connection closed {}", so_far(got))));
+        }
+        file.sync_all().map_err(Error::io(partial))
+    }
+}
+
+/// What a server sends.
+enum News {
+    Answer {
+        /// Whether the bytes that follow are those from the place that was asked for, or all.
+        is_rest: bool,
+        /// How many bytes follow, if the server says so.
+        left: Option<u64>,
+    },
+    Bytes(Vec<u8>),
+}
+
+/// News, or what went wrong.
+type Received = std::result::Result<News, String>;
+
+/// Asks for a file from byte `from` on. The answer comes first, then the bytes, or a message of what went wrong.
+/// Nothing comes if the file ends at `from`.
+///
+/// A thread of its own waits for the server, so that its caller can see an interrupt meanwhile. The thread ends when the
+/// server has sent nothing for `stall_limit`, or when nobody receives any more.
+fn request(url: String, from: u64, stall_limit: Duration) -> std::io::Result<Receiver<Received>> {
+    let (send, receive) = sync_channel(4);
+    thread::Builder::new().name("download".to_owned()).spawn(move || {
+        if let Err(message) = send_news(&url, from, stall_limit, &send) {
+            // Without a receiver the download was interrupted.
+            send.send(Err(message)).ok();
+        }
+    })?;
+    Ok(receive)
+}
+
+fn send_news(
+    url: &str,
+    from: u64,
+    stall_limit: Duration,
+    send: &SyncSender<Received>,
+) -> std::result::Result<(), String> {
+    let timeout = Some(SERVER_TIMEOUT);
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_resolve(timeout)
+        .timeout_connect(timeout)
+        .timeout_recv_response(timeout)
+        .timeout_per_read(Some(stall_limit))
+        .build()
+        .into();
+    let mut request = agent.get(url);
+    if from > 0 {
+        request = request.header("Range", format!("bytes={from}-"));
+    }
+    let mut response = match request.call() {
+        Ok(response) => response,
+        Err(ureq::Error::StatusCode(416)) => return Ok(()),
+        Err(error) => return Err(message(&error, stall_limit)),
+    };
+    let answer = News::Answer {
+        is_rest: response.status() == 206,
+        left: response.body().content_length(),
+    };
+    let mut is_wanted = send.send(Ok(answer)).is_ok();
+    let mut body = response.body_mut().as_reader();
+    let mut buffer = vec![0; 1 << 16];
+    while is_wanted {
+        match body.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => is_wanted = send.send(Ok(News::Bytes(buffer[..n].to_vec()))).is_ok(),
+            Err(error) => return Err(message(&error.into(), stall_limit)),
+        }
+    }
+    Ok(())
+}
+
+fn message(error: &ureq::Error, stall_limit: Duration) -> String {
+    match error {
+        ureq::Error::Timeout(ureq::Timeout::PerRead) => {
+            format!("the server sent nothing for {} s", stall_limit.as_secs_f64())
+        }
+        error => error.to_string(),
+    }
+}
+
+/// Waits for news; `None` after the last.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+fn next(news: &Receiver<Received>, observer: &dyn Observer) -> Result<Option<Received>> {
+    loop {
+        if observer.is_interrupted() {
+            return Err(Error::Interrupted);
+        }
+        match news.recv_timeout(TICK) {
+            Ok(news) => return Ok(Some(news)),
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
