@@ -1,7 +1,7 @@
 //! What the stages of Luthier exchange, as plain data.
 //!
 //! - [`Digest`]: the blake3 digest by which every artifact, image and configuration is known
-//! - [`Artifact`]: a type with a canonical byte form; [`Manifest`] and [`FeatureRows`] are the two that travel between crates
+//! - [`Artifact`]: a type with a canonical byte form; [`Manifest`], [`FeatureRows`] and [`ImageRows`] travel between crates
 //! - [`Key`]: what a stage's result depends on, each part kept by name, so that a miss can be explained
 //! - [`ReadRows`]: features that are read a block of rows at a time, wherever they are kept
 //!
@@ -10,6 +10,7 @@
 mod atomic;
 mod digest;
 mod error;
+mod image_rows;
 mod key;
 mod manifest;
 mod matrix;
@@ -22,6 +23,7 @@ pub use atomic::{
 };
 pub use digest::Digest;
 pub use error::{Error, Result};
+pub use image_rows::ImageRows;
 pub use key::{Key, KeyBuilder, KeyPart};
 pub use manifest::{Content, Manifest, ManifestEntry, Split, class_of};
 pub use matrix::{Tensors, TensorsBuilder};

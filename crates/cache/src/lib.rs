@@ -34,7 +34,7 @@ use tempfile::TempDir;
 
 pub use self::error::{Error, Result};
 pub use self::gc::{DryRun, GcReport, Keep, PruneReport};
-pub use self::table::StoredTable;
+pub use self::table::{StoredTable, StoredVectors};
 pub use self::upkeep::{CacheStats, ExtractorStats, LastRun, OutputStats, PERCEPTUAL_HASH, VerifyReport};
 
 /// How many rows of features are read or written while the index is held: some megabytes.

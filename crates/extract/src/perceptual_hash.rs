@@ -1,5 +1,5 @@
 use image::RgbImage;
-use luthier_artifact::{Digest, ExtractorInfo, Key};
+use luthier_artifact::{Digest, Key};
 use luthier_cache::PERCEPTUAL_HASH;
 
 use crate::Decoding;
@@ -10,7 +10,7 @@ const GRID: usize = 8;
 /// How an image looks at its coarsest: the mean red, green and blue, 0 to 255, of each box of an 8 × 8 grid over all of it,
 /// row by row.
 ///
-/// Copies of a photograph that were encoded again, at another size as well, have nearly the same.
+/// Copies of a photograph that were encoded again, at another size as well, have nearly the same hash.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PerceptualHash(pub Vec<f32>);
 
@@ -21,25 +21,13 @@ impl PerceptualHash {
     /// Changes when an image gets another one.
     const VERSION: u32 = 1;
 
-    /// By what the cache knows those of images decoded this way.
+    /// The digest by which the cache knows perceptual hashes of images that were decoded in this way.
     pub fn extractor(decoding: Decoding) -> Digest {
         let key = Key::stage(PERCEPTUAL_HASH, Self::VERSION);
         key.field("decode", decoding).finish().digest()
     }
 
-    /// What tables of them say of how they were made, of images that were decoded this way.
-    pub fn info(decode: &str) -> ExtractorInfo {
-        ExtractorInfo {
-            views: vec![PERCEPTUAL_HASH.to_owned()],
-            combine: String::new(),
-            decode: decode.to_owned(),
-            weights: String::new(),
-            weights_sha256: String::new(),
-            precision: "fp32".to_owned(),
-        }
-    }
-
-    /// The one of an image.
+    /// The perceptual hash of an image.
     pub(crate) fn of(image: &RgbImage) -> Self {
         let (width, height) = (image.width() as usize, image.height() as usize);
         let columns = boxes(width);

@@ -2,7 +2,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use luthier_artifact::{
-    Artifact, Content, Digest, ExtractorInfo, FeatureRows, Key, KeyBuilder, Manifest, ManifestEntry, Split,
+    Artifact, Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, KeyBuilder, Manifest, ManifestEntry, Split,
 };
 use luthier_cache::{Cache, PERCEPTUAL_HASH};
 use serde::{Deserialize, Serialize};
@@ -32,10 +32,8 @@ pub struct Extraction {
     pub train: FeatureRows,
     /// The features to evaluate on.
     pub test: FeatureRows,
-    /// The perceptual hashes of the images to fit on, row by row those of `train`.
-    pub train_hashes: FeatureRows,
-    /// The perceptual hashes of the images to evaluate on.
-    pub test_hashes: FeatureRows,
+    /// The distinct images of both, with their perceptual hashes.
+    pub images: ImageRows,
     /// The images that could not be decoded.
     pub skipped: SkippedImages,
     /// How many images went through the network.
@@ -80,7 +78,7 @@ impl Artifact for SkippedImages {
 
 impl ExtractConfig {
     /// Changes when the same features are put into tables in another way.
-    pub const VERSION: u32 = 4;
+    pub const VERSION: u32 = 5;
 
     /// The stage's key. `manifest` is the digest of the manifest.
     ///
@@ -214,18 +212,15 @@ impl ExtractConfig {
             width: extractor.views.width(),
             extractor: extractor.info(&expected),
         };
-        let hashes = Known {
-            images: &digests,
-            vectors: &cache.feature_digests(&of_hashes, &digests)?,
-            width: PerceptualHash::WIDTH,
-            extractor: PerceptualHash::info(&extractor.decode.to_string()),
-        };
-        let rows = |split, known| rows(manifest, split, known, &skipped);
+        let hashes = cache.feature_digests(&of_hashes, &digests)?;
+        let (train, test) = (
+            rows(manifest, Split::Train, &features, &skipped)?,
+            rows(manifest, Split::Test, &features, &skipped)?,
+        );
         Ok(Extraction {
-            train: rows(Split::Train, &features)?,
-            test: rows(Split::Test, &features)?,
-            train_hashes: rows(Split::Train, &hashes)?,
-            test_hashes: rows(Split::Test, &hashes)?,
+            images: image_rows(&[&train, &test], &digests, &hashes)?,
+            train,
+            test,
             n_embedded,
             n_reused: digests.len() - n_embedded - skipped.0.len(),
             skipped,
@@ -431,6 +426,23 @@ fn rows(manifest: &Manifest, split: Split, known: &Known<'_>, skipped: &SkippedI
         images,
         vectors,
     })
+}
+
+/// The distinct images of tables with their perceptual hashes. `images` are ascending, and `hashes` belong to them.
+fn image_rows(tables: &[&FeatureRows], images: &[Digest], hashes: &[Option<Digest>]) -> Result<ImageRows> {
+    let hash = |image: &Digest| {
+        let place = images.binary_search(image).ok();
+        let (what, digest) = ("perceptual hash of image", *image);
+        place
+            .and_then(|place| hashes[place])
+            .ok_or(luthier_cache::Error::Lost { what, digest })
+    };
+    let of_tables: Vec<Vec<Digest>> = (tables.iter())
+        .map(|table| table.images.iter().map(hash).collect::<luthier_cache::Result<_>>())
+        .collect::<luthier_cache::Result<_>>()?;
+    let tables: Vec<(&FeatureRows, &[Digest])> =
+        (tables.iter().zip(&of_tables)).map(|(table, hashes)| (*table, hashes.as_slice())).collect();
+    Ok(ImageRows::new(&tables, PerceptualHash::WIDTH))
 }
 
 fn label(manifest: &Manifest, entry: &ManifestEntry) -> usize {
