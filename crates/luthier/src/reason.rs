@@ -4,18 +4,18 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
 
-use anyhow::Result;
 use luthier_artifact::{Content, Key, Manifest, ManifestEntry};
 use luthier_cache::{Cache, PERCEPTUAL_HASH};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
+use crate::Result;
 use crate::words::counted;
 
 /// One thing that is not as it was in the last run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub(crate) enum Reason {
+pub enum Reason {
     /// This project has not run before.
     FirstRun,
     /// The last run's result, or the record of it, is no longer in the cache.
@@ -44,14 +44,14 @@ pub(crate) enum Reason {
 
 /// A part of the configuration with its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Setting {
+pub struct Setting {
     name: String,
     value: String,
 }
 
 /// What is known of weights.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Weights {
+pub struct Weights {
     name: String,
     sha256: String,
 }
@@ -98,11 +98,11 @@ impl fmt::Display for Reason {
 ///
 /// In JSON both the words, `reason`, and the list, `reasons`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reasons(pub Vec<Reason>);
+pub struct Reasons(pub Vec<Reason>);
 
 impl Reasons {
     /// What changed from one key of a stage to another. An input that `now` lacks is not known yet, and is passed over.
-    pub(crate) fn between(cache: &Cache, before: &Key, now: &Key) -> Result<Self> {
+    pub fn between(cache: &Cache, before: &Key, now: &Key) -> Result<Self> {
         let mut reasons = Vec::new();
         let mut came_or_went = Vec::new();
         let (mut summary, mut beside) = (None, Vec::new());
@@ -164,7 +164,7 @@ impl Reasons {
     }
 
     /// What happened to the images, if that is among the reasons.
-    pub(crate) fn images(&self) -> Option<&ImageChanges> {
+    pub fn images(&self) -> Option<&ImageChanges> {
         self.0.iter().find_map(|reason| match reason {
             Reason::Images(changes) => Some(changes),
             _ => None,
@@ -203,7 +203,7 @@ impl Weights {
 }
 
 /// What the part of a key that is the digest of an input stands for.
-pub(crate) fn input_name(part: &str) -> Option<&'static str> {
+pub fn input_name(part: &str) -> Option<&'static str> {
     match part {
         "manifest" => Some("images"),
         "train" => Some("training features"),
@@ -223,7 +223,7 @@ fn is_beside(stage: &str, part: &str) -> bool {
 }
 
 /// Digests within a value are cut short, for people.
-pub(crate) fn short(value: &str) -> String {
+pub fn short(value: &str) -> String {
     let is_digest = |word: &&str| word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
     let words: Vec<String> = value
         .split(' ')
@@ -269,7 +269,7 @@ fn images(cache: &Cache, before: &str, now: &str) -> Result<Reason> {
 /// What became of an image from one manifest to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Fate {
+pub enum Fate {
     /// The file is new.
     Added,
     /// The file holds other bytes.
@@ -300,7 +300,7 @@ impl fmt::Display for Fate {
 
 /// One image that is not as it was. Files are named with their split, for example `train/harp/1.jpg`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(crate) struct ImageChange {
+pub struct ImageChange {
     pub change: Fate,
     pub file: String,
     /// What a renamed or moved file was called before.
@@ -319,7 +319,7 @@ impl fmt::Display for ImageChange {
 
 /// The images that were added, changed, removed, renamed and moved from one manifest to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ImageChanges {
+pub struct ImageChanges {
     /// Ordered by what happened, then by file.
     pub files: Vec<ImageChange>,
 }
