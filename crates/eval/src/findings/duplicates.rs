@@ -1,11 +1,10 @@
 use std::collections::{BTreeMap, HashMap};
 
-use luthier_artifact::{Artifact, Digest, ImageRows, Key, ReadRows};
+use luthier_artifact::{Artifact, Digest, ImageRows, Key, ReadRows, json};
 use ndarray::{Array2, ArrayView1};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::json;
 use crate::{Error, Result};
 
 /// The contrast that an image has at least, in grey levels: below, nothing is there to compare.

@@ -13,7 +13,7 @@ mod suspects;
 
 use std::collections::HashMap;
 
-use luthier_artifact::{Artifact, Digest, FeatureRows, Split};
+use luthier_artifact::{Artifact, Digest, FeatureRows, Split, json};
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
@@ -136,21 +136,4 @@ fn duplicates(look_alikes: Option<&LookAlikes>, train: &FeatureRows, test: &Feat
     found.retain(|group| group.images.len() > 1);
     found.sort_by(|a, b| a.images.cmp(&b.images));
     found
-}
-
-// JSON
-mod json {
-    use luthier_artifact::{Error, Result};
-    use serde::Serialize;
-    use serde::de::DeserializeOwned;
-
-    pub(super) fn encode(format: &'static str, value: &impl Serialize) -> Vec<u8> {
-        serde_json::to_vec(&(format, value)).expect("plain data always serialize")
-    }
-
-    pub(super) fn decode<T: DeserializeOwned>(expected: &'static str, bytes: &[u8]) -> Result<T> {
-        let wrong = |found: String| Error::Format { expected, found };
-        let (format, value): (String, T) = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
-        if format == expected { Ok(value) } else { Err(wrong(format)) }
-    }
 }

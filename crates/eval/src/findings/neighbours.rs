@@ -1,9 +1,8 @@
-use luthier_artifact::{Artifact, Digest, Key, ReadRows};
+use luthier_artifact::{Artifact, Digest, Key, ReadRows, json};
 use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::json;
 use crate::{Error, Evaluation, Result};
 
 /// How many training images are compared at once: 16 MB of features.

@@ -1,10 +1,10 @@
 use std::cmp::Ordering;
 
-use luthier_artifact::{Artifact, Digest, Key, Split};
+use luthier_artifact::{Artifact, Digest, Key, Split, json};
 use ndarray::{ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
-use super::{ImageRef, json};
+use super::ImageRef;
 use crate::Evaluation;
 
 /// The suspects stage: which images probably have the wrong label.
