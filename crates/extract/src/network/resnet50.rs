@@ -3,9 +3,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-use crate::bridge::{self, Activation, PackedConv, Shape};
-use crate::weights::Parameters;
-use crate::winograd::{self, WinogradConv};
+use super::bridge::{self, Activation, PackedConv, Shape};
+use super::weights::Parameters;
+use super::winograd::{self, WinogradConv};
 use crate::{Device, Precision, Preprocess, Result};
 
 /// The number of features: channels before global average pooling.

@@ -4,7 +4,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
 use mozjpeg::{ColorSpace, Decompress, Marker};
 
-use crate::decode::{Decoding, MAX_ALLOC, Unreadable, too_large};
+use super::decoding::{Decoding, MAX_ALLOC, Unreadable};
 
 /// Decodes a JPEG with libjpeg (in mozjpeg's edition), whose pixels are those of Pillow, bit for bit.
 ///
@@ -44,7 +44,7 @@ fn decompress(bytes: &[u8], scans: Scans, decoding: Decoding) -> Result<Option<R
             .sum(),
     };
     if (pixels + coefficients) as u64 > MAX_ALLOC {
-        return Err(too_large(width as u32, height as u32));
+        return Err(Unreadable::too_large(width as u32, height as u32));
     }
     let orientation = jpeg
         .markers()

@@ -1,8 +1,9 @@
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-use crate::decode::{Decoding, Unreadable, decode};
-use crate::resize::{Resizer, Side};
+use super::decode::decode;
+use super::decoding::{Decoding, Unreadable};
+use super::resize::{Resizer, Extent};
 
 /// A small JPEG of an image file for the report: at most `side` pixels wide and high, the aspect kept.
 ///
@@ -18,8 +19,8 @@ pub fn thumbnail(bytes: &[u8], side: u32) -> Result<Vec<u8>, Unreadable> {
     let mut small = vec![0; 3 * width as usize * height as usize];
     Resizer::default().run(
         &image,
-        &Side::whole(width as usize),
-        &Side::whole(height as usize),
+        &Extent::whole(width as usize),
+        &Extent::whole(height as usize),
         &mut small,
     );
     let mut jpeg = Vec::new();

@@ -1,53 +1,7 @@
-use std::fmt;
-use std::str::FromStr;
-
 use image::RgbImage;
 
-use crate::resize::{Resizer, Side};
-
-/// How an image of any shape becomes a square of 224 × 224 pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum View {
-    /// Both sides to 224 whatever the shape: nothing is cut off, the aspect is not kept.
-    Squash,
-    /// The short side to 256, then the middle 224 × 224: the aspect is kept, the edges are cut off.
-    Crop,
-    /// [`View::Squash`], mirrored left to right.
-    Mirror,
-    /// [`View::Crop`], mirrored left to right.
-    CropMirror,
-}
-
-impl View {
-    /// All views.
-    pub const ALL: [View; 4] = [View::Squash, View::Crop, View::Mirror, View::CropMirror];
-
-    fn name(self) -> &'static str {
-        match self {
-            View::Squash => "squash",
-            View::Crop => "crop",
-            View::Mirror => "mirror",
-            View::CropMirror => "crop-mirror",
-        }
-    }
-}
-
-impl fmt::Display for View {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for View {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        View::ALL
-            .into_iter()
-            .find(|view| view.name() == text)
-            .ok_or_else(|| format!("expected squash, crop, mirror or crop-mirror, found {text}"))
-    }
-}
+use super::view::View;
+use super::resize::{Resizer, Extent};
 
 /// Brings images to the size that the network takes.
 ///
@@ -79,7 +33,7 @@ impl Preprocess {
         assert_eq!(out.len(), Self::BYTES, "the length of a view");
         let (width, height) = (image.width() as usize, image.height() as usize);
         let (horizontal, vertical) = match view {
-            View::Squash | View::Mirror => (Side::whole(Self::SIDE), Side::whole(Self::SIDE)),
+            View::Squash | View::Mirror => (Extent::whole(Self::SIDE), Extent::whole(Self::SIDE)),
             View::Crop | View::CropMirror => (crop(width, height), crop(height, width)),
         };
         self.resizer.run(image, &horizontal, &vertical, out);
@@ -92,10 +46,10 @@ impl Preprocess {
 /// Resizes a side of `length` pixels as if the shorter one were to get 256, and keeps the middle 224.
 ///
 /// The rounding is that of torchvision's `Resize(256)` (down) and `CenterCrop(224)` (half to even).
-fn crop(length: usize, other: usize) -> Side {
+fn crop(length: usize, other: usize) -> Extent {
     let resized = Preprocess::SHORT_SIDE * length / length.min(other);
     let start = ((resized - Preprocess::SIDE) as f64 / 2.0).round_ties_even() as usize;
-    Side {
+    Extent {
         length: resized,
         window: start..start + Preprocess::SIDE,
     }
@@ -157,16 +111,5 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn views_are_read_by_their_names() {
-        for view in View::ALL {
-            assert_eq!(view.to_string().parse(), Ok(view));
-        }
-        assert_eq!(
-            "flip".parse::<View>(),
-            Err("expected squash, crop, mirror or crop-mirror, found flip".to_owned())
-        );
     }
 }

@@ -1,7 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Error, Result, bridge};
+use super::bridge;
+use crate::{Error, Result};
 
 /// Where the network runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use pulp::{Arch, Simd, WithSimd};
 use tch::{Kind, Tensor};
 
+use super::bridge::{self, Activation, PackedConv, Shape};
 use crate::Result;
-use crate::bridge::{self, Activation, PackedConv, Shape};
 
 /// The side of a tile of inputs, and of the outputs made of it.
 const INPUTS: usize = 6;

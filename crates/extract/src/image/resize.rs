@@ -21,16 +21,16 @@ const HALF: i32 = 1 << (PRECISION - 1);
 
 /// What becomes of the width or the height.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Side {
+pub(crate) struct Extent {
     /// The length of the whole result.
     pub(crate) length: usize,
     /// The part of it that is wanted.
     pub(crate) window: Range<usize>,
 }
 
-impl Side {
+impl Extent {
     pub(crate) fn whole(length: usize) -> Self {
-        Side {
+        Extent {
             length,
             window: 0..length,
         }
@@ -53,7 +53,7 @@ struct Axis {
 
 impl Axis {
     /// Sets the sums for resizing `from` pixels to a side.
-    fn set(&mut self, from: usize, to: &Side) {
+    fn set(&mut self, from: usize, to: &Extent) {
         let scale = from as f64 / to.length as f64;
         // When shrinking, the triangle covers all pixels that fall into one; when growing, two neighbours.
         let support = scale.max(1.0);
@@ -119,7 +119,7 @@ impl Resizer {
     ///
     /// # Panics
     /// If `resized` is not of that size, or the image has no pixels.
-    pub(crate) fn run(&mut self, image: &RgbImage, width: &Side, height: &Side, resized: &mut [u8]) {
+    pub(crate) fn run(&mut self, image: &RgbImage, width: &Extent, height: &Extent, resized: &mut [u8]) {
         assert_eq!(
             resized.len(),
             3 * width.window.len() * height.window.len(),
@@ -316,8 +316,8 @@ mod tests {
     use super::*;
 
     /// The same by the definition: each pass weighs every source pixel for every pixel of the result.
-    fn reference(image: &RgbImage, width: &Side, height: &Side) -> Vec<u8> {
-        let weights = |from: usize, to: &Side, place: usize| -> Vec<i64> {
+    fn reference(image: &RgbImage, width: &Extent, height: &Extent) -> Vec<u8> {
+        let weights = |from: usize, to: &Extent, place: usize| -> Vec<i64> {
             let scale = from as f64 / to.length as f64;
             let (center, support) = ((place as f64 + 0.5) * scale, scale.max(1.0));
             let first = (center - support + 0.5).max(0.0) as usize;
@@ -359,7 +359,7 @@ mod tests {
             }
             resized
         };
-        let shrinks_by = |from: u32, to: &Side| i64::from(from) - to.length as i64;
+        let shrinks_by = |from: u32, to: &Extent| i64::from(from) - to.length as i64;
         let columns_first = shrinks_by(image.height(), height) > 2 * shrinks_by(image.width(), width).max(0);
         if columns_first {
             across(&down(image))
@@ -370,8 +370,8 @@ mod tests {
     }
 
     prop_compose! {
-        fn side()(length in 1..70usize)(start in 0..length, end in 1..=length, length in Just(length)) -> Side {
-            Side { length, window: start.min(end - 1)..end }
+        fn side()(length in 1..70usize)(start in 0..length, end in 1..=length, length in Just(length)) -> Extent {
+            Extent { length, window: start.min(end - 1)..end }
         }
     }
 
@@ -391,7 +391,7 @@ mod tests {
             resizer.run(&image, &width, &height, &mut resized);
             prop_assert_eq!(&resized, &reference(&image, &width, &height));
             // Buffers left by another image do not show.
-            resizer.run(&RgbImage::new(99, 98), &Side::whole(97), &Side::whole(96), &mut vec![0; 3 * 97 * 96]);
+            resizer.run(&RgbImage::new(99, 98), &Extent::whole(97), &Extent::whole(96), &mut vec![0; 3 * 97 * 96]);
             let again = &mut vec![7; resized.len()];
             resizer.run(&image, &width, &height, again);
             prop_assert_eq!(&resized, &*again);

@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest as _, Sha256};
 use tch::{Kind, Tensor};
 
-use crate::network::{ParameterShape, parameters};
+use super::resnet50::{ParameterShape, parameters};
 use crate::{Error, Observer, Result};
 
 /// Weights that are known by name.

@@ -12,8 +12,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use rayon::ThreadPoolBuilder;
 use tch::TchError;
 
+use super::resnet50::{Network, WIDTH};
 use crate::extractor::{Embedded, Image};
-use crate::network::{Network, WIDTH};
 use crate::{Device, Error, Observer, PerceptualHash, Preprocess, Result};
 
 /// How many threads do what, in batches of how many images.

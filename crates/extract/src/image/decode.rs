@@ -1,52 +1,10 @@
-use std::fmt;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::str::FromStr;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 
-use crate::jpeg;
-
-/// Why bytes are not an image that can be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unreadable(pub String);
-
-/// The most memory that decoding one image may take, in bytes: enough for 170 megapixels (a progressive JPEG's
-/// coefficients are counted too), too little for a file that unpacks to a thousand times its size.
-pub(crate) const MAX_ALLOC: u64 = 512 << 20;
-
-/// How a JPEG that is much larger than the network needs is decoded. Images of other formats are always exact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Decoding {
-    /// At half, a quarter or an eighth of its size, the smallest that leaves the short side 512 pixels or more: several
-    /// times faster, because most of the transform is left out. The pixels are those of Pillow's
-    /// `draft("RGB", (512, 512))`.
-    Scaled,
-    /// At full size. The pixels are those of Pillow.
-    Exact,
-}
-
-impl fmt::Display for Decoding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Decoding::Scaled => "scaled",
-            Decoding::Exact => "exact",
-        })
-    }
-}
-
-impl FromStr for Decoding {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "scaled" => Ok(Decoding::Scaled),
-            "exact" => Ok(Decoding::Exact),
-            _ => Err(format!("expected scaled or exact, found {text}")),
-        }
-    }
-}
+use super::decoding::{Decoding, MAX_ALLOC, Unreadable};
+use super::jpeg;
 
 /// Decodes an image file of any supported format, told by its bytes, to upright 8-bit RGB.
 ///
@@ -99,7 +57,7 @@ fn decode_as(reader: ImageReader<Cursor<&[u8]>>, format: ImageFormat) -> Result<
     }
     // The decoder's own limit leaves out the buffer that it decodes into.
     if decoder.total_bytes() > MAX_ALLOC {
-        return Err(too_large(width, height));
+        return Err(Unreadable::too_large(width, height));
     }
     let orientation = decoder.orientation().map_err(damaged)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
@@ -109,13 +67,6 @@ fn decode_as(reader: ImageReader<Cursor<&[u8]>>, format: ImageFormat) -> Result<
     } else {
         image.into_rgb8()
     })
-}
-
-pub(crate) fn too_large(width: u32, height: u32) -> Unreadable {
-    Unreadable(format!(
-        "too large: {width} × {height} pixels take more than {} MiB",
-        MAX_ALLOC >> 20
-    ))
 }
 
 fn name(format: ImageFormat) -> String {
@@ -261,17 +212,6 @@ mod tests {
         let sum = crc32(&png[12..29]).to_be_bytes();
         png[29..33].copy_from_slice(&sum);
         assert_eq!(message(&png), "too large: 65536 × 65536 pixels take more than 512 MiB");
-    }
-
-    #[test]
-    fn decodings_are_read_by_their_names() {
-        for decoding in [Decoding::Scaled, Decoding::Exact] {
-            assert_eq!(decoding.to_string().parse(), Ok(decoding));
-        }
-        assert_eq!(
-            "half".parse::<Decoding>(),
-            Err("expected scaled or exact, found half".to_owned())
-        );
     }
 
     #[test]
