@@ -33,7 +33,7 @@ pub use key::{Key, KeyBuilder, KeyPart};
 pub use manifest::{Content, Manifest, ManifestEntry, Split, class_of};
 pub use matrix::{Tensors, TensorsBuilder};
 pub use names::UnknownName;
-pub use observer::Observer;
+pub use observer::{Observer, Task};
 pub use rows::{ReadError, ReadRows};
 pub use stat::FileStat;
 pub use table::{ExtractorInfo, FeatureRows, FeatureTable, vector_bytes, vector_digest};

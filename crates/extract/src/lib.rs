@@ -22,7 +22,7 @@ pub use crate::image::preprocess::{Preprocess, View};
 pub use crate::image::thumbnail::thumbnail;
 pub use error::{Error, Result};
 pub use extractor::{Embedded, Extractor, ExtractorConfig, ImageFile};
-pub use luthier_artifact::Observer;
+pub use luthier_artifact::{Observer, Task};
 pub use network::device::{Device, Precision};
 pub use network::resnet50::WIDTH;
 pub use network::weights::{NamedWeights, WeightsSource, WeightsStore};

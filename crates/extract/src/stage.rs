@@ -154,7 +154,7 @@ impl ExtractConfig {
         if !files.is_empty() {
             let network = Extractor::load(extractor, store, n_threads, files.len(), observer)?;
             check_weights(extractor, &expected)?;
-            observer.begin("images embedded", files.len() as u64);
+            let task = observer.task("images embedded", files.len() as u64);
             let mut commit = Commit {
                 cache,
                 extractors: &extractors.of_views,
@@ -164,7 +164,7 @@ impl ExtractConfig {
                 since: Instant::now(),
             };
             let outcome = network.embed(&files, observer, |place, embedded| {
-                observer.advance(1);
+                task.advance(1);
                 let ImageFile {
                     digest, views: wanted, ..
                 } = &files[place];
@@ -189,7 +189,6 @@ impl ExtractConfig {
             // Also when the run ends early: what was embedded is kept.
             commit.flush()?;
             outcome?;
-            observer.end();
         }
         skipped.sort();
         let skipped = SkippedImages(skipped);
