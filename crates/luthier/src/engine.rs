@@ -159,11 +159,11 @@ impl Engine<'_> {
         retry(|| {
             let mut runner = self.runner(out, Purpose::Run)?;
             let made = pipeline.stages(data, Some(&folders), &mut runner)?;
-            self.summarize(made, &folders, runner)
+            self.summarize(made, data, &folders, runner)
         })
     }
 
-    fn summarize(&self, made: Made, folders: &Folders, runner: Runner<'_>) -> Result<PipelineSummary> {
+    fn summarize(&self, made: Made, data: &Data, folders: &Folders, runner: Runner<'_>) -> Result<PipelineSummary> {
         const RUNS: &str = "outside a plan every stage gives files";
         let Made {
             scan,
@@ -171,6 +171,7 @@ impl Engine<'_> {
             found,
             page,
             model: model_path,
+            manifest,
         } = made;
         let model: Model = load(self.cache, &found.data.trained.model)?;
         let evaluation = found.figures.evaluation();
@@ -178,7 +179,9 @@ impl Engine<'_> {
             // The names of the rows are made only if they are needed.
             let findings = found.findings(self.cache)?;
             if findings.duplicates.iter().any(report::is_leaked_look) {
-                report::leaked_looks(&findings, &report::row_files(self.cache, &scan.manifest, &found)?)
+                let manifest = (&scan.manifest, manifest);
+                let names = RowNames::extracted(self.cache, &data.source, manifest, &extracted)?;
+                Ok(report::leaked_looks(&findings, &*(names.json)()?))
             } else {
                 Ok(Vec::new())
             }

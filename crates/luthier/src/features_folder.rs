@@ -332,6 +332,12 @@ pub(crate) fn read_json(folder: &Path) -> Result<(FeaturesJson, Digest)> {
     Ok((json, Digest::of(&text)))
 }
 
+impl std::fmt::Display for SkippedFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}: {}", self.split, self.file, self.reason)
+    }
+}
+
 impl FeaturesJson {
     /// What is wrong with a description, for example one that another program wrote.
     fn check(&self) -> std::result::Result<(), String> {

@@ -81,6 +81,7 @@ impl Folders {
 /// What all stages gave.
 pub(crate) struct Made {
     pub(crate) scan: Scan,
+    pub(crate) manifest: Digest,
     pub(crate) extracted: Extracted,
     pub(crate) found: Found,
     /// The page of the report, unless this was a plan.
@@ -134,6 +135,7 @@ impl Pipeline {
         drop(names);
         Ok(Made {
             scan,
+            manifest,
             extracted,
             found,
             page,
@@ -569,7 +571,7 @@ fn describe_scan(found: &Scan) -> String {
 }
 
 /// A model's C and where it comes from, in a few words.
-pub(crate) fn describe_c(model: &Model) -> String {
+pub fn describe_c(model: &Model) -> String {
     let c = model.training.c;
     match &model.training.cross_validation {
         Some(found) => format!("C = {c}, by {}-fold cross-validation", found.folds),
@@ -578,7 +580,7 @@ pub(crate) fn describe_c(model: &Model) -> String {
 }
 
 /// How many components there are, in a few words.
-pub(crate) fn describe_components(n: usize, explained_variance_ratio: f64) -> String {
+pub fn describe_components(n: usize, explained_variance_ratio: f64) -> String {
     format!(
         "{}, {:.1} % of the variance",
         counted(n, "component"),

@@ -250,7 +250,7 @@ pub(crate) fn is_leaked_look(group: &Duplicates) -> bool {
 }
 
 /// Whether weights with this digest are the untrained ones.
-pub(crate) fn is_untrained(sha256: &str) -> bool {
+pub fn is_untrained(sha256: &str) -> bool {
     WeightsSource::Untrained
         .sha256()
         .is_ok_and(|untrained| untrained == sha256)
