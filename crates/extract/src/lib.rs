@@ -32,7 +32,7 @@ pub use device::{Device, Precision};
 pub use error::{Error, Result};
 pub use extractor::{Embedded, Extractor, ExtractorConfig, ImageFile};
 pub use network::WIDTH;
-pub use observer::Observer;
+pub use observer::{Observer, Task};
 pub use perceptual_hash::PerceptualHash;
 pub use preprocess::{Preprocess, View};
 pub use scan::{DataSource, Rehash, Scan, images_below, scan};

@@ -163,7 +163,7 @@ impl ExtractConfig {
         if !files.is_empty() {
             let network = Extractor::load(extractor, store, n_threads, files.len(), observer)?;
             check_weights(extractor, &expected)?;
-            observer.begin("images embedded", files.len() as u64);
+            let task = observer.task("images embedded", files.len() as u64);
             let mut commit = Commit {
                 cache,
                 extractors: &extractors.of_views,
@@ -173,7 +173,7 @@ impl ExtractConfig {
                 since: Instant::now(),
             };
             let outcome = network.embed(&files, observer, |place, embedded| {
-                observer.advance(1);
+                task.advance(1);
                 let ImageFile {
                     digest, views: wanted, ..
                 } = &files[place];
@@ -198,7 +198,6 @@ impl ExtractConfig {
             // Also when the run ends early: what was embedded is kept.
             commit.flush()?;
             outcome?;
-            observer.end();
         }
         skipped.sort();
         let skipped = SkippedImages(skipped);

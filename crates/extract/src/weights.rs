@@ -384,8 +384,10 @@ impl WeightsStore {
             0
         };
         let left = response.body().content_length();
-        observer.begin(&format!("bytes of {}", weights.name), done + left.unwrap_or(0));
-        observer.advance(done);
+        // A total of 0 is one that nobody knows.
+        let total = left.map_or(0, |left| done + left);
+        let task = observer.task(&format!("bytes of {}", weights.name), total);
+        task.advance(done);
         let mut body = response.body_mut().as_reader();
         let mut buffer = vec![0; 1 << 16];
         let mut got = 0;
@@ -395,13 +397,13 @@ impl WeightsStore {
                 break;
             }
             file.write_all(&buffer[..n]).map_err(Error::io(partial))?;
-            observer.advance(n as u64);
+            task.advance(n as u64);
             got += n as u64;
             if observer.is_interrupted() {
                 return Err(Error::Interrupted);
             }
         }
-        observer.end();
+        drop(task);
         if left.is_some_and(|left| got < left) {
             return Err(fail(format!(
                 "connection closed after {} of {} bytes",
