@@ -10,11 +10,11 @@ use std::io::{self, ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use luthier_artifact::ExtractorInfo;
 use luthier_classify::{DistanceMeter, Model, Scorer, Threshold};
-use luthier_extract::{Embedded, Extractor, ExtractorConfig, ImageFile, Observer, View, Views, WeightsSource};
+use luthier_extract::{Embedded, Extractor, ExtractorConfig, ImageFile, Observer, Task, View, Views, WeightsSource};
 
 use self::arrivals::Arrivals;
 use self::inputs::{Input, Source, sources};
@@ -176,7 +176,10 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         n_failed: 0,
     };
     for source in sources {
-        session.run(source)?;
+        match session.run(source) {
+            Err(error) if error.is::<NobodyReads>() => break,
+            done => done?,
+        }
     }
     Ok(session.finish())
 }
@@ -200,20 +203,14 @@ impl Session<'_> {
                 let inputs = self.unsorted(files.into_iter().map(Input::file).collect());
                 // On a terminal what is printed shows how far it is.
                 let shows_progress = !inputs.is_empty() && !io::stdout().is_terminal();
-                if shows_progress {
-                    self.progress.begin("images", inputs.len() as u64);
-                }
-                let done = self.predict(&inputs);
-                if shows_progress {
-                    self.progress.end();
-                }
-                done
+                let task = shows_progress.then(|| self.progress.task("images", inputs.len() as u64));
+                self.predict(&inputs, task.as_deref().unwrap_or(&()))
             }
             Source::Stdin(mut piped) => {
                 while let Some(items) = piped.next(self.progress)? {
                     let inputs = items.into_iter().map(Input::of).collect::<Result<_>>()?;
                     let inputs = self.unsorted(inputs);
-                    self.predict(&inputs)?;
+                    self.predict(&inputs, &())?;
                 }
                 Ok(())
             }
@@ -225,7 +222,7 @@ impl Session<'_> {
                     // What was put there a moment ago arrives as well: that is no news.
                     files.retain(|file| self.sorter.as_mut().is_none_or(|sorter| !sorter.passes_over(file)));
                     let inputs: Vec<Input> = files.into_iter().map(Input::file).collect();
-                    match self.predict(&inputs) {
+                    match self.predict(&inputs, &()) {
                         Err(error) if is_interrupt(&error) => break,
                         done => done?,
                     }
@@ -255,7 +252,7 @@ impl Session<'_> {
     }
 
     /// Predicts images, puts them where they belong, and prints them in their order, whatever the order they are ready in.
-    fn predict(&mut self, inputs: &[Input]) -> Result<()> {
+    fn predict(&mut self, inputs: &[Input], task: &dyn Task) -> Result<()> {
         let Session {
             extractor,
             views,
@@ -303,13 +300,23 @@ impl Session<'_> {
                 to,
                 error,
             };
-            Ok(printer.print(&prediction)?)
+            match printer.print(&prediction) {
+                // Images are sorted to the end, whether or not anybody reads where they went.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                    if sorter.is_some() {
+                        Ok(())
+                    } else {
+                        Err(NobodyReads.into())
+                    }
+                }
+                done => done.context("stdout"),
+            }
         };
         let mut failure = None;
         let (mut waiting, mut next) = (BTreeMap::new(), 0);
         extractor
             .embed(&files, *progress, |place, embedded| {
-                progress.advance(1);
+                task.advance(1);
                 waiting.insert(place, predictor.outcome(embedded, views));
                 while let Some(outcome) = waiting.remove(&next) {
                     // The extractor's callback knows only its own errors: others are kept for later.
@@ -336,6 +343,11 @@ impl Session<'_> {
         }
     }
 }
+
+/// Stdout's reader has gone. Without a sorter there is nothing left to do.
+#[derive(Debug, thiserror::Error)]
+#[error("stdout: nobody reads")]
+struct NobodyReads;
 
 fn is_interrupt(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(luthier_extract::Error::Interrupted))

@@ -56,12 +56,11 @@ pub(super) struct Printer {
 
 impl Printer {
     /// Prints the header, if the format has one.
-    pub(super) fn new(format: Format, has_targets: bool) -> io::Result<Self> {
-        let mut out = io::stdout().lock();
+    pub(super) fn new(format: Format, has_targets: bool) -> anyhow::Result<Self> {
+        let out = io::stdout().lock();
         if let Format::Csv = format {
             let to = if has_targets { ",to" } else { "" };
-            writeln!(out, "file,answer,rank,class,probability,distance,error{to}")?;
-            out.flush()?;
+            outln!("file,answer,rank,class,probability,distance,error{to}");
         }
         Ok(Printer {
             format,
