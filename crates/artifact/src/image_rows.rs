@@ -133,10 +133,19 @@ mod tests {
     #[test]
     fn labels_and_splits_do_not_show() {
         let hashes = [digests(&["a", "b"]), digests(&["c"])];
-        let before = ImageRows::new(&[(&table(&[0, 1], &["a", "b"]), &hashes[0]), (&table(&[0], &["c"]), &hashes[1])], 192);
+        let before = ImageRows::new(
+            &[
+                (&table(&[0, 1], &["a", "b"]), &hashes[0]),
+                (&table(&[0], &["c"]), &hashes[1]),
+            ],
+            192,
+        );
         let hashes = [digests(&["c", "b"]), digests(&["a", "c"])];
         let after = ImageRows::new(
-            &[(&table(&[1, 0], &["c", "b"]), &hashes[0]), (&table(&[1, 1], &["a", "c"]), &hashes[1])],
+            &[
+                (&table(&[1, 0], &["c", "b"]), &hashes[0]),
+                (&table(&[1, 1], &["a", "c"]), &hashes[1]),
+            ],
             192,
         );
         assert_eq!(before.encode(), after.encode());
@@ -148,7 +157,10 @@ mod tests {
         let mut rows = ImageRows::new(&[(&table(&[0, 1], &["a", "b"]), &digests(&["x", "y"]))], 192);
         assert_eq!(ImageRows::decode(&rows.encode()).unwrap(), rows);
         let (first, hash) = (rows.images[0], rows.hashes[0]);
-        assert_eq!((rows.hash_of(&first), rows.hash_of(&Digest::of(b"c"))), (Some(hash), None));
+        assert_eq!(
+            (rows.hash_of(&first), rows.hash_of(&Digest::of(b"c"))),
+            (Some(hash), None)
+        );
         rows.images.reverse();
         let error = ImageRows::decode(&rows.encode()).unwrap_err().to_string();
         assert_eq!(error, "expected image-rows/1, found images out of order at row 0");

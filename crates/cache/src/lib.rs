@@ -25,7 +25,7 @@ use index::Index;
 pub(crate) use index::is_damaged;
 use lock::Lock;
 use luthier_artifact::{Artifact, Digest, FeatureRows, FeatureTable, FileStat, Key, TEMPORARY, remove};
-use ndarray::{Array2, ArrayViewMut2, Axis};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use objects::Objects;
 use run::Run;
 pub use run::{Reuse, RunStage, RunState};
@@ -470,10 +470,19 @@ impl Cache {
     /// # Errors
     /// [`Error::Io`] or [`Error::Index`] if it cannot be written.
     pub fn put_table(&self, table: &FeatureTable) -> Result<Digest> {
-        for rows in table.features().axis_chunks_iter(Axis(0), ROWS_AT_ONCE) {
+        self.put_vectors(table.features())?;
+        self.put(&table.rows())
+    }
+
+    /// Stores vectors, `f32 [n, d]`, by their digests.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if they cannot be written.
+    pub fn put_vectors(&self, vectors: ArrayView2<'_, f32>) -> Result<()> {
+        for rows in vectors.axis_chunks_iter(Axis(0), ROWS_AT_ONCE) {
             self.index.store_vectors(rows)?;
         }
-        self.put(&table.rows())
+        Ok(())
     }
 
     /// The table with this digest, its features still unread, or `None` if it is not in the cache.

@@ -14,17 +14,9 @@ macro_rules! outln {
 }
 
 mod commands;
-mod estimate;
-mod export;
-mod features_folder;
-mod pipeline;
 mod problem;
-mod reason;
-mod report;
-mod runner;
 mod settings;
 mod terminal;
-mod words;
 
 use std::process::ExitCode;
 

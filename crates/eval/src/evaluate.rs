@@ -348,7 +348,10 @@ mod tests {
     #[test]
     fn the_key_is_pinned() {
         assert_eq!(
-            CONFIG.key(Digest::of(b"model"), Digest::of(b"test")).digest().to_string(),
+            CONFIG
+                .key(Digest::of(b"model"), Digest::of(b"test"))
+                .digest()
+                .to_string(),
             "dad2f8ecfed06a0ed36aa758613157569ef05975ce82b62a603c6dd63e76d03d"
         );
     }

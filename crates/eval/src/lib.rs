@@ -20,8 +20,8 @@ pub use comparison::{Answer, Change, ClassChange, Comparison, Flip, McNemar, Rel
 pub use error::{Error, Result};
 pub use evaluate::{EvaluateConfig, Evaluation, Predictions, Row};
 pub use findings::{
-    Duplicates, DuplicatesConfig, Findings, HeldOutImages, ImageRef, Likeness, LookAlikeGroup, LookAlikes, NearestImages,
-    Neighbour, Neighbours, NeighboursConfig, Scatter, Suspect, Suspects, SuspectsConfig,
+    Duplicates, DuplicatesConfig, Findings, HeldOutImages, ImageRef, Likeness, LookAlikeGroup, LookAlikes,
+    NearestImages, Neighbour, Neighbours, NeighboursConfig, Scatter, Suspect, Suspects, SuspectsConfig,
 };
 pub use interval::{BOOTSTRAP_RESAMPLES, Estimate};
 pub use metrics::ClassMetrics;

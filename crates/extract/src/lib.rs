@@ -16,10 +16,12 @@ mod scan;
 mod stage;
 mod views;
 
-pub use crate::image::decode::{Decoding, Unreadable, decode};
+pub use crate::image::decode::decode;
+pub use crate::image::decoding::{Decoding, Unreadable};
 pub use crate::image::perceptual_hash::PerceptualHash;
-pub use crate::image::preprocess::{Preprocess, View};
+pub use crate::image::preprocess::Preprocess;
 pub use crate::image::thumbnail::thumbnail;
+pub use crate::image::view::View;
 pub use error::{Error, Result};
 pub use extractor::{Embedded, Extractor, ExtractorConfig, ImageFile};
 pub use luthier_artifact::{Observer, Task};

@@ -432,8 +432,9 @@ fn image_rows(tables: &[&FeatureRows], images: &[Digest], hashes: &[Option<Diges
     let of_tables: Vec<Vec<Digest>> = (tables.iter())
         .map(|table| table.images.iter().map(hash).collect::<luthier_cache::Result<_>>())
         .collect::<luthier_cache::Result<_>>()?;
-    let tables: Vec<(&FeatureRows, &[Digest])> =
-        (tables.iter().zip(&of_tables)).map(|(table, hashes)| (*table, hashes.as_slice())).collect();
+    let tables: Vec<(&FeatureRows, &[Digest])> = (tables.iter().zip(&of_tables))
+        .map(|(table, hashes)| (*table, hashes.as_slice()))
+        .collect();
     Ok(ImageRows::new(&tables, PerceptualHash::WIDTH))
 }
 

@@ -149,7 +149,9 @@ impl Files {
             return true;
         }
         match event.kind {
-            EventKind::Modify(ModifyKind::Data(_)) if self.tells_of_closing => self.written_to.extend(event.paths.iter().cloned()),
+            EventKind::Modify(ModifyKind::Data(_)) if self.tells_of_closing => {
+                self.written_to.extend(event.paths.iter().cloned())
+            }
             EventKind::Access(AccessKind::Close(AccessMode::Write)) | EventKind::Remove(_) => {
                 event.paths.iter().for_each(|path| {
                     self.written_to.remove(path);
@@ -300,7 +302,11 @@ mod tests {
 
     #[test]
     fn a_file_is_complete_once_it_is_quiet_where_nobody_tells_that_it_was_closed() {
-        for watcher in [WatcherKind::Fsevent, WatcherKind::Kqueue, WatcherKind::ReadDirectoryChangesWatcher] {
+        for watcher in [
+            WatcherKind::Fsevent,
+            WatcherKind::Kqueue,
+            WatcherKind::ReadDirectoryChangesWatcher,
+        ] {
             let mut watched = Watched::new();
             watched.files.tells_of_closing = Files::new(watcher).tells_of_closing;
             assert!(watched.event(WRITTEN));

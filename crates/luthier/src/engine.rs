@@ -230,10 +230,7 @@ impl Engine<'_> {
         };
         let stages = planned.into_iter().zip(previous).map(|((report, key), previous)| {
             let StageReport {
-                name,
-                status,
-                reasons,
-                ..
+                name, status, reasons, ..
             } = report;
             let estimated_seconds = match (status, name) {
                 // It has just been done: the next time it reads only what changes until then.
@@ -388,7 +385,9 @@ impl FeaturesFolder {
         for table in [&self.train, &self.test] {
             runner.cache.put_vectors(table.features())?;
         }
-        let digests = hashes.each_ref().map(|hashes| hashes.outer_iter().map(vector_digest).collect::<Vec<_>>());
+        let digests = hashes
+            .each_ref()
+            .map(|hashes| hashes.outer_iter().map(vector_digest).collect::<Vec<_>>());
         let (train, test) = (self.train.rows(), self.test.rows());
         let images = ImageRows::new(&[(&train, &digests[0]), (&test, &digests[1])], hashes[0].ncols());
         let images = runner.cache.put(&images)?;

@@ -21,7 +21,7 @@ fn decisive_parts(stage: &str) -> &'static [&'static str] {
 
 /// The seconds that a stage with this key would take, if there is something to judge by. Extract takes time for each
 /// image `to_embed`; the others take what they took last.
-pub fn seconds(cache: &Cache, key: &Key, to_embed: Option<usize>) -> Result<Option<f64>> {
+pub(crate) fn seconds(cache: &Cache, key: &Key, to_embed: Option<usize>) -> Result<Option<f64>> {
     let mut history = cache.history(&key.stage)?;
     history.retain(|past| {
         decisive_parts(&key.stage)

@@ -22,7 +22,7 @@ use crate::{Error, Result};
 
 /// What `features.json` says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FeaturesJson {
+pub(crate) struct FeaturesJson {
     /// Class names in label order.
     pub classes: Vec<String>,
     /// The folders that the file names below are relative to.
@@ -40,7 +40,7 @@ pub struct FeaturesJson {
 
 /// Something of each split.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BySplit<T> {
+pub(crate) struct BySplit<T> {
     /// What the training split has.
     pub train: T,
     /// What the test split has.
@@ -49,7 +49,7 @@ pub struct BySplit<T> {
 
 impl<T> BySplit<T> {
     /// What a split has.
-    pub fn get(&self, split: Split) -> &T {
+    pub(crate) fn get(&self, split: Split) -> &T {
         match split {
             Split::Train => &self.train,
             Split::Test => &self.test,
@@ -59,7 +59,7 @@ impl<T> BySplit<T> {
 
 /// The digests of the files of a split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableDigests {
+pub(crate) struct TableDigests {
     /// The digest of the [`FeatureRows`]: of classes, extractor, labels, images and features.
     pub features: Digest,
     /// The digest of the digests of the perceptual hashes, row by row.
@@ -68,7 +68,7 @@ pub struct TableDigests {
 
 /// Where an image lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ImageLocation<'a> {
+pub(crate) struct ImageLocation<'a> {
     /// The digest of the image's bytes.
     pub image: Digest,
     /// The split.
@@ -79,7 +79,7 @@ pub struct ImageLocation<'a> {
 
 impl<'a> ImageLocation<'a> {
     /// The class: the first folder of the path.
-    pub fn class(&self) -> &'a str {
+    pub(crate) fn class(&self) -> &'a str {
         class_of(self.file)
     }
 }
@@ -99,7 +99,7 @@ pub(crate) fn places<'a>(manifest: &'a Manifest, skipped: &SkippedImages) -> Vec
 
 /// What a row of the `.npy` files is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NamedRow {
+pub(crate) struct NamedRow {
     /// The image's path below its split's folder.
     pub file: String,
     /// The class.
@@ -351,7 +351,9 @@ impl FeaturesJson {
         for split in [Split::Train, Split::Test] {
             for (row, NamedRow { class, file, .. }) in self.rows.get(split).iter().enumerate() {
                 if !known.contains(class.as_str()) {
-                    return Err(format!("class {class:?} of {split} row {row} ({file}), which is not among the classes"));
+                    return Err(format!(
+                        "class {class:?} of {split} row {row} ({file}), which is not among the classes"
+                    ));
                 }
             }
         }
@@ -459,7 +461,9 @@ fn read_npy<T: npyz::AutoSerialize + npyz::Deserialize, D: Dimension>(
     let is_fortran = npy.order() == npyz::Order::Fortran;
     let found = format!("{} {shape:?}", npy.dtype().descr());
     let values = npy.try_data::<T>().map_err(|_| wrong(found.clone()))?;
-    let values = values.collect::<io::Result<Vec<T>>>().map_err(|error| wrong(error.to_string()))?;
+    let values = values
+        .collect::<io::Result<Vec<T>>>()
+        .map_err(|error| wrong(error.to_string()))?;
     Array::from_shape_vec(IxDyn(&shape).set_f(is_fortran), values)
         .and_then(Array::into_dimensionality)
         .map_err(|_| wrong(found))

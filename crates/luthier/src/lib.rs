@@ -49,7 +49,7 @@ pub use export::MODEL_FILE;
 pub use features_folder::SkippedFile;
 pub use pipeline::{Data, Pipeline, describe_c, describe_components};
 pub use predictor::{ClassProbability, Prediction, Predictor, PredictorConfig, UNKNOWN};
-pub use reason::{Fate, ImageChange, ImageChanges, Reason, Reasons, input_name, short};
+pub use reason::{Fate, ImageChange, ImageChanges, Reason, Reasons, RenamedClass, Setting, Weights, input_name, short};
 pub use report::is_untrained;
 pub use runner::{STAGES, StageReport, Status};
 pub use sorter::{Sorter, Transfer};

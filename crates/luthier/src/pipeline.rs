@@ -58,7 +58,7 @@ pub struct Data {
 
 /// The folders that a run writes to.
 #[derive(Clone, Debug)]
-pub struct Folders {
+pub(crate) struct Folders {
     /// `.npy` files and `features.json`.
     pub features: PathBuf,
     /// `model.safetensors`.
@@ -69,7 +69,7 @@ pub struct Folders {
 
 impl Folders {
     /// `features/`, `models/` and `reports/` in a folder.
-    pub fn below(out: &Path) -> Self {
+    pub(crate) fn below(out: &Path) -> Self {
         Folders {
             features: out.join("features"),
             models: out.join("models"),
@@ -245,7 +245,10 @@ pub(crate) fn duplicates(config: &DuplicatesConfig, images: Digest, runner: &mut
         let rows: ImageRows = load(cache, &images)?;
         let features = cache.stored_vectors(images, rows.features.clone(), rows.n_features);
         let hashes = cache.stored_vectors(images, rows.hashes.clone(), rows.n_hash_values);
-        Ok(vec![("look-alikes", cache.put(&config.run(&rows, &features, &hashes)?)?)])
+        Ok(vec![(
+            "look-alikes",
+            cache.put(&config.run(&rows, &features, &hashes)?)?,
+        )])
     })?;
     let look_alikes = outputs.get("look-alikes");
     runner.tell(|| {
@@ -278,7 +281,10 @@ pub(crate) fn features(
     let projection = outputs.get("projection");
     runner.tell(|| {
         let pca = load::<Projection>(cache, &projection)?.pca;
-        Ok(describe_components(pca.n_components(), pca.explained_variance_ratio.sum()))
+        Ok(describe_components(
+            pca.n_components(),
+            pca.explained_variance_ratio.sum(),
+        ))
     })?;
     Ok(projection)
 }
@@ -447,7 +453,10 @@ pub(crate) fn suspects(
             rows: &held_out.rows,
             probabilities: held_out.probabilities.view(),
         };
-        Ok(vec![("suspects", cache.put(&config.run(&held_out, figures.evaluation()))?)])
+        Ok(vec![(
+            "suspects",
+            cache.put(&config.run(&held_out, figures.evaluation()))?,
+        )])
     })?;
     let suspects = outputs.get("suspects");
     runner.tell(|| {

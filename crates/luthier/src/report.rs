@@ -7,8 +7,8 @@ use luthier_artifact::{Split, Written};
 use luthier_cache::Cache;
 use luthier_classify::Model;
 use luthier_eval::{
-    CandidateC, Context, CrossValidated, Duplicates, Evaluation, Findings, ImageRef, Images, LearningPoint, Likeness,
-    StageTime, Threshold, Variance, Warning, write_report,
+    CandidateC, Context, CrossValidated, Duplicates, Findings, ImageRef, Images, LearningPoint, Likeness, StageTime,
+    Threshold, Variance, Warning, write_report,
 };
 use luthier_extract::{WeightsSource, thumbnail};
 
@@ -28,13 +28,13 @@ pub(crate) fn write(
     json: &FeaturesJson,
     stages: &[StageTime],
 ) -> Result<Vec<Written>> {
-    let model: Model = load(cache, &found.model)?;
-    let evaluation: Evaluation = load(cache, &found.evaluation)?;
+    let model: Model = load(cache, &found.data.trained.model)?;
+    let evaluation = found.figures.evaluation();
     let findings = found.findings(cache)?;
     let (train, test) = (Named::of(json, Split::Train), Named::of(json, Split::Test));
     let cross_validated = cross_validated(&model);
     let context = Context {
-        evaluation: &evaluation,
+        evaluation,
         findings: &findings,
         train: train.images(),
         test: test.images(),

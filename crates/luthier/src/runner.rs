@@ -87,7 +87,7 @@ pub struct StageReport {
 
 /// Whether stages run or are only looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// Stages whose results the cache does not know run.
     Run,
     /// No stage runs.
@@ -95,9 +95,9 @@ pub enum Purpose {
 }
 
 /// Takes stages through the cache, and keeps account.
-pub struct Runner<'a> {
+pub(crate) struct Runner<'a> {
     /// Where results are kept.
-    pub cache: &'a Cache,
+    pub(crate) cache: &'a Cache,
     /// Told how work proceeds, and asked whether it may go on.
     pub observer: &'a dyn Observer,
     purpose: Purpose,
@@ -299,11 +299,6 @@ impl<'a> Runner<'a> {
             }))
         });
         times.filter_map(Result::transpose).collect()
-    }
-
-    /// The account so far.
-    pub(crate) fn reports(&self) -> &[StageReport] {
-        &self.reports
     }
 
     /// Ends a plan: each stage with its key.

@@ -359,7 +359,13 @@ mod tests {
     use super::*;
 
     fn sorter(transfer: Transfer, dry_run: DryRun, folder: &Path) -> Sorter {
-        Sorter::new(transfer, dry_run, folder.to_owned(), vec!["drum".to_owned(), "harp".to_owned()]).unwrap()
+        Sorter::new(
+            transfer,
+            dry_run,
+            folder.to_owned(),
+            vec!["drum".to_owned(), "harp".to_owned()],
+        )
+        .unwrap()
     }
 
     fn write(file: &Path, bytes: &str) -> PathBuf {
@@ -509,7 +515,10 @@ mod tests {
         std::os::unix::fs::symlink("new", root.path().join("same")).unwrap();
         let through_link = root.path().join("same/drum/1.jpg");
         for path in [&file, &through_link] {
-            assert_eq!(sorter(Transfer::Move, DryRun::No, &new).put(path, "drum").unwrap(), file);
+            assert_eq!(
+                sorter(Transfer::Move, DryRun::No, &new).put(path, "drum").unwrap(),
+                file
+            );
             check(&new, &[("drum/1.jpg", "one")]);
         }
         // What only leads to a file of the same name is left as well.
@@ -529,7 +538,11 @@ mod tests {
             for thread in 0..n_threads {
                 let (new, names) = (&new, &names);
                 let old = root.path().join(thread.to_string());
-                let transfer = if thread % 2 == 0 { Transfer::Move } else { Transfer::Copy };
+                let transfer = if thread % 2 == 0 {
+                    Transfer::Move
+                } else {
+                    Transfer::Copy
+                };
                 scope.spawn(move || {
                     let mut sorter = sorter(transfer, DryRun::No, new);
                     for name in names {
@@ -584,7 +597,9 @@ mod tests {
             .unwrap_err();
         let folder = root.path().join("new/drum");
         assert!(
-            error.to_string().starts_with(&format!("not put to {}: ", folder.display())),
+            error
+                .to_string()
+                .starts_with(&format!("not put to {}: ", folder.display())),
             "{error}"
         );
         assert!(file.exists());

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::open_cache;
 use crate::settings::{CacheSettings, Settings};
 use crate::terminal::Progress;
-use crate::words::counted;
+use luthier::words::counted;
 
 #[derive(Subcommand)]
 #[command(

@@ -8,7 +8,7 @@ use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, Progre
 use luthier_extract::{Observer, Task};
 
 use super::{Verbosity, interrupts, is_interactive, message};
-use crate::estimate::About;
+use luthier::About;
 
 /// How often a line is printed where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);

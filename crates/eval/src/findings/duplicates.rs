@@ -142,8 +142,9 @@ impl DuplicatesConfig {
                 let reach = |other: &Look<'_>| largest * (look.contrast * other.contrast).sqrt();
                 let is_near = |other: &&Look<'_>| (other.brightness - look.brightness).abs() <= reach(other);
                 let widest = 1.2 * largest * look.contrast;
-                let within =
-                    |others: &'_ [Look<'_>]| others.partition_point(|other| other.brightness <= look.brightness + widest);
+                let within = |others: &'_ [Look<'_>]| {
+                    others.partition_point(|other| other.brightness <= look.brightness + widest)
+                };
                 let own = &looks[at + 1..][..within(&looks[at + 1..])];
                 let start = next.partition_point(|other| other.brightness < look.brightness - widest);
                 let above = &next[start..][..within(&next[start..])];

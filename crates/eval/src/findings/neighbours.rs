@@ -115,7 +115,8 @@ impl NeighboursConfig {
         }
         let mut asked = Array2::zeros((rows.len(), test.n_features()));
         for (place, &row) in rows.iter().enumerate() {
-            test.read(row, asked.slice_mut(s![place..place + 1, ..])).map_err(Error::Read)?;
+            test.read(row, asked.slice_mut(s![place..place + 1, ..]))
+                .map_err(Error::Read)?;
         }
         normalize(&mut asked);
         let mut found: Vec<Neighbours> = (rows.iter())

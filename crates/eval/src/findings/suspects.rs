@@ -123,7 +123,10 @@ impl SuspectsConfig {
             .map(|&(sum, n)| if n == 0 { f64::INFINITY } else { sum / n as f64 });
         let averages: Vec<f64> = averages.collect();
 
-        let mut suspects: Vec<Suspect> = judged.iter().filter_map(|judged| self.suspect(judged, &averages)).collect();
+        let mut suspects: Vec<Suspect> = judged
+            .iter()
+            .filter_map(|judged| self.suspect(judged, &averages))
+            .collect();
         suspects.sort_by(|a, b| {
             let margin = |suspect: &Suspect| suspect.suggested_probability - suspect.label_probability;
             (margin(b).total_cmp(&margin(a))).then_with(|| a.image.cmp(&b.image))

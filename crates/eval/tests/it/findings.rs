@@ -300,7 +300,8 @@ fn labels_of_held_out_training_images_and_of_test_images_are_judged() {
 
 #[test]
 fn a_search_for_duplicates_depends_on_images_alone_and_a_judgement_of_labels_on_model_and_rows() {
-    let [images, model, held_out, test] = ["images", "model", "held-out", "test"].map(|name| Digest::of(name.as_bytes()));
+    let [images, model, held_out, test] =
+        ["images", "model", "held-out", "test"].map(|name| Digest::of(name.as_bytes()));
     let duplicates = DuplicatesConfig::default();
     let mut keys = vec![
         duplicates.key(images),

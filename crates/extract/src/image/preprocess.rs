@@ -1,7 +1,7 @@
 use image::RgbImage;
 
+use super::resize::{Extent, Resizer};
 use super::view::View;
-use super::resize::{Resizer, Extent};
 
 /// Brings images to the size that the network takes.
 ///

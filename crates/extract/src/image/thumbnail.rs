@@ -3,7 +3,7 @@ use image::{ExtendedColorType, ImageEncoder};
 
 use super::decode::decode;
 use super::decoding::{Decoding, Unreadable};
-use super::resize::{Resizer, Extent};
+use super::resize::{Extent, Resizer};
 
 /// A small JPEG of an image file for the report: at most `side` pixels wide and high, the aspect kept.
 ///

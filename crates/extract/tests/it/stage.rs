@@ -71,7 +71,9 @@ impl Project {
 }
 
 fn bytes(extraction: &Extraction) -> [Vec<u8>; 3] {
-    let Extraction { train, test, images, .. } = extraction;
+    let Extraction {
+        train, test, images, ..
+    } = extraction;
     [train.encode(), test.encode(), images.encode()]
 }
 
