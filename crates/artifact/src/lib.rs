@@ -10,6 +10,7 @@
 mod atomic;
 mod digest;
 mod error;
+mod images;
 mod key;
 mod manifest;
 mod matrix;
@@ -22,6 +23,7 @@ pub use atomic::{
 };
 pub use digest::Digest;
 pub use error::{Error, Result};
+pub use images::{ListsImages, images_of};
 pub use key::{Key, KeyBuilder, KeyPart};
 pub use manifest::{Content, Manifest, ManifestEntry, Split, class_of};
 pub use matrix::{Tensors, TensorsBuilder};

@@ -71,18 +71,20 @@ impl Pipeline {
     ) -> Result<Option<Extracted>> {
         let mut n_embedded = 0;
         let (cache, progress) = (runner.cache, runner.progress);
-        let outputs = runner.stage("extract", self.extract.key(digest)?, || {
+        let outputs = runner.stage_that_refers("extract", self.extract.key(digest)?, || {
             let extraction = self
                 .extract
                 .run(&data.source, manifest, cache, &self.store, self.n_threads, progress)?;
             n_embedded = extraction.n_embedded;
-            Ok(vec![
-                ("train", cache.put(&extraction.train)?),
-                ("test", cache.put(&extraction.test)?),
+            let (train, test) = (cache.put(&extraction.train)?, cache.put(&extraction.test)?);
+            let outputs = vec![
+                ("train", train),
+                ("test", test),
                 ("train hashes", cache.put(&extraction.train_hashes)?),
                 ("test hashes", cache.put(&extraction.test_hashes)?),
                 ("skipped", cache.put(&extraction.skipped)?),
-            ])
+            ];
+            Ok((outputs, self.extract.references(train, test)?))
         })?;
         runner.embedded(n_embedded)?;
         Ok(outputs.map(|outputs| Extracted {

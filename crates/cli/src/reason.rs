@@ -6,7 +6,8 @@ use std::fmt;
 
 use anyhow::Result;
 use luthier_artifact::{Content, Key, Manifest, ManifestEntry};
-use luthier_cache::{Cache, PERCEPTUAL_HASH};
+use luthier_cache::Cache;
+use luthier_extract::PERCEPTUAL_HASH;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 

@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use luthier_artifact::{Digest, Key};
-use luthier_cache::{Cache, Execution, Output, Reuse, RunStage};
+use luthier_cache::{Cache, Execution, Output, References, Reuse, RunStage};
 use luthier_eval::StageTime;
 use luthier_extract::Observer;
 use serde::Serialize;
@@ -96,6 +96,16 @@ impl<'a> Runner<'a> {
         key: Key,
         run: impl FnOnce() -> Result<Vec<(&'static str, Digest)>>,
     ) -> Result<Option<Outputs>> {
+        self.stage_that_refers(name, key, || Ok((run()?, References::default())))
+    }
+
+    /// [`stage`](Runner::stage) for a stage whose result refers to features in the cache.
+    pub(crate) fn stage_that_refers(
+        &mut self,
+        name: &'static str,
+        key: Key,
+        run: impl FnOnce() -> Result<(Vec<(&'static str, Digest)>, References)>,
+    ) -> Result<Option<Outputs>> {
         let digest = key.digest();
         let cached = self.cache.execution(&digest)?;
         let same = self.previous_key(name) == Some(digest);
@@ -121,8 +131,8 @@ impl<'a> Runner<'a> {
             }
             (None, Mode::Run) => {
                 self.begin()?;
-                let outputs: Vec<Output> = run()?
-                    .into_iter()
+                let (outputs, references) = run()?;
+                let outputs: Vec<Output> = (outputs.into_iter())
                     .map(|(name, digest)| Output {
                         name: name.to_owned(),
                         digest,
@@ -133,6 +143,7 @@ impl<'a> Runner<'a> {
                     key: key.clone(),
                     outputs: outputs.clone(),
                     seconds,
+                    references,
                 })?;
                 (Status::Ran, Some(outputs))
             }
@@ -177,6 +188,10 @@ impl<'a> Runner<'a> {
                 key: key.clone(),
                 outputs,
                 seconds,
+                references: References {
+                    descriptors: Vec::new(),
+                    images: vec![output],
+                },
             })?;
         }
         self.used.push(key);

@@ -33,7 +33,7 @@ pub use error::{Error, Result};
 pub use extractor::{Embedded, Extractor, ExtractorConfig, ImageFile};
 pub use network::WIDTH;
 pub use observer::Observer;
-pub use perceptual_hash::PerceptualHash;
+pub use perceptual_hash::{PERCEPTUAL_HASH, PerceptualHash};
 pub use preprocess::{Preprocess, View};
 pub use scan::{DataSource, Rehash, Scan, images_below, scan};
 pub use stage::{ExtractConfig, Extraction, SkippedImages};

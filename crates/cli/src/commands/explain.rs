@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use luthier_artifact::Key;
-use luthier_cache::PERCEPTUAL_HASH;
+use luthier_extract::PERCEPTUAL_HASH;
 use serde::Serialize;
 
 use super::{configure, open_cache, project, status};
