@@ -13,6 +13,7 @@ mod atomic;
 mod digest;
 mod error;
 mod image_rows;
+mod images;
 pub mod json;
 mod key;
 mod manifest;
@@ -29,6 +30,7 @@ pub use atomic::{
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use image_rows::ImageRows;
+pub use images::{ListsImages, images_of};
 pub use key::{Key, KeyBuilder, KeyPart};
 pub use manifest::{Content, Manifest, ManifestEntry, Split, class_of};
 pub use matrix::{Tensors, TensorsBuilder};

@@ -148,6 +148,14 @@ impl<'a> Tensors<'a> {
         })
     }
 
+    /// The format that bytes name, or `None` if [`TensorsBuilder`] did not write them.
+    pub fn format_of(bytes: &[u8]) -> Option<String> {
+        let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
+        let header = metadata.metadata().as_ref()?.get(METADATA)?;
+        let (format, _): (String, serde_json::Value) = serde_json::from_str(header).ok()?;
+        Some(format)
+    }
+
     /// The header that was given to [`TensorsBuilder::new`].
     ///
     /// # Errors

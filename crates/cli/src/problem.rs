@@ -146,6 +146,9 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
              on a local disk with --cache-dir"
                 .to_owned()
         }
+        CacheError::Layout { expected, found, .. } if found < expected => {
+            "remove the cache's folder, or use another with --cache-dir: the next run fills it again".to_owned()
+        }
         CacheError::Layout { .. } => {
             "update luthier, or use another folder with --cache-dir and leave this one to the newer luthier".to_owned()
         }

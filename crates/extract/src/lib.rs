@@ -18,7 +18,7 @@ mod views;
 
 pub use crate::image::decode::decode;
 pub use crate::image::decoding::{Decoding, Unreadable};
-pub use crate::image::perceptual_hash::PerceptualHash;
+pub use crate::image::perceptual_hash::{PERCEPTUAL_HASH, PerceptualHash};
 pub use crate::image::preprocess::Preprocess;
 pub use crate::image::thumbnail::thumbnail;
 pub use crate::image::view::View;

@@ -2,15 +2,15 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use luthier_artifact::{
-    Artifact, Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, KeyBuilder, Manifest, ManifestEntry, Split,
-    json,
+    Artifact, Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, KeyBuilder, KeyPart, Manifest,
+    ManifestEntry, Split, json,
 };
-use luthier_cache::{Cache, PERCEPTUAL_HASH};
+use luthier_cache::{Cache, Descriptor, References};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageFile, Observer, PerceptualHash, Result, View, Views,
-    WIDTH, WeightsSource, WeightsStore,
+    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageFile, Observer, PERCEPTUAL_HASH, PerceptualHash,
+    Result, View, Views, WIDTH, WeightsSource, WeightsStore,
 };
 
 /// How much work a killed process may lose at most.
@@ -103,6 +103,53 @@ impl ExtractConfig {
             .field(PERCEPTUAL_HASH, PerceptualHash::extractor(extractor.decode))
             .input("manifest", manifest)
             .finish())
+    }
+
+    /// The kinds of vectors that an execution's tables are made of: that of each view, in order, that
+    /// of the rows if several views are combined, and that of the perceptual hashes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the weights file cannot be read.
+    pub fn descriptors(&self) -> Result<Vec<Descriptor>> {
+        let ExtractConfig { extractor } = self;
+        let keys = extractor.keys()?;
+        let sha256 = keys[0].get("weights").expect("the weights are part of the key");
+        let weights = part("weights name", extractor.weights_name(sha256));
+        let mut descriptors: Vec<Descriptor> = (keys.iter())
+            .map(|key| Descriptor {
+                digest: key.digest(),
+                parts: key.parts.iter().chain([&weights]).cloned().collect(),
+            })
+            .collect();
+        let of_rows = Extractors::new(&keys, &extractor.views).of_rows;
+        if let [first, _, ..] = keys.as_slice() {
+            let views: Vec<String> = extractor.views.as_slice().iter().map(View::to_string).collect();
+            let of_all = first.parts.iter().filter(|part| part.name != "view");
+            let own = [
+                part("views", views.join(", ")),
+                part("combine", extractor.views.combination()),
+            ];
+            descriptors.push(Descriptor {
+                digest: of_rows,
+                parts: own.iter().chain(of_all).chain([&weights]).cloned().collect(),
+            });
+        }
+        descriptors.push(Descriptor {
+            digest: PerceptualHash::extractor(extractor.decode),
+            parts: vec![part("view", PERCEPTUAL_HASH), part("decode", extractor.decode)],
+        });
+        Ok(descriptors)
+    }
+
+    /// What an execution refers to that gave [`ImageRows`] with this digest.
+    ///
+    /// # Errors
+    /// Those of [`descriptors`](ExtractConfig::descriptors).
+    pub fn references(&self, images: Digest) -> Result<References> {
+        Ok(References {
+            descriptors: self.descriptors()?,
+            images: vec![images],
+        })
     }
 
     /// Embeds the images that the cache does not know, and puts all features into tables.
@@ -234,6 +281,13 @@ impl ExtractConfig {
             .collect();
         let missing = extractors.missing(&without_row, self.extractor.views.as_slice(), cache)?;
         Ok(missing.iter().filter(|views| !views.is_empty()).count())
+    }
+}
+
+fn part(name: &str, value: impl fmt::Display) -> KeyPart {
+    KeyPart {
+        name: name.to_owned(),
+        value: value.to_string(),
     }
 }
 
@@ -474,6 +528,46 @@ fn check_classes(source: &DataSource, manifest: &Manifest, skipped: &SkippedImag
 mod tests {
     use super::*;
     use crate::{Decoding, Device, Precision};
+
+    #[test]
+    fn descriptors_are_those_of_the_views_then_of_the_rows_then_of_the_hashes() {
+        let descriptors = |views: Views| {
+            let extractor = ExtractorConfig {
+                views,
+                decode: Decoding::Scaled,
+                weights: WeightsSource::Untrained,
+                precision: Precision::Fp32,
+                device: Device::Cpu,
+                batch: None,
+            };
+            let key = ExtractConfig {
+                extractor: extractor.clone(),
+            }
+            .key(Digest::of(b"manifest"))
+            .unwrap();
+            let descriptors = ExtractConfig { extractor }.descriptors().unwrap();
+            let digests: Vec<String> = descriptors.iter().map(|found| found.digest.to_string()).collect();
+            // The key names the same, without parts.
+            let of_key = format!(
+                "{} {}",
+                key.get("extractor").unwrap(),
+                key.get(PERCEPTUAL_HASH).unwrap()
+            );
+            assert_eq!(digests.join(" "), of_key);
+            let shown = |found: &Descriptor| {
+                let of_view = |part: &&KeyPart| ["view", "views", "combine"].contains(&part.name.as_str());
+                let parts = found.parts.iter().filter(of_view);
+                parts.map(|part| part.value.clone()).collect::<Vec<_>>().join(" by ")
+            };
+            descriptors.iter().map(shown).collect::<Vec<_>>()
+        };
+        assert_eq!(descriptors(View::Squash.into()), ["squash", "perceptual hash"]);
+        let both = Views::new(vec![View::Crop, View::Mirror], crate::Combine::Mean).unwrap();
+        assert_eq!(
+            descriptors(both),
+            ["crop", "mirror", "crop, mirror by mean", "perceptual hash"]
+        );
+    }
 
     #[test]
     fn weights_that_were_replaced_after_the_key_was_made_are_an_error() {

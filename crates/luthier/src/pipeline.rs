@@ -165,16 +165,18 @@ impl Pipeline {
     ) -> Result<Extracted> {
         let mut n_embedded = 0;
         let (cache, observer) = (runner.cache, runner.observer);
-        let outputs = runner.stage("extract", self.extract.key(manifest)?, || {
+        let outputs = runner.stage_that_refers("extract", self.extract.key(manifest)?, || {
             let (store, n_threads) = (&self.store, self.n_threads);
             let extraction = (self.extract).run(&data.source, &scan.manifest, cache, store, n_threads, observer)?;
             n_embedded = extraction.n_embedded;
-            Ok(vec![
+            let images = cache.put(&extraction.images)?;
+            let outputs = vec![
                 ("train", cache.put(&extraction.train)?),
                 ("test", cache.put(&extraction.test)?),
-                ("images", cache.put(&extraction.images)?),
+                ("images", images),
                 ("skipped", cache.put(&extraction.skipped)?),
-            ])
+            ];
+            Ok((outputs, self.extract.references(images)?))
         })?;
         runner.embedded(n_embedded)?;
         let mut extracted = Extracted {

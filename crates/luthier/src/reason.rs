@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use luthier_artifact::{Content, Key, Manifest, ManifestEntry};
-use luthier_cache::{Cache, PERCEPTUAL_HASH};
+use luthier_cache::Cache;
+use luthier_extract::PERCEPTUAL_HASH;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 

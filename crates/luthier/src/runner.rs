@@ -18,7 +18,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use luthier_artifact::{Digest, Key, Observer};
-use luthier_cache::{Cache, Execution, Output, Reuse, RunStage};
+use luthier_cache::{Cache, Execution, Output, References, Reuse, RunStage};
 use luthier_eval::StageTime;
 use serde::Serialize;
 
@@ -145,6 +145,16 @@ impl<'a> Runner<'a> {
         key: Key,
         run: impl FnOnce() -> Result<Vec<(&'static str, Digest)>>,
     ) -> Result<Outputs> {
+        self.stage_that_refers(name, key, || Ok((run()?, References::default())))
+    }
+
+    /// [`stage`](Runner::stage) for a stage whose result refers to features in the cache.
+    pub(crate) fn stage_that_refers(
+        &mut self,
+        name: &'static str,
+        key: Key,
+        run: impl FnOnce() -> Result<(Vec<(&'static str, Digest)>, References)>,
+    ) -> Result<Outputs> {
         let pending = PENDING.to_string();
         if key.parts.iter().any(|part| part.value == pending) {
             self.wait(name, key)?;
@@ -174,8 +184,8 @@ impl<'a> Runner<'a> {
             }
             (None, Purpose::Run) => {
                 self.begin()?;
-                let outputs: Vec<Output> = run()?
-                    .into_iter()
+                let (outputs, references) = run()?;
+                let outputs: Vec<Output> = (outputs.into_iter())
                     .map(|(name, digest)| Output {
                         name: name.to_owned(),
                         digest,
@@ -186,6 +196,7 @@ impl<'a> Runner<'a> {
                     key: key.clone(),
                     outputs: outputs.clone(),
                     seconds,
+                    references,
                 })?;
                 (Status::Ran, Some(outputs))
             }
@@ -246,6 +257,10 @@ impl<'a> Runner<'a> {
                 key: key.clone(),
                 outputs,
                 seconds,
+                references: References {
+                    descriptors: Vec::new(),
+                    images: vec![output],
+                },
             })?;
         }
         self.put_down(name, key, status, reasons, seconds);

@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::Args;
 use luthier::{PlannedStage, Reason, Reasons, STAGES, Status, input_name, short};
 use luthier_artifact::Key;
-use luthier_cache::PERCEPTUAL_HASH;
+use luthier_extract::PERCEPTUAL_HASH;
 use serde::Serialize;
 
 use super::{configure, open_cache, status, with_engine};

@@ -1,8 +1,11 @@
 use image::RgbImage;
 use luthier_artifact::{Digest, Key};
-use luthier_cache::PERCEPTUAL_HASH;
 
 use crate::Decoding;
+
+/// The name of the part of an extract stage's key that says which perceptual hashes are used, and of
+/// the view that their tables name.
+pub const PERCEPTUAL_HASH: &str = "perceptual hash";
 
 /// The number of boxes along each side of an image.
 const GRID: usize = 8;
