@@ -125,7 +125,16 @@ impl Project {
     }
 }
 
-const STAGES: [&str; 5] = ["scan", "extract", "features", "classify", "evaluate"];
+const STAGES: [&str; 8] = [
+    "scan",
+    "extract",
+    "duplicates",
+    "features",
+    "classify",
+    "evaluate",
+    "suspects",
+    "neighbours",
+];
 
 const PIPELINE: [&str; 5] = ["pipeline", "--train-dir", "data/train", "--test-dir", "data/test"];
 

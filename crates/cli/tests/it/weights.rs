@@ -56,7 +56,7 @@ fn the_demo_goes_on_untrained_and_says_so_everywhere() {
         "{}",
         again.stderr
     );
-    assert!(again.stderr.contains("evaluate  fresh"), "{}", again.stderr);
+    assert!(again.stderr.contains("evaluate   fresh"), "{}", again.stderr);
 }
 
 #[test]
