@@ -7,7 +7,7 @@ use luthier_artifact::{Content, Digest, Split};
 use luthier_cache::Cache;
 use luthier_classify::Model;
 use luthier_eval::{Evaluation, Findings, Warning};
-use luthier_extract::{Scan, SkippedImages, WeightsSource};
+use luthier_extract::{Scan, SkippedImages};
 use serde::Serialize;
 
 use super::{configure, describe_c, describe_components, note_faster_precision, open_cache, print_stage, project};
@@ -80,10 +80,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         json,
     } = arguments;
     let settings = settings.with_lower_layers()?;
-    let (mut pipeline, data) = configure(&settings)?;
-    if std::env::var_os("LUTHIER_DEMO").is_some() && settings.named_weights()?.is_none() {
-        use_weights_for_demo(&settings, &out, &mut pipeline, progress)?;
-    }
+    let (pipeline, data) = configure(&settings)?;
     if dry_run {
         return super::status::show(&settings, &pipeline, &data, &out, json, true, progress);
     }
@@ -261,44 +258,4 @@ pub(crate) fn report_skipped(skipped: &[SkippedRow], is_strict: bool, progress: 
         ));
     }
     Ok(())
-}
-
-/// The demo must run without a network: when the weights cannot be had, it takes untrained ones, and says so.
-fn use_weights_for_demo(settings: &Settings, out: &Path, pipeline: &mut Pipeline, progress: &Progress) -> Result<()> {
-    let WeightsSource::Named(named) = pipeline.extract.extractor.weights.clone() else {
-        return Ok(());
-    };
-    if pipeline.store.has(named) {
-        return Ok(());
-    }
-    // What failed the last time is not tried again each time: a network that does not answer costs seconds.
-    let why = if used_untrained_weights(settings, out)? {
-        "the last run of the demo had no trained weights either".to_owned()
-    } else {
-        match pipeline.store.fetch(named, progress) {
-            Ok(_) => return Ok(()),
-            Err(error @ luthier_extract::Error::Download { .. }) => error.to_string(),
-            Err(error) => return Err(error.into()),
-        }
-    };
-    progress.say(&format!(
-        "\n!! {why}\n!! The demo goes on with UNTRAINED weights: it shows how Luthier works, but its accuracy is worth \
-         nothing.\n!! For trained ones: luthier weights fetch {}, or --weights FILE.safetensors\n",
-        named.name
-    ));
-    pipeline.extract.extractor.weights = WeightsSource::Untrained;
-    Ok(())
-}
-
-fn used_untrained_weights(settings: &Settings, out: &Path) -> Result<bool> {
-    let cache = open_cache(settings)?;
-    let last = cache.last_run(&project(out)?)?;
-    let Some(extract) = last.iter().find(|run| run.stage == "extract") else {
-        return Ok(false);
-    };
-    let key = cache.recorded_key(&extract.key)?;
-    Ok(key
-        .as_ref()
-        .and_then(|key| key.get("weights"))
-        .is_some_and(report::is_untrained))
 }
