@@ -72,7 +72,7 @@ pub enum Error {
         /// The journal mode that SQLite fell back to.
         found: String,
     },
-    /// The cache was written by a newer version of Luthier.
+    /// Another version of Luthier wrote the cache, in a layout that this one does not read.
     #[error("{}: cache has layout {found}, this luthier reads layout {expected}", path.display())]
     Layout {
         /// The index file.

@@ -1,39 +1,28 @@
 //! `luthier`: photographs in folders → features → a trained model, an evaluation and predictions.
 
-/// Prints to stdout. Unlike the standard macro it returns an error if nobody reads any more, instead of panicking.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+/// Prints to stdout. Unlike the standard macro it returns an error instead of panicking, and none if nobody reads.
 macro_rules! out {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        anyhow::Context::context(write!(std::io::stdout().lock(), $($text)*), "stdout")?
-    }};
+    ($($text:tt)*) => { crate::terminal::print(format_args!($($text)*))? };
 }
 
 /// [`out`] with an end of line.
 macro_rules! outln {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        anyhow::Context::context(writeln!(std::io::stdout().lock(), $($text)*), "stdout")?
-    }};
+    () => { out!("\n") };
+    ($format:literal $($values:tt)*) => { out!("{}\n", format_args!($format $($values)*)) };
 }
 
 mod commands;
-mod estimate;
-mod export;
-mod features_folder;
-mod pipeline;
 mod problem;
-mod reason;
-mod report;
-mod runner;
 mod settings;
 mod terminal;
-mod words;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use problem::Problem;
-use terminal::Verbosity;
+use terminal::{Stopping, Verbosity};
 
 /// Classify photographs: ResNet-50 features, PCA and logistic regression, re-doing only what a change invalidated.
 #[derive(Parser)]
@@ -94,7 +83,11 @@ fn main() -> ExitCode {
     };
     terminal::show_messages(verbosity);
     let progress = terminal::Progress::new(verbosity);
-    let done = terminal::catch_interrupts().and_then(|()| match command {
+    let stopping = match command {
+        Command::Pipeline(_) | Command::Extract(_) => Stopping::StoresWhatIsDone,
+        _ => Stopping::Stops,
+    };
+    let done = terminal::catch_interrupts(stopping).and_then(|()| match command {
         Command::Pipeline(arguments) => commands::pipeline::run(arguments, &progress),
         Command::Extract(arguments) => commands::extract::run(arguments, &progress),
         Command::Train(arguments) => commands::train::run(arguments, &progress),
@@ -108,17 +101,8 @@ fn main() -> ExitCode {
         Command::Init(arguments) => commands::init::run(arguments, &progress),
     });
     done.unwrap_or_else(|error| {
-        // Whoever read stdout has gone: nothing is left to say, and nobody to say it to.
-        if is_broken_pipe(&error) {
-            return ExitCode::SUCCESS;
-        }
         let problem = Problem::of(&error);
-        eprintln!("error: {problem}");
+        terminal::message(&format!("error: {problem}"));
         ExitCode::from(problem.status())
     })
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-    kind == Some(std::io::ErrorKind::BrokenPipe)
 }

@@ -2,11 +2,12 @@ use std::path::PathBuf;
 
 use luthier_artifact::{Digest, ExtractorInfo, Key};
 
-use crate::lanes::Lanes;
-use crate::network::{Kernels, Network, Target, WIDTH};
+use crate::network::bridge;
+use crate::network::lanes::Lanes;
+use crate::network::resnet50::{Kernels, Network, Target, WIDTH};
 use crate::{
     Decoding, Device, Error, Observer, PerceptualHash, Precision, Preprocess, Result, View, Views, WeightsSource,
-    WeightsStore, bridge, decode,
+    WeightsStore, decode,
 };
 
 /// Everything that the features of an image depend on, beside its bytes.

@@ -2,14 +2,15 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use luthier_artifact::{
-    Artifact, Content, Digest, ExtractorInfo, FeatureRows, Key, KeyBuilder, Manifest, ManifestEntry, Split,
+    Artifact, Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, KeyBuilder, KeyPart, Manifest,
+    ManifestEntry, Split, json,
 };
-use luthier_cache::{Cache, PERCEPTUAL_HASH};
+use luthier_cache::{Cache, Descriptor, References};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageFile, Observer, PerceptualHash, Result, View, Views,
-    WIDTH, WeightsSource, WeightsStore,
+    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageFile, Observer, PERCEPTUAL_HASH, PerceptualHash,
+    Result, View, Views, WIDTH, WeightsSource, WeightsStore,
 };
 
 /// How much work a killed process may lose at most.
@@ -32,10 +33,8 @@ pub struct Extraction {
     pub train: FeatureRows,
     /// The features to evaluate on.
     pub test: FeatureRows,
-    /// The perceptual hashes of the images to fit on, row by row those of `train`.
-    pub train_hashes: FeatureRows,
-    /// The perceptual hashes of the images to evaluate on.
-    pub test_hashes: FeatureRows,
+    /// The distinct images of both, with their perceptual hashes.
+    pub images: ImageRows,
     /// The images that could not be decoded.
     pub skipped: SkippedImages,
     /// How many images went through the network.
@@ -62,25 +61,17 @@ impl Artifact for SkippedImages {
     const FORMAT: &'static str = "skipped-images/1";
 
     fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(&(Self::FORMAT, self)).expect("strings and digests always serialize")
+        json::encode(Self::FORMAT, self)
     }
 
     fn decode(bytes: &[u8]) -> luthier_artifact::Result<Self> {
-        let expected = Self::FORMAT;
-        let wrong = |found: String| luthier_artifact::Error::Format { expected, found };
-        let (format, skipped): (String, Self) =
-            serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
-        if format == expected {
-            Ok(skipped)
-        } else {
-            Err(wrong(format))
-        }
+        json::decode(Self::FORMAT, bytes)
     }
 }
 
 impl ExtractConfig {
     /// Changes when the same features are put into tables in another way.
-    pub const VERSION: u32 = 4;
+    pub const VERSION: u32 = 5;
 
     /// The stage's key. `manifest` is the digest of the manifest.
     ///
@@ -112,6 +103,53 @@ impl ExtractConfig {
             .field(PERCEPTUAL_HASH, PerceptualHash::extractor(extractor.decode))
             .input("manifest", manifest)
             .finish())
+    }
+
+    /// The kinds of vectors that an execution's tables are made of: that of each view, in order, that
+    /// of the rows if several views are combined, and that of the perceptual hashes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the weights file cannot be read.
+    pub fn descriptors(&self) -> Result<Vec<Descriptor>> {
+        let ExtractConfig { extractor } = self;
+        let keys = extractor.keys()?;
+        let sha256 = keys[0].get("weights").expect("the weights are part of the key");
+        let weights = part("weights name", extractor.weights_name(sha256));
+        let mut descriptors: Vec<Descriptor> = (keys.iter())
+            .map(|key| Descriptor {
+                digest: key.digest(),
+                parts: key.parts.iter().chain([&weights]).cloned().collect(),
+            })
+            .collect();
+        let of_rows = Extractors::new(&keys, &extractor.views).of_rows;
+        if let [first, _, ..] = keys.as_slice() {
+            let views: Vec<String> = extractor.views.as_slice().iter().map(View::to_string).collect();
+            let of_all = first.parts.iter().filter(|part| part.name != "view");
+            let own = [
+                part("views", views.join(", ")),
+                part("combine", extractor.views.combination()),
+            ];
+            descriptors.push(Descriptor {
+                digest: of_rows,
+                parts: own.iter().chain(of_all).chain([&weights]).cloned().collect(),
+            });
+        }
+        descriptors.push(Descriptor {
+            digest: PerceptualHash::extractor(extractor.decode),
+            parts: vec![part("view", PERCEPTUAL_HASH), part("decode", extractor.decode)],
+        });
+        Ok(descriptors)
+    }
+
+    /// What an execution refers to that gave [`ImageRows`] with this digest.
+    ///
+    /// # Errors
+    /// Those of [`descriptors`](ExtractConfig::descriptors).
+    pub fn references(&self, images: Digest) -> Result<References> {
+        Ok(References {
+            descriptors: self.descriptors()?,
+            images: vec![images],
+        })
     }
 
     /// Embeds the images that the cache does not know, and puts all features into tables.
@@ -163,7 +201,7 @@ impl ExtractConfig {
         if !files.is_empty() {
             let network = Extractor::load(extractor, store, n_threads, files.len(), observer)?;
             check_weights(extractor, &expected)?;
-            observer.begin("images embedded", files.len() as u64);
+            let task = observer.task("images embedded", files.len() as u64);
             let mut commit = Commit {
                 cache,
                 extractors: &extractors.of_views,
@@ -173,7 +211,7 @@ impl ExtractConfig {
                 since: Instant::now(),
             };
             let outcome = network.embed(&files, observer, |place, embedded| {
-                observer.advance(1);
+                task.advance(1);
                 let ImageFile {
                     digest, views: wanted, ..
                 } = &files[place];
@@ -198,7 +236,6 @@ impl ExtractConfig {
             // Also when the run ends early: what was embedded is kept.
             commit.flush()?;
             outcome?;
-            observer.end();
         }
         skipped.sort();
         let skipped = SkippedImages(skipped);
@@ -214,18 +251,15 @@ impl ExtractConfig {
             width: extractor.views.width(),
             extractor: extractor.info(&expected),
         };
-        let hashes = Known {
-            images: &digests,
-            vectors: &cache.feature_digests(&of_hashes, &digests)?,
-            width: PerceptualHash::WIDTH,
-            extractor: PerceptualHash::info(&extractor.decode.to_string()),
-        };
-        let rows = |split, known| rows(manifest, split, known, &skipped);
+        let hashes = cache.feature_digests(&of_hashes, &digests)?;
+        let (train, test) = (
+            rows(manifest, Split::Train, &features, &skipped)?,
+            rows(manifest, Split::Test, &features, &skipped)?,
+        );
         Ok(Extraction {
-            train: rows(Split::Train, &features)?,
-            test: rows(Split::Test, &features)?,
-            train_hashes: rows(Split::Train, &hashes)?,
-            test_hashes: rows(Split::Test, &hashes)?,
+            images: image_rows(&[&train, &test], &digests, &hashes)?,
+            train,
+            test,
             n_embedded,
             n_reused: digests.len() - n_embedded - skipped.0.len(),
             skipped,
@@ -247,6 +281,13 @@ impl ExtractConfig {
             .collect();
         let missing = extractors.missing(&without_row, self.extractor.views.as_slice(), cache)?;
         Ok(missing.iter().filter(|views| !views.is_empty()).count())
+    }
+}
+
+fn part(name: &str, value: impl fmt::Display) -> KeyPart {
+    KeyPart {
+        name: name.to_owned(),
+        value: value.to_string(),
     }
 }
 
@@ -433,6 +474,24 @@ fn rows(manifest: &Manifest, split: Split, known: &Known<'_>, skipped: &SkippedI
     })
 }
 
+/// The distinct images of tables with their perceptual hashes. `images` are ascending, and `hashes` belong to them.
+fn image_rows(tables: &[&FeatureRows], images: &[Digest], hashes: &[Option<Digest>]) -> Result<ImageRows> {
+    let hash = |image: &Digest| {
+        let place = images.binary_search(image).ok();
+        let (what, digest) = ("perceptual hash of image", *image);
+        place
+            .and_then(|place| hashes[place])
+            .ok_or(luthier_cache::Error::Lost { what, digest })
+    };
+    let of_tables: Vec<Vec<Digest>> = (tables.iter())
+        .map(|table| table.images.iter().map(hash).collect::<luthier_cache::Result<_>>())
+        .collect::<luthier_cache::Result<_>>()?;
+    let tables: Vec<(&FeatureRows, &[Digest])> = (tables.iter().zip(&of_tables))
+        .map(|(table, hashes)| (*table, hashes.as_slice()))
+        .collect();
+    Ok(ImageRows::new(&tables, PerceptualHash::WIDTH))
+}
+
 fn label(manifest: &Manifest, entry: &ManifestEntry) -> usize {
     manifest
         .label(entry.class())
@@ -469,6 +528,46 @@ fn check_classes(source: &DataSource, manifest: &Manifest, skipped: &SkippedImag
 mod tests {
     use super::*;
     use crate::{Decoding, Device, Precision};
+
+    #[test]
+    fn descriptors_are_those_of_the_views_then_of_the_rows_then_of_the_hashes() {
+        let descriptors = |views: Views| {
+            let extractor = ExtractorConfig {
+                views,
+                decode: Decoding::Scaled,
+                weights: WeightsSource::Untrained,
+                precision: Precision::Fp32,
+                device: Device::Cpu,
+                batch: None,
+            };
+            let key = ExtractConfig {
+                extractor: extractor.clone(),
+            }
+            .key(Digest::of(b"manifest"))
+            .unwrap();
+            let descriptors = ExtractConfig { extractor }.descriptors().unwrap();
+            let digests: Vec<String> = descriptors.iter().map(|found| found.digest.to_string()).collect();
+            // The key names the same, without parts.
+            let of_key = format!(
+                "{} {}",
+                key.get("extractor").unwrap(),
+                key.get(PERCEPTUAL_HASH).unwrap()
+            );
+            assert_eq!(digests.join(" "), of_key);
+            let shown = |found: &Descriptor| {
+                let of_view = |part: &&KeyPart| ["view", "views", "combine"].contains(&part.name.as_str());
+                let parts = found.parts.iter().filter(of_view);
+                parts.map(|part| part.value.clone()).collect::<Vec<_>>().join(" by ")
+            };
+            descriptors.iter().map(shown).collect::<Vec<_>>()
+        };
+        assert_eq!(descriptors(View::Squash.into()), ["squash", "perceptual hash"]);
+        let both = Views::new(vec![View::Crop, View::Mirror], crate::Combine::Mean).unwrap();
+        assert_eq!(
+            descriptors(both),
+            ["crop", "mirror", "crop, mirror by mean", "perceptual hash"]
+        );
+    }
 
     #[test]
     fn weights_that_were_replaced_after_the_key_was_made_are_an_error() {

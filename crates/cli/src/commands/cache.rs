@@ -3,13 +3,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use luthier_cache::{CacheStats, DryRun, ExtractorStats, GcReport, Keep, PruneReport, Reuse, VerifyReport};
+use luthier_cache::{CacheStats, DescriptorStats, DryRun, GcLimits, GcReport, PruneReport, Reuse, VerifyReport};
 use serde::Serialize;
 
 use super::open_cache;
 use crate::settings::{CacheSettings, Settings};
 use crate::terminal::Progress;
-use crate::words::counted;
+use luthier::words::counted;
 
 #[derive(Subcommand)]
 #[command(
@@ -93,12 +93,12 @@ pub(crate) fn run(command: Command, _: &Progress) -> Result<ExitCode> {
             dry_run,
         } => {
             let is_limited = keep_runs.is_some() || keep_days.is_some() || max_size.is_some();
-            let keep = Keep {
+            let limits = GcLimits {
                 runs: if is_limited { keep_runs } else { Some(10) },
                 days: keep_days,
                 bytes: max_size,
             };
-            let report = open(&arguments)?.gc(&keep, mode(dry_run))?;
+            let report = open(&arguments)?.gc(&limits, mode(dry_run))?;
             print(&arguments, &report, |report| describe_gc(report, dry_run))
         }
         Command::PruneImages { arguments, dry_run } => {
@@ -132,12 +132,12 @@ fn describe_stats(stats: &CacheStats) -> String {
         text += &format!("           {:>8}  {:>10}  {name}\n", output.objects, size(output.bytes));
     }
     text += &format!("features   {:>8}  {:>10}\n", stats.features, size(stats.feature_bytes));
-    for extractor in &stats.extractors {
-        let name = describe_extractor(extractor);
+    for descriptor in &stats.descriptors {
+        let name = describe_descriptor(descriptor);
         text += &format!(
             "           {:>8}  {:>10}  {name}\n",
-            extractor.images,
-            size(extractor.bytes)
+            descriptor.images,
+            size(descriptor.bytes)
         );
     }
     text += &format!(
@@ -165,13 +165,22 @@ fn describe_stats(stats: &CacheStats) -> String {
     text
 }
 
-/// An extractor by what distinguishes it; digests are shortened.
-fn describe_extractor(extractor: &ExtractorStats) -> String {
-    if extractor.parts.is_empty() {
-        return format!("extractor {}", extractor.extractor.short());
+/// A descriptor by what distinguishes it; digests are shortened.
+fn describe_descriptor(descriptor: &DescriptorStats) -> String {
+    if descriptor.parts.is_empty() {
+        return format!("descriptor {}", descriptor.descriptor.short());
     }
-    let values = ["weights name", "view", "decode", "precision", "device"].map(|name| {
-        let part = extractor.parts.iter().find(|part| part.name == name);
+    let values = [
+        "weights name",
+        "view",
+        "combine",
+        "views",
+        "decode",
+        "precision",
+        "device",
+    ]
+    .map(|name| {
+        let part = descriptor.parts.iter().find(|part| part.name == name);
         part.map(|part| part.value.as_str())
     });
     values.into_iter().flatten().collect::<Vec<_>>().join(", ")

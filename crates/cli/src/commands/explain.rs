@@ -3,13 +3,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use luthier::{PlannedStage, Reason, Reasons, STAGES, Status, input_name, short};
 use luthier_artifact::Key;
-use luthier_cache::PERCEPTUAL_HASH;
+use luthier_extract::PERCEPTUAL_HASH;
 use serde::Serialize;
 
-use super::{configure, open_cache, project, status};
-use crate::reason::{Reason, Reasons, input_name, short};
-use crate::runner::{Mode, Runner, STAGES, StageReport, Status};
+use super::{configure, open_cache, status, with_engine};
 use crate::settings::Settings;
 use crate::terminal::Progress;
 
@@ -20,7 +19,7 @@ use crate::terminal::Progress;
     after_help = "Examples:\n  luthier explain features --train-dir data/train --test-dir data/test --variance 0.95\n  luthier explain extract -v                       name all images that changed"
 )]
 pub(crate) struct Arguments {
-    /// The stage: scan, extract, features, classify or evaluate
+    /// The stage: scan, extract, duplicates, features, classify, evaluate, suspects or neighbours
     #[arg(value_parser = STAGES)]
     stage: String,
     /// The --out of the pipeline
@@ -63,13 +62,16 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let settings = settings.with_lower_layers()?;
     let (pipeline, data) = configure(&settings)?;
     let cache = open_cache(&settings)?;
-    let mut runner = Runner::new(&cache, progress, project(&out)?, Mode::Plan)?;
-    status::walk(&pipeline, &data, &mut runner)?;
-    let last = runner.previous(&stage)?;
-    let mut plan = runner.into_plan().into_iter();
-    let (report, key) = plan
-        .find(|(report, _)| report.name == stage)
-        .expect("a plan has all stages");
+    let plan = with_engine(&cache, progress, |engine| engine.plan(&pipeline, &data, &out))?;
+    let planned = plan.stages.into_iter().find(|planned| planned.name == stage);
+    let PlannedStage {
+        name,
+        status,
+        reasons,
+        key,
+        previous: last,
+        ..
+    } = planned.expect("a plan has all stages");
     let (before, compared_with) = match last {
         Some(key) => (Some(key), Some("last run")),
         None => match cache.nearest_key(&key)? {
@@ -77,9 +79,6 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
             None => (None, None),
         },
     };
-    let StageReport {
-        name, status, reasons, ..
-    } = report;
     let explanation = Explanation {
         stage: name,
         status,

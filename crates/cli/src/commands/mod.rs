@@ -12,18 +12,14 @@ pub(crate) mod status;
 pub(crate) mod train;
 pub(crate) mod weights;
 
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context, Result};
+use luthier::{Data, Engine, Pipeline, SkippedFile, StageReport, Status};
 use luthier_cache::Cache;
-use luthier_classify::{Model, TrainingInfo};
+use luthier_eval::{DuplicatesConfig, NeighboursConfig, SuspectsConfig};
 use luthier_extract::WeightsStore;
 
-use crate::pipeline::{Data, Pipeline};
-use crate::runner::{StageReport, Status};
 use crate::settings::Settings;
 use crate::terminal::Progress;
-use crate::words::counted;
 
 /// Where downloaded weights are kept: the user's cache folder, shared by all projects.
 pub(crate) fn weights_store() -> Result<WeightsStore> {
@@ -45,7 +41,10 @@ pub(crate) fn configure(settings: &Settings) -> Result<(Pipeline, Data)> {
         extract: settings.extract_config(settings.weights()?)?,
         features: settings.features_config()?,
         classify: settings.classify_config()?,
+        duplicates: DuplicatesConfig::default(),
         evaluate: settings.evaluate_config(),
+        suspects: SuspectsConfig::default(),
+        neighbours: NeighboursConfig::default(),
         store: weights_store()?,
         n_threads: settings.n_threads(),
     };
@@ -57,23 +56,31 @@ pub(crate) fn open_cache(settings: &Settings) -> Result<Cache> {
     Ok(Cache::open(&settings.cache_dir())?)
 }
 
-/// A project is known by the folder it writes to.
-pub(crate) fn project(folder: &Path) -> Result<String> {
-    let path = std::path::absolute(folder).with_context(|| folder.display().to_string())?;
-    // `.` and `..` stay in an absolute path: the same folder must have one name.
-    let path: PathBuf = path.canonicalize().unwrap_or(path);
-    Ok(path.display().to_string())
+/// Does something with an engine that prints each stage as it ends.
+pub(crate) fn with_engine<T>(
+    cache: &Cache,
+    progress: &Progress,
+    work: impl FnOnce(&Engine<'_>) -> luthier::Result<T>,
+) -> Result<T> {
+    let on_stage = |report: &StageReport| print_stage(progress, report);
+    let engine = Engine {
+        cache,
+        observer: progress,
+        on_stage: &on_stage,
+    };
+    Ok(work(&engine)?)
 }
 
 /// Prints a stage's line: name, status, what came out, how long it took, why.
-pub(crate) fn print_stage(progress: &Progress, report: &StageReport, outcome: &str) {
+fn print_stage(progress: &Progress, report: &StageReport) {
     let StageReport {
         name,
         status,
         reasons,
         seconds,
+        outcome,
     } = report;
-    let mut line = format!("{name:<9} {status:<9} {outcome}");
+    let mut line = format!("{name:<10} {status:<9} {outcome}");
     if *status == Status::Ran {
         line = format!("{line:<62} {seconds:>7.1} s");
     }
@@ -83,28 +90,17 @@ pub(crate) fn print_stage(progress: &Progress, report: &StageReport, outcome: &s
     progress.say(line.trim_end());
 }
 
-/// How many components a model has, in a few words.
-pub(crate) fn describe_components(model: &Model) -> String {
-    let TrainingInfo {
-        n_components,
-        explained_variance_ratio,
-        ..
-    } = &model.training;
-    format!(
-        "{}, {:.1} % of the variance",
-        counted(*n_components, "component"),
-        100.0 * explained_variance_ratio
-    )
-}
-
-/// A model's C and where it comes from, in a few words.
-pub(crate) fn describe_c(model: &Model) -> String {
-    let TrainingInfo {
-        c, cross_validation, ..
-    } = &model.training;
-    match cross_validation {
-        Some(found) => format!("C = {c}, by {}-fold cross-validation", found.folds),
-        None => format!("C = {c}, as given"),
+/// Names the first skipped images, and the file that lists all of them.
+pub(crate) fn warn_of_skipped(skipped: &[SkippedFile], listed_in: &str, progress: &Progress) {
+    const SHOWN: usize = 5;
+    for file in skipped.iter().take(SHOWN) {
+        progress.say(&format!("warning: skipped {file}"));
+    }
+    if skipped.len() > SHOWN {
+        progress.say(&format!(
+            "warning: skipped {} more; {listed_in} lists all of them",
+            skipped.len() - SHOWN
+        ));
     }
 }
 

@@ -3,18 +3,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use luthier_artifact::{Digest, Key};
-use luthier_cache::Cache;
-use serde::Serialize;
+use luthier::words::counted;
+use luthier::{About, Data, ImageChanges, Pipeline, Plan, Status};
 
-use super::{configure, open_cache, project};
-use crate::estimate::{self, About};
-use crate::pipeline::{Data, Extracted, Pipeline, Trained, evaluate, inputs, train};
-use crate::reason::{ImageChanges, Reasons};
-use crate::runner::{Mode, Runner, StageReport, Status};
+use super::{configure, open_cache, with_engine};
 use crate::settings::Settings;
 use crate::terminal::Progress;
-use crate::words::counted;
 
 /// Shows for each stage whether `luthier pipeline` with the same settings would run it, and why. Runs nothing.
 ///
@@ -37,24 +31,6 @@ pub(crate) struct Arguments {
     json: bool,
     #[command(flatten)]
     settings: Settings,
-}
-
-/// What a run would do.
-#[derive(Serialize)]
-struct Plan {
-    stages: Vec<PlannedStage>,
-    /// How many images would go through the network, if extract would run.
-    to_embed: Option<usize>,
-}
-
-#[derive(Serialize)]
-struct PlannedStage {
-    name: &'static str,
-    status: Status,
-    #[serde(flatten)]
-    reasons: Reasons,
-    /// How long it would run, if it would and earlier runs tell.
-    estimated_seconds: Option<f64>,
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
@@ -80,15 +56,7 @@ pub(crate) fn show(
     progress: &Progress,
 ) -> Result<ExitCode> {
     let cache = open_cache(settings)?;
-    let mut runner = Runner::new(&cache, progress, project(out)?, Mode::Plan)?;
-    let to_embed = walk(pipeline, data, &mut runner)?;
-    let stages = runner.into_plan().into_iter();
-    let plan = Plan {
-        stages: stages
-            .map(|(report, key)| PlannedStage::new(&cache, report, &key, to_embed))
-            .collect::<Result<_>>()?,
-        to_embed,
-    };
+    let plan = with_engine(&cache, progress, |engine| engine.plan(pipeline, data, out))?;
     if json {
         outln!("{}", serde_json::to_string_pretty(&plan)?);
     } else {
@@ -96,76 +64,6 @@ pub(crate) fn show(
     }
     let would_run = plan.stages.iter().any(|stage| stage.status == Status::Stale);
     Ok(ExitCode::from(if check && would_run { 3 } else { 0 }))
-}
-
-/// Goes through all stages; one that waits for another is put down with what is known of its key. The result is the
-/// number of images to embed, if extract would run.
-pub(crate) fn walk(pipeline: &Pipeline, data: &Data, runner: &mut Runner<'_>) -> Result<Option<usize>> {
-    let (found, digest) = pipeline.scan(data, runner)?;
-    let extracted = pipeline.extract(data, &found.manifest, digest, runner)?;
-    let to_embed = match &extracted {
-        Some(_) => None,
-        None => Some(pipeline.extract.count_missing(&found.manifest, runner.cache)?),
-    };
-    if let Some(extracted) = &extracted
-        && let Some(trained) = train(
-            &pipeline.features,
-            &pipeline.classify,
-            extracted.train,
-            &|_| None,
-            runner,
-        )?
-    {
-        evaluate(&pipeline.evaluate, &inputs(extracted, trained), &|_| None, runner)?;
-    }
-    let to_come = Digest::of(b"what a stage above has yet to make");
-    let extracted = extracted.unwrap_or(Extracted {
-        train: to_come,
-        test: to_come,
-        hashes: [to_come; 2],
-        skipped: to_come,
-        n_embedded: 0,
-    });
-    let trained = Trained {
-        model: to_come,
-        held_out: to_come,
-    };
-    let keys = [
-        ("features", pipeline.features.key(extracted.train)),
-        ("classify", pipeline.classify.key(extracted.train, to_come)),
-        ("evaluate", pipeline.evaluate.key(&inputs(&extracted, trained))),
-    ];
-    for (name, mut key) in keys {
-        if runner.reports().iter().all(|report| report.name != name) {
-            key.parts.retain(|part| part.value != to_come.to_string());
-            runner.waits(name, key)?;
-        }
-    }
-    Ok(to_embed)
-}
-
-impl PlannedStage {
-    fn new(cache: &Cache, report: StageReport, key: &Key, to_embed: Option<usize>) -> Result<Self> {
-        let StageReport {
-            name,
-            status,
-            reasons,
-            seconds: _,
-        } = report;
-        let estimated_seconds = match (status, name) {
-            // It has just been done: the next time it reads only what changes until then.
-            (_, "scan") => None,
-            (Status::Stale, "extract") => estimate::seconds(cache, key, to_embed)?,
-            (Status::Stale, _) => estimate::seconds(cache, key, None)?,
-            _ => None,
-        };
-        Ok(PlannedStage {
-            name,
-            status,
-            reasons,
-            estimated_seconds,
-        })
-    }
 }
 
 fn print(plan: &Plan, progress: &Progress) -> Result<()> {
@@ -180,7 +78,7 @@ fn print(plan: &Plan, progress: &Progress) -> Result<()> {
     for (stage, words) in plan.stages.iter().zip(&words) {
         let time = stage.estimated_seconds.map(|seconds| About(seconds).to_string());
         let line = format!(
-            "{:<9} {:<11} {words:<width$}  {}",
+            "{:<10} {:<11} {words:<width$}  {}",
             stage.name,
             stage.status,
             time.unwrap_or_default()

@@ -114,7 +114,7 @@ fn stats_say_what_is_stored_and_what_the_last_run_was_spared() {
         let parts = extractor["parts"].as_array().unwrap().iter();
         parts.map(|part| (text(part, "name"), text(part, "value"))).collect()
     };
-    let extractors = stats["extractors"].as_array().unwrap().iter();
+    let extractors = stats["descriptors"].as_array().unwrap().iter();
     let (hashes, networks): (Vec<_>, Vec<_>) =
         (extractors.map(parts)).partition(|parts| parts["view"] == "perceptual hash");
     assert_eq!((hashes.len(), networks.len()), (1, 1));

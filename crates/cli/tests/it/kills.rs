@@ -374,9 +374,9 @@ pub(crate) fn inspect(project: &Project, expect: Expect, when: &str) -> u64 {
     let networks = cache
         .stats()
         .unwrap()
-        .extractors
+        .descriptors
         .into_iter()
-        .filter(|stats| stats.extractor != hashes);
+        .filter(|stats| stats.descriptor != hashes);
     let committed = networks.map(|stats| stats.images).sum();
     let found = cache.verify().unwrap();
     assert_eq!((found.damaged_objects, found.damaged_features), (0, 0), "{when}");

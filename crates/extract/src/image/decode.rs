@@ -1,0 +1,229 @@
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
+
+use super::decoding::{Decoding, MAX_ALLOC, Unreadable};
+use super::jpeg;
+
+/// Decodes an image file of any supported format, told by its bytes, to upright 8-bit RGB.
+///
+/// EXIF orientation is applied; grey, palette, 16-bit and CMYK become RGB; alpha is composited onto white. Large JPEGs
+/// may be decoded at a fraction of their size, if `decoding` is [`Decoding::Scaled`].
+///
+/// # Errors
+/// [`Unreadable`] saying what is wrong with the bytes: no known format, damaged, cut short, or too large.
+pub fn decode(bytes: &[u8], decoding: Decoding) -> Result<RgbImage, Unreadable> {
+    if bytes.is_empty() {
+        return Err(Unreadable("empty file".to_owned()));
+    }
+    let mut reader = ImageReader::new(Cursor::new(bytes));
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_ALLOC);
+    reader.limits(limits);
+    let reader = reader
+        .with_guessed_format()
+        .map_err(|error| Unreadable(error.to_string()))?;
+    let Some(format) = reader.format() else {
+        return Err(Unreadable(
+            "not an image: the bytes begin like no known format".to_owned(),
+        ));
+    };
+    if format == ImageFormat::Jpeg
+        && let Some(image) = jpeg::decode(bytes, decoding)?
+    {
+        return Ok(image);
+    }
+    // A decoder that panics over damaged bytes is one bad image, not the end.
+    catch_unwind(AssertUnwindSafe(|| decode_as(reader, format)))
+        .unwrap_or_else(|_| Err(Unreadable(format!("damaged {}: the decoder failed", name(format)))))
+}
+
+fn decode_as(reader: ImageReader<Cursor<&[u8]>>, format: ImageFormat) -> Result<RgbImage, Unreadable> {
+    let damaged = |error: ImageError| match error {
+        ImageError::Unsupported(_) => Unreadable(format!(
+            "{} of a kind that is not supported, expected JPEG, PNG, GIF, BMP, WebP or TIFF",
+            name(format)
+        )),
+        error => Unreadable(format!("damaged {}: {error}", name(format))),
+    };
+    let mut decoder = reader.into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(Unreadable(format!(
+            "damaged {}: {width} × {height} pixels",
+            name(format)
+        )));
+    }
+    // The decoder's own limit leaves out the buffer that it decodes into.
+    if decoder.total_bytes() > MAX_ALLOC {
+        return Err(Unreadable::too_large(width, height));
+    }
+    let orientation = decoder.orientation().map_err(damaged)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+    image.apply_orientation(orientation);
+    Ok(if image.color().has_alpha() {
+        composite_onto_white(image)
+    } else {
+        image.into_rgb8()
+    })
+}
+
+fn name(format: ImageFormat) -> String {
+    format
+        .extensions_str()
+        .first()
+        .copied()
+        .unwrap_or("image")
+        .to_uppercase()
+        .replace("JPG", "JPEG")
+}
+
+fn composite_onto_white(image: DynamicImage) -> RgbImage {
+    let rgba = image.into_rgba8();
+    let mut rgb = RgbImage::new(rgba.width(), rgba.height());
+    for (from, to) in rgba.pixels().zip(rgb.pixels_mut()) {
+        let [red, green, blue, alpha] = from.0.map(u32::from);
+        // Rounded division by 255.
+        let blend = |value: u32| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
+        *to = Rgb([blend(red), blend(green), blend(blue)]);
+    }
+    rgb
+}
+
+#[cfg(test)]
+mod tests {
+    use image::codecs::jpeg::JpegEncoder;
+    use image::{ExtendedColorType, ImageEncoder, Luma, Rgba, RgbaImage};
+
+    use super::*;
+
+    fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    fn gradient() -> RgbImage {
+        RgbImage::from_fn(40, 30, |x, y| Rgb([(x * 6) as u8, (y * 8) as u8, 100]))
+    }
+
+    fn message(bytes: &[u8]) -> String {
+        decode(bytes, Decoding::Exact).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_format_is_taken_from_the_bytes() {
+        let image = DynamicImage::from(gradient());
+        for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::WebP] {
+            assert_eq!(
+                decode(&encode(&image, format), Decoding::Exact).unwrap(),
+                gradient(),
+                "{format:?}"
+            );
+        }
+        for format in [ImageFormat::Jpeg, ImageFormat::Gif] {
+            assert_eq!(
+                decode(&encode(&image, format), Decoding::Exact).unwrap().dimensions(),
+                (40, 30),
+                "{format:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn transparent_pixels_become_white() {
+        let image = RgbaImage::from_fn(3, 1, |x, _| Rgba([0, 100, 200, [0, 128, 255][x as usize]]));
+        let rgb = decode(&encode(&image.into(), ImageFormat::Png), Decoding::Exact).unwrap();
+        assert_eq!(rgb.as_raw(), &[255, 255, 255, 127, 177, 227, 0, 100, 200]);
+    }
+
+    #[test]
+    fn sixteen_bit_grey_becomes_rgb() {
+        let image = image::ImageBuffer::<Luma<u16>, _>::from_pixel(2, 2, Luma([0x8080]));
+        assert_eq!(
+            decode(&encode(&image.into(), ImageFormat::Png), Decoding::Exact)
+                .unwrap()
+                .get_pixel(0, 0)
+                .0,
+            [128; 3]
+        );
+    }
+
+    #[test]
+    fn exif_orientation_is_applied() {
+        let image = gradient();
+        let mut bytes = Vec::new();
+        let mut encoder = JpegEncoder::new_with_quality(&mut bytes, 100);
+        // A TIFF header with one entry: orientation (0x0112), short, 6 = turn clockwise.
+        let exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+        encoder.set_exif_metadata(exif.to_vec()).unwrap();
+        encoder.write_image(&image, 40, 30, ExtendedColorType::Rgb8).unwrap();
+        let upright = decode(&bytes, Decoding::Exact).unwrap();
+        assert_eq!(upright.dimensions(), (30, 40));
+        // The bottom left corner comes to the top left.
+        let (found, expected) = (upright.get_pixel(0, 0).0, image.get_pixel(0, 29).0);
+        assert!(
+            found.iter().zip(expected).all(|(&a, b)| a.abs_diff(b) < 12),
+            "{found:?} {expected:?}"
+        );
+    }
+
+    #[test]
+    fn every_truncation_of_a_jpeg_is_noticed() {
+        let bytes = encode(&gradient().into(), ImageFormat::Jpeg);
+        for length in 1..bytes.len() {
+            assert!(
+                decode(&bytes[..length], Decoding::Exact).is_err(),
+                "{length} of {} bytes",
+                bytes.len()
+            );
+        }
+        assert_eq!(
+            message(&bytes[..bytes.len() - 10]),
+            "damaged JPEG: cut short, its end marker is missing"
+        );
+    }
+
+    #[test]
+    fn what_is_not_an_image_is_named() {
+        assert_eq!(message(b""), "empty file");
+        assert_eq!(
+            message(b"a violin, said the text file"),
+            "not an image: the bytes begin like no known format"
+        );
+        let png = encode(&gradient().into(), ImageFormat::Png);
+        assert!(message(&png[..png.len() / 2]).starts_with("damaged PNG: "));
+    }
+
+    #[test]
+    fn an_image_without_pixels_is_named() {
+        // A GIF of 0 × 0 whose one frame has a pixel.
+        let mut gif = encode(&RgbImage::new(1, 1).into(), ImageFormat::Gif);
+        gif[6..10].fill(0);
+        assert_eq!(message(&gif), "damaged GIF: 0 × 0 pixels");
+    }
+
+    #[test]
+    fn an_image_too_large_for_memory_is_refused_before_it_is_decoded() {
+        let mut png = encode(&RgbImage::new(1, 1).into(), ImageFormat::Png);
+        // Width and height of the header, then its checksum.
+        png[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
+        let sum = crc32(&png[12..29]).to_be_bytes();
+        png[29..33].copy_from_slice(&sum);
+        assert_eq!(message(&png), "too large: 65536 × 65536 pixels take more than 512 MiB");
+    }
+
+    #[test]
+    fn large_images_of_other_formats_are_exact() {
+        let image = RgbImage::from_fn(1100, 1030, |x, y| Rgb([x as u8, y as u8, (x ^ y) as u8]));
+        let png = encode(&image.clone().into(), ImageFormat::Png);
+        assert_eq!(decode(&png, Decoding::Scaled).unwrap(), image);
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0, |sum, &byte| {
+            (0..8).fold(sum ^ u32::from(byte), |sum, _| (sum >> 1) ^ (0xEDB8_8320 * (sum & 1)))
+        })
+    }
+}

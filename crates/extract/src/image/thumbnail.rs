@@ -1,0 +1,51 @@
+use image::codecs::jpeg::JpegEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+
+use super::decode::decode;
+use super::decoding::{Decoding, Unreadable};
+use super::resize::{Extent, Resizer};
+
+/// A small JPEG of an image file for the report: at most `side` pixels wide and high, the aspect kept.
+///
+/// Large photographs are decoded with [`Decoding::Scaled`], so that `side` is best no longer than their short side then.
+///
+/// # Errors
+/// [`Unreadable`] if the bytes are no image.
+pub fn thumbnail(bytes: &[u8], side: u32) -> Result<Vec<u8>, Unreadable> {
+    let image = decode(bytes, Decoding::Scaled)?;
+    let scale = (f64::from(side) / f64::from(image.width().max(image.height()))).min(1.0);
+    let scaled = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
+    let (width, height) = (scaled(image.width()), scaled(image.height()));
+    let mut small = vec![0; 3 * width as usize * height as usize];
+    Resizer::default().run(
+        &image,
+        &Extent::whole(width as usize),
+        &Extent::whole(height as usize),
+        &mut small,
+    );
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, 80)
+        .write_image(&small, width, height, ExtendedColorType::Rgb8)
+        .map_err(|error| Unreadable(format!("cannot be encoded as JPEG: {error}")))?;
+    Ok(jpeg)
+}
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use image::{ImageFormat, RgbImage};
+
+    use super::*;
+
+    #[test]
+    fn the_longer_side_is_bounded_and_small_images_stay() {
+        for (from, to) in [((400, 100), (128, 32)), ((50, 20), (50, 20)), ((2000, 1), (128, 1))] {
+            let mut bytes = Cursor::new(Vec::new());
+            RgbImage::new(from.0, from.1)
+                .write_to(&mut bytes, ImageFormat::Png)
+                .unwrap();
+            let jpeg = thumbnail(bytes.get_ref(), 128).unwrap();
+            assert_eq!(decode(&jpeg, Decoding::Exact).unwrap().dimensions(), to);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+use std::fmt;
+use std::str::FromStr;
+
+use super::bridge;
+use crate::{Error, Result};
+
+/// Where the network runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU, by number.
+    Cuda(usize),
+    /// Apple's GPU.
+    Mps,
+}
+
+impl Device {
+    /// The best device there is: CUDA, else Apple's GPU, else the processor.
+    pub fn best() -> Self {
+        if tch::Cuda::is_available() {
+            Device::Cuda(0)
+        } else if tch::utils::has_mps() {
+            Device::Mps
+        } else {
+            Device::Cpu
+        }
+    }
+
+    /// What kind of device it is: `cpu`, `cuda` or `mps`. Devices of one kind share cached features.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+            Device::Mps => "mps",
+        }
+    }
+
+    /// How many images a batch has unless the user says otherwise, where that does not depend on the machine.
+    ///
+    /// On the CPU 1: the activations then stay in the cache of each core, an image more costs one image more, and batches of
+    /// 2 to 16 were measured to be no faster.
+    pub(crate) fn fixed_batch(self) -> Option<usize> {
+        match self {
+            Device::Cpu => Some(1),
+            Device::Cuda(_) => None,
+            Device::Mps => Some(32),
+        }
+    }
+
+    /// How many images a batch has unless the user says otherwise: on CUDA as many as fit into half of the free memory, at
+    /// most 256.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] if the device does not say how much memory is free.
+    pub(crate) fn batch(self, precision: Precision) -> Result<usize> {
+        match (self, self.fixed_batch()) {
+            (_, Some(batch)) => Ok(batch),
+            (Device::Cuda(n), None) => Ok(batch_within(bridge::free_memory(n)?, precision)),
+            (Device::Cpu | Device::Mps, None) => unreachable!("their batch is fixed"),
+        }
+    }
+
+    /// Checks that the device is there and can run `precision`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] naming what is missing.
+    pub fn check(self, precision: Precision) -> Result<()> {
+        let fail = |message: &str| {
+            Err(Error::Device {
+                device: self.to_string(),
+                message: message.to_owned(),
+            })
+        };
+        match self {
+            Device::Cpu if precision == Precision::Fp16 => fail("no fp16 on the CPU, expected fp32 or bf16"),
+            Device::Cuda(_) if !tch::Cuda::is_available() => {
+                fail("CUDA is not available to this build (`cargo xtask setup --cuda`, then build again) or machine")
+            }
+            Device::Cuda(n) if n as i64 >= tch::Cuda::device_count() => fail(&format!(
+                "found {} CUDA devices, numbered from 0",
+                tch::Cuda::device_count()
+            )),
+            Device::Mps if !tch::utils::has_mps() => fail("no Apple GPU found"),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn torch(self) -> tch::Device {
+        match self {
+            Device::Cpu => tch::Device::Cpu,
+            Device::Cuda(n) => tch::Device::Cuda(n),
+            Device::Mps => tch::Device::Mps,
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cuda(n) => write!(f, "cuda:{n}"),
+            other => f.write_str(other.kind()),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    /// Reads `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let expected = || format!("expected auto, cpu, cuda, cuda:N or mps, found {text}");
+        match text {
+            "auto" => Ok(Device::best()),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
+            "mps" => Ok(Device::Mps),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Device::Cuda)
+                .ok_or_else(expected),
+        }
+    }
+}
+
+/// How many images, a power of two, a GPU with so many bytes free takes at once.
+fn batch_within(free: u64, precision: Precision) -> usize {
+    // The four largest activations that live at once, 112 × 112 × 64 values or as many, and as much again for cuDNN.
+    let values_each = 8 * 112 * 112 * 64;
+    let bytes_each = match precision {
+        Precision::Fp32 => 4 * values_each,
+        Precision::Bf16 | Precision::Fp16 => 2 * values_each,
+    };
+    let fitting = (free / 2 / bytes_each).clamp(1, 256);
+    1 << fitting.ilog2()
+}
+
+/// The number format of weights and activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floating point.
+    Fp32,
+    /// bfloat16: up to twice as fast on processors that have it in hardware.
+    Bf16,
+    /// 16-bit floating point, on GPUs.
+    Fp16,
+}
+
+impl Precision {
+    /// The fastest format that a device has in hardware.
+    pub fn best(device: Device) -> Self {
+        match device {
+            Device::Cpu if has_bf16() => Precision::Bf16,
+            Device::Cuda(_) => Precision::Fp16,
+            Device::Cpu | Device::Mps => Precision::Fp32,
+        }
+    }
+
+    pub(crate) fn kind(self) -> tch::Kind {
+        match self {
+            Precision::Fp32 => tch::Kind::Float,
+            Precision::Bf16 => tch::Kind::BFloat16,
+            Precision::Fp16 => tch::Kind::Half,
+        }
+    }
+}
+
+/// Whether this processor multiplies bf16 in hardware.
+fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("bf16");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::Fp32 => "fp32",
+            Precision::Bf16 => "bf16",
+            Precision::Fp16 => "fp16",
+        })
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "fp32" => Ok(Precision::Fp32),
+            "bf16" => Ok(Precision::Bf16),
+            "fp16" => Ok(Precision::Fp16),
+            _ => Err(format!("expected fp32, bf16 or fp16, found {text}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_prints() {
+        for device in [Device::Cpu, Device::Cuda(3), Device::Mps] {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
+        assert!("gpu".parse::<Device>().unwrap_err().contains("found gpu"));
+        assert!("cuda:x".parse::<Device>().is_err());
+    }
+
+    #[test]
+    fn a_gpu_takes_what_half_of_its_memory_holds() {
+        for (gibibytes, precision, expected) in [
+            (140, Precision::Fp16, 256),
+            (8, Precision::Fp16, 256),
+            (8, Precision::Fp32, 128),
+            (2, Precision::Fp32, 32),
+            (0, Precision::Fp32, 1),
+        ] {
+            assert_eq!(
+                batch_within(gibibytes << 30, precision),
+                expected,
+                "{gibibytes} GiB, {precision}"
+            );
+        }
+    }
+
+    #[test]
+    fn fp16_is_refused_on_the_cpu() {
+        assert!(Device::Cpu.check(Precision::Fp16).is_err());
+        assert!(Device::Cpu.check(Precision::Bf16).is_ok());
+    }
+}

@@ -1,0 +1,322 @@
+//! How cores are divided: into lanes, each of which decodes images and takes them through the network.
+//!
+//! A core that decodes and then computes is never idle, whatever the photographs cost to decode, and nobody has to balance
+//! two groups of threads against each other. On the CPU a lane is one thread: libtorch's threads, when several share a
+//! layer, wait for each other at the end of each of the 53 convolutions. On a GPU the lanes decode, and take turns there.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use rayon::ThreadPoolBuilder;
+use tch::TchError;
+
+use super::resnet50::{Network, WIDTH};
+use crate::extractor::{Embedded, Image};
+use crate::{Device, Error, Observer, PerceptualHash, Preprocess, Result};
+
+/// How many threads do what, in batches of how many images.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    device: Device,
+    n_lanes: usize,
+    /// Threads of libtorch in each lane.
+    threads_each: usize,
+    /// Images of a batch, whose shape is always the same.
+    batch: usize,
+    /// How many images a lane gathers before it runs a batch.
+    fill: usize,
+}
+
+impl Lanes {
+    /// Divides `n_threads` for work on `n_images` images in `n_views` views: one lane a thread, unless there are fewer
+    /// batches or images, which are decoded as a whole.
+    pub(crate) fn new(device: Device, n_threads: usize, n_images: usize, n_views: usize, batch: usize) -> Self {
+        let (n_threads, n_images) = (n_threads.max(1), n_images.max(1));
+        let n_seen = n_images * n_views;
+        let most = n_threads.min(n_images);
+        let (n_lanes, fill) = match device {
+            // A batch costs the same however full it is.
+            Device::Cpu => (most.min(n_seen.div_ceil(batch)), batch),
+            // The GPU is quicker than the decoding: rather half-empty batches than idle decoders.
+            Device::Cuda(_) | Device::Mps => (most, batch.min(n_seen.div_ceil(most))),
+        };
+        Lanes {
+            device,
+            n_lanes,
+            threads_each: n_threads / n_lanes,
+            batch,
+            fill,
+        }
+    }
+
+    pub(crate) fn threads_each(&self) -> usize {
+        self.threads_each
+    }
+
+    /// Takes `n` images through the network; `read` gets an image by its place, and `done` is told what became of it.
+    ///
+    /// # Errors
+    /// The first that any lane, `done` or the observer has.
+    pub(crate) fn run(
+        &self,
+        n: usize,
+        read: impl Fn(usize, &mut Preprocess) -> Result<Image> + Sync,
+        network: &Network,
+        observer: &dyn Observer,
+        mut done: impl FnMut(usize, Embedded) -> Result<()>,
+    ) -> Result<()> {
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(self.n_lanes)
+            .thread_name(|n| format!("lane-{n}"))
+            .build()
+            .map_err(|error| Error::Io {
+                path: format!("{} threads", self.n_lanes).into(),
+                source: std::io::Error::other(error),
+            })?;
+        if self.device == Device::Cpu {
+            // libtorch keeps it by thread. Nobody computes while another still changes it.
+            pool.broadcast(|_| tch::set_num_threads(self.threads_each as i32));
+        }
+        let (next, batch) = (AtomicUsize::new(0), AtomicUsize::new(self.batch));
+        let (send, receive) = sync_channel(2 * self.n_lanes);
+        pool.in_place_scope(|scope| {
+            for _ in 0..self.n_lanes {
+                let mut lane = Lane {
+                    lanes: self,
+                    network: network.share(),
+                    batch: &batch,
+                    pixels: Vec::new(),
+                    features: Vec::new(),
+                    waiting: VecDeque::new(),
+                    send: send.clone(),
+                };
+                let (read, next) = (&read, &next);
+                scope.spawn(move |_| {
+                    let _guard = EndsAll { next, n };
+                    let places = std::iter::from_fn(|| {
+                        let place = next.fetch_add(1, Ordering::Relaxed);
+                        (place < n && !observer.is_interrupted()).then_some(place)
+                    });
+                    if let Err(Stop::Failed(error)) = lane.run(places, read) {
+                        // Without a receiver nobody wants to know any more.
+                        lane.send.send(Err(error)).ok();
+                    }
+                });
+            }
+            drop(send);
+            for outcome in receive {
+                let (place, embedded) = outcome?;
+                done(place, embedded)?;
+            }
+            if observer.is_interrupted() {
+                return Err(Error::Interrupted);
+            }
+            Ok(())
+        })
+    }
+}
+
+impl fmt::Display for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Lanes {
+            device: _,
+            n_lanes,
+            threads_each,
+            batch,
+            fill,
+        } = self;
+        write!(
+            f,
+            "lanes that decode and compute: {n_lanes}, threads of libtorch in each: {threads_each}, \
+             images a batch: {batch}"
+        )?;
+        if fill < batch {
+            write!(f, ", of which {fill} are filled")?;
+        }
+        Ok(())
+    }
+}
+
+/// Ends the work of all lanes when one of them panics.
+struct EndsAll<'a> {
+    next: &'a AtomicUsize,
+    n: usize,
+}
+
+impl Drop for EndsAll<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.next.store(self.n, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Why a lane ends early.
+enum Stop {
+    Failed(Error),
+    /// Nobody receives what it makes: whoever did has failed.
+    Unwanted,
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+/// An image on its way through the network.
+struct Waiting {
+    place: usize,
+    n_views: usize,
+    hash: PerceptualHash,
+}
+
+struct Lane<'a> {
+    lanes: &'a Lanes,
+    network: Network,
+    /// Images that fit on the device at once, as far as all lanes know.
+    batch: &'a AtomicUsize,
+    /// Views that have not been through the network, `u8 [n, 224, 224, 3]`.
+    pixels: Vec<u8>,
+    /// Features of views whose image waits for others, `f32 [n, 2048]`.
+    features: Vec<f32>,
+    /// The images behind them.
+    waiting: VecDeque<Waiting>,
+    send: SyncSender<Result<(usize, Embedded)>>,
+}
+
+impl Lane<'_> {
+    fn run(
+        &mut self,
+        places: impl Iterator<Item = usize>,
+        read: &impl Fn(usize, &mut Preprocess) -> Result<Image>,
+    ) -> std::result::Result<(), Stop> {
+        let mut preprocess = Preprocess::new();
+        for place in places {
+            match read(place, &mut preprocess)? {
+                Image::Unreadable(reason) => self.finish(place, Embedded::Unreadable(reason))?,
+                Image::Views { pixels, hash } => {
+                    let n_views = pixels.len() / Preprocess::BYTES;
+                    self.waiting.push_back(Waiting { place, n_views, hash });
+                    self.pixels.extend(pixels);
+                    while self.pixels.len() >= self.lanes.fill * Preprocess::BYTES {
+                        self.run_batch()?;
+                    }
+                    self.finish_whole()?;
+                }
+            }
+        }
+        while !self.pixels.is_empty() {
+            self.run_batch()?;
+        }
+        Ok(())
+    }
+
+    /// Takes up to a batch of views through the network, and hands over the images that are whole then.
+    fn run_batch(&mut self) -> std::result::Result<(), Stop> {
+        let n = self.pixels.len().min(self.lanes.fill * Preprocess::BYTES);
+        let mut batch: Vec<u8> = self.pixels.drain(..n).collect();
+        // Always the same shape, so that neighbours do not matter.
+        batch.resize(self.lanes.batch * Preprocess::BYTES, 0);
+        let features = as_memory_allows(&batch, self.batch, |images| self.network.forward(images))?;
+        self.features.extend(&features[..n / Preprocess::BYTES * WIDTH]);
+        self.finish_whole()
+    }
+
+    /// Hands over the images that wait first and are whole.
+    fn finish_whole(&mut self) -> std::result::Result<(), Stop> {
+        let n_known = |lane: &Self| lane.features.len() / WIDTH;
+        while (self.waiting.front()).is_some_and(|first| n_known(self) >= first.n_views)
+            && let Some(Waiting { place, n_views, hash }) = self.waiting.pop_front()
+        {
+            let rows: Vec<f32> = self.features.drain(..n_views * WIDTH).collect();
+            let rows = rows.chunks_exact(WIDTH).map(<[f32]>::to_vec).collect();
+            self.finish(place, Embedded::Features { rows, hash })?;
+        }
+        Ok(())
+    }
+
+    fn finish(&self, place: usize, embedded: Embedded) -> std::result::Result<(), Stop> {
+        self.send.send(Ok((place, embedded))).map_err(|_| Stop::Unwanted)
+    }
+}
+
+/// Runs images at once, or in as many parts as a device that is out of memory needs. What fits is remembered in `batch`.
+fn as_memory_allows(images: &[u8], batch: &AtomicUsize, run: impl Fn(&[u8]) -> Result<Vec<f32>>) -> Result<Vec<f32>> {
+    let mut features = Vec::with_capacity(images.len() / Preprocess::BYTES * WIDTH);
+    let mut rest = images;
+    while !rest.is_empty() {
+        let fitting = batch.load(Ordering::Relaxed);
+        let part = &rest[..rest.len().min(fitting * Preprocess::BYTES)];
+        match run(part) {
+            Ok(rows) => {
+                features.extend(rows);
+                rest = &rest[part.len()..];
+            }
+            Err(Error::Torch(TchError::Torch(message))) if fitting > 1 && message.contains("out of memory") => {
+                // Another lane may have halved it meanwhile: of this one's doing is half of what it tried.
+                batch.fetch_min(fitting / 2, Ordering::Relaxed);
+                tracing::warn!(
+                    "out of memory with batches of {fitting} images: going on with {}",
+                    fitting / 2
+                );
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(features)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_divided_by_batches_of_work() {
+        let divide = |device, n_threads, (n_images, n_views), batch| {
+            let lanes = Lanes::new(device, n_threads, n_images, n_views, batch);
+            (lanes.n_lanes, lanes.threads_each, lanes.fill)
+        };
+        assert_eq!(divide(Device::Cpu, 8, (1000, 1), 4), (8, 1, 4));
+        assert_eq!(divide(Device::Cpu, 8, (9, 1), 4), (3, 2, 4));
+        assert_eq!(divide(Device::Cpu, 8, (1, 1), 1), (1, 8, 1));
+        assert_eq!(divide(Device::Cpu, 8, (1, 4), 1), (1, 8, 1));
+        assert_eq!(divide(Device::Cpu, 0, (0, 1), 1), (1, 1, 1));
+        assert_eq!(divide(Device::Cuda(0), 16, (100_000, 2), 128), (16, 1, 128));
+        assert_eq!(divide(Device::Cuda(0), 16, (100, 1), 128), (16, 1, 7));
+    }
+
+    #[test]
+    fn a_batch_is_halved_until_it_fits_and_stays_halved() {
+        let images: Vec<u8> = (0..7).flat_map(|n| vec![n; Preprocess::BYTES]).collect();
+        let batch = AtomicUsize::new(8);
+        let tries = std::cell::RefCell::new(Vec::new());
+        let run = |images: &[u8]| {
+            let n = images.len() / Preprocess::BYTES;
+            tries.borrow_mut().push(n);
+            if n > 2 {
+                let message = "CUDA out of memory. Tried to allocate 2.00 GiB.".to_owned();
+                return Err(TchError::Torch(message).into());
+            }
+            let firsts = images.iter().step_by(Preprocess::BYTES);
+            Ok(firsts.flat_map(|&first| vec![f32::from(first); WIDTH]).collect())
+        };
+        let features = as_memory_allows(&images, &batch, run).unwrap();
+        let expected: Vec<f32> = (0..7).flat_map(|n| vec![n as f32; WIDTH]).collect();
+        assert_eq!(features, expected);
+        assert_eq!(*tries.borrow(), [7, 4, 2, 2, 2, 1]);
+        assert_eq!(batch.into_inner(), 2);
+    }
+
+    #[test]
+    fn other_failures_and_a_single_image_that_does_not_fit_are_errors() {
+        for (message, batch) in [("cuDNN failed", 8), ("CUDA out of memory", 1)] {
+            let outcome = as_memory_allows(&[0; Preprocess::BYTES], &AtomicUsize::new(batch), |_| {
+                Err(TchError::Torch(message.to_owned()).into())
+            });
+            assert!(outcome.unwrap_err().to_string().contains(message));
+        }
+    }
+}

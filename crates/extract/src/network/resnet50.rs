@@ -1,0 +1,588 @@
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+use tch::{Kind, Tensor};
+
+use super::bridge::{self, Activation, PackedConv, Shape};
+use super::weights::Parameters;
+use super::winograd::{self, WinogradConv};
+use crate::{Device, Precision, Preprocess, Result};
+
+/// The number of features: channels before global average pooling.
+pub const WIDTH: usize = 2048;
+
+/// Added to the variance in every batch norm, as in torchvision.
+const EPSILON: f64 = 1e-5;
+
+/// ImageNet's mean and standard deviation of red, green and blue in 0..1, with which the weights were trained.
+const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const STANDARD_DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// Bottleneck blocks in each of the four stages, and the channels inside them; a block's output has four times as many.
+const STAGES: [(usize, i64); 4] = [(3, 64), (4, 128), (6, 256), (3, 512)];
+const EXPANSION: i64 = 4;
+
+/// A convolution and the batch norm behind it, by torchvision's names.
+struct ConvNorm {
+    conv: String,
+    norm: String,
+    /// Output channels, input channels, side of the kernel.
+    shape: [i64; 3],
+    stride: i64,
+    /// Height and width of what goes in.
+    input_side: i64,
+}
+
+impl ConvNorm {
+    /// The number format of this convolution. In bf16 the first one stays in fp32, because all else is made of its output: that
+    /// costs 1 % of the time and takes four fifths of the error away (1 − cosine of features, at worst of five photographs:
+    /// 1.4e-3 without, 2.8e-4 with).
+    fn precision(&self, precision: Precision) -> Precision {
+        match precision {
+            Precision::Bf16 if self.input_side == Preprocess::SIDE as i64 => Precision::Fp32,
+            other => other,
+        }
+    }
+
+    /// Whether Winograd's filtering is used. Of an image with a side of 7 pixels it would make four tiles, which are too few to
+    /// make up for four times as many weights; and bf16 is too coarse for its intermediate numbers.
+    fn is_winograd(&self, target: Target) -> bool {
+        let [_, _, side] = self.shape;
+        target.kernels == Kernels::OneDnn
+            && target.precision == Precision::Fp32
+            && (side, self.stride) == (3, 1)
+            && self.input_side >= 14
+    }
+}
+
+/// The plan of one bottleneck block (He et al., 2015, arXiv:1512.03385), version 1.5: the 3 × 3 convolution has the stride.
+struct Bottleneck {
+    convs: [ConvNorm; 3],
+    downsample: Option<ConvNorm>,
+}
+
+fn stem() -> ConvNorm {
+    ConvNorm {
+        conv: "conv1".to_owned(),
+        norm: "bn1".to_owned(),
+        shape: [64, 3, 7],
+        stride: 2,
+        input_side: Preprocess::SIDE as i64,
+    }
+}
+
+fn bottlenecks() -> Vec<Bottleneck> {
+    let mut blocks = Vec::new();
+    let mut n_in = 64;
+    // The stem and the pooling behind it halve the side twice.
+    let mut side = Preprocess::SIDE as i64 / 4;
+    for (stage, (n_blocks, n_mid)) in STAGES.into_iter().enumerate() {
+        for block in 0..n_blocks {
+            let stride = if block == 0 && stage > 0 { 2 } else { 1 };
+            let prefix = format!("layer{}.{block}", stage + 1);
+            let conv = |n: usize, shape, stride, input_side| ConvNorm {
+                conv: format!("{prefix}.conv{n}"),
+                norm: format!("{prefix}.bn{n}"),
+                shape,
+                stride,
+                input_side,
+            };
+            let n_out = n_mid * EXPANSION;
+            blocks.push(Bottleneck {
+                convs: [
+                    conv(1, [n_mid, n_in, 1], 1, side),
+                    conv(2, [n_mid, n_mid, 3], stride, side),
+                    conv(3, [n_out, n_mid, 1], 1, side / stride),
+                ],
+                downsample: (block == 0).then(|| ConvNorm {
+                    conv: format!("{prefix}.downsample.0"),
+                    norm: format!("{prefix}.downsample.1"),
+                    shape: [n_out, n_in, 1],
+                    stride,
+                    input_side: side,
+                }),
+            });
+            n_in = n_out;
+            side /= stride;
+        }
+    }
+    blocks
+}
+
+/// A parameter of the network.
+pub(crate) struct ParameterShape {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<i64>,
+}
+
+/// Every parameter of ResNet-50 without its top.
+pub(crate) fn parameters() -> Vec<ParameterShape> {
+    let of = |plan: &ConvNorm| {
+        let [n_out, n_in, side] = plan.shape;
+        let conv = ParameterShape {
+            name: format!("{}.weight", plan.conv),
+            shape: vec![n_out, n_in, side, side],
+        };
+        let norm = ["weight", "bias", "running_mean", "running_var"].map(|part| ParameterShape {
+            name: format!("{}.{part}", plan.norm),
+            shape: vec![n_out],
+        });
+        std::iter::once(conv).chain(norm).collect::<Vec<_>>()
+    };
+    plans().flat_map(|plan| of(&plan)).collect()
+}
+
+/// Every convolution in the order in which [`Network`] takes them.
+fn plans() -> impl Iterator<Item = ConvNorm> {
+    let in_blocks = bottlenecks()
+        .into_iter()
+        .flat_map(|block| block.convs.into_iter().chain(block.downsample));
+    std::iter::once(stem()).chain(in_blocks)
+}
+
+/// Who computes the convolutions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernels {
+    /// libtorch's convolutions, with the activation as a step of its own.
+    Plain,
+    /// oneDNN's convolutions, fused with what follows.
+    OneDnn,
+    /// cuDNN's convolutions, fused with what follows.
+    CuDnn,
+}
+
+impl Kernels {
+    /// The best there is for a device.
+    pub(crate) fn best(device: Device) -> Self {
+        match device {
+            Device::Cpu if bridge::has_onednn() => Kernels::OneDnn,
+            Device::Cuda(_) if tch::Cuda::cudnn_is_available() => Kernels::CuDnn,
+            _ => Kernels::Plain,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kernels::Plain => "plain",
+            Kernels::OneDnn => "onednn",
+            Kernels::CuDnn => "cudnn",
+        }
+    }
+}
+
+/// What the network is built for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    pub(crate) kernels: Kernels,
+    pub(crate) device: Device,
+    pub(crate) precision: Precision,
+    /// The number of images in every batch.
+    pub(crate) batch: usize,
+}
+
+/// Weight and bias of a convolution with the batch norm folded in.
+struct Folded {
+    /// `[out, h, w, in]`: channels last; or as [`winograd`] has it.
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Folded {
+    /// w' = w·γ/√(σ² + ε), b' = β − μ·γ/√(σ² + ε), computed in double precision.
+    fn new(plan: &ConvNorm, parameters: &Parameters) -> Self {
+        let norm = |part: &str| parameters.get(&format!("{}.{part}", plan.norm));
+        let (gamma, beta) = (norm("weight"), norm("bias"));
+        let (mean, variance) = (norm("running_mean"), norm("running_var"));
+        let factors: Vec<f64> = (gamma.iter().zip(variance))
+            .map(|(&gamma, &variance)| f64::from(gamma) / (f64::from(variance) + EPSILON).sqrt())
+            .collect();
+        let bias = (beta.iter().zip(mean).zip(&factors))
+            .map(|((&beta, &mean), factor)| (f64::from(beta) - f64::from(mean) * factor) as f32)
+            .collect();
+        let [_, n_in, side] = plan.shape.map(|length| length as usize);
+        let area = side * side;
+        let weight = parameters.get(&format!("{}.weight", plan.conv));
+        let mut folded = Vec::with_capacity(weight.len());
+        for (filter, factor) in weight.chunks_exact(n_in * area).zip(&factors) {
+            for at in 0..area {
+                let channels = filter[at..].iter().step_by(area);
+                folded.extend(channels.map(|&weight| (f64::from(weight) * factor) as f32));
+            }
+        }
+        Folded { weight: folded, bias }
+    }
+}
+
+/// A convolution with the batch norm folded in, where and as the network runs it.
+#[derive(Debug)]
+enum Conv {
+    Plain(Unpacked),
+    OneDnn(PackedConv),
+    Winograd(WinogradConv),
+    CuDnn(Unpacked),
+}
+
+/// A convolution in libtorch's own layout.
+#[derive(Debug)]
+struct Unpacked {
+    weight: Tensor,
+    bias: Tensor,
+    stride: [i64; 2],
+    padding: [i64; 2],
+}
+
+impl Unpacked {
+    fn share(&self) -> Self {
+        Unpacked {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+            ..*self
+        }
+    }
+
+    fn run(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        let mut y = x.f_conv2d(&self.weight, Some(&self.bias), self.stride, self.padding, [1], 1)?;
+        Ok(match activation {
+            Activation::Relu => y.f_relu_()?,
+            Activation::None => y,
+        })
+    }
+
+    fn run_add_relu(&self, x: &Tensor, sum: &Tensor) -> Result<Tensor> {
+        Ok(self.run(x, Activation::None)?.f_add(sum)?.f_relu_()?)
+    }
+
+    fn run_cudnn_relu(&self, x: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = (&self.weight, Some(&self.bias));
+        Ok(x.f_cudnn_convolution_relu(weight, bias, self.stride, self.padding, [1, 1], 1)?)
+    }
+
+    fn run_cudnn_add_relu(&self, x: &Tensor, sum: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = (&self.weight, Some(&self.bias));
+        Ok(x.f_cudnn_convolution_add_relu(weight, sum, 1.0, bias, self.stride, self.padding, [1, 1], 1)?)
+    }
+}
+
+impl Conv {
+    fn new(plan: &ConvNorm, folded: Folded, target: Target) -> Result<Self> {
+        if plan.is_winograd(target) {
+            let conv = WinogradConv::new(&folded.weight, &folded.bias, plan.input_side as usize, target.batch)?;
+            return Ok(Conv::Winograd(conv));
+        }
+        let place = |tensor: Tensor| -> Result<Tensor> {
+            Ok(tensor
+                .f_to_kind(plan.precision(target.precision).kind())?
+                .f_to_device(target.device.torch())?)
+        };
+        let [n_out, n_in, side] = plan.shape;
+        let weight = Tensor::from_slice(&folded.weight).f_reshape([n_out, side, side, n_in])?;
+        let weight = place(weight)?.f_permute([0, 3, 1, 2])?;
+        let bias = place(Tensor::from_slice(&folded.bias))?;
+        let (stride, padding) = (plan.stride, side / 2);
+        let unpacked = |bias| Unpacked {
+            weight: weight.shallow_clone(),
+            bias,
+            stride: [stride; 2],
+            padding: [padding; 2],
+        };
+        Ok(match target.kernels {
+            Kernels::Plain => Conv::Plain(unpacked(bias)),
+            Kernels::CuDnn => Conv::CuDnn(unpacked(bias)),
+            Kernels::OneDnn => {
+                let input = [target.batch as i64, n_in, plan.input_side, plan.input_side];
+                let shape = Shape {
+                    stride,
+                    padding,
+                    groups: 1,
+                };
+                Conv::OneDnn(PackedConv::new(&weight, bias, shape, input)?)
+            }
+        })
+    }
+
+    fn share(&self) -> Self {
+        match self {
+            Conv::Plain(conv) => Conv::Plain(conv.share()),
+            Conv::OneDnn(conv) => Conv::OneDnn(conv.share()),
+            Conv::Winograd(conv) => Conv::Winograd(conv.share()),
+            Conv::CuDnn(conv) => Conv::CuDnn(conv.share()),
+        }
+    }
+
+    fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        match self {
+            Conv::OneDnn(conv) => conv.run(x, activation),
+            Conv::Winograd(conv) => {
+                assert_eq!(activation, Activation::Relu, "what follows every 3 × 3 convolution");
+                conv.run(x)
+            }
+            Conv::CuDnn(conv) if activation == Activation::Relu => conv.run_cudnn_relu(x),
+            Conv::Plain(conv) | Conv::CuDnn(conv) => conv.run(x, activation),
+        }
+    }
+
+    /// relu(sum + convolution of x). The memory of `sum` may be reused.
+    fn forward_add_relu(&self, x: &Tensor, sum: Tensor) -> Result<Tensor> {
+        match self {
+            Conv::OneDnn(conv) => conv.run_add_relu(x, sum),
+            Conv::CuDnn(conv) => conv.run_cudnn_add_relu(x, &sum),
+            Conv::Plain(conv) => conv.run_add_relu(x, &sum),
+            Conv::Winograd(_) => unreachable!("no 3 × 3 convolution ends a block"),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    convs: [Conv; 3],
+    downsample: Option<Conv>,
+}
+
+impl Block {
+    fn share(&self) -> Self {
+        Block {
+            convs: self.convs.each_ref().map(Conv::share),
+            downsample: self.downsample.as_ref().map(Conv::share),
+        }
+    }
+
+    fn forward(&self, x: Tensor) -> Result<Tensor> {
+        let [first, second, third] = &self.convs;
+        let y = second.forward(&first.forward(&x, Activation::Relu)?, Activation::Relu)?;
+        let shortcut = match &self.downsample {
+            Some(conv) => conv.forward(&x, Activation::None)?,
+            None => x,
+        };
+        third.forward_add_relu(&y, shortcut)
+    }
+}
+
+/// ResNet-50 without its top, for inference, batch norms folded, in channels-last layout.
+///
+/// Threads that run it at once have a [`share`](Network::share) each; on a GPU they take turns, and only copies overlap.
+#[derive(Debug)]
+pub(crate) struct Network {
+    target: Target,
+    pixels: Pixels,
+    stem: Conv,
+    /// The number format that the first convolution takes.
+    stem_kind: Kind,
+    blocks: Vec<Block>,
+    /// Held while a GPU computes: two batches at once would take twice the memory and no less time.
+    turn: Arc<Mutex<()>>,
+}
+
+impl Network {
+    pub(crate) fn new(parameters: &Parameters, target: Target) -> Result<Self> {
+        // Folding reads every weight: all cores. Packing is libtorch's, which has threads of its own.
+        let plans: Vec<ConvNorm> = plans().collect();
+        let fold = |plan: &ConvNorm| {
+            let mut folded = Folded::new(plan, parameters);
+            if plan.is_winograd(target) {
+                folded.weight = winograd::transform_filters(&folded.weight, plan.shape[1] as usize);
+            }
+            folded
+        };
+        let folded: Vec<Folded> = plans.par_iter().map(fold).collect();
+        tch::no_grad(|| {
+            // Each folded weight is dropped when it is packed: its memory serves the next.
+            let convs = plans
+                .iter()
+                .zip(folded)
+                .map(|(plan, folded)| Conv::new(plan, folded, target));
+            let mut convs = convs.collect::<Result<Vec<_>>>()?.into_iter();
+            let mut next = || convs.next().expect("a convolution for each of the plan");
+            Ok(Network {
+                target,
+                pixels: Pixels::new(target.device)?,
+                stem: next(),
+                stem_kind: plans[0].precision(target.precision).kind(),
+                blocks: bottlenecks()
+                    .iter()
+                    .map(|plan| Block {
+                        convs: [next(), next(), next()],
+                        downsample: plan.downsample.as_ref().map(|_| next()),
+                    })
+                    .collect(),
+                turn: Arc::default(),
+            })
+        })
+    }
+
+    /// The same network for another thread: the weights are not copied.
+    pub(crate) fn share(&self) -> Self {
+        Network {
+            target: self.target,
+            pixels: self.pixels.share(),
+            stem: self.stem.share(),
+            stem_kind: self.stem_kind,
+            blocks: self.blocks.iter().map(Block::share).collect(),
+            turn: self.turn.clone(),
+        }
+    }
+
+    /// Embeds RGB images, `u8 [n, 224, 224, 3]`; the result is `f32 [n, 2048]` in C order.
+    ///
+    /// `n` is the batch that the network was built for, or on a GPU any number.
+    pub(crate) fn forward(&self, images: &[u8]) -> Result<Vec<f32>> {
+        tch::no_grad(|| {
+            let x = self.pixels.upload(images)?;
+            let turn = || self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let _turn = (self.target.device != Device::Cpu).then(turn);
+            let x = self.pixels.normalize(x)?.f_to_kind(self.stem_kind)?;
+            let mut x = self.stem.forward(&x.f_permute([0, 3, 1, 2])?, Activation::Relu)?;
+            x = x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?;
+            x = x.f_to_kind(self.target.precision.kind())?;
+            for block in &self.blocks {
+                x = block.forward(x)?;
+            }
+            let pooled = x
+                .f_to_kind(Kind::Float)?
+                .f_mean_dim([2, 3].as_slice(), false, Kind::Float)?;
+            let mut features = vec![0.0; images.len() / Preprocess::BYTES * WIDTH];
+            let n = features.len();
+            pooled
+                .f_to_device(tch::Device::Cpu)?
+                .f_contiguous()?
+                .f_copy_data(&mut features, n)?;
+            Ok(features)
+        })
+    }
+}
+
+/// How 8-bit pixels become what the network takes: (x / 255 − mean) / standard deviation, in single precision and in this
+/// order, so that the numbers are those of torchvision's ToTensor and Normalize.
+#[derive(Debug)]
+enum Pixels {
+    /// By table, for each channel.
+    Cpu(Box<[[f32; 256]; 3]>),
+    /// On the device, which takes them as they are.
+    Gpu {
+        device: Device,
+        mean: Tensor,
+        standard_deviation: Tensor,
+    },
+}
+
+impl Pixels {
+    fn new(device: Device) -> Result<Self> {
+        Ok(match device {
+            Device::Cpu => {
+                let value =
+                    |channel: usize, pixel: usize| (pixel as f32 / 255.0 - MEAN[channel]) / STANDARD_DEVIATION[channel];
+                Pixels::Cpu(Box::new(std::array::from_fn(|channel| {
+                    std::array::from_fn(|pixel| value(channel, pixel))
+                })))
+            }
+            Device::Cuda(_) | Device::Mps => Pixels::Gpu {
+                device,
+                mean: Tensor::from_slice(&MEAN).f_to_device(device.torch())?,
+                standard_deviation: Tensor::from_slice(&STANDARD_DEVIATION).f_to_device(device.torch())?,
+            },
+        })
+    }
+
+    fn share(&self) -> Self {
+        match self {
+            Pixels::Cpu(tables) => Pixels::Cpu(tables.clone()),
+            Pixels::Gpu {
+                device,
+                mean,
+                standard_deviation,
+            } => Pixels::Gpu {
+                device: *device,
+                mean: mean.shallow_clone(),
+                standard_deviation: standard_deviation.shallow_clone(),
+            },
+        }
+    }
+
+    /// Brings images, `u8 [n, 224, 224, 3]`, to the device; on the CPU they are normalized at once.
+    fn upload(&self, images: &[u8]) -> Result<Tensor> {
+        let side = Preprocess::SIDE as i64;
+        let shape = [(images.len() / Preprocess::BYTES) as i64, side, side, 3];
+        Ok(match self {
+            Pixels::Cpu(tables) => {
+                let [red, green, blue] = tables.as_ref();
+                let mut values = Vec::with_capacity(images.len());
+                for &[r, g, b] in images.as_chunks().0 {
+                    values.extend([red[usize::from(r)], green[usize::from(g)], blue[usize::from(b)]]);
+                }
+                Tensor::from_slice(&values).f_reshape(shape)?
+            }
+            Pixels::Gpu {
+                device: Device::Cuda(n),
+                ..
+            } => bridge::upload(images, Preprocess::SIDE, *n)?,
+            Pixels::Gpu { device, .. } => {
+                Tensor::f_from_data_size(images, &shape, Kind::Uint8)?.f_to_device(device.torch())?
+            }
+        })
+    }
+
+    fn normalize(&self, x: Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Pixels::Cpu(_) => x,
+            Pixels::Gpu {
+                mean,
+                standard_deviation,
+                ..
+            } => x
+                .f_to_kind(Kind::Float)?
+                .f_div_scalar_(255.0)?
+                .f_sub_(mean)?
+                .f_div_(standard_deviation)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{WeightsSource, WeightsStore};
+
+    #[test]
+    fn fused_and_plain_kernels_agree() {
+        assert!(bridge::has_onednn(), "the libtorch that setup provides has oneDNN");
+        let parameters = WeightsSource::Untrained
+            .load(&WeightsStore::new("unused".into(), None), &())
+            .unwrap();
+        let images: Vec<u8> = (0..2 * Preprocess::BYTES).map(|n| (n * n / 97 % 256) as u8).collect();
+        for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Bf16, 0.05)] {
+            let run = |kernels| {
+                let target = Target {
+                    kernels,
+                    device: Device::Cpu,
+                    precision,
+                    batch: 2,
+                };
+                Network::new(&parameters, target).unwrap().forward(&images).unwrap()
+            };
+            let (plain, fused) = (run(Kernels::Plain), run(Kernels::OneDnn));
+            let scale = plain.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+            let worst = plain
+                .iter()
+                .zip(&fused)
+                .map(|(a, b)| (a - b).abs() / scale)
+                .fold(0.0, f32::max);
+            assert!(worst <= tolerance, "{precision}: {worst}");
+        }
+    }
+
+    #[test]
+    fn the_parameters_are_those_of_torchvision() {
+        let parameters = parameters();
+        // torchvision's resnet50 has 25,557,032 parameters, of which 2,049,000 in fc, and 53,120 running statistics.
+        let n: i64 = parameters
+            .iter()
+            .map(|parameter| parameter.shape.iter().product::<i64>())
+            .sum();
+        assert_eq!(n, 25_557_032 - 2_049_000 + 53_120);
+        assert_eq!(parameters.len(), 53 * 5);
+        assert!(
+            parameters
+                .iter()
+                .any(|p| p.name == "layer4.0.downsample.0.weight" && p.shape == [2048, 1024, 1, 1])
+        );
+    }
+}

@@ -1,0 +1,78 @@
+//! How long a stage would take, judging by what earlier executions of it took.
+
+use std::fmt;
+
+use luthier_artifact::Key;
+use luthier_cache::Cache;
+
+use crate::Result;
+
+/// The parts of the configuration that decide how long a stage takes: executions that differ in one of them say nothing
+/// of each other.
+fn decisive_parts(stage: &str) -> &'static [&'static str] {
+    match stage {
+        "extract" => &["views", "decode", "precision", "device", "kernels", "batch"],
+        "features" => &["solver"],
+        // Folds are in the key only if C is searched.
+        "classify" => &["solver", "folds"],
+        _ => &[],
+    }
+}
+
+/// The seconds that a stage with this key would take, if there is something to judge by. Extract takes time for each
+/// image `to_embed`; the others take what they took last.
+pub(crate) fn seconds(cache: &Cache, key: &Key, to_embed: Option<usize>) -> Result<Option<f64>> {
+    let mut history = cache.history(&key.stage)?;
+    history.retain(|past| {
+        decisive_parts(&key.stage)
+            .iter()
+            .all(|part| past.key.get(part) == key.get(part))
+    });
+    let Some(to_embed) = to_embed else {
+        return Ok(history.last().map(|past| past.seconds));
+    };
+    let (mut seconds, mut images) = (0.0, 0);
+    for past in &history {
+        if let Some(n_embedded) = past.n_embedded.filter(|count| *count > 0) {
+            seconds += past.seconds;
+            images += n_embedded;
+        }
+    }
+    Ok((images > 0).then(|| seconds / images as f64 * to_embed as f64))
+}
+
+/// Seconds in words, no finer than an estimate is.
+#[derive(Clone, Copy, Debug)]
+pub struct About(pub f64);
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MINUTE: f64 = 60.0;
+        const HOUR: f64 = 3600.0;
+        match self.0 {
+            seconds if seconds < 1.0 => f.write_str("under 1 s"),
+            seconds if seconds < 1.5 * MINUTE => write!(f, "about {seconds:.0} s"),
+            seconds if seconds < 1.5 * HOUR => write!(f, "about {:.0} min", seconds / MINUTE),
+            seconds => write!(f, "about {:.1} h", seconds / HOUR),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_the_largest_unit_that_fits() {
+        for (seconds, words) in [
+            (0.02, "under 1 s"),
+            (1.0, "about 1 s"),
+            (89.0, "about 89 s"),
+            (90.0, "about 2 min"),
+            (5399.0, "about 90 min"),
+            (5400.0, "about 1.5 h"),
+        ] {
+            assert_eq!(About(seconds).to_string(), words);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! What the report says beyond the figures: facts, warnings, and pictures.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use luthier_artifact::{Split, Written};
+use luthier_cache::Cache;
+use luthier_classify::Model;
+use luthier_eval::{
+    CandidateC, Context, CrossValidated, Duplicates, Findings, ImageRef, Images, LearningPoint, Likeness, StageTime,
+    Threshold, Variance, Warning, write_report,
+};
+use luthier_extract::{WeightsSource, thumbnail};
+
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use crate::Result;
+use crate::features_folder::{FeaturesJson, ImageLocation};
+use crate::pipeline::{Found, load};
+use crate::words::counted;
+
+/// Writes the files of the report of an evaluation.
+pub(crate) fn write(
+    folder: &Path,
+    cache: &Cache,
+    found: &Found,
+    json: &FeaturesJson,
+    stages: &[StageTime],
+) -> Result<Vec<Written>> {
+    let model: Model = load(cache, &found.data.trained.model)?;
+    let evaluation = found.figures.evaluation();
+    let findings = found.findings(cache)?;
+    let (train, test) = (Named::of(json, Split::Train), Named::of(json, Split::Test));
+    let cross_validated = cross_validated(&model);
+    let context = Context {
+        evaluation,
+        findings: &findings,
+        train: train.images(),
+        test: test.images(),
+        skipped: &json.skipped(),
+        warnings: &warnings(&model, json.places(), || Ok(leaked_looks(&findings, json)))?,
+        facts: &facts(&model, json),
+        date: Some(&date()),
+        stages,
+        variance: Variance {
+            ratios: model.pca_variance_ratios.as_slice().expect("vectors are in one piece"),
+            n_components: model.training.n_components,
+        },
+        cross_validation: cross_validated.as_ref(),
+        // The figures do not need the pictures: a folder that has moved since costs nothing else.
+        thumbnail: &|split, file, side| {
+            let bytes = std::fs::read(json.folders.get(split).join(file)).ok()?;
+            thumbnail(&bytes, side).ok()
+        },
+    };
+    Ok(write_report(folder, &context)?)
+}
+
+/// Files and labels of a split.
+struct Named {
+    files: Vec<String>,
+    labels: Vec<usize>,
+}
+
+impl Named {
+    fn of(json: &FeaturesJson, split: Split) -> Self {
+        let rows = json.rows.get(split);
+        let labels = json.labels();
+        let label = |class: &String| labels[class.as_str()];
+        Named {
+            files: rows.iter().map(|row| row.file.clone()).collect(),
+            labels: rows.iter().map(|row| label(&row.class)).collect(),
+        }
+    }
+
+    fn images(&self) -> Images<'_> {
+        Images {
+            files: &self.files,
+            labels: &self.labels,
+        }
+    }
+}
+
+/// The day and time, in UTC: now, or the time that `SOURCE_DATE_EPOCH` gives, so that a report can be made again to the byte.
+fn date() -> String {
+    let given = std::env::var("SOURCE_DATE_EPOCH")
+        .ok()
+        .and_then(|seconds| seconds.parse().ok());
+    let time = given.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let time = time.unwrap_or_else(OffsetDateTime::now_utc);
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
+    time.format(format).expect("a time has all that the format asks for")
+}
+
+fn facts(model: &Model, json: &FeaturesJson) -> Vec<(String, String)> {
+    let (extractor, training) = (&model.extractor, &model.training);
+    let views = match (extractor.views.as_slice(), extractor.combine.as_str()) {
+        ([view], _) => view.clone(),
+        (views, "mean") => format!("mean of {}", views.join(", ")),
+        (views, _) => format!("{} side by side", views.join(", ")),
+    };
+    let c = if training.cross_validation.is_some() {
+        "chosen by cross-validation"
+    } else {
+        "given"
+    };
+    let fact = |name: &str, value: String| (name.to_owned(), value);
+    vec![
+        fact("Training images", training.n_train.to_string()),
+        fact("Test images", json.rows.test.len().to_string()),
+        fact("Classes", model.classes.len().to_string()),
+        fact(
+            "Weights",
+            format!("{} (SHA-256 {}…)", extractor.weights, extractor.short_sha256()),
+        ),
+        fact(
+            "Views",
+            format!("{views} (224 × 224, large JPEGs decoded {})", extractor.decode),
+        ),
+        fact("Precision", extractor.precision.clone()),
+        fact(
+            "Principal components",
+            format!(
+                "{} ({:.1} % of the variance)",
+                training.n_components,
+                100.0 * training.explained_variance_ratio
+            ),
+        ),
+        fact("Regularization", format!("C = {} ({c})", training.c)),
+        fact("Class weight", training.class_weight.to_string()),
+        fact("Solver", training.solver.to_string()),
+        fact("Made with", format!("luthier {}", env!("CARGO_PKG_VERSION"))),
+    ]
+}
+
+/// What the report shows of cross-validation.
+fn cross_validated(model: &Model) -> Option<CrossValidated> {
+    let training = &model.training;
+    let found = training.cross_validation.as_ref()?;
+    let candidates = found.candidates.iter().map(|candidate| CandidateC {
+        c: candidate.c,
+        log_loss: candidate.log_loss,
+        standard_error: candidate.standard_error,
+    });
+    let thresholds = found.thresholds.iter().map(|threshold| Threshold {
+        share: threshold.share,
+        probability: threshold.probability,
+        distance: threshold.distance,
+    });
+    let learning_curve = found.learning_curve.iter().map(|point| LearningPoint {
+        share: point.share,
+        n_train: point.n_train,
+        accuracy: point.accuracy,
+        behind: point.behind,
+    });
+    Some(CrossValidated {
+        folds: found.folds,
+        n_held_out: found.n_held_out,
+        candidates: candidates.collect(),
+        c: training.c,
+        temperature: model.temperature.into(),
+        thresholds: thresholds.collect(),
+        learning_curve: learning_curve.collect(),
+    })
+}
+
+/// What a reader must know before believing the figures.
+///
+/// `leaked_looks` gives the lines of [`leaked_looks`].
+pub(crate) fn warnings(
+    model: &Model,
+    images: Vec<ImageLocation<'_>>,
+    leaked_looks: impl FnOnce() -> Result<Vec<String>>,
+) -> Result<Vec<Warning>> {
+    let mut warnings = Vec::new();
+    if is_untrained(&model.extractor.weights_sha256) {
+        warnings.push(Warning {
+            title: "The weights are untrained".to_owned(),
+            detail: "The network has random weights, so that these figures say nothing about what Luthier can do. \
+                     For trained ones: luthier weights fetch resnet50-imagenet1k-v1, then run again."
+                .to_owned(),
+            files: Vec::new(),
+        });
+    }
+    if !model.training.converged {
+        warnings.push(Warning {
+            title: "The logistic regression did not converge".to_owned(),
+            detail: format!(
+                "It stopped with a gradient of {:.1e}. A smaller C makes the problem easier.",
+                model.training.gradient_norm
+            ),
+            files: Vec::new(),
+        });
+    }
+    let in_test = images.iter().filter(|place| place.split == Split::Test);
+    let in_test: HashSet<&str> = in_test.map(ImageLocation::class).collect();
+    let missing: Vec<&str> = (model.classes.iter().map(String::as_str))
+        .filter(|class| !in_test.contains(class))
+        .collect();
+    if !missing.is_empty() {
+        warnings.push(Warning {
+            title: "Classes without test images".to_owned(),
+            detail: format!(
+                "Nothing is known of how well these are recognised: {}.",
+                missing.join(", ")
+            ),
+            files: Vec::new(),
+        });
+    }
+    warnings.extend(duplicates(images));
+    let files = leaked_looks()?;
+    if !files.is_empty() {
+        warnings.push(Warning {
+            title: "Images in train and test that look the same".to_owned(),
+            detail: format!(
+                "{} in both, though their bytes differ: the figures are too good.",
+                counted(files.len(), "image")
+            ),
+            files,
+        });
+    }
+    Ok(warnings)
+}
+
+/// Groups of images in train and test that look the same without having the same bytes, as lines that name them.
+pub(crate) fn leaked_looks(findings: &Findings, json: &FeaturesJson) -> Vec<String> {
+    /// How many of a group are named.
+    const NAMED: usize = 8;
+    let name = |image: &ImageRef| format!("{}/{}", image.split, json.rows.get(image.split)[image.row].file);
+    let line = |group: &Duplicates| {
+        let mut names: Vec<String> = group.images.iter().take(NAMED).map(name).collect();
+        if group.images.len() > NAMED {
+            names.push(format!("{} more", group.images.len() - NAMED));
+        }
+        names.join(" = ")
+    };
+    findings
+        .duplicates
+        .iter()
+        .filter(|group| is_leaked_look(group))
+        .map(line)
+        .collect()
+}
+
+/// Whether a group is among those of [`leaked_looks`].
+pub(crate) fn is_leaked_look(group: &Duplicates) -> bool {
+    let is_in = |split| group.images.iter().any(|image| image.split == split);
+    group.likeness != Likeness::SameBytes && is_in(Split::Train) && is_in(Split::Test)
+}
+
+/// Whether weights with this digest are the untrained ones.
+pub fn is_untrained(sha256: &str) -> bool {
+    WeightsSource::Untrained
+        .sha256()
+        .is_ok_and(|untrained| untrained == sha256)
+}
+
+/// The same bytes in train and test (leakage), or in two classes (label noise).
+fn duplicates(mut images: Vec<ImageLocation<'_>>) -> Vec<Warning> {
+    images.sort_unstable();
+    let same: Vec<&[ImageLocation<'_>]> = (images.chunk_by(|a, b| a.image == b.image))
+        .filter(|places| places.len() > 1)
+        .collect();
+    // The images with places that differ from their first, as lines that name all of them.
+    let list = |differs: fn(&ImageLocation<'_>, &ImageLocation<'_>) -> bool| -> Vec<String> {
+        let faulty = same
+            .iter()
+            .filter(|places| places.iter().any(|place| differs(place, &places[0])));
+        let name = |place: &ImageLocation<'_>| format!("{}/{}", place.split, place.file);
+        faulty
+            .map(|places| places.iter().map(name).collect::<Vec<_>>().join(" = "))
+            .collect()
+    };
+    let leaked = list(|place, first| place.split != first.split);
+    let contradictory = list(|place, first| place.class() != first.class());
+    let mut warnings = Vec::new();
+    if !leaked.is_empty() {
+        warnings.push(Warning {
+            title: "The same images in train and test".to_owned(),
+            detail: format!(
+                "{} seen in training: the figures are too good.",
+                counted(leaked.len(), "test image")
+            ),
+            files: leaked,
+        });
+    }
+    if !contradictory.is_empty() {
+        warnings.push(Warning {
+            title: "The same images in two classes".to_owned(),
+            detail: format!(
+                "{} with more than one label, of which at most one is right.",
+                counted(contradictory.len(), "image")
+            ),
+            files: contradictory,
+        });
+    }
+    warnings
+}
