@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use luthier_artifact::{Artifact, Digest, FeatureTable, FileStat, Key, Manifest};
 use luthier_cache::{Cache, Descriptor, Error, Execution, Output, References, Reuse, RunStage, StoredTable};
+use luthier_testing::{Need, has_run_unprivileged};
 use ndarray::Array2;
 
 use crate::{DESCRIPTOR, Folder, features, manifest, table};
@@ -438,6 +439,9 @@ fn tables_of_another_form_are_damage() {
 
 #[test]
 fn a_folder_that_may_only_be_read_is_read_and_nothing_is_added() {
+    if has_run_unprivileged("damage::a_folder_that_may_only_be_read_is_read_and_nothing_is_added") {
+        return;
+    }
     let outside = tempfile::tempdir().unwrap();
     let truth = Truth::new(&outside.path().join("export"));
     let folder = lay_out(&stored(&truth, true));
@@ -451,7 +455,7 @@ fn a_folder_that_may_only_be_read_is_read_and_nothing_is_added() {
     read_only(true);
     if fs::write(folder.root.path().join("probe"), "").is_ok() {
         read_only(false);
-        println!("skipped: this user may write everywhere");
+        Need::ReadOnlyFolder.skip();
         return;
     }
     let before = crate::files(folder.root.path());
