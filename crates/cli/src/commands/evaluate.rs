@@ -16,7 +16,9 @@ use crate::settings::{CacheSettings, EvaluateSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
 use crate::{export, features_folder, pipeline};
 
-/// Judges a model by the test features, prints the classification report, and writes reports/.
+/// Evaluate a model on the test features that `luthier extract` wrote
+///
+/// Prints the classification report, and writes reports/ with a page, figures and tables.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  luthier evaluate --model-dir models/ --feature-dir features/\n  luthier evaluate --baseline reports/             compare with the report that is replaced"
@@ -49,7 +51,7 @@ pub(crate) struct Arguments {
         env = "LUTHIER_REPORT_DIR"
     )]
     report_dir: PathBuf,
-    /// Also say what became better and worse since this report: a report.json, or its folder
+    /// Also compare with this earlier report: a report.json, or its folder
     #[arg(long, value_name = "FILE|DIR")]
     baseline: Option<PathBuf>,
     #[command(flatten)]
@@ -75,8 +77,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         seed,
         cache,
         ..Settings::default()
-    }
-    .with_lower_layers()?;
+    };
     let config = settings.evaluate_config();
     // Before anything is written: it may be the report that is about to be replaced.
     let baseline = baseline.map(|path| find_report(&path)).transpose()?;

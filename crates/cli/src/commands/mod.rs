@@ -2,10 +2,12 @@
 
 pub(crate) mod cache;
 pub(crate) mod compare;
+pub(crate) mod completions;
 pub(crate) mod evaluate;
 pub(crate) mod explain;
 pub(crate) mod extract;
 pub(crate) mod init;
+pub(crate) mod man;
 pub(crate) mod pipeline;
 pub(crate) mod predict;
 pub(crate) mod status;
@@ -15,6 +17,7 @@ pub(crate) mod weights;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
 use luthier_cache::Cache;
 use luthier_classify::{Model, TrainingInfo};
 use luthier_extract::WeightsStore;
@@ -24,6 +27,32 @@ use crate::runner::{StageReport, Status};
 use crate::settings::Settings;
 use crate::terminal::Progress;
 use crate::words::counted;
+
+/// How a command prints its result.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct OutputArguments {
+    /// Print one JSON document on stdout
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+    /// The same as --json, for those who know it from `predict` and `compare`
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Text, hide = true)]
+    format: OutputFormat,
+}
+
+/// What a result is printed as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+impl OutputArguments {
+    pub(crate) fn format(self) -> OutputFormat {
+        if self.json { OutputFormat::Json } else { self.format }
+    }
+}
 
 /// Where downloaded weights are kept: the user's cache folder, shared by all projects.
 pub(crate) fn weights_store() -> Result<WeightsStore> {

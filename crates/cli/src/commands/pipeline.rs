@@ -10,7 +10,11 @@ use luthier_eval::{Evaluation, Findings, Warning};
 use luthier_extract::{Scan, SkippedImages, WeightsSource};
 use serde::Serialize;
 
-use super::{configure, describe_c, describe_components, note_faster_precision, open_cache, print_stage, project};
+use super::status::{OnStale, show};
+use super::{
+    OutputArguments, OutputFormat, configure, describe_c, describe_components, note_faster_precision, open_cache,
+    print_stage, project,
+};
 use crate::features_folder::{SkippedRow, places, skipped_files};
 use crate::pipeline::{Data, Pipeline, evaluate, inputs, load, train, with_retry};
 use crate::problem::Problem;
@@ -20,22 +24,25 @@ use crate::terminal::Progress;
 use crate::words::counted;
 use crate::{export, report};
 
-/// Runs scan → extract → features → classify → evaluate, each stage only if something it depends on changed, and
-/// writes features/, models/ and reports/.
+/// Train a model on folders of images and evaluate it: all stages, but only what changed
+///
+/// Runs five stages: scan, extract, features, classify and evaluate. A stage runs only if something that it depends on
+/// changed. Writes features/, models/ and reports/.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  luthier pipeline --train-dir data/train --test-dir data/test\n  luthier pipeline --data-dir photos --test-fraction 0.2 --variance 0.95\n  luthier pipeline --dry-run"
+    after_help = "Examples:\n  luthier pipeline photos\n  luthier pipeline --train-dir data/train --test-dir data/test\n  luthier pipeline photos --test-fraction 0.25 --variance 0.95\n  luthier pipeline --dry-run"
 )]
 pub(crate) struct Arguments {
     /// Folder for features/, models/ and reports/
     #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
     out: PathBuf,
-    /// Say what would run and about how long, and run nothing; exit status 3 if something would, restoring not counted
-    #[arg(long)]
+    /// Only say what would run, and for about how long
+    ///
+    /// The exit status is 3 if a stage would run. A stage that would be restored from the cache does not count.
+    #[arg(long, alias = "dry_run")]
     dry_run: bool,
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
     #[command(flatten)]
     settings: Settings,
 }
@@ -77,15 +84,15 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         settings,
         out,
         dry_run,
-        json,
+        output,
     } = arguments;
-    let settings = settings.with_lower_layers()?;
     let (mut pipeline, data) = configure(&settings)?;
     if std::env::var_os("LUTHIER_DEMO").is_some() && settings.named_weights()?.is_none() {
         use_weights_for_demo(&settings, &out, &mut pipeline, progress)?;
     }
     if dry_run {
-        return super::status::show(&settings, &pipeline, &data, &out, json, true, progress);
+        let (format, on_stale) = (output.format(), OnStale::Status3);
+        return show(&settings, &pipeline, &data, &out, format, on_stale, progress);
     }
     let cache = open_cache(&settings)?;
     let outcome = with_retry(progress, || run_once(&cache, &pipeline, &data, &out, progress))?;
@@ -100,7 +107,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     for warning in warnings {
         progress.say(&format!("warning: {}: {}", warning.title, warning.detail));
     }
-    if json {
+    if output.format() == OutputFormat::Json {
         outln!("{}", serde_json::to_string_pretty(&outcome)?);
     } else {
         outln!(
@@ -156,7 +163,7 @@ fn run_once(cache: &Cache, pipeline: &Pipeline, data: &Data, out: &Path, progres
         outcome += &format!(", {} skipped", images.skipped);
     }
     print(&runner, &outcome);
-    report_skipped(&skipped, data.is_strict, progress)?;
+    report_skipped(&skipped, &out.join("reports/skipped.csv"), data.is_strict, progress)?;
     let features = out.join("features");
     let rows = export::Rows::extracted(cache, &data.source, (manifest, manifest_digest), &extracted)?;
     export::features(cache, &features, &rows, &extracted)?;
@@ -238,7 +245,9 @@ pub(crate) fn describe(found: &Scan) -> String {
 }
 
 /// Names the first skipped images, or fails because of them.
-pub(crate) fn report_skipped(skipped: &[SkippedRow], is_strict: bool, progress: &Progress) -> Result<()> {
+///
+/// `list` is the file that names all of them.
+pub(crate) fn report_skipped(skipped: &[SkippedRow], list: &Path, is_strict: bool, progress: &Progress) -> Result<()> {
     const SHOWN: usize = 5;
     let line = |row: &SkippedRow| format!("{}/{}: {}", row.split, row.file, row.reason);
     if let (true, Some(first)) = (is_strict, skipped.first()) {
@@ -256,8 +265,9 @@ pub(crate) fn report_skipped(skipped: &[SkippedRow], is_strict: bool, progress: 
     }
     if skipped.len() > SHOWN {
         progress.say(&format!(
-            "warning: skipped {} more, all listed in skipped.csv",
-            skipped.len() - SHOWN
+            "warning: skipped {} more: {} lists all",
+            skipped.len() - SHOWN,
+            list.display()
         ));
     }
     Ok(())

@@ -14,7 +14,9 @@ use crate::terminal::Progress;
 use crate::words::counted;
 use crate::{export, features_folder, pipeline};
 
-/// Fits scaler, PCA and logistic regression to the training features, and writes one model.safetensors.
+/// Train a model on the features that `luthier extract` wrote
+///
+/// Fits a scaler, PCA and logistic regression to the training features, and writes models/model.safetensors.
 #[derive(Args)]
 #[command(after_help = "Example:\n  luthier train --feature-dir features/ --model-dir models/ --variance 0.95")]
 pub(crate) struct Arguments {
@@ -61,8 +63,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         seed,
         cache,
         ..Settings::default()
-    }
-    .with_lower_layers()?;
+    };
     let (features, classify) = (settings.features_config()?, settings.classify_config()?);
     let (index, _) = features_folder::read_index(&feature_dir)?;
     let table = features_folder::read_table(&feature_dir, Split::Train, &index)?;
