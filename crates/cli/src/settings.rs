@@ -25,8 +25,11 @@ use crate::problem::Problem;
 #[command(next_help_heading = "Data")]
 pub(crate) struct DataSettings {
     /// Folder with all images, one folder per class: the same as --data-dir
-    #[arg(value_name = "FOLDER", conflicts_with_all = ["train_dir", "test_dir", "data_dir"])]
-    folders: Vec<PathBuf>,
+    #[arg(value_name = "FOLDER", conflicts_with_all = ["train_dir", "test_dir", "data_dir"], help_heading = None)]
+    folder: Option<PathBuf>,
+    /// None is expected: they are taken so that the message about them can be a good one.
+    #[arg(hide = true)]
+    more_folders: Vec<PathBuf>,
     /// Folder with the training images, one folder per class
     #[arg(long, value_name = "DIR", alias = "train_dir")]
     train_dir: Option<PathBuf>,
@@ -256,7 +259,7 @@ fn share(text: &str) -> std::result::Result<f64, String> {
 pub(crate) fn meant_share(text: &str) -> String {
     let percent = text.trim().trim_end_matches('%').trim_end().parse::<f64>();
     match percent {
-        Ok(percent) if percent >= 1.0 && percent < 100.0 => format!(": did you mean {}?", percent / 100.0),
+        Ok(percent) if (1.0..100.0).contains(&percent) => format!(": did you mean {}?", percent / 100.0),
         _ => String::new(),
     }
 }
@@ -268,22 +271,23 @@ impl Settings {
     /// A [`Problem`] if that is not said, or by halves.
     pub(crate) fn data_source(&self) -> Result<DataSource> {
         let DataSettings {
-            folders,
+            folder,
+            more_folders,
             train_dir,
             test_dir,
             data_dir,
             test_fraction,
             rehash: _,
         } = self.data.clone();
-        if let [train, test, ..] = folders.as_slice() {
-            let hint = format!(
+        if let (Some(train), [test, ..]) = (&folder, more_folders.as_slice()) {
+            let n = 1 + more_folders.len();
+            bail!(Problem::usage(format!("{n} folders named, expected one")).hint(format!(
                 "for training images and test images: --train-dir {} --test-dir {}",
                 train.display(),
                 test.display()
-            );
-            bail!(Problem::usage(format!("{} folders named, expected one", folders.len())).hint(hint));
+            )));
         }
-        match (train_dir, test_dir, data_dir.or(folders.into_iter().next())) {
+        match (train_dir, test_dir, data_dir.or(folder)) {
             (_, _, Some(data)) => Ok(DataSource::Whole {
                 data,
                 test_fraction: test_fraction.unwrap_or(0.2),
@@ -304,7 +308,10 @@ impl Settings {
 
     /// The weights that were named, if any.
     pub(crate) fn named_weights(&self) -> Result<Option<WeightsSource>> {
-        Ok(self.network.weights.as_deref().map(WeightsSource::parse).transpose()?)
+        let named = self.network.weights.as_deref().map(WeightsSource::parse);
+        Ok(named
+            .transpose()
+            .map_err(|error| Problem::usage(format!("--weights: {error}")))?)
     }
 
     /// The extract stage with these weights in place of the default.

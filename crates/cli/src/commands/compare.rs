@@ -12,9 +12,9 @@ use self::render::p_value;
 use crate::problem::Problem;
 use crate::terminal::Progress;
 
-/// Compare two reports: what became better, what became worse, and whether that is more than chance
+/// Compare two reports, and say whether a difference is more than chance
 ///
-/// Images are matched by their bytes, whatever their names. All figures are over the images that both runs tested.
+/// Shows what became better and what became worse: figures, classes and single images. Images are matched by their bytes, whatever their names. All figures are over the images that both runs tested.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  luthier compare old/reports reports\n  luthier compare main.json reports/report.json --format markdown > comment.md\n  luthier compare main.json reports/report.json --fail-if-worse"

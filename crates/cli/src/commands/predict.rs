@@ -32,7 +32,7 @@ use crate::words::{counted, printable};
 /// Predictions come in the order in which the images are named. The network sees images as it did when the model was
 /// trained. An image that cannot be read is reported, and the exit status is then 1.
 #[derive(Args)]
-#[command(after_help = "Examples:
+#[command(mut_arg("weights", |weights| weights.help(WEIGHTS_HELP).long_help(WEIGHTS_HELP)), after_help = "Examples:
   luthier predict harp.jpg flute.jpg
   luthier predict --model-path models/model.safetensors --image-path sample.jpg
   luthier predict photos/ 'more/**/*.jpg' --keep-known 95 --format csv > classes.csv
@@ -90,6 +90,9 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     network: NetworkSettings,
 }
+
+const WEIGHTS_HELP: &str =
+    "Weights of ResNet-50: a name, a .safetensors file, or `untrained` [default: those of the model]";
 
 /// The answer to an image that is not like those of any class.
 const UNKNOWN: &str = "unknown";

@@ -162,7 +162,7 @@ fn with_defaults(mut command: Command, matches: &ArgMatches, layers: &[Vec<Setti
 
 /// A setting, or the folder that stands for one.
 fn is_data_or_setting(option: &Arg) -> bool {
-    option.get_long().is_some_and(is_setting) || option.get_id() == "folders"
+    option.get_long().is_some_and(is_setting) || option.get_id() == "folder"
 }
 
 /// Whether only one of two options can be given: they are the same, or one is in conflict with the other.
