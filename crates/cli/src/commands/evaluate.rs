@@ -11,7 +11,9 @@ use super::{open_cache, with_engine};
 use crate::settings::{CacheSettings, EvaluateSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
 
-/// Judges a model by the test features, prints the classification report, and writes reports/.
+/// Evaluate a model on the test features that `luthier extract` wrote
+///
+/// Prints the classification report, and writes reports/ with a page, figures and tables.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  luthier evaluate --model-dir models/ --feature-dir features/\n  luthier evaluate --baseline reports/             compare with the report that is replaced"
@@ -44,7 +46,7 @@ pub(crate) struct Arguments {
         env = "LUTHIER_REPORT_DIR"
     )]
     report_dir: PathBuf,
-    /// Also say what became better and worse since this report: a report.json, or its folder
+    /// Also compare with this earlier report: a report.json, or its folder
     #[arg(long, value_name = "FILE|DIR")]
     baseline: Option<PathBuf>,
     #[command(flatten)]
@@ -70,8 +72,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         seed,
         cache,
         ..Settings::default()
-    }
-    .with_lower_layers()?;
+    };
     let config = JudgeConfig {
         duplicates: DuplicatesConfig::default(),
         evaluate: settings.evaluate_config(),

@@ -5,17 +5,19 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{configure, note_faster_precision, open_cache, warn_of_skipped, with_engine};
-use crate::settings::Settings;
+use crate::settings::{CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
 
-/// Writes the features of train and test images as .npy files, with labels, and features.json, which says what the
-/// rows are. Images whose features are cached are not embedded again.
+/// Turn folders of images into features: NumPy files with one row for each image
+///
+/// Writes features and labels of training images and test images as .npy files, and features.json, which says what the
+/// rows are. An image whose features are in the cache does not go through the network again.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  luthier extract --train-dir data/train --test-dir data/test --output-dir features/"
+    after_help = "Examples:\n  luthier extract photos\n  luthier extract --train-dir data/train --test-dir data/test --output-dir features/"
 )]
 pub(crate) struct Arguments {
-    /// Folder for the .npy files
+    /// Folder for the .npy files and features.json
     #[arg(
         long,
         value_name = "DIR",
@@ -25,16 +27,38 @@ pub(crate) struct Arguments {
     )]
     output_dir: PathBuf,
     #[command(flatten)]
-    settings: Settings,
+    data: DataSettings,
+    #[command(flatten)]
+    extract: ExtractSettings,
+    #[command(flatten)]
+    network: NetworkSettings,
+    #[command(flatten)]
+    seed: SeedSettings,
+    #[command(flatten)]
+    cache: CacheSettings,
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
-    let Arguments { settings, output_dir } = arguments;
-    let settings = settings.with_lower_layers()?;
+    let Arguments {
+        output_dir,
+        data,
+        extract,
+        network,
+        seed,
+        cache,
+    } = arguments;
+    let settings = Settings {
+        data,
+        extract,
+        network,
+        seed,
+        cache,
+        ..Settings::default()
+    };
     let (pipeline, data) = configure(&settings)?;
     let cache = open_cache(&settings)?;
     let summary = with_engine(&cache, progress, |engine| engine.extract(&pipeline, &data, &output_dir))?;
-    warn_of_skipped(&summary.skipped, "features.json", progress);
+    warn_of_skipped(&summary.skipped, &output_dir.join("features.json"), progress);
     note_faster_precision(&settings, summary.images.embedded, progress);
     outln!("features {}", output_dir.display());
     Ok(ExitCode::SUCCESS)

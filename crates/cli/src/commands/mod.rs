@@ -2,17 +2,22 @@
 
 pub(crate) mod cache;
 pub(crate) mod compare;
+pub(crate) mod completions;
 pub(crate) mod evaluate;
 pub(crate) mod explain;
 pub(crate) mod extract;
 pub(crate) mod init;
+pub(crate) mod man;
 pub(crate) mod pipeline;
 pub(crate) mod predict;
 pub(crate) mod status;
 pub(crate) mod train;
 pub(crate) mod weights;
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
 use luthier::{Data, Engine, Pipeline, SkippedFile, StageReport, Status};
 use luthier_cache::Cache;
 use luthier_eval::{DuplicatesConfig, NeighboursConfig, SuspectsConfig};
@@ -20,6 +25,32 @@ use luthier_extract::WeightsStore;
 
 use crate::settings::Settings;
 use crate::terminal::Progress;
+
+/// How a command prints its result.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct OutputArguments {
+    /// Print one JSON document on stdout
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+    /// The same as --json, for those who know it from `predict` and `compare`
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Text, hide = true)]
+    format: OutputFormat,
+}
+
+/// What a result is printed as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+impl OutputArguments {
+    pub(crate) fn format(self) -> OutputFormat {
+        if self.json { OutputFormat::Json } else { self.format }
+    }
+}
 
 /// Where downloaded weights are kept: the user's cache folder, shared by all projects.
 pub(crate) fn weights_store() -> Result<WeightsStore> {
@@ -91,15 +122,16 @@ fn print_stage(progress: &Progress, report: &StageReport) {
 }
 
 /// Names the first skipped images, and the file that lists all of them.
-pub(crate) fn warn_of_skipped(skipped: &[SkippedFile], listed_in: &str, progress: &Progress) {
+pub(crate) fn warn_of_skipped(skipped: &[SkippedFile], list: &Path, progress: &Progress) {
     const SHOWN: usize = 5;
     for file in skipped.iter().take(SHOWN) {
         progress.say(&format!("warning: skipped {file}"));
     }
     if skipped.len() > SHOWN {
         progress.say(&format!(
-            "warning: skipped {} more; {listed_in} lists all of them",
-            skipped.len() - SHOWN
+            "warning: skipped {} more; {} lists all of them",
+            skipped.len() - SHOWN,
+            list.display()
         ));
     }
 }

@@ -6,26 +6,32 @@ use clap::Args;
 use luthier::words::counted;
 use luthier::{ImageCounts, OutputPaths, PipelineSummary, TestFigures};
 
-use super::{configure, note_faster_precision, open_cache, warn_of_skipped, with_engine};
+use super::status::{OnStale, show};
+use super::{
+    OutputArguments, OutputFormat, configure, note_faster_precision, open_cache, warn_of_skipped, with_engine,
+};
 use crate::settings::Settings;
 use crate::terminal::Progress;
 
-/// Runs scan → extract → features → classify → evaluate, each stage only if something it depends on changed, and
-/// writes features/, models/ and reports/.
+/// Train a model on folders of images and evaluate it: all stages, but only what changed
+///
+/// Runs five stages: scan, extract, features, classify and evaluate. A stage runs only if something that it depends on
+/// changed. Writes features/, models/ and reports/.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  luthier pipeline --train-dir data/train --test-dir data/test\n  luthier pipeline --data-dir photos --test-fraction 0.2 --variance 0.95\n  luthier pipeline --dry-run"
+    after_help = "Examples:\n  luthier pipeline photos\n  luthier pipeline --train-dir data/train --test-dir data/test\n  luthier pipeline photos --test-fraction 0.25 --variance 0.95\n  luthier pipeline --dry-run"
 )]
 pub(crate) struct Arguments {
     /// Folder for features/, models/ and reports/
     #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
     out: PathBuf,
-    /// Say what would run and about how long, and run nothing; exit status 3 if something would, restoring not counted
-    #[arg(long)]
+    /// Only say what would run, and for about how long
+    ///
+    /// The exit status is 3 if a stage would run. A stage that would be restored from the cache does not count.
+    #[arg(long, alias = "dry_run")]
     dry_run: bool,
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
     #[command(flatten)]
     settings: Settings,
 }
@@ -35,16 +41,16 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         settings,
         out,
         dry_run,
-        json,
+        output,
     } = arguments;
-    let settings = settings.with_lower_layers()?;
     let (pipeline, data) = configure(&settings)?;
     if dry_run {
-        return super::status::show(&settings, &pipeline, &data, &out, json, true, progress);
+        let (format, on_stale) = (output.format(), OnStale::Status3);
+        return show(&settings, &pipeline, &data, &out, format, on_stale, progress);
     }
     let cache = open_cache(&settings)?;
     let summary = with_engine(&cache, progress, |engine| engine.run(&pipeline, &data, &out))?;
-    warn_of_skipped(&summary.skipped, "skipped.csv", progress);
+    warn_of_skipped(&summary.skipped, &out.join("reports/skipped.csv"), progress);
     let PipelineSummary {
         test: TestFigures { accuracy, macro_f1, n },
         images: ImageCounts { embedded, skipped, .. },
@@ -60,7 +66,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     for warning in warnings {
         progress.say(&format!("warning: {}: {}", warning.title, warning.detail));
     }
-    if json {
+    if output.format() == OutputFormat::Json {
         outln!("{}", serde_json::to_string_pretty(&summary)?);
         return Ok(ExitCode::SUCCESS);
     }

@@ -19,61 +19,79 @@ use self::inputs::{Input, Source, sources};
 use self::printer::{Format, Printed, Printer};
 use super::weights_store;
 use crate::problem::Problem;
-use crate::settings::{NetworkSettings, Settings, positive};
+use crate::settings::{NetworkSettings, Settings, meant_share, positive};
 use crate::terminal::Progress;
 
-/// Predicts the classes of images, with probabilities, in the order in which they are named, and sorts them into folders if
-/// asked to.
+/// Predict the classes of images, and sort the images into folders if asked to
 ///
-/// Preprocessing, precision and weights are those that the model was trained with. An image that cannot be read is
-/// reported, and the exit status is then 1.
+/// Predictions come in the order in which the images are named. The network sees images as it did when the model was
+/// trained. An image that cannot be read is reported, and the exit status is then 1.
 #[derive(Args)]
-#[command(after_help = "Examples:
+#[command(mut_arg("weights", |weights| weights.help(WEIGHTS_HELP).long_help(WEIGHTS_HELP)), after_help = "Examples:
+  luthier predict harp.jpg flute.jpg
   luthier predict --model-path models/model.safetensors --image-path sample.jpg
-  luthier predict --image-path photos/ 'more/**/*.jpg' --keep-known 95 --format csv > classes.csv
-  find photos -newer last.txt -name '*.jpg' -print0 | luthier predict --image-path - --format json
-  curl -s https://example.org/harp.jpg | luthier predict --image-path -
-  luthier predict --image-path photos/ --move-to sorted/ --dry-run
+  luthier predict photos/ 'more/**/*.jpg' --keep-known 95 --format csv > classes.csv
+  find photos -newer last.txt -name '*.jpg' -print0 | luthier predict - --json
+  curl -s https://example.org/harp.jpg | luthier predict -
+  luthier predict photos/ --move-to sorted/ --dry-run
   luthier predict --watch incoming/ --move-to sorted/ --min-confidence 0.5")]
 pub(crate) struct Arguments {
-    /// The model that `luthier train` or `luthier pipeline` wrote
+    /// Images, folders, patterns such as 'photos/**/*.jpg', or - for standard input
+    ///
+    /// A folder stands for all images in it and below. Standard input is an image, or a list of paths that end in newlines
+    /// or NULs; each is predicted as it comes.
+    #[arg(value_name = "IMAGE", required_unless_present_any = ["image_path", "watch"])]
+    images: Vec<PathBuf>,
+    /// Model that `luthier train` or `luthier pipeline` wrote
     #[arg(long, value_name = "FILE", default_value_os_t = Path::new("models").join(MODEL_FILE), alias = "model_path", env = "LUTHIER_MODEL_PATH")]
     model_path: PathBuf,
-    /// Images, folders of images, patterns such as 'photos/**/*.jpg', or - for standard input: an image, or a list of paths
-    /// that end in newlines or NULs, each of which is predicted as it comes
-    #[arg(long, value_name = "FILE|DIR|-", required_unless_present = "watch", num_args = 1.., alias = "image_path")]
+    /// More images, named in the same ways
+    #[arg(long, value_name = "IMAGE", num_args = 1.., alias = "image_path")]
     image_path: Vec<PathBuf>,
-    /// Predict the images in this folder and below, then each that arrives, until Ctrl-C
+    /// Predict the images in this folder, then each image that arrives, until Ctrl-C
     #[arg(long, value_name = "DIR")]
     watch: Option<PathBuf>,
     /// How many classes to name for each image
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive, alias = "top_k")]
     top_k: usize,
-    /// Answer `unknown` if the most probable class is less probable than this, from 0 to 1
-    #[arg(long, value_name = "P", value_parser = probability, alias = "min_confidence")]
+    /// Answer `unknown` if no class has at least this probability
+    #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true, alias = "min_confidence")]
     min_confidence: Option<f64>,
-    /// Answer `unknown` unless the image is as sure, and as near to a class, as this percentage of the training images that
-    /// cross-validation held out: 90, 95 or 99
-    #[arg(long, value_name = "PERCENT", alias = "keep_known")]
+    /// Answer `unknown` to images that are less like a class than this percentage of known images: 90, 95 or 99
+    ///
+    /// Known images are the training images that cross-validation held out. With 95, an image is answered if its class is
+    /// as probable, and its features are as near to a class, as those of 95 % of the known images.
+    #[arg(long, value_name = "PERCENT", value_parser = percentage, allow_negative_numbers = true, alias = "keep_known")]
     keep_known: Option<f64>,
-    /// Copy each image to DIR/ANSWER/. Nothing is overwritten: other images of its name get a number
+    /// Copy each image to DIR/ANSWER/
+    ///
+    /// Nothing is overwritten: if another image has the name, a number is added to it.
     #[arg(long, value_name = "DIR", conflicts_with = "move_to", alias = "copy_to")]
     copy_to: Option<PathBuf>,
-    /// Move each image to DIR/ANSWER/, in the same way; an image that cannot be read stays
+    /// Move each image to DIR/ANSWER/
+    ///
+    /// Nothing is overwritten: if another image has the name, a number is added to it. An image that cannot be read stays.
     #[arg(long, value_name = "DIR", alias = "move_to")]
     move_to: Option<PathBuf>,
-    /// Only say where images would be copied or moved to
+    /// Only say where --copy-to or --move-to would put the images
     #[arg(long, alias = "dry_run")]
     dry_run: bool,
-    /// How to print: table, json (one object a line) or csv
+    /// What to print: a table, JSON (one object a line) or CSV
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
     #[command(flatten)]
     network: NetworkSettings,
 }
 
+const WEIGHTS_HELP: &str =
+    "Weights of ResNet-50: a name, a .safetensors file, or `untrained` [default: those of the model]";
+
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
     let Arguments {
+        images,
         model_path,
         image_path,
         watch,
@@ -84,19 +102,21 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         move_to,
         dry_run,
         format,
+        json,
         network,
     } = arguments;
+    let format = if json { Format::Json } else { format };
+    let images = [image_path, images].concat();
     let settings = Settings {
         network,
         ..Settings::default()
-    }
-    .with_lower_layers()?;
+    };
     if dry_run && copy_to.is_none() && move_to.is_none() {
         bail!(Problem::usage(
             "--dry-run: expected --copy-to or --move-to with it, found neither"
         ));
     }
-    let sources = sources(&image_path, watch.as_deref())?;
+    let sources = sources(&images, watch.as_deref())?;
     let n_images = (sources.iter()).try_fold(0, |n, source| match source {
         Source::Files(files) => Some(n + files.len()),
         Source::Stdin(_) | Source::Watched(_) => None,
@@ -293,6 +313,19 @@ fn is_interrupt(error: &anyhow::Error) -> bool {
 fn probability(text: &str) -> std::result::Result<f64, String> {
     match text.parse() {
         Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
-        _ => Err(format!("expected a number from 0 to 1, found {text}")),
+        _ => Err(format!(
+            "expected a number from 0 to 1, found {text}{}",
+            meant_share(text)
+        )),
+    }
+}
+
+fn percentage(text: &str) -> std::result::Result<f64, String> {
+    let expected = |meant: String| Err(format!("expected a percentage: 90, 95 or 99, found {text}{meant}"));
+    match (text.parse::<f64>(), text.trim_end_matches('%').parse::<f64>()) {
+        (Ok(percent), _) if (1.0..100.0).contains(&percent) => Ok(percent),
+        (Ok(share), _) if share > 0.0 && share < 1.0 => expected(format!(": did you mean {}?", 100.0 * share)),
+        (_, Ok(percent)) if (1.0..100.0).contains(&percent) => expected(format!(": did you mean {percent}?")),
+        _ => expected(String::new()),
     }
 }

@@ -6,29 +6,28 @@ use clap::Args;
 use luthier::words::counted;
 use luthier::{About, Data, ImageChanges, Pipeline, Plan, Status};
 
-use super::{configure, open_cache, with_engine};
+use super::{OutputArguments, OutputFormat, configure, open_cache, with_engine};
 use crate::settings::Settings;
 use crate::terminal::Progress;
 
-/// Shows for each stage whether `luthier pipeline` with the same settings would run it, and why. Runs nothing.
+/// Show what `luthier pipeline` would run with the same settings, and why
 ///
-/// A stage is fresh (nothing changed since the last run), restorable (the cache has its result from another run), or
-/// stale: it would run, or it waits for a stage that would, and runs unless that gives the same result as before. Times
-/// are judged by earlier runs.
+/// Runs nothing. A stage is in one of three states. Fresh: nothing changed since the last run. Restorable: the cache has
+/// its result from another run. Stale: the stage would run, or it waits for a stale stage before it; if that stage gives
+/// the same result as before, the stage stays fresh. Times are estimated from earlier runs.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  luthier status --train-dir data/train --test-dir data/test\n  luthier status -v                                name the images that changed\n  luthier status --check && echo nothing to run"
+    after_help = "Examples:\n  luthier status photos\n  luthier status --train-dir data/train --test-dir data/test\n  luthier status -v                                name the images that changed\n  luthier status --check && echo nothing to run"
 )]
 pub(crate) struct Arguments {
-    /// The --out of the pipeline
+    /// Folder that the pipeline writes to: its --out
     #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
     out: PathBuf,
-    /// Exit with status 3 if a stage is stale; one that is restorable does not run, and does not count
+    /// Exit with status 3 if a stage is stale
     #[arg(long)]
     check: bool,
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
     #[command(flatten)]
     settings: Settings,
 }
@@ -38,32 +37,43 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         settings,
         out,
         check,
-        json,
+        output,
     } = arguments;
-    let settings = settings.with_lower_layers()?;
     let (pipeline, data) = configure(&settings)?;
-    show(&settings, &pipeline, &data, &out, json, check, progress)
+    let on_stale = if check { OnStale::Status3 } else { OnStale::Success };
+    show(&settings, &pipeline, &data, &out, output.format(), on_stale, progress)
 }
 
-/// Prints the plan; with `check`, the exit status tells whether something would run.
+/// The exit status of a plan in which a stage is stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnStale {
+    /// 0: the plan was shown.
+    Success,
+    /// 3: something would run.
+    Status3,
+}
+
+/// Prints the plan.
 pub(crate) fn show(
     settings: &Settings,
     pipeline: &Pipeline,
     data: &Data,
     out: &Path,
-    json: bool,
-    check: bool,
+    format: OutputFormat,
+    on_stale: OnStale,
     progress: &Progress,
 ) -> Result<ExitCode> {
     let cache = open_cache(settings)?;
     let plan = with_engine(&cache, progress, |engine| engine.plan(pipeline, data, out))?;
-    if json {
-        outln!("{}", serde_json::to_string_pretty(&plan)?);
-    } else {
-        print(&plan, progress)?;
+    match format {
+        OutputFormat::Json => outln!("{}", serde_json::to_string_pretty(&plan)?),
+        OutputFormat::Text => print(&plan, progress)?,
     }
     let would_run = plan.stages.iter().any(|stage| stage.status == Status::Stale);
-    Ok(ExitCode::from(if check && would_run { 3 } else { 0 }))
+    Ok(ExitCode::from(match on_stale {
+        OnStale::Status3 if would_run => 3,
+        _ => 0,
+    }))
 }
 
 fn print(plan: &Plan, progress: &Progress) -> Result<()> {

@@ -11,7 +11,9 @@ use super::{open_cache, with_engine};
 use crate::settings::{CacheSettings, ClassifySettings, FeaturesSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
 
-/// Fits scaler, PCA and logistic regression to the training features, and writes one model.safetensors.
+/// Train a model on the features that `luthier extract` wrote
+///
+/// Fits a scaler, PCA and logistic regression to the training features, and writes models/model.safetensors.
 #[derive(Args)]
 #[command(after_help = "Example:\n  luthier train --feature-dir features/ --model-dir models/ --variance 0.95")]
 pub(crate) struct Arguments {
@@ -58,8 +60,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         seed,
         cache,
         ..Settings::default()
-    }
-    .with_lower_layers()?;
+    };
     let config = TrainConfig {
         duplicates: DuplicatesConfig::default(),
         features: settings.features_config()?,

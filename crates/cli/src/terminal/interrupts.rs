@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 
-use super::message;
+use super::{is_interactive, message};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -29,9 +29,11 @@ fn interrupt(stopping: Stopping) {
     if INTERRUPTED.swap(true, Ordering::Relaxed) {
         exit_at_once();
     }
-    message(match stopping {
-        Stopping::StoresWhatIsDone => "\ninterrupted: storing what is done (again to stop at once)",
-        Stopping::Stops => "\ninterrupted: stopping (again to stop at once)",
+    // A terminal shows ^C where the cursor is.
+    let line_end = if is_interactive() { "\n" } else { "" };
+    message(&match stopping {
+        Stopping::StoresWhatIsDone => format!("{line_end}interrupted: storing what is done (again to stop at once)"),
+        Stopping::Stops => format!("{line_end}interrupted: stopping (again to stop at once)"),
     });
 }
 

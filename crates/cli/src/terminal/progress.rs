@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn rates_have_as_many_digits_as_tell_something() {
-        let rates = [0.0, 0.254, 3.14, 26.7, 26_715.2623].map(rate);
+        let rates = [0.0, 0.254, 3.12, 26.7, 26_715.26].map(rate);
         assert_eq!(rates, ["0.00/s", "0.25/s", "3.1/s", "27/s", "26,715/s"]);
     }
 
