@@ -4,6 +4,8 @@
 //! - [`Artifact`]: a type with a canonical byte form; [`Manifest`] and [`FeatureRows`] are the two that travel between crates
 //! - [`Key`]: what a stage's result depends on, each part kept by name, so that a miss can be explained
 //! - [`ReadRows`]: features that are read a block of rows at a time, wherever they are kept
+//! - [`Observer`]: what work that takes a while reports to, and what may stop it
+//! - [`UnknownName`]: the error of an enum whose variants are known by name
 //!
 //! This crate knows nothing of the cache, images, tensors or statistics.
 
@@ -11,9 +13,12 @@ mod atomic;
 mod digest;
 mod error;
 mod images;
+pub mod json;
 mod key;
 mod manifest;
 mod matrix;
+mod names;
+mod observer;
 mod rows;
 mod stat;
 mod table;
@@ -27,6 +32,8 @@ pub use images::{ListsImages, images_of};
 pub use key::{Key, KeyBuilder, KeyPart};
 pub use manifest::{Content, Manifest, ManifestEntry, Split, class_of};
 pub use matrix::{Tensors, TensorsBuilder};
+pub use names::UnknownName;
+pub use observer::Observer;
 pub use rows::{ReadError, ReadRows};
 pub use stat::FileStat;
 pub use table::{ExtractorInfo, FeatureRows, FeatureTable, vector_bytes, vector_digest};

@@ -98,12 +98,6 @@ pub enum Error {
         /// The inverse strength of regularization.
         c: f64,
     },
-    /// No class weight has this name.
-    #[error("class weight is {found:?}, expected uniform or balanced")]
-    UnknownClassWeight {
-        /// What was given.
-        found: String,
-    },
     /// smartcore is asked for what it does not have.
     #[error("smartcore's logistic regression has no class weights, expected solver faer, or classes of equal weight")]
     ClassWeight,

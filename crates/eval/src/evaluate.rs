@@ -1,4 +1,4 @@
-use luthier_artifact::{Artifact, Digest, Key};
+use luthier_artifact::{Artifact, Digest, Key, json};
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
@@ -307,21 +307,16 @@ impl Artifact for Evaluation {
     const FORMAT: &'static str = "evaluation/2";
 
     fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(&(Self::FORMAT, self)).expect("numbers, strings and digests always serialize")
+        json::encode(Self::FORMAT, self)
     }
 
     fn decode(bytes: &[u8]) -> luthier_artifact::Result<Self> {
-        let wrong = |found: String| luthier_artifact::Error::Format {
-            expected: Self::FORMAT,
-            found,
-        };
-        let (format, evaluation): (String, Evaluation) =
-            serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
-        if format != Self::FORMAT {
-            return Err(wrong(format));
-        }
+        let evaluation: Self = json::decode(Self::FORMAT, bytes)?;
         match evaluation.inconsistency() {
-            Some(found) => Err(wrong(found)),
+            Some(found) => Err(luthier_artifact::Error::Format {
+                expected: Self::FORMAT,
+                found,
+            }),
             None => Ok(evaluation),
         }
     }

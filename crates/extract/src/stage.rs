@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 
 use luthier_artifact::{
     Artifact, Content, Digest, ExtractorInfo, FeatureRows, Key, KeyBuilder, KeyPart, Manifest, ManifestEntry, Split,
+    json,
 };
 use luthier_cache::{Cache, Descriptor, References};
 use serde::{Deserialize, Serialize};
@@ -62,19 +63,11 @@ impl Artifact for SkippedImages {
     const FORMAT: &'static str = "skipped-images/1";
 
     fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(&(Self::FORMAT, self)).expect("strings and digests always serialize")
+        json::encode(Self::FORMAT, self)
     }
 
     fn decode(bytes: &[u8]) -> luthier_artifact::Result<Self> {
-        let expected = Self::FORMAT;
-        let wrong = |found: String| luthier_artifact::Error::Format { expected, found };
-        let (format, skipped): (String, Self) =
-            serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
-        if format == expected {
-            Ok(skipped)
-        } else {
-            Err(wrong(format))
-        }
+        json::decode(Self::FORMAT, bytes)
     }
 }
 

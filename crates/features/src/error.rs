@@ -49,12 +49,6 @@ pub enum Error {
     /// All rows are the same, so that no direction explains anything.
     #[error("features have no variance, expected rows that differ")]
     NoVariance,
-    /// A solver's name is unknown.
-    #[error("solver is {found:?}, expected faer or smartcore")]
-    UnknownSolver {
-        /// The name.
-        found: String,
-    },
     /// The eigendecomposition failed.
     #[error("eigendecomposition of the {size} × {size} Gram matrix did not converge")]
     NoConvergence {

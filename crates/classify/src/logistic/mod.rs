@@ -2,9 +2,7 @@ mod lbfgs;
 mod objective;
 mod reference;
 
-use std::fmt;
-use std::str::FromStr;
-
+use luthier_artifact::UnknownName;
 use luthier_features::Solver;
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use serde::{Deserialize, Serialize};
@@ -36,8 +34,21 @@ pub struct LogisticRegression {
 }
 
 /// How much the log loss of an image counts, by its class.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::EnumString,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = unknown_class_weight)]
 pub enum ClassWeight {
     /// All the same.
     #[default]
@@ -49,25 +60,8 @@ pub enum ClassWeight {
     Balanced,
 }
 
-impl fmt::Display for ClassWeight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ClassWeight::Uniform => "uniform",
-            ClassWeight::Balanced => "balanced",
-        })
-    }
-}
-
-impl FromStr for ClassWeight {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "uniform" => Ok(ClassWeight::Uniform),
-            "balanced" => Ok(ClassWeight::Balanced),
-            _ => Err(Error::UnknownClassWeight { found: name.to_owned() }),
-        }
-    }
+fn unknown_class_weight(found: &str) -> UnknownName {
+    UnknownName::of::<ClassWeight>("class weight", found)
 }
 
 impl ClassWeight {

@@ -2,12 +2,11 @@ mod gram;
 mod reference;
 
 use std::fmt;
-use std::str::FromStr;
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
-use luthier_artifact::ReadRows;
+use luthier_artifact::{ReadRows, UnknownName};
 
 use crate::rows::{check_finite, read_all};
 use crate::{Error, FittedScaler, Moments, Result, StandardScaler, linalg};
@@ -90,8 +89,21 @@ impl fmt::Display for Keep {
 }
 
 /// Who computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::EnumString,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = unknown_solver)]
 pub enum Solver {
     /// faer's matrix products and eigendecomposition: the fast one.
     #[default]
@@ -100,25 +112,8 @@ pub enum Solver {
     Smartcore,
 }
 
-impl fmt::Display for Solver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Solver::Faer => "faer",
-            Solver::Smartcore => "smartcore",
-        })
-    }
-}
-
-impl FromStr for Solver {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "faer" => Ok(Solver::Faer),
-            "smartcore" => Ok(Solver::Smartcore),
-            _ => Err(Error::UnknownSolver { found: name.to_owned() }),
-        }
-    }
+fn unknown_solver(found: &str) -> UnknownName {
+    UnknownName::of::<Solver>("solver", found)
 }
 
 /// Principal component analysis.

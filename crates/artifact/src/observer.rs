@@ -1,4 +1,7 @@
-/// Told how long work proceeds, and asked whether it may go on.
+/// Follows work that takes a while, and decides whether it goes on.
+///
+/// The libraries call it from several threads. They ask [`is_interrupted`](Observer::is_interrupted) several times a
+/// second.
 pub trait Observer: Sync {
     /// Work on `total` units of something begins, for example 1,806 `images`.
     fn begin(&self, what: &str, total: u64);
@@ -6,11 +9,11 @@ pub trait Observer: Sync {
     fn advance(&self, units: u64);
     /// The work is over.
     fn end(&self);
-    /// Whether the user wants it to stop.
+    /// Whether the user wants the work to stop.
     fn is_interrupted(&self) -> bool;
 }
 
-/// Nobody watches and nobody interrupts.
+/// Shows nothing and never interrupts.
 impl Observer for () {
     fn begin(&self, _: &str, _: u64) {}
     fn advance(&self, _: u64) {}
