@@ -55,11 +55,9 @@ impl Problem {
             .or_else(|| file_error(error).and_then(way_out_of_file))
             .or_else(|| error.downcast_ref().and_then(without_cross_validation))
             .or_else(|| error.chain().find_map(|cause| cause.downcast_ref()).and_then(make_room));
-        let status = if matches!(extract, Some(ExtractError::Interrupted)) {
-            130
-        } else {
-            1
-        };
+        let is_interrupted = matches!(extract, Some(ExtractError::Interrupted))
+            || matches!(cache_error(error), Some(CacheError::Interrupted));
+        let status = if is_interrupted { 130 } else { 1 };
         Problem {
             message: say_once(error),
             hint,
@@ -126,6 +124,9 @@ fn way_out(error: &CacheError) -> Option<String> {
         CacheError::Layout { .. } => {
             "update luthier, or use another folder with --cache-dir and leave this one to the newer luthier".to_owned()
         }
+        CacheError::LockRefused { .. } => {
+            "put the cache on a local disk with --cache-dir, and please report which file system refused".to_owned()
+        }
         CacheError::ReadOnly { .. } => {
             "make it writable for you, or ask whoever keeps it; runs only read it meanwhile".to_owned()
         }
@@ -136,7 +137,7 @@ fn way_out(error: &CacheError) -> Option<String> {
         ),
         CacheError::Lost { .. } => "run again; `luthier cache verify` forgets all that is damaged".to_owned(),
         CacheError::Io { source, .. } => return way_out_of_io(source),
-        CacheError::Format { .. } | CacheError::Locks { .. } | CacheError::SharedMemory { .. } => return None,
+        CacheError::Format { .. } | CacheError::Locks { .. } | CacheError::SharedMemory { .. } | CacheError::Interrupted => return None,
     };
     Some(hint)
 }
