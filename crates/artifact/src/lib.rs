@@ -25,7 +25,8 @@ mod stat;
 mod table;
 
 pub use atomic::{
-    TEMPORARY, Written, entries, remove, remove_unfinished, temporary, write_atomically, write_atomically_with,
+    TEMPORARY, Written, entries, if_supported, remove, remove_unfinished, sync_folder, temporary, write_atomically,
+    write_atomically_with,
 };
 pub use digest::Digest;
 pub use error::{Error, Result};

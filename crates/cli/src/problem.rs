@@ -48,9 +48,10 @@ impl Problem {
                 status: *status,
             };
         }
-        let is_interrupt = |cause: &(dyn StdError + 'static)| match (cause.downcast_ref(), cause.downcast_ref()) {
-            (Some(error), _) => luthier::Error::is_interrupt(error),
-            (_, error) => matches!(error, Some(ExtractError::Interrupted)),
+        let is_interrupt = |cause: &(dyn StdError + 'static)| {
+            cause.downcast_ref().is_some_and(luthier::Error::is_interrupt)
+                || matches!(cause.downcast_ref(), Some(ExtractError::Interrupted))
+                || matches!(cause.downcast_ref(), Some(CacheError::Interrupted))
         };
         let status = match error.downcast_ref() {
             Some(luthier::Error::NoSuchThreshold { .. }) => 2,
@@ -152,6 +153,9 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
         CacheError::Layout { .. } => {
             "update luthier, or use another folder with --cache-dir and leave this one to the newer luthier".to_owned()
         }
+        CacheError::LockRefused { .. } => {
+            "put the cache on a local disk with --cache-dir, and please report which file system refused".to_owned()
+        }
         CacheError::ReadOnly { .. } => {
             "make it writable for you, or ask whoever keeps it; runs only read it meanwhile".to_owned()
         }
@@ -162,7 +166,7 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
         ),
         CacheError::Lost { .. } => "run again; `luthier cache verify` forgets all that is damaged".to_owned(),
         CacheError::Io { source, .. } => return way_out_of_io(source),
-        CacheError::Format { .. } | CacheError::Locks { .. } | CacheError::SharedMemory { .. } => return None,
+        CacheError::Format { .. } | CacheError::Locks { .. } | CacheError::SharedMemory { .. } | CacheError::Interrupted => return None,
     };
     Some(hint)
 }

@@ -228,6 +228,7 @@ impl Error {
     /// Whether the caller interrupted the work.
     pub fn is_interrupt(&self) -> bool {
         matches!(self, Error::Extract(luthier_extract::Error::Interrupted))
+            || matches!(self.cache(), Some(luthier_cache::Error::Interrupted))
     }
 
     /// Whether the cache has lost something that can be made again.

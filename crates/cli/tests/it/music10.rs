@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use luthier_artifact::{Digest, ExtractorInfo, FeatureTable};
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, Rule, Solver, Training};
