@@ -110,7 +110,7 @@ impl Data {
             }
         }
         let cache = Cache::open(&folder.join(".luthier"))?;
-        let (key, hash_key) = (extractor()?.digest(), PerceptualHash::extractor(Decoding::Scaled));
+        let (key, hash_key) = (extractor()?.digest(), PerceptualHash::descriptor(Decoding::Scaled));
         for first in (0..count).step_by(CHUNK) {
             let places = first..count.min(first + CHUNK);
             let rows = features_of_rows(places.clone(), N_CLASSES);

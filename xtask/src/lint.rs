@@ -1,12 +1,14 @@
 //! `cargo xtask lint`: format, clippy, documentation and the edges between crates.
 
 mod edges;
+mod one_build;
+mod prose;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::setup;
 use crate::workspace::Workspace;
@@ -46,6 +48,12 @@ pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
             "move the code to a crate that may know it, see ARCHITECTURE.md",
             || edges::violations(workspace),
         )?,
+        check(
+            "one build",
+            "let the crate `luthier` and xtask ask for these features too, as the workspace's Cargo.toml does for others",
+            || one_build::violations(workspace),
+        )?,
+        check("lines of prose", "break them", || prose::violations(workspace))?,
     ];
     Ok(if passed.iter().all(|&passed| passed) {
         ExitCode::SUCCESS
@@ -85,4 +93,16 @@ fn output(mut command: Command) -> Result<Option<String>> {
     Ok(Some(
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
     ))
+}
+
+/// What `cargo tree` says, a package a line.
+fn tree(workspace: &Workspace, args: &[&str]) -> Result<String> {
+    let mut cargo = workspace.cargo(["tree", "--prefix", "none"]);
+    let output = cargo.args(args).output().context("cargo tree: not started")?;
+    ensure!(
+        output.status.success(),
+        "cargo tree: {}",
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

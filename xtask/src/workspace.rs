@@ -34,10 +34,26 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
+    /// Builds `luthier`, and tells where it is.
+    pub(crate) fn build_luthier(&self) -> Result<PathBuf> {
+        let luthier = env::current_exe()
+            .context("own program file: unknown")?
+            .with_file_name(format!("luthier{}", env::consts::EXE_SUFFIX));
+        // The first build takes minutes and shows its progress; later ones leave the terminal to Luthier.
+        let quiet = luthier.exists().then_some("--quiet");
+        self.build(["--bin", "luthier"].into_iter().chain(quiet))?;
+        Ok(luthier)
+    }
+
     /// Builds `luthier` and the programs that measure it.
     pub(crate) fn build_measuring_programs(&self) -> Result<()> {
+        let programs = ["--bin", "luthier", "--bin", "luthier-compare", "--bin", "luthier-scale"];
+        self.build(["--workspace"].into_iter().chain(programs))
+    }
+
+    fn build<'a>(&self, args: impl Iterator<Item = &'a str>) -> Result<()> {
         let status = self
-            .cargo(["build", "--release", "-p", "luthier", "-p", "luthier-benches", "--bins"])
+            .cargo(["build", "--release"].into_iter().chain(args))
             .stdout(io::stderr())
             .status();
         ensure!(

@@ -1,7 +1,7 @@
 //! What the stages of Luthier exchange, as plain data.
 //!
 //! - [`Digest`]: the blake3 digest by which every artifact, image and configuration is known
-//! - [`Artifact`]: a type with a canonical byte form; [`Manifest`] and [`FeatureRows`] are the two that travel between crates
+//! - [`Artifact`]: a type with a canonical byte form; [`Manifest`], [`FeatureRows`] and [`ImageRows`] travel between crates
 //! - [`Key`]: what a stage's result depends on, each part kept by name, so that a miss can be explained
 //! - [`ReadRows`]: features that are read a block of rows at a time, wherever they are kept
 //! - [`Observer`]: what work that takes a while reports to, and what may stop it
@@ -12,6 +12,8 @@
 mod atomic;
 mod digest;
 mod error;
+mod image_rows;
+mod images;
 pub mod json;
 mod key;
 mod manifest;
@@ -23,15 +25,18 @@ mod stat;
 mod table;
 
 pub use atomic::{
-    TEMPORARY, Written, entries, remove, remove_unfinished, temporary, write_atomically, write_atomically_with,
+    TEMPORARY, Written, entries, if_supported, remove, remove_unfinished, sync_folder, temporary, write_atomically,
+    write_atomically_with,
 };
 pub use digest::Digest;
 pub use error::{Error, Result};
+pub use image_rows::ImageRows;
+pub use images::{ListsImages, images_of};
 pub use key::{Key, KeyBuilder, KeyPart};
 pub use manifest::{Content, Manifest, ManifestEntry, Split, class_of};
 pub use matrix::{Tensors, TensorsBuilder};
 pub use names::UnknownName;
-pub use observer::Observer;
+pub use observer::{Observer, Task};
 pub use rows::{ReadError, ReadRows};
 pub use stat::FileStat;
 pub use table::{ExtractorInfo, FeatureRows, FeatureTable, vector_bytes, vector_digest};

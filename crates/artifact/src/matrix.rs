@@ -1,13 +1,13 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use ndarray::{Array1, Array2, ArrayD, IxDyn};
+use ndarray::{Array1, Array2, ArrayD, ArrayView1, IxDyn};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, View};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::{Digest, Error, Result};
 
 /// The only metadata entry that is written: safetensors keeps metadata in a hash map,
 /// whose order would otherwise change the bytes from run to run.
@@ -95,6 +95,13 @@ impl TensorsBuilder {
         self
     }
 
+    /// Adds digests as a tensor, `u8 [n, 32]`.
+    #[must_use]
+    pub fn digests(self, name: &str, digests: &[Digest]) -> Self {
+        let byte = |(row, byte): (usize, usize)| digests[row].as_bytes()[byte];
+        self.tensor(name, &Array2::from_shape_fn((digests.len(), 32), byte))
+    }
+
     /// The bytes of the safetensors file.
     pub fn finish(self) -> Vec<u8> {
         let metadata = HashMap::from([(METADATA.to_owned(), self.header)]);
@@ -141,6 +148,14 @@ impl<'a> Tensors<'a> {
         })
     }
 
+    /// The format that bytes name, or `None` if [`TensorsBuilder`] did not write them.
+    pub fn format_of(bytes: &[u8]) -> Option<String> {
+        let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
+        let header = metadata.metadata().as_ref()?.get(METADATA)?;
+        let (format, _): (String, serde_json::Value) = serde_json::from_str(header).ok()?;
+        Some(format)
+    }
+
     /// The header that was given to [`TensorsBuilder::new`].
     ///
     /// # Errors
@@ -174,6 +189,17 @@ impl<'a> Tensors<'a> {
         self.array(name)?
             .into_dimensionality()
             .map_err(|error| self.wrong(format!("{name}: {error}")))
+    }
+
+    /// Digests that [`TensorsBuilder::digests`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if they are missing, of another type or not 32 bytes each.
+    pub fn digests(&self, name: &str) -> Result<Vec<Digest>> {
+        let matrix = self.matrix::<u8>(name)?;
+        let digest = |row: ArrayView1<'_, u8>| row.to_vec().try_into().map(Digest::from_bytes);
+        (matrix.outer_iter().map(digest).collect::<std::result::Result<_, _>>())
+            .map_err(|row: Vec<u8>| self.wrong(format!("{name}: a digest of {} bytes", row.len())))
     }
 
     fn array<T: Element>(&self, name: &str) -> Result<ArrayD<T>> {

@@ -3,22 +3,30 @@
 /// The libraries call it from several threads. They ask [`is_interrupted`](Observer::is_interrupted) several times a
 /// second.
 pub trait Observer: Sync {
-    /// Work on `total` units of something begins, for example 1,806 `images`.
-    fn begin(&self, what: &str, total: u64);
-    /// So many more units are done.
-    fn advance(&self, units: u64);
-    /// The work is over.
-    fn end(&self);
+    /// Work on `total` units of something begins, for example 1,806 `images`. The work lasts until the task is dropped. A
+    /// total of 0 means that nobody knows the total.
+    fn task(&self, what: &str, total: u64) -> Box<dyn Task + '_>;
     /// Whether the user wants the work to stop.
     fn is_interrupted(&self) -> bool;
 }
 
+/// Work that an [`Observer`] watches. Dropping it ends the work, also if an error cut it short.
+pub trait Task: Sync {
+    /// So many more units are done.
+    fn advance(&self, units: u64);
+}
+
 /// Shows nothing and never interrupts.
 impl Observer for () {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
+    fn task(&self, _: &str, _: u64) -> Box<dyn Task + '_> {
+        Box::new(())
+    }
+
     fn is_interrupted(&self) -> bool {
         false
     }
+}
+
+impl Task for () {
+    fn advance(&self, _: u64) {}
 }

@@ -167,13 +167,10 @@ impl Artifact for FeatureRows {
             width: *width,
         };
         let labels: Array1<i64> = labels.iter().map(|&label| label as i64).collect();
-        let matrix = |digests: &[Digest]| {
-            Array2::from_shape_fn((digests.len(), 32), |(row, byte)| digests[row].as_bytes()[byte])
-        };
         TensorsBuilder::new(Self::FORMAT, &header)
-            .tensor("images", &matrix(images))
+            .digests("images", images)
             .tensor("labels", &labels)
-            .tensor("vectors", &matrix(vectors))
+            .digests("vectors", vectors)
             .finish()
     }
 
@@ -184,13 +181,7 @@ impl Artifact for FeatureRows {
             extractor,
             width,
         } = tensors.header()?;
-        let digests = |name: &str| -> Result<Vec<Digest>> {
-            let matrix = tensors.matrix::<u8>(name)?;
-            let digest = |row: ArrayView1<'_, u8>| row.to_vec().try_into().map(Digest::from_bytes);
-            (matrix.outer_iter().map(digest).collect::<std::result::Result<_, _>>())
-                .map_err(|row: Vec<u8>| tensors.wrong(format!("{name}: a digest of {} bytes", row.len())))
-        };
-        let (images, vectors) = (digests("images")?, digests("vectors")?);
+        let (images, vectors) = (tensors.digests("images")?, tensors.digests("vectors")?);
         let labels: Vec<usize> = tensors
             .vector::<i64>("labels")?
             .iter()

@@ -64,6 +64,17 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The system refuses a lock though the lock file is open for reading and writing, which is all that a lock needs.
+    #[error(
+        "{}: expected a lock on a file that is open for reading and writing, found it refused: {source}",
+        path.display()
+    )]
+    LockRefused {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The file system has no shared memory, through which processes that share the index agree.
     #[error("{}: expected a file system with shared memory for journal mode wal, found mode {found}", path.display())]
     SharedMemory {
@@ -72,7 +83,10 @@ pub enum Error {
         /// The journal mode that SQLite fell back to.
         found: String,
     },
-    /// The cache was written by a newer version of Luthier.
+    /// The user interrupted the work. What was done until then is done.
+    #[error("interrupted")]
+    Interrupted,
+    /// Another version of Luthier wrote the cache, in a layout that this one does not read.
     #[error("{}: cache has layout {found}, this luthier reads layout {expected}", path.display())]
     Layout {
         /// The index file.

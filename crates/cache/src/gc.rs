@@ -5,11 +5,11 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use luthier_artifact::{Content, Digest, FeatureRows, FileStat, Manifest, remove};
+use luthier_artifact::{Digest, FileStat, images_of, remove};
 use serde::Serialize;
 
 use crate::run::{Run, RunState};
-use crate::{Cache, Result, now};
+use crate::{Cache, Execution, References, Result, now};
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -20,7 +20,7 @@ const DAYS_TO_RESUME: u64 = 30;
 ///
 /// A run that was begun and not finished counts beside the finished ones, for 30 days, or for the days given here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keep {
+pub struct GcLimits {
     /// The last so many finished runs of every project.
     pub runs: Option<usize>,
     /// Runs of the last so many days.
@@ -75,7 +75,7 @@ pub struct PruneReport {
 struct Used {
     keys: HashSet<Digest>,
     objects: HashSet<Digest>,
-    /// Extractor and image.
+    /// Descriptor and image.
     features: HashSet<(Digest, Digest)>,
 }
 
@@ -93,7 +93,7 @@ impl Cache {
     /// # Errors
     /// [`Error::InUse`](crate::Error::InUse) if another process has the cache open: it may be about to name what it stored.
     /// [`Error::Io`](crate::Error::Io) or [`Error::Index`](crate::Error::Index) if something cannot be read or removed.
-    pub fn gc(&self, keep: &Keep, dry_run: DryRun) -> Result<GcReport> {
+    pub fn gc(&self, limits: &GcLimits, dry_run: DryRun) -> Result<GcReport> {
         self.check_writable()?;
         let _alone = self.lock.exclusive()?;
         let stored: HashMap<Digest, u64> = (self.objects.list()?.into_iter())
@@ -101,14 +101,14 @@ impl Cache {
             .collect();
         let features = self.index.feature_keys()?;
         let row_bytes = self.row_bytes(features.len())?;
-        let extractors: HashSet<Digest> = features.iter().map(|(extractor, _)| *extractor).collect();
+        let descriptors: HashSet<Digest> = features.iter().map(|(descriptor, _)| *descriptor).collect();
 
         let runs = self.index.runs()?;
         let mut used = Used::default();
         let mut kept = HashSet::new();
-        for run in within(&runs, keep, now()) {
-            let more = self.used_by(run, &extractors)?;
-            if let Some(limit) = keep.bytes {
+        for run in within(&runs, limits, now()) {
+            let more = self.used_by(run, &descriptors)?;
+            if let Some(limit) = limits.bytes {
                 let objects: u64 = (used.objects.union(&more.objects))
                     .filter_map(|object| stored.get(object))
                     .sum();
@@ -186,9 +186,9 @@ impl Cache {
                 _ => {}
             }
         }
-        let last = Keep {
+        let last = GcLimits {
             runs: Some(1),
-            ..Keep::default()
+            ..GcLimits::default()
         };
         for run in within(&self.index.runs()?, &last, now()) {
             images.extend(self.images_of(run)?);
@@ -212,60 +212,55 @@ impl Cache {
         })
     }
 
-    fn used_by(&self, run: &Run, extractors: &HashSet<Digest>) -> Result<Used> {
+    /// What a run used: its executions, their outputs, and what they refer to.
+    fn used_by(&self, run: &Run, descriptors: &HashSet<Digest>) -> Result<Used> {
         let mut used = Used::default();
         let mut of_run = HashSet::new();
-        for stage in &run.stages {
-            let Some(execution) = self.index.execution(&stage.key)? else {
-                continue;
-            };
-            used.keys.insert(stage.key);
+        for execution in self.executions_of(run)? {
+            used.keys.insert(execution.key.digest());
             used.objects
                 .extend(execution.outputs.iter().map(|output| output.digest));
-            of_run.extend(execution.extractors());
+            let References { descriptors, images } = execution.references;
+            used.objects.extend(images);
+            of_run.extend(descriptors.into_iter().map(|descriptor| descriptor.digest));
         }
-        // A run that was interrupted while it embedded has not yet recorded with what.
-        let extractors = if of_run.is_empty() { extractors } else { &of_run };
+        // A run that was interrupted while it embedded has not yet recorded which descriptors it uses.
+        let descriptors = if of_run.is_empty() { descriptors } else { &of_run };
         let images = self.images_of(run)?;
-        let rows = (extractors.iter()).flat_map(|extractor| images.iter().map(|image| (*extractor, *image)));
+        let rows = (descriptors.iter()).flat_map(|descriptor| images.iter().map(|image| (*descriptor, *image)));
         used.features.extend(rows);
         Ok(used)
     }
 
-    /// The images of a run's manifest, and those of its tables, which stand in for a manifest that is damaged.
-    fn images_of(&self, run: &Run) -> Result<Vec<Digest>> {
-        let mut images = Vec::new();
-        for stage in run.stages.iter().filter(|stage| stage.stage == "extract") {
-            let outputs = self
-                .index
-                .execution(&stage.key)?
-                .into_iter()
-                .flat_map(|found| found.outputs);
-            for table in outputs.filter(|output| ["train", "test"].contains(&output.name.as_str())) {
-                images.extend(
-                    self.get::<FeatureRows>(&table.digest)?
-                        .into_iter()
-                        .flat_map(|rows| rows.images),
-                );
-            }
-        }
-        for stage in run.stages.iter().filter(|stage| stage.stage == "scan") {
-            for output in self
-                .index
-                .execution(&stage.key)?
-                .into_iter()
-                .flat_map(|found| found.outputs)
-            {
-                let Some(manifest) = self.get::<Manifest>(&output.digest)? else {
-                    continue;
-                };
-                images.extend(manifest.entries.into_iter().filter_map(|entry| match entry.content {
-                    Content::Digest(digest) => Some(digest),
-                    Content::Unreadable(_) => None,
-                }));
-            }
+    /// The images that a run's executions refer to. Several artifacts may list the same images, and
+    /// so stand in for one that is damaged.
+    fn images_of(&self, run: &Run) -> Result<HashSet<Digest>> {
+        let mut images = HashSet::new();
+        for list in self
+            .executions_of(run)?
+            .iter()
+            .flat_map(|execution| &execution.references.images)
+        {
+            images.extend(self.images_listed(list)?);
         }
         Ok(images)
+    }
+
+    /// The images that an artifact lists; none if it is gone or damaged.
+    fn images_listed(&self, list: &Digest) -> Result<Vec<Digest>> {
+        let Some(bytes) = self.objects.get(list)? else {
+            return Ok(Vec::new());
+        };
+        Ok(images_of(&bytes).unwrap_or_else(|error| {
+            tracing::warn!("{}: {error}; taken as missing", self.objects.path(list).display());
+            Vec::new()
+        }))
+    }
+
+    /// The recorded executions of a run's stages, even if their outputs are gone.
+    fn executions_of(&self, run: &Run) -> Result<Vec<Execution>> {
+        let found = run.stages.iter().map(|stage| self.index.execution(&stage.key));
+        found.filter_map(Result::transpose).collect()
     }
 
     /// How much of the index one row of features takes, with its share of everything else.
@@ -286,18 +281,18 @@ impl Cache {
 }
 
 /// The runs within the limits but that of size, the one used last first.
-fn within<'a>(runs: &'a [Run], keep: &Keep, now: u64) -> Vec<&'a Run> {
+fn within<'a>(runs: &'a [Run], limits: &GcLimits, now: u64) -> Vec<&'a Run> {
     let mut newest_first: Vec<&Run> = runs.iter().collect();
     newest_first.sort_by_key(|run| std::cmp::Reverse((run.time, run.id)));
     let mut n_finished: HashMap<&str, usize> = HashMap::new();
     let is_within = |run: &&'a Run| {
         let age = now.saturating_sub(run.time) / DAY;
         match run.state {
-            RunState::Begun => age < keep.days.unwrap_or(DAYS_TO_RESUME),
+            RunState::Begun => age < limits.days.unwrap_or(DAYS_TO_RESUME),
             RunState::Finished => {
                 let n = n_finished.entry(&run.project).or_default();
                 *n += 1;
-                keep.runs.is_none_or(|runs| *n <= runs) && keep.days.is_none_or(|days| age < days)
+                limits.runs.is_none_or(|runs| *n <= runs) && limits.days.is_none_or(|days| age < days)
             }
         }
     };
@@ -319,7 +314,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(keep: Keep, expected: &[i64]) {
+    fn check(limits: GcLimits, expected: &[i64]) {
         use RunState::{Begun, Finished};
         let runs = [
             run(1, "a", 50, Finished),
@@ -329,21 +324,24 @@ mod tests {
             run(5, "a", 5, Begun),
             run(6, "a", 0, Finished),
         ];
-        let kept: Vec<i64> = within(&runs, &keep, 1000 * DAY).into_iter().map(|run| run.id).collect();
-        assert_eq!(kept, expected, "{keep:?}");
+        let kept: Vec<i64> = within(&runs, &limits, 1000 * DAY)
+            .into_iter()
+            .map(|run| run.id)
+            .collect();
+        assert_eq!(kept, expected, "{limits:?}");
     }
 
     #[test]
     fn runs_are_counted_by_project_and_days_from_now() {
-        let runs = |runs| Keep {
+        let runs = |runs| GcLimits {
             runs: Some(runs),
-            ..Keep::default()
+            ..GcLimits::default()
         };
-        let days = |days| Keep {
+        let days = |days| GcLimits {
             days: Some(days),
-            ..Keep::default()
+            ..GcLimits::default()
         };
-        check(Keep::default(), &[6, 5, 3, 1, 4]);
+        check(GcLimits::default(), &[6, 5, 3, 1, 4]);
         check(runs(1), &[6, 5, 4]);
         check(runs(2), &[6, 5, 3, 4]);
         check(runs(0), &[5]);
@@ -351,7 +349,7 @@ mod tests {
         check(days(1), &[6]);
         check(days(45), &[6, 5, 3, 2]);
         check(
-            Keep {
+            GcLimits {
                 days: Some(10),
                 ..runs(1)
             },

@@ -196,10 +196,15 @@ impl Index {
     }
 
     pub(super) fn record(&self, execution: &Execution) -> Result<()> {
-        let Execution { key, outputs, seconds } = execution;
+        let Execution {
+            key,
+            outputs,
+            seconds,
+            references,
+        } = execution;
         let digest = key.digest();
         let parts = serde_json::to_string(&key.parts).expect("plain data always serialize");
-        let outputs = serde_json::to_string(outputs).expect("plain data always serialize");
+        let outputs = serde_json::to_string(&(outputs, references)).expect("plain data always serialize");
         let sum = checksum(&[
             digest.as_bytes(),
             key.stage.as_bytes(),
@@ -337,16 +342,16 @@ impl Index {
         })
     }
 
-    pub(super) fn feature_digests(&self, extractor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
+    pub(super) fn feature_digests(&self, descriptor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
         self.with(|connection| {
             let transaction = connection.transaction()?;
             let mut select =
                 transaction.prepare_cached("SELECT vector, checksum FROM feature WHERE extractor = ? AND image = ?")?;
             let mut find = |image: &Digest| {
-                let mut rows = select.query([extractor.as_bytes(), image.as_bytes()])?;
+                let mut rows = select.query([descriptor.as_bytes(), image.as_bytes()])?;
                 let Some(row) = rows.next()? else { return Ok(None) };
                 let vector = digest(row, 0)?;
-                if row.get_ref(1)?.as_blob()? == feature_checksum(extractor, image, &vector) {
+                if row.get_ref(1)?.as_blob()? == feature_checksum(descriptor, image, &vector) {
                     return Ok(Some(vector));
                 }
                 tracing::warn!(
@@ -360,10 +365,10 @@ impl Index {
     }
 
     /// Stores features of images, and which they are, in one transaction.
-    pub(super) fn store_features(&self, extractor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
+    pub(super) fn store_features(&self, descriptor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
         self.write(|connection| {
             rows.iter().try_for_each(|(image, features)| {
-                insert_feature(connection, extractor, image, &vector_bytes(features.into()))
+                insert_feature(connection, descriptor, image, &vector_bytes(features.into()))
             })
         })
     }
@@ -463,7 +468,7 @@ impl Index {
         .map(|count| count as u64)
     }
 
-    /// How many images each extractor has features of, and their size in bytes.
+    /// How many images have vectors of each descriptor, and their size in bytes.
     pub(super) fn count_features(&self) -> Result<Vec<(Digest, u64, u64)>> {
         self.with(|connection| {
             connection
@@ -482,7 +487,7 @@ impl Index {
         })
     }
 
-    /// Extractor and image of every row of features.
+    /// Descriptor and image of every row of features.
     pub(super) fn feature_keys(&self) -> Result<Vec<(Digest, Digest)>> {
         self.with(|connection| {
             connection
@@ -523,9 +528,9 @@ impl Index {
         .map(|bytes| bytes as u64)
     }
 
-    /// Deletes rows of features, given by extractor and image, and counts them.
+    /// Deletes rows of features, given by descriptor and image, and counts them.
     pub(super) fn forget_features(&self, rows: &[(Digest, Digest)]) -> Result<u64> {
-        let keys = |(extractor, image): &(Digest, Digest)| vec![blob(extractor), blob(image)];
+        let keys = |(descriptor, image): &(Digest, Digest)| vec![blob(descriptor), blob(image)];
         self.forget(
             "feature WHERE extractor = ? AND image = ?",
             rows.iter().map(keys).collect(),
@@ -546,9 +551,9 @@ impl Index {
             connection
                 .prepare("SELECT extractor, image, vector, checksum FROM feature")?
                 .query_map([], |row| {
-                    let (extractor, image, vector) = (digest(row, 0)?, digest(row, 1)?, digest(row, 2)?);
-                    let is_whole = row.get_ref(3)?.as_blob()? == feature_checksum(&extractor, &image, &vector);
-                    Ok((extractor, image, is_whole.then_some(vector)))
+                    let (descriptor, image, vector) = (digest(row, 0)?, digest(row, 1)?, digest(row, 2)?);
+                    let is_whole = row.get_ref(3)?.as_blob()? == feature_checksum(&descriptor, &image, &vector);
+                    Ok((descriptor, image, is_whole.then_some(vector)))
                 })?
                 .collect()
         })?;
@@ -569,7 +574,7 @@ impl Index {
         let n_rows = rows.len() as u64;
         let useless: Vec<(Digest, Digest)> = (rows.into_iter())
             .filter(|(_, _, vector)| vector.is_none_or(|vector| !whole.contains(&vector)))
-            .map(|(extractor, image, _)| (extractor, image))
+            .map(|(descriptor, image, _)| (descriptor, image))
             .collect();
         self.forget_features(&useless)?;
         self.forget_vectors(&damaged)?;
@@ -723,10 +728,8 @@ fn connect(path: &Path) -> Result<Connection> {
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(&wrap)?;
-    match layout(&transaction).map_err(&wrap)? {
-        0 => make(&transaction).map_err(&wrap)?,
-        1 => renew(&transaction).map_err(&wrap)?,
-        _ => {}
+    if layout(&transaction).map_err(&wrap)? == 0 {
+        make(&transaction).map_err(&wrap)?;
     }
     transaction.commit().map_err(&wrap)?;
     check_layout(path, &connection)?;
@@ -758,45 +761,6 @@ fn make(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(include_str!("schema.sql"))?;
     connection.pragma_update(None, "application_id", APPLICATION + LAYOUT)?;
     connection.pragma_update(None, "user_version", LAYOUT)
-}
-
-/// Layout 1 → 2: vectors got a table of their own, runs became one row each, and runs and exports got checksums.
-fn renew(connection: &Connection) -> rusqlite::Result<()> {
-    let rows: Vec<(i64, String, i64, String, Digest)> = connection
-        .prepare("SELECT id, project, time, stage, key FROM run JOIN run_stage ON run = id ORDER BY id")?
-        .query_map([], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, digest(row, 4)?))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
-    connection.execute_batch(
-        "DROP TABLE run_stage; DROP TABLE run; DROP TABLE export;
-         ALTER TABLE feature RENAME TO old_feature; ALTER TABLE execution RENAME TO old_execution;",
-    )?;
-    make(connection)?;
-    {
-        let mut select = connection.prepare("SELECT extractor, image, vector, checksum FROM old_feature")?;
-        let mut old = select.query([])?;
-        while let Some(row) = old.next()? {
-            let (extractor, image, bytes) = (digest(row, 0)?, digest(row, 1)?, row.get_ref(2)?.as_blob()?);
-            if row.get_ref(3)?.as_blob()? == checksum(&[extractor.as_bytes(), image.as_bytes(), bytes]) {
-                insert_feature(connection, &extractor, &image, bytes)?;
-            }
-        }
-    }
-    connection.execute_batch(
-        "INSERT INTO execution SELECT key, stage, parts, outputs, seconds, NULL, checksum FROM old_execution;
-         DROP TABLE old_execution; DROP TABLE old_feature;",
-    )?;
-    let mut found: Vec<Run> = Vec::new();
-    for (id, project, time, stage, key) in rows {
-        if found.last().is_none_or(|run| run.id != id) {
-            found.push(Run::finished(project, time as u64, Vec::new(), crate::Reuse::default()));
-        }
-        let run = found.last_mut().expect("one was just pushed");
-        run.id = id;
-        run.stages.push(crate::RunStage { stage, key });
-    }
-    found.iter().try_for_each(|run| store_run(connection, run))
 }
 
 /// The log is a property of the file: the first process switches it on. While another does the same, SQLite gives up at
@@ -1033,11 +997,11 @@ fn fill(old: &Path, old_log: &Path, new: &Path) -> Result<(usize, usize)> {
 fn is_feature(row: &[Value]) -> bool {
     match row {
         [
-            Value::Blob(extractor),
+            Value::Blob(descriptor),
             Value::Blob(image),
             Value::Blob(vector),
             Value::Blob(sum),
-        ] => *sum == checksum(&[extractor, image, vector]),
+        ] => *sum == checksum(&[descriptor, image, vector]),
         _ => false,
     }
 }
@@ -1111,17 +1075,17 @@ fn insert_vector(connection: &Connection, bytes: &[u8]) -> rusqlite::Result<Dige
 }
 
 /// Inserts the features of an image, f32 little-endian.
-fn insert_feature(connection: &Connection, extractor: &Digest, image: &Digest, bytes: &[u8]) -> rusqlite::Result<()> {
+fn insert_feature(connection: &Connection, descriptor: &Digest, image: &Digest, bytes: &[u8]) -> rusqlite::Result<()> {
     let vector = insert_vector(connection, bytes)?;
-    let sum = feature_checksum(extractor, image, &vector);
+    let sum = feature_checksum(descriptor, image, &vector);
     connection
         .prepare_cached("INSERT OR REPLACE INTO feature (extractor, image, vector, checksum) VALUES (?, ?, ?, ?)")?
-        .execute(params![extractor.as_bytes(), image.as_bytes(), vector.as_bytes(), sum])?;
+        .execute(params![descriptor.as_bytes(), image.as_bytes(), vector.as_bytes(), sum])?;
     Ok(())
 }
 
-fn feature_checksum(extractor: &Digest, image: &Digest, vector: &Digest) -> [u8; 16] {
-    checksum(&[extractor.as_bytes(), image.as_bytes(), vector.as_bytes()])
+fn feature_checksum(descriptor: &Digest, image: &Digest, vector: &Digest) -> [u8; 16] {
+    checksum(&[descriptor.as_bytes(), image.as_bytes(), vector.as_bytes()])
 }
 
 fn file_checksum(path: &str, stat: &FileStat, digest: &Digest) -> [u8; 16] {
@@ -1167,7 +1131,7 @@ fn execution(row: &Row<'_>) -> rusqlite::Result<Option<Execution>> {
         parts.as_bytes(),
         outputs.as_bytes(),
     ]);
-    let (Ok(parts), Ok(outputs)) = (serde_json::from_str(&parts), serde_json::from_str(&outputs)) else {
+    let (Ok(parts), Ok((outputs, references))) = (serde_json::from_str(&parts), serde_json::from_str(&outputs)) else {
         return Ok(None);
     };
     if sum != expected {
@@ -1178,5 +1142,6 @@ fn execution(row: &Row<'_>) -> rusqlite::Result<Option<Execution>> {
         key: Key { stage, parts },
         outputs,
         seconds: row.get(4)?,
+        references,
     }))
 }

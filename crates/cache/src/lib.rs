@@ -24,8 +24,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use index::Index;
 pub(crate) use index::is_damaged;
 use lock::Lock;
-use luthier_artifact::{Artifact, Digest, FeatureRows, FeatureTable, FileStat, Key, TEMPORARY, remove};
-use ndarray::{Array2, ArrayViewMut2, Axis};
+use luthier_artifact::{Artifact, Digest, FeatureRows, FeatureTable, FileStat, Key, KeyPart, TEMPORARY, remove};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use objects::Objects;
 use run::Run;
 pub use run::{Reuse, RunStage, RunState};
@@ -33,9 +33,9 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 pub use self::error::{Error, Result};
-pub use self::gc::{DryRun, GcReport, Keep, PruneReport};
-pub use self::table::StoredTable;
-pub use self::upkeep::{CacheStats, ExtractorStats, LastRun, OutputStats, PERCEPTUAL_HASH, VerifyReport};
+pub use self::gc::{DryRun, GcLimits, GcReport, PruneReport};
+pub use self::table::{StoredTable, StoredVectors};
+pub use self::upkeep::{CacheStats, DescriptorStats, LastRun, OutputStats, VerifyReport};
 
 /// How many rows of features are read or written while the index is held: some megabytes.
 const ROWS_AT_ONCE: usize = 1024;
@@ -58,6 +58,26 @@ pub struct Execution {
     pub outputs: Vec<Output>,
     /// How long the stage ran, in seconds.
     pub seconds: f64,
+    /// What the result is made of. [`gc`](Cache::gc) keeps it as long as the execution.
+    pub references: References,
+}
+
+/// What an execution refers to beyond its outputs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct References {
+    /// The kinds of vectors that the result is made of.
+    pub descriptors: Vec<Descriptor>,
+    /// The digests of artifacts that [list the images](luthier_artifact::images_of) concerned.
+    pub images: Vec<Digest>,
+}
+
+/// A kind of vector: what made a vector of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptor {
+    /// The digest by which the cache knows the vectors of this kind.
+    pub digest: Digest,
+    /// What the vectors depend on, for display.
+    pub parts: Vec<KeyPart>,
 }
 
 /// What an earlier execution of a stage cost.
@@ -118,7 +138,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be made, [`Error::Locks`] and [`Error::SharedMemory`] if its file system is not
-    /// fit for a cache, [`Error::Layout`] if a newer version of Luthier wrote it.
+    /// fit for a cache, [`Error::Layout`] if another version of Luthier wrote it.
     pub fn open(folder: &Path) -> Result<Self> {
         match Cache::open_writable(folder) {
             Err(error) if error.is_read_only() && folder.join("index.sqlite").is_file() => {
@@ -409,20 +429,21 @@ impl Cache {
         }
     }
 
-    /// The digests of the features that an extractor made of these images, as far as the cache knows them; the same order.
+    /// The digests of the vectors of one kind of these images, as far as the cache knows them, in
+    /// the order of `images`. `descriptor` is the digest of a [`Descriptor`].
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
-    pub fn feature_digests(&self, extractor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
-        self.ask_both(|index| index.feature_digests(extractor, images))
+    pub fn feature_digests(&self, descriptor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
+        self.ask_both(|index| index.feature_digests(descriptor, images))
     }
 
-    /// Stores the features that an extractor made of images, in one transaction.
+    /// Stores the vectors of one kind of some images, in one transaction.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails; then none of them is stored.
-    pub fn store_features(&self, extractor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
-        self.index.store_features(extractor, rows)
+    pub fn store_features(&self, descriptor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
+        self.index.store_features(descriptor, rows)
     }
 
     /// Features by their digests, `f32 [n, width]`.
@@ -470,10 +491,19 @@ impl Cache {
     /// # Errors
     /// [`Error::Io`] or [`Error::Index`] if it cannot be written.
     pub fn put_table(&self, table: &FeatureTable) -> Result<Digest> {
-        for rows in table.features().axis_chunks_iter(Axis(0), ROWS_AT_ONCE) {
+        self.put_vectors(table.features())?;
+        self.put(&table.rows())
+    }
+
+    /// Stores vectors, `f32 [n, d]`, by their digests.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if they cannot be written.
+    pub fn put_vectors(&self, vectors: ArrayView2<'_, f32>) -> Result<()> {
+        for rows in vectors.axis_chunks_iter(Axis(0), ROWS_AT_ONCE) {
             self.index.store_vectors(rows)?;
         }
-        self.put(&table.rows())
+        Ok(())
     }
 
     /// The table with this digest, its features still unread, or `None` if it is not in the cache.

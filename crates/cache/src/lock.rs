@@ -4,12 +4,18 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// Every process that has the cache open holds this lock together with the others; what removes wants it for itself.
-/// The system gives it back when the process ends, however it ends.
+/// What the system says if a lock asks for more than the file was opened for. The number is the same
+/// on every Unix.
+const EBADF: i32 = 9;
+
+/// The lock of the whole cache. A process holds it shared while it has the cache open. Whatever
+/// removes from the cache holds it exclusively.
+///
+/// The system releases the lock when the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct Lock(LockFile);
 
-/// The lock held alone, until it is dropped.
+/// The lock held exclusively, until this is dropped.
 pub(super) struct Exclusive<'a>(&'a Lock);
 
 impl Lock {
@@ -28,14 +34,14 @@ impl Lock {
                 self.0.shared()?;
                 Err(Error::InUse { path: path.clone() })
             }
-            Err(TryLockError::Error(error)) => Err(Error::io(path)(error)),
+            Err(TryLockError::Error(error)) => Err(self.0.refused(error)),
         }
     }
 }
 
 impl Drop for Exclusive<'_> {
     fn drop(&mut self) {
-        // Linux changes an exclusive lock into a shared one in place; elsewhere it must be given back first.
+        // Linux turns an exclusive lock into a shared one in place. Elsewhere it must be released first.
         let LockFile { path, file } = &self.0.0;
         if let Err(error) = file.unlock().and_then(|()| file.lock_shared()) {
             tracing::warn!("{}: {error}", path.display());
@@ -43,12 +49,12 @@ impl Drop for Exclusive<'_> {
     }
 }
 
-/// The way to the index: whoever writes passes together with other writers, for the time of one transaction; whoever
-/// puts another file in the index's place passes alone.
+/// The lock of the index. A transaction that writes holds it shared. Whoever replaces the file of the
+/// index holds it exclusively.
 #[derive(Debug)]
 pub(super) struct Gate(LockFile);
 
-/// Given back when dropped.
+/// The gate held, until this is dropped.
 pub(super) struct Pass<'a>(&'a Gate);
 
 impl Gate {
@@ -61,7 +67,7 @@ impl Gate {
         Ok(Pass(self))
     }
 
-    /// Waits for the writers' transactions to end.
+    /// Waits until no transaction writes.
     pub(super) fn alone(&self) -> Result<Pass<'_>> {
         self.0.file.lock().map_err(|error| self.0.refused(error))?;
         Ok(Pass(self))
@@ -77,7 +83,7 @@ impl Drop for Pass<'_> {
     }
 }
 
-/// A file that is only locked, never read.
+/// A file that is only locked.
 #[derive(Debug)]
 struct LockFile {
     path: PathBuf,
@@ -86,9 +92,11 @@ struct LockFile {
 
 impl LockFile {
     fn open(path: &Path) -> Result<Self> {
+        // For reading too: NFSv4 refuses a shared lock on a file that is open only for writing.
         let file = File::options()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(path)
             .map_err(Error::io(path))?;
@@ -102,12 +110,48 @@ impl LockFile {
         self.file.lock_shared().map_err(|error| self.refused(error))
     }
 
-    /// Apart from an interrupted wait, which the standard library does not repeat, a lock fails only where there are none.
+    /// Why the system refused a lock. A wait that a signal interrupted is not repeated by the standard
+    /// library, and says nothing about the file system.
     fn refused(&self, source: io::Error) -> Error {
         let path = self.path.clone();
         match source.kind() {
             io::ErrorKind::Interrupted => Error::Io { path, source },
+            _ if cfg!(unix) && source.raw_os_error() == Some(EBADF) => Error::LockRefused { path, source },
             _ => Error::Locks { path, source },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn lock_files_are_open_for_reading_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = Lock::shared(&folder.path().join("lock")).unwrap();
+        let gate = Gate::new(&folder.path().join("index.lock")).unwrap();
+        for LockFile { path, file } in [&lock.0, &gate.0] {
+            let mut file: &File = file;
+            assert_eq!(file.read(&mut [0]).unwrap(), 0, "{}", path.display());
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_refused_lock_is_not_blamed_on_a_file_system_without_locks() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = LockFile::open(&folder.path().join("lock")).unwrap();
+        let error = file.refused(io::Error::from_raw_os_error(EBADF));
+        assert!(!error.lacks_locks(), "{error}");
+        let error = error.to_string();
+        assert!(
+            error.contains("lock: expected a lock on a file that is open for reading and writing, found it refused"),
+            "{error}"
+        );
+        // ENOSYS of a file system without locks.
+        assert!(file.refused(io::ErrorKind::Unsupported.into()).lacks_locks());
     }
 }

@@ -49,15 +49,7 @@ impl StoredTable<'_> {
     /// # Errors
     /// Those of [`features`](StoredTable::features).
     pub fn read(&self, range: Range<usize>, into: ArrayViewMut2<'_, f32>) -> Result<()> {
-        self.cache
-            .read_vectors(&self.rows.vectors[range], into)
-            .inspect_err(|error| {
-                if matches!(error, Error::Lost { .. })
-                    && let Err(error) = self.cache.forget_object(&self.digest)
-                {
-                    tracing::warn!("{error}");
-                }
-            })
+        read(self.cache, &self.digest, &self.rows.vectors[range], into)
     }
 }
 
@@ -75,4 +67,53 @@ impl ReadRows for StoredTable<'_> {
     fn read(&self, start: usize, block: ArrayViewMut2<'_, f32>) -> std::result::Result<(), ReadError> {
         Ok(StoredTable::read(self, start..start + block.nrows(), block)?)
     }
+}
+
+/// Vectors of the cache, by their digests. They are read in blocks of rows.
+#[derive(Debug)]
+pub struct StoredVectors<'a> {
+    cache: &'a Cache,
+    owner: Digest,
+    vectors: Vec<Digest>,
+    width: usize,
+}
+
+impl Cache {
+    /// The vectors with these digests, each of `width` numbers, still unread. `owner` is the artifact that names them: the
+    /// cache forgets the artifact if one of its vectors turns out to be lost.
+    pub fn stored_vectors(&self, owner: Digest, vectors: Vec<Digest>, width: usize) -> StoredVectors<'_> {
+        StoredVectors {
+            cache: self,
+            owner,
+            vectors,
+            width,
+        }
+    }
+}
+
+impl ReadRows for StoredVectors<'_> {
+    type Feature = f32;
+
+    fn n_rows(&self) -> usize {
+        self.vectors.len()
+    }
+
+    fn n_features(&self) -> usize {
+        self.width
+    }
+
+    fn read(&self, start: usize, block: ArrayViewMut2<'_, f32>) -> std::result::Result<(), ReadError> {
+        let vectors = &self.vectors[start..start + block.nrows()];
+        Ok(read(self.cache, &self.owner, vectors, block)?)
+    }
+}
+
+fn read(cache: &Cache, owner: &Digest, vectors: &[Digest], into: ArrayViewMut2<'_, f32>) -> Result<()> {
+    cache.read_vectors(vectors, into).inspect_err(|error| {
+        if matches!(error, Error::Lost { .. })
+            && let Err(error) = cache.forget_object(owner)
+        {
+            tracing::warn!("{error}");
+        }
+    })
 }

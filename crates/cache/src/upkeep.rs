@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::index::Index;
 use crate::objects::Objects;
-use crate::{Cache, Error, Execution, Result, Reuse, RunState};
+use crate::{Cache, Descriptor, Error, Execution, Result, Reuse, RunState};
 
 /// What the cache holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -20,12 +20,12 @@ pub struct CacheStats {
     pub object_bytes: u64,
     /// The artifacts by the stage that made them; one that several made counts for each.
     pub outputs: Vec<OutputStats>,
-    /// Images with stored features, counted once per extractor.
+    /// Images with stored features, counted once per descriptor.
     pub features: u64,
     /// The size of these features in bytes.
     pub feature_bytes: u64,
-    /// The features by extractor.
-    pub extractors: Vec<ExtractorStats>,
+    /// The features by descriptor.
+    pub descriptors: Vec<DescriptorStats>,
     /// Recorded executions of stages.
     pub executions: u64,
     /// Files whose digest is known by their stat.
@@ -51,12 +51,12 @@ pub struct OutputStats {
     pub bytes: u64,
 }
 
-/// The features of one extractor.
+/// The features of one descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ExtractorStats {
-    /// The digest of the extractor's key.
-    pub extractor: Digest,
-    /// What the features depend on, if a recorded execution tells.
+pub struct DescriptorStats {
+    /// The descriptor's digest.
+    pub descriptor: Digest,
+    /// What the features depend on. Empty if no recorded execution refers to the descriptor.
     pub parts: Vec<KeyPart>,
     /// How many images.
     pub images: u64,
@@ -110,7 +110,7 @@ impl Cache {
             .map(|file| (file.digest, file.bytes))
             .collect();
         let executions = index.executions()?;
-        let extractors = extractors(index, &executions)?;
+        let descriptors = descriptors(index, &executions)?;
         let runs = index.runs()?;
         let index_bytes = ["index.sqlite", "index.sqlite-wal"]
             .map(|name| fs::metadata(self.folder.join(name)).map_or(0, |metadata| metadata.len()));
@@ -119,9 +119,9 @@ impl Cache {
             objects: stored.len(),
             object_bytes: stored.values().sum(),
             outputs: outputs(&stored, &executions),
-            features: extractors.iter().map(|extractor| extractor.images).sum(),
-            feature_bytes: extractors.iter().map(|extractor| extractor.bytes).sum(),
-            extractors,
+            features: descriptors.iter().map(|descriptor| descriptor.images).sum(),
+            feature_bytes: descriptors.iter().map(|descriptor| descriptor.bytes).sum(),
+            descriptors,
             executions: executions.len() as u64,
             files: index.count("file")?,
             runs: runs.len() as u64,
@@ -225,66 +225,22 @@ fn outputs(stored: &HashMap<Digest, u64>, executions: &[Execution]) -> Vec<Outpu
     stats.collect()
 }
 
-/// What is stored of each extractor, most images first.
-fn extractors(index: &Index, executions: &[Execution]) -> Result<Vec<ExtractorStats>> {
-    let mut known: HashMap<Digest, Vec<KeyPart>> = HashMap::new();
-    for execution in executions {
-        for (view, extractor) in execution.digests("extractor").enumerate() {
-            known.entry(extractor).or_insert_with(|| parts(execution, view));
-        }
-        for extractor in execution.digests(PERCEPTUAL_HASH) {
-            let view = KeyPart {
-                name: "view".to_owned(),
-                value: PERCEPTUAL_HASH.to_owned(),
-            };
-            known.entry(extractor).or_insert_with(|| vec![view]);
-        }
-    }
-    let mut stats: Vec<ExtractorStats> = (index.count_features()?.into_iter())
-        .map(|(extractor, images, bytes)| ExtractorStats {
-            parts: known.get(&extractor).cloned().unwrap_or_default(),
-            extractor,
+/// What is stored of each descriptor, most images first.
+fn descriptors(index: &Index, executions: &[Execution]) -> Result<Vec<DescriptorStats>> {
+    let recorded = executions
+        .iter()
+        .flat_map(|execution| &execution.references.descriptors);
+    let known: HashMap<Digest, &[KeyPart]> = recorded
+        .map(|Descriptor { digest, parts }| (*digest, parts.as_slice()))
+        .collect();
+    let mut stats: Vec<DescriptorStats> = (index.count_features()?.into_iter())
+        .map(|(descriptor, images, bytes)| DescriptorStats {
+            descriptor,
+            parts: known.get(&descriptor).copied().unwrap_or_default().to_vec(),
             images,
             bytes,
         })
         .collect();
-    stats.sort_by_key(|stats| (std::cmp::Reverse(stats.images), stats.extractor));
+    stats.sort_by_key(|stats| (std::cmp::Reverse(stats.images), stats.descriptor));
     Ok(stats)
-}
-
-/// The name of the part of an extract stage's key that says by what perceptual hashes are known.
-pub const PERCEPTUAL_HASH: &str = "perceptual hash";
-
-/// The parts of an extract stage's key that one extractor depends on.
-fn parts(execution: &Execution, view: usize) -> Vec<KeyPart> {
-    let views = execution.key.get("views").unwrap_or_default();
-    let part = |name: &str, value: &str| KeyPart {
-        name: name.to_owned(),
-        value: value.to_owned(),
-    };
-    // After the views comes what they are combined to.
-    let view = match views.split(", ").nth(view) {
-        Some(view) => vec![part("view", view)],
-        None => vec![
-            part("views", views),
-            part("combine", execution.key.get("combine").unwrap_or_default()),
-        ],
-    };
-    let of_tables = ["version", "views", "combine", "extractor", PERCEPTUAL_HASH, "manifest"];
-    let shared = (execution.key.parts.iter()).filter(|part| !of_tables.contains(&part.name.as_str()));
-    view.into_iter().chain(shared.cloned()).collect()
-}
-
-impl Execution {
-    /// The extractors whose features an execution of the extract stage read: those of its views, in order, that of what
-    /// they are combined to, if there are several, and that of the perceptual hash.
-    pub(super) fn extractors(&self) -> Vec<Digest> {
-        self.digests("extractor").chain(self.digests(PERCEPTUAL_HASH)).collect()
-    }
-
-    /// The digests in a part of the key.
-    fn digests(&self, part: &str) -> impl Iterator<Item = Digest> {
-        let digests = self.key.get(part).unwrap_or_default().split(' ');
-        digests.filter_map(|digest| digest.parse().ok())
-    }
 }

@@ -1,100 +1,109 @@
 //! `luthier`: photographs in folders → features → a trained model, an evaluation and predictions.
 
-/// Prints to stdout. Unlike the standard macro it returns an error if nobody reads any more, instead of panicking.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+/// Prints to stdout. Unlike the standard macro it returns an error instead of panicking, and none if nobody reads.
 macro_rules! out {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        anyhow::Context::context(write!(std::io::stdout().lock(), $($text)*), "stdout")?
-    }};
+    ($($text:tt)*) => { crate::terminal::print(format_args!($($text)*))? };
 }
 
 /// [`out`] with an end of line.
 macro_rules! outln {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        anyhow::Context::context(writeln!(std::io::stdout().lock(), $($text)*), "stdout")?
-    }};
+    () => { out!("\n") };
+    ($format:literal $($values:tt)*) => { out!("{}\n", format_args!($format $($values)*)) };
 }
 
 mod commands;
-mod estimate;
-mod export;
-mod features_folder;
-mod pipeline;
 mod problem;
-mod reason;
-mod report;
-mod runner;
 mod settings;
 mod terminal;
-mod words;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Result;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use problem::Problem;
-use terminal::Verbosity;
+use terminal::{Progress, Stopping, Verbosity};
 
-/// Classify photographs: ResNet-50 features, PCA and logistic regression, re-doing only what a change invalidated.
+/// Classify photographs, and redo only what changed
+///
+/// Luthier turns photographs into features with a pretrained ResNet-50, and trains a classifier on the features: PCA and
+/// logistic regression. It keeps the results of all steps in a cache.
 #[derive(Parser)]
 #[command(
-    version,
-    max_term_width = 110,
-    after_help = "Start here:\n  luthier pipeline --train-dir data/train --test-dir data/test\n\nEvery setting can also be written into luthier.toml (`luthier init`) or the environment (LUTHIER_VARIANCE=0.95)."
+    version = env!("LUTHIER_BUILD_VERSION"),
+    max_term_width = 100,
+    after_help = "Start here:
+  luthier pipeline photos          photos/ has a folder of images for each class
+  luthier predict image.jpg
+
+Every option can also stand in luthier.toml, which `luthier init` writes, or in the environment:
+LUTHIER_VARIANCE=0.95."
 )]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Say nothing on stderr but errors
+    /// Print nothing on stderr but errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Say how things are decided
+    /// Print how things were decided
     #[arg(short, long, global = true)]
     verbose: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Folders of images → features, model, report: everything, re-doing only what changed
     Pipeline(commands::pipeline::Arguments),
-    /// Folders of images → features/*.npy
     Extract(commands::extract::Arguments),
-    /// features/*.npy → models/model.safetensors
     Train(commands::train::Arguments),
-    /// A model and features → reports/
     Evaluate(commands::evaluate::Arguments),
-    /// Two reports → what became better and worse
     Compare(commands::compare::Arguments),
-    /// A model and images → their classes, with probabilities
     Predict(commands::predict::Arguments),
-    /// What `pipeline` would run, and why
     Status(commands::status::Arguments),
-    /// What a stage depends on, beside what it depended on in the last run
     Explain(commands::explain::Arguments),
-    /// What the cache holds; check it; shrink it
+    /// Show, check and shrink the cache
     #[command(subcommand)]
     Cache(commands::cache::Command),
-    /// Known weights of ResNet-50: list, fetch, path
+    /// List and download weights of ResNet-50
     #[command(subcommand)]
     Weights(commands::weights::Command),
-    /// Write a luthier.toml with every setting, commented out
     Init(commands::init::Arguments),
+    Completions(commands::completions::Arguments),
+    Man(commands::man::Arguments),
 }
 
 fn main() -> ExitCode {
+    // Help and errors of usage are printed by clap, which then ends the process.
+    let matches = Cli::command().get_matches();
+    let done = settings::layers::add_lower_layers(Cli::command(), &matches).and_then(|command| {
+        let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+        run(cli)
+    });
+    done.unwrap_or_else(|error| {
+        let problem = Problem::of(&error);
+        terminal::message(&format!("error: {problem}"));
+        ExitCode::from(problem.status())
+    })
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
     let Cli {
         command,
         quiet,
         verbose,
-    } = Cli::parse();
+    } = cli;
     let verbosity = match (quiet, verbose) {
         (true, _) => Verbosity::Quiet,
         (_, true) => Verbosity::Verbose,
         _ => Verbosity::Normal,
     };
     terminal::show_messages(verbosity);
-    let progress = terminal::Progress::new(verbosity);
-    let done = terminal::catch_interrupts().and_then(|()| match command {
+    terminal::catch_interrupts(match command {
+        Command::Pipeline(_) | Command::Extract(_) => Stopping::StoresWhatIsDone,
+        _ => Stopping::Stops,
+    })?;
+    let progress = Progress::new(verbosity);
+    match command {
         Command::Pipeline(arguments) => commands::pipeline::run(arguments, &progress),
         Command::Extract(arguments) => commands::extract::run(arguments, &progress),
         Command::Train(arguments) => commands::train::run(arguments, &progress),
@@ -106,19 +115,7 @@ fn main() -> ExitCode {
         Command::Cache(command) => commands::cache::run(command, &progress),
         Command::Weights(command) => commands::weights::run(command, &progress),
         Command::Init(arguments) => commands::init::run(arguments, &progress),
-    });
-    done.unwrap_or_else(|error| {
-        // Whoever read stdout has gone: nothing is left to say, and nobody to say it to.
-        if is_broken_pipe(&error) {
-            return ExitCode::SUCCESS;
-        }
-        let problem = Problem::of(&error);
-        eprintln!("error: {problem}");
-        ExitCode::from(problem.status())
-    })
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-    kind == Some(std::io::ErrorKind::BrokenPipe)
+        Command::Completions(arguments) => commands::completions::run(&arguments, Cli::command()),
+        Command::Man(arguments) => commands::man::run(&arguments, Cli::command()),
+    }
 }

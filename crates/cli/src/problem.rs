@@ -1,7 +1,7 @@
+use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, ErrorKind};
 
-use luthier_artifact::Error as ArtifactError;
 use luthier_cache::Error as CacheError;
 use luthier_extract::Error as ExtractError;
 
@@ -48,21 +48,19 @@ impl Problem {
                 status: *status,
             };
         }
-        let extract: Option<&ExtractError> = error.chain().find_map(|cause| cause.downcast_ref());
-        let hint = extract
-            .and_then(ExtractError::hint)
-            .or_else(|| cache_error(error).and_then(way_out))
-            .or_else(|| file_error(error).and_then(way_out_of_file))
-            .or_else(|| error.downcast_ref().and_then(without_cross_validation))
-            .or_else(|| error.chain().find_map(|cause| cause.downcast_ref()).and_then(make_room));
-        let status = if matches!(extract, Some(ExtractError::Interrupted)) {
-            130
-        } else {
-            1
+        let is_interrupt = |cause: &(dyn StdError + 'static)| {
+            cause.downcast_ref().is_some_and(luthier::Error::is_interrupt)
+                || matches!(cause.downcast_ref(), Some(ExtractError::Interrupted))
+                || matches!(cause.downcast_ref(), Some(CacheError::Interrupted))
+        };
+        let status = match error.downcast_ref() {
+            Some(luthier::Error::NoSuchThreshold { .. }) => 2,
+            _ if error.chain().any(is_interrupt) => 130,
+            _ => 1,
         };
         Problem {
             message: say_once(error),
-            hint,
+            hint: error.chain().find_map(way_out),
             status,
         }
     }
@@ -73,42 +71,71 @@ impl Problem {
     }
 }
 
-/// The cache's error behind an error. A transparent error hides from the chain the error that it holds.
-pub(crate) fn cache_error(error: &anyhow::Error) -> Option<&CacheError> {
-    error.chain().find_map(|cause| {
-        if let Some(ExtractError::Cache(error)) = cause.downcast_ref() {
-            return Some(error);
+/// What can be done about an error.
+fn way_out(error: &(dyn StdError + 'static)) -> Option<String> {
+    if let Some(error) = error.downcast_ref() {
+        way_out_of_library(error)
+    } else if let Some(error) = error.downcast_ref::<ExtractError>() {
+        way_out_of_extraction(error)
+    } else if let Some(error) = error.downcast_ref() {
+        way_out_of_cache(error)
+    } else if let Some(luthier_artifact::Error::Io { source, .. }) = error.downcast_ref() {
+        way_out_of_io(source)
+    } else {
+        error.downcast_ref().and_then(make_room)
+    }
+}
+
+fn way_out_of_library(error: &luthier::Error) -> Option<String> {
+    use luthier::Error;
+    let hint = match error {
+        Error::Extract(error) => return way_out_of_extraction(error),
+        Error::Classify(luthier_classify::Error::NothingToHoldOut) => {
+            "give C, for example --c 1: then there is no cross-validation"
         }
-        let read = match (cause.downcast_ref(), cause.downcast_ref(), cause.downcast_ref()) {
-            (Some(luthier_features::Error::Read(error)), _, _) => error,
-            (_, Some(luthier_classify::Error::Features(luthier_features::Error::Read(error))), _) => error,
-            (_, _, Some(luthier_eval::Error::Read(error))) => error,
-            _ => return cause.downcast_ref(),
-        };
-        read.downcast_ref()
-    })
+        Error::NotFinite { .. } => {
+            "extract with --precision fp32, whose numbers are larger than those of fp16; or mend the .npy file"
+        }
+        Error::OtherExtractor { .. } => "extract and train again with the same settings",
+        Error::OtherClasses { .. } => "train again on these features",
+        Error::NoFeatures { path } => {
+            let folder = path.parent().unwrap_or(path);
+            return Some(format!("run luthier extract --output-dir {}", folder.display()));
+        }
+        Error::FeaturesFile { .. } => "run luthier extract again",
+        Error::MixedFeatures { .. } => {
+            "run luthier extract again; to use features that you have changed, remove \"digests\" from features.json"
+        }
+        Error::UnreadableImages { .. } => "replace or remove them, or run without --strict to skip them",
+        Error::OtherWeights { name, .. } => {
+            let weights = name.as_deref().unwrap_or("FILE.safetensors");
+            return Some(format!("pass --weights {weights}, or train again"));
+        }
+        Error::UnknownWeights { .. } => "pass their file with --weights FILE.safetensors",
+        Error::NoThresholds { .. } => "train again with --c auto, or use --min-confidence P",
+        Error::ClassUnknown { .. } => {
+            "rename its folder and train again, or leave out --min-confidence and --keep-known"
+        }
+        error => {
+            return match (error.cache(), error.system()) {
+                (Some(error), _) => way_out_of_cache(error),
+                (None, error) => way_out_of_io(error?),
+            };
+        }
+    };
+    Some(hint.to_owned())
 }
 
-/// The error of a file behind an error.
-fn file_error(error: &anyhow::Error) -> Option<&ArtifactError> {
-    error
-        .chain()
-        .find_map(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
-            (Some(luthier_classify::Error::Read(error)), _) | (_, Some(luthier_eval::Error::Artifact(error))) => {
-                Some(error)
-            }
-            _ => cause.downcast_ref(),
-        })
-}
-
-/// What can be done if there is nothing to choose C by.
-fn without_cross_validation(error: &luthier_classify::Error) -> Option<String> {
-    let is_about_it = matches!(error, luthier_classify::Error::NothingToHoldOut);
-    is_about_it.then(|| "give C, for example --c 1: then there is no cross-validation".to_owned())
+fn way_out_of_extraction(error: &ExtractError) -> Option<String> {
+    match error {
+        ExtractError::Cache(error) => way_out_of_cache(error),
+        ExtractError::Io { source, .. } => error.hint().or_else(|| way_out_of_io(source)),
+        error => error.hint(),
+    }
 }
 
 /// What can be done about a problem of the cache.
-fn way_out(error: &CacheError) -> Option<String> {
+fn way_out_of_cache(error: &CacheError) -> Option<String> {
     let hint = match error {
         error if error.is_disk_full() => MAKE_ROOM.to_owned(),
         error if error.lacks_locks() => {
@@ -120,8 +147,14 @@ fn way_out(error: &CacheError) -> Option<String> {
              on a local disk with --cache-dir"
                 .to_owned()
         }
+        CacheError::Layout { expected, found, .. } if found < expected => {
+            "remove the cache's folder, or use another with --cache-dir: the next run fills it again".to_owned()
+        }
         CacheError::Layout { .. } => {
             "update luthier, or use another folder with --cache-dir and leave this one to the newer luthier".to_owned()
+        }
+        CacheError::LockRefused { .. } => {
+            "put the cache on a local disk with --cache-dir, and please report which file system refused".to_owned()
         }
         CacheError::ReadOnly { .. } => {
             "make it writable for you, or ask whoever keeps it; runs only read it meanwhile".to_owned()
@@ -133,19 +166,12 @@ fn way_out(error: &CacheError) -> Option<String> {
         ),
         CacheError::Lost { .. } => "run again; `luthier cache verify` forgets all that is damaged".to_owned(),
         CacheError::Io { source, .. } => return way_out_of_io(source),
-        CacheError::Format { .. } | CacheError::Locks { .. } | CacheError::SharedMemory { .. } => return None,
+        CacheError::Format { .. } | CacheError::Locks { .. } | CacheError::SharedMemory { .. } | CacheError::Interrupted => return None,
     };
     Some(hint)
 }
 
 /// What can be done about a file that cannot be read or written.
-fn way_out_of_file(error: &ArtifactError) -> Option<String> {
-    match error {
-        ArtifactError::Io { source, .. } => way_out_of_io(source),
-        ArtifactError::Format { .. } => None,
-    }
-}
-
 fn way_out_of_io(error: &io::Error) -> Option<String> {
     match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {

@@ -1,13 +1,15 @@
 //! Settings: flag > environment > `luthier.toml` > default.
 //!
-//! Each setting is declared once, below, as a command-line option. The other two layers are turned into such options
-//! and read by the same parser, so that a name, a type and a message cannot differ between them.
+//! Each setting is declared once, below, as a command-line option. [`layers`] makes the values of the other two layers the
+//! defaults of these options, so that a name, a type and a message cannot differ between the layers.
 
-use std::path::{Path, PathBuf};
+pub(crate) mod layers;
+
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
-use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use anyhow::{Result, bail};
+use clap::Args;
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, Rule};
 use luthier_eval::EvaluateConfig;
 use luthier_extract::{
@@ -18,24 +20,32 @@ use luthier_features::{FeaturesConfig, Keep, Solver};
 
 use crate::problem::Problem;
 
-/// Where the images lie, and when they are read.
+/// Where the images are, and when they are read again.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct DataSettings {
+    /// Folder with all images, one folder per class: the same as --data-dir
+    #[arg(value_name = "FOLDER", conflicts_with_all = ["train_dir", "test_dir", "data_dir"], help_heading = None)]
+    folder: Option<PathBuf>,
+    /// None is expected: they are taken so that the message about them can be a good one.
+    #[arg(hide = true)]
+    more_folders: Vec<PathBuf>,
     /// Folder with the training images, one folder per class
     #[arg(long, value_name = "DIR", alias = "train_dir")]
     train_dir: Option<PathBuf>,
     /// Folder with the test images, one folder per class
     #[arg(long, value_name = "DIR", alias = "test_dir")]
     test_dir: Option<PathBuf>,
-    /// Folder with all images, one folder per class, of which a part is kept for the test
+    /// Folder with all images, one folder per class; a share of each class is kept for the test
     #[arg(long, value_name = "DIR", alias = "data_dir", conflicts_with_all = ["train_dir", "test_dir"])]
     data_dir: Option<PathBuf>,
-    /// Part of each class in --data-dir that is kept for the test [default: 0.2]
-    #[arg(long, value_name = "PART", alias = "test_fraction")]
+    /// Share of each class in --data-dir that is kept for the test [default: 0.2]
+    #[arg(long, value_name = "SHARE", alias = "test_fraction", value_parser = share, allow_negative_numbers = true)]
     test_fraction: Option<f64>,
-    /// Read every image again, also those whose size, modification time and inode are unchanged
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Read every image again, even if its file seems unchanged
+    ///
+    /// Without this option, an image whose size, modification time and inode are the same as before is not read again.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     rehash: Option<bool>,
 }
 
@@ -43,23 +53,31 @@ pub(crate) struct DataSettings {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Extraction")]
 pub(crate) struct ExtractSettings {
-    /// How the network sees an image, in one view or several: squash (224 × 224 whatever the shape), crop (short side to
-    /// 256, then the middle 224 × 224), mirror, crop-mirror (the same, mirrored) [default: squash]
+    /// How the network sees an image: squash, crop, mirror, crop-mirror, or several of them [default: squash]
+    ///
+    /// squash: the whole image, stretched to 224 × 224 pixels. crop: the short side is scaled to 256 pixels, then the
+    /// middle 224 × 224 pixels are cut out. mirror and crop-mirror: the same, mirrored. Several views are separated by
+    /// commas; each costs a pass through the network.
     #[arg(long, value_name = "VIEW,…", value_delimiter = ',', alias = "resize")]
     views: Option<Vec<View>>,
-    /// Features of several views: mean (their average) or concat (side by side) [default: mean]
+    /// How the features of several views are joined: mean or concat [default: mean]
+    ///
+    /// mean: the average of the views' features. concat: all features, side by side.
     #[arg(long, value_name = "HOW")]
     combine: Option<Combine>,
-    /// scaled: a JPEG with a short side from 1024 pixels on is decoded at a half, a quarter or an eighth; exact: whole
-    /// [default: scaled]
+    /// How large JPEGs are decoded: scaled or exact [default: scaled]
+    ///
+    /// scaled: a JPEG whose short side has 1024 pixels or more is decoded at a half, a quarter or an eighth of its size,
+    /// which is faster. exact: every JPEG is decoded at its full size.
     #[arg(long, value_name = "HOW")]
     decode: Option<Decoding>,
-    /// Number format of the network: fp32, bf16, fp16, or auto for the fastest that the device has in hardware
-    /// [default: fp32]
+    /// Number format of the network: fp32, bf16, fp16 or auto [default: fp32]
+    ///
+    /// auto: the fastest format that the device supports in hardware.
     #[arg(long, value_name = "FORMAT")]
     precision: Option<ChoosePrecision>,
-    /// Make an unreadable image an error instead of skipping it
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Stop at an image that cannot be read, instead of skipping it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     strict: Option<bool>,
 }
 
@@ -88,18 +106,21 @@ impl FromStr for ChoosePrecision {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkSettings {
-    /// Weights of ResNet-50: a name from `luthier weights list`, a .safetensors file, or `untrained`
-    /// [default: resnet50-imagenet1k-v1, or for `predict` those of the model]
+    /// Weights of ResNet-50: a name, a .safetensors file, or `untrained` [default: resnet50-imagenet1k-v1]
+    ///
+    /// `luthier weights list` prints the names. `luthier predict` takes the weights of the model by default.
     #[arg(long, value_name = "NAME|FILE")]
     weights: Option<String>,
     /// Where the network runs: auto, cpu, cuda, cuda:N or mps [default: auto]
     #[arg(long, value_name = "DEVICE")]
     device: Option<Device>,
-    /// Images that go through the network at once [default: 1 on each core, or what half of a GPU's free memory holds]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    /// Images that go through the network at once [default: 1 on a CPU, what fits on a GPU]
+    ///
+    /// On a CPU, each core takes this many images at a time. On a GPU, the default is what half of the free memory holds.
+    #[arg(long, value_name = "N", value_parser = positive, allow_negative_numbers = true)]
     batch: Option<usize>,
-    /// Threads that decode and run the network [default: all cores]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    /// Threads that decode images and run the network [default: all cores]
+    #[arg(long, value_name = "N", value_parser = positive, allow_negative_numbers = true)]
     threads: Option<usize>,
 }
 
@@ -107,16 +128,20 @@ pub(crate) struct NetworkSettings {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Features")]
 pub(crate) struct FeaturesSettings {
-    /// Keep as many principal components as explain this part of the variance [default: 0.98]
-    #[arg(long, value_name = "PART", conflicts_with = "components")]
+    /// Keep the principal components that explain this share of the variance [default: 0.98]
+    #[arg(long, value_name = "SHARE", conflicts_with = "components", value_parser = share, allow_negative_numbers = true)]
     variance: Option<f64>,
-    /// Keep this many principal components, or `none` to leave the features as they are, only scaled
-    #[arg(long, value_name = "N|none", value_parser = components)]
+    /// Keep this many principal components, or `none` for no PCA
+    ///
+    /// With `none`, features are scaled, but not projected.
+    #[arg(long, value_name = "N|none", value_parser = components, allow_negative_numbers = true)]
     components: Option<Keep>,
-    /// Divide what is projected by its standard deviations, so that all components count the same [default: false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Scale all components to the same variance
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     whiten: Option<bool>,
-    /// Who computes PCA and logistic regression: faer, or smartcore (the reference, 100 times slower) [default: faer]
+    /// Library that computes PCA and logistic regression: faer or smartcore [default: faer]
+    ///
+    /// smartcore is the reference; it is about 100 times slower.
     #[arg(long, value_name = "SOLVER")]
     solver: Option<Solver>,
 }
@@ -125,16 +150,19 @@ pub(crate) struct FeaturesSettings {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Classifier")]
 pub(crate) struct ClassifySettings {
-    /// Inverse strength of regularization. `auto`: the one of smallest log loss in cross-validation, which also calibrates
-    /// the probabilities; `auto-1se`: the smallest within one standard error of it; a number: as given, without
-    /// cross-validation [default: auto]
-    #[arg(long, value_name = "C|auto|auto-1se")]
+    /// Inverse strength of regularization: a number, auto or auto-1se [default: auto]
+    ///
+    /// auto: cross-validation chooses the C of the smallest log loss, and also calibrates the probabilities. auto-1se: the
+    /// smallest C whose log loss is within one standard error of the smallest. With a number there is no cross-validation.
+    #[arg(long, value_name = "C", allow_negative_numbers = true)]
     c: Option<ChooseC>,
-    /// How much a class counts: uniform (each image the same) or balanced (each class the same) [default: uniform]
+    /// How much a class counts: uniform or balanced [default: uniform]
+    ///
+    /// uniform: each image counts the same. balanced: each class counts the same, however many images it has.
     #[arg(long, value_name = "HOW")]
     class_weight: Option<ClassWeight>,
     /// Folds of the cross-validation [default: 5]
-    #[arg(long, value_name = "K", value_parser = folds)]
+    #[arg(long, value_name = "K", value_parser = folds, allow_negative_numbers = true)]
     folds: Option<usize>,
 }
 
@@ -143,7 +171,7 @@ pub(crate) struct ClassifySettings {
 #[command(next_help_heading = "Evaluation")]
 pub(crate) struct EvaluateSettings {
     /// Confidence level of the intervals in the report [default: 0.95]
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", value_parser = share, allow_negative_numbers = true)]
     confidence: Option<f64>,
 }
 
@@ -151,12 +179,14 @@ pub(crate) struct EvaluateSettings {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Randomness")]
 pub(crate) struct SeedSettings {
-    /// Seed of the split of --data-dir, the folds and the bootstrap [default: 0]
-    #[arg(long, value_name = "N")]
+    /// Seed of the random numbers [default: 0]
+    ///
+    /// The split of --data-dir, the folds of the cross-validation and the bootstrap depend on it.
+    #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
     seed: Option<u64>,
 }
 
-/// Where the cache lies.
+/// Where the cache is.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Cache")]
 pub(crate) struct CacheSettings {
@@ -165,7 +195,7 @@ pub(crate) struct CacheSettings {
     cache_dir: Option<PathBuf>,
 }
 
-/// Every setting, each of which may be missing: one layer.
+/// Every setting; one that is missing has its default.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Settings {
     #[command(flatten)]
@@ -186,43 +216,16 @@ pub(crate) struct Settings {
     pub cache: CacheSettings,
 }
 
-/// The sections of `luthier.toml` and their keys.
-const SECTIONS: [(&str, &[&str]); 6] = [
-    ("data", &["train-dir", "test-dir", "data-dir", "test-fraction", "seed"]),
-    (
-        "extract",
-        &[
-            "views",
-            "combine",
-            "decode",
-            "weights",
-            "device",
-            "precision",
-            "batch",
-            "threads",
-            "strict",
-        ],
-    ),
-    ("features", &["variance", "components", "whiten", "solver"]),
-    ("classify", &["c", "class-weight", "folds"]),
-    ("evaluate", &["confidence"]),
-    ("cache", &["cache-dir", "rehash"]),
-];
-
-/// Keys that have another name, which older files and scripts use.
-const ALIASES: [(&str, &str); 1] = [("resize", "views")];
-
-/// Keys whose values are lists.
-const LISTS: [&str; 1] = ["views"];
-
-/// Keys whose values are paths, taken from the folder of `luthier.toml`.
-const PATHS: [&str; 4] = ["train-dir", "test-dir", "data-dir", "cache-dir"];
-
 pub(crate) fn positive(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err(format!("expected a whole number from 1 on, found {text}")),
         Ok(n) => Ok(n),
     }
+}
+
+fn whole(text: &str) -> std::result::Result<u64, String> {
+    let expected = |_| format!("expected a whole number from 0 on, found {text}");
+    text.parse().map_err(expected)
 }
 
 fn folds(text: &str) -> std::result::Result<usize, String> {
@@ -241,118 +244,55 @@ fn components(text: &str) -> std::result::Result<Keep, String> {
     }
 }
 
-/// A parser of nothing but settings, for the layers below the command line.
-#[derive(Parser)]
-#[command(no_binary_name = true)]
-struct Layer {
-    #[command(flatten)]
-    settings: Settings,
+/// A number above 0 and below 1.
+fn share(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
+        _ => Err(format!(
+            "expected a share between 0 and 1, found {text}{}",
+            meant_share(text)
+        )),
+    }
+}
+
+/// A question at the end of a message, if the text is a percentage where a share is expected.
+pub(crate) fn meant_share(text: &str) -> String {
+    let percent = text.trim().trim_end_matches('%').trim_end().parse::<f64>();
+    match percent {
+        Ok(percent) if (1.0..100.0).contains(&percent) => format!(": did you mean {}?", percent / 100.0),
+        _ => String::new(),
+    }
 }
 
 impl Settings {
-    /// Adds the layers below these flags: the environment, then `luthier.toml` in the current folder.
-    ///
-    /// # Errors
-    /// A [`Problem`] naming the variable or key that does not read.
-    pub(crate) fn with_lower_layers(self) -> Result<Self> {
-        let file = Path::new("luthier.toml");
-        let file = match std::fs::read_to_string(file) {
-            Ok(text) => from_toml(&text, file)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Settings::default(),
-            Err(error) => return Err(error).context("luthier.toml"),
-        };
-        Ok(self.or(from_environment(|name| std::env::var(name).ok())?).or(file))
-    }
-
-    /// This layer where it says something, else the lower one.
-    fn or(self, lower: Settings) -> Settings {
-        macro_rules! merge {
-            ($part:ident: $($field:ident),*) => { $(let $field = self.$part.$field.or(lower.$part.$field);)* };
-        }
-        // Folders and kept components come as a whole from one layer: they exclude each other.
-        let says_where = self.data.train_dir.is_some() || self.data.test_dir.is_some() || self.data.data_dir.is_some();
-        let DataSettings {
-            train_dir,
-            test_dir,
-            data_dir,
-            ..
-        } = if says_where {
-            self.data.clone()
-        } else {
-            lower.data.clone()
-        };
-        let says_how_many = self.features.variance.is_some() || self.features.components.is_some();
-        let FeaturesSettings {
-            variance, components, ..
-        } = if says_how_many {
-            self.features.clone()
-        } else {
-            lower.features.clone()
-        };
-        merge!(data: test_fraction, rehash);
-        merge!(extract: views, combine, decode, precision, strict);
-        merge!(network: weights, device, batch, threads);
-        merge!(features: whiten, solver);
-        merge!(classify: c, class_weight, folds);
-        merge!(evaluate: confidence);
-        merge!(seed: seed);
-        merge!(cache: cache_dir);
-        Settings {
-            data: DataSettings {
-                train_dir,
-                test_dir,
-                data_dir,
-                test_fraction,
-                rehash,
-            },
-            extract: ExtractSettings {
-                views,
-                combine,
-                decode,
-                precision,
-                strict,
-            },
-            network: NetworkSettings {
-                weights,
-                device,
-                batch,
-                threads,
-            },
-            features: FeaturesSettings {
-                variance,
-                components,
-                whiten,
-                solver,
-            },
-            classify: ClassifySettings { c, class_weight, folds },
-            evaluate: EvaluateSettings { confidence },
-            seed: SeedSettings { seed },
-            cache: CacheSettings { cache_dir },
-        }
-    }
-
     /// Where the images lie.
     ///
     /// # Errors
     /// A [`Problem`] if that is not said, or by halves.
     pub(crate) fn data_source(&self) -> Result<DataSource> {
         let DataSettings {
+            folder,
+            more_folders,
             train_dir,
             test_dir,
             data_dir,
             test_fraction,
             rehash: _,
         } = self.data.clone();
-        match (train_dir, test_dir, data_dir) {
-            (_, _, Some(data)) => {
-                let test_fraction = test_fraction.unwrap_or(0.2);
-                if !(test_fraction > 0.0 && test_fraction < 1.0) {
-                    bail!(Problem::usage(format!(
-                        "--test-fraction is {test_fraction}, expected a number above 0 and below 1"
-                    )));
-                }
-                Ok(DataSource::Whole { data, test_fraction, seed: self.seed() })
-            }
+        if let (Some(train), [test, ..]) = (&folder, more_folders.as_slice()) {
+            let n = 1 + more_folders.len();
+            bail!(Problem::usage(format!("{n} folders named, expected one")).hint(format!(
+                "for training images and test images: --train-dir {} --test-dir {}",
+                train.display(),
+                test.display()
+            )));
+        }
+        match (train_dir, test_dir, data_dir.or(folder)) {
+            (_, _, Some(data)) => Ok(DataSource::Whole {
+                data,
+                test_fraction: test_fraction.unwrap_or(0.2),
+                seed: self.seed(),
+            }),
             (Some(train), Some(test), None) => Ok(DataSource::Split { train, test }),
             (Some(_), None, None) => {
                 bail!(Problem::usage("--train-dir without --test-dir").hint("name both, or one folder with --data-dir"))
@@ -361,14 +301,17 @@ impl Settings {
                 bail!(Problem::usage("--test-dir without --train-dir").hint("name both, or one folder with --data-dir"))
             }
             (None, None, None) => bail!(Problem::usage("no images named").hint(
-                "pass --train-dir DIR --test-dir DIR, or --data-dir DIR, or write them into luthier.toml (`luthier init`)"
+                "pass a FOLDER, or --train-dir DIR --test-dir DIR, or write them into luthier.toml (`luthier init`)"
             )),
         }
     }
 
     /// The weights that were named, if any.
     pub(crate) fn named_weights(&self) -> Result<Option<WeightsSource>> {
-        Ok(self.network.weights.as_deref().map(WeightsSource::parse).transpose()?)
+        let named = self.network.weights.as_deref().map(WeightsSource::parse);
+        Ok(named
+            .transpose()
+            .map_err(|error| Problem::usage(format!("--weights: {error}")))?)
     }
 
     /// The extract stage with these weights in place of the default.
@@ -499,257 +442,5 @@ impl Settings {
     }
 }
 
-/// Reads options of the command line, as if they had been typed.
-fn parse(options: &[String], origin: &str) -> Result<Settings> {
-    let command = Layer::command().disable_help_flag(true);
-    let layer = command
-        .try_get_matches_from(options)
-        .and_then(|matches| Layer::from_arg_matches(&matches));
-    layer.map(|layer| layer.settings).map_err(|error| {
-        let text = error.render().to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        Problem::usage(format!("{origin}: {message}")).into()
-    })
-}
-
-fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Settings> {
-    let mut options = Vec::new();
-    let keys = SECTIONS.iter().flat_map(|(_, keys)| keys.iter().map(|key| (key, key)));
-    for (written, key) in keys.chain(ALIASES.iter().map(|(alias, name)| (alias, name))) {
-        let name = format!("LUTHIER_{}", written.replace('-', "_").to_uppercase());
-        if let Some(value) = get(&name).filter(|value| !value.is_empty()) {
-            let option = format!("--{key}={value}");
-            // Alone first, so that a message names the variable it is about.
-            parse(std::slice::from_ref(&option), &name)?;
-            options.push(option);
-        }
-    }
-    parse(&options, "environment")
-}
-
-fn from_toml(text: &str, path: &Path) -> Result<Settings> {
-    let file = path.display();
-    let sections: toml::Table = text
-        .parse()
-        .map_err(|error| Problem::usage(format!("{file}: {error}")))?;
-    let mut options = Vec::new();
-    for (section, keys) in sections {
-        let Some((_, known)) = SECTIONS.iter().find(|(name, _)| *name == section) else {
-            bail!(unknown(
-                &format!("{file}: section [{section}]"),
-                &section,
-                SECTIONS.map(|(name, _)| name).as_slice()
-            ));
-        };
-        let toml::Value::Table(keys) = keys else {
-            bail!(Problem::usage(format!(
-                "{file}: {section} is a value, expected a section [{section}]"
-            )));
-        };
-        for (written, value) in keys {
-            let key = written.replace('_', "-");
-            let alias = ALIASES.iter().find(|(alias, _)| *alias == key);
-            let key = alias.map_or(key, |(_, name)| (*name).to_owned());
-            let origin = format!("{file}: [{section}] {written}");
-            if !known.contains(&key.as_str()) {
-                bail!(unknown(&origin, &key, known));
-            }
-            let value = match value {
-                toml::Value::String(text) if PATHS.contains(&key.as_str()) => {
-                    path.parent().unwrap_or(Path::new("")).join(text).display().to_string()
-                }
-                toml::Value::String(text) => text,
-                toml::Value::Array(values)
-                    if LISTS.contains(&key.as_str()) && values.iter().all(toml::Value::is_str) =>
-                {
-                    values
-                        .iter()
-                        .filter_map(toml::Value::as_str)
-                        .collect::<Vec<_>>()
-                        .join(",")
-                }
-                toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
-                other => bail!(Problem::usage(format!(
-                    "{origin}: expected one value, found {}",
-                    other.type_str()
-                ))),
-            };
-            let option = format!("--{key}={value}");
-            parse(std::slice::from_ref(&option), &origin)?;
-            options.push(option);
-        }
-    }
-    parse(&options, &file.to_string())
-}
-
-fn unknown(origin: &str, found: &str, known: &[&str]) -> Problem {
-    let nearest = known
-        .iter()
-        .max_by(|a, b| strsim::jaro_winkler(found, a).total_cmp(&strsim::jaro_winkler(found, b)));
-    let problem = Problem::usage(format!("{origin} is unknown, expected one of {}", known.join(", ")));
-    match nearest.filter(|name| strsim::jaro_winkler(found, name) > 0.7) {
-        Some(name) => problem.hint(format!("did you mean {name}?")),
-        None => problem,
-    }
-}
-
 /// What `luthier init` writes: every key, commented out, with its default.
-pub(crate) const TEMPLATE: &str = include_str!("luthier.toml");
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn toml(text: &str) -> Result<Settings> {
-        from_toml(text, Path::new("luthier.toml"))
-    }
-
-    fn message(text: &str) -> String {
-        format!("{:?}", toml(text).unwrap_err().downcast::<Problem>().unwrap())
-    }
-
-    #[test]
-    fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
-        let file = toml("[features]\nvariance = 0.5\n[classify]\nfolds = 3\n[extract]\nbatch = 2").unwrap();
-        let environment = from_environment(|name| match name {
-            "LUTHIER_FOLDS" => Some("4".into()),
-            "LUTHIER_BATCH" => Some("5".into()),
-            _ => None,
-        });
-        let flags = parse(&["--batch=6".into()], "flags").unwrap();
-        let settings = flags.or(environment.unwrap()).or(file);
-        assert_eq!(settings.features_config().unwrap().keep, Keep::Variance(0.5));
-        assert_eq!(settings.classify_config().unwrap().folds, 4);
-        assert_eq!(settings.batch(), Some(6));
-        assert_eq!(settings.classify_config().unwrap().c, ChooseC::Auto(Rule::SmallestLoss));
-    }
-
-    #[test]
-    fn a_switch_in_the_file_can_be_switched_off() {
-        let file = || toml("[extract]\nstrict = true").unwrap();
-        let flag = |text: &str| parse(&[text.to_owned()], "flags").unwrap();
-        assert!(file().is_strict() && flag("--strict").is_strict());
-        assert!(!flag("--strict=false").or(file()).is_strict());
-    }
-
-    #[test]
-    fn components_on_the_command_line_replace_variance_in_the_file() {
-        let settings = parse(&["--components=98".into()], "flags")
-            .unwrap()
-            .or(toml("[features]\nvariance = 0.5").unwrap());
-        assert_eq!(settings.features_config().unwrap().keep, Keep::Components(98));
-    }
-
-    #[test]
-    fn keys_may_be_written_with_underscores_and_paths_are_relative_to_the_file() {
-        let settings = from_toml(
-            "[data]\ntrain_dir = 'a'\ntest-dir = '/b'",
-            Path::new("folder/luthier.toml"),
-        )
-        .unwrap();
-        assert_eq!(
-            settings.data_source().unwrap(),
-            DataSource::Split {
-                train: "folder/a".into(),
-                test: "/b".into()
-            }
-        );
-    }
-
-    #[test]
-    fn unknown_keys_name_the_nearest_known_one() {
-        assert_eq!(
-            message("[features]\nvarience = 0.9"),
-            "luthier.toml: [features] varience is unknown, expected one of variance, components, whiten, solver\n\
-             hint: did you mean variance?"
-        );
-        assert!(message("[feature]\nvariance = 0.9").ends_with("hint: did you mean features?"));
-        assert!(message("variance = 0.9").contains("section [variance] is unknown"));
-    }
-
-    #[test]
-    fn values_of_the_wrong_type_name_their_key() {
-        let found = message("[extract]\nbatch = 'many'");
-        assert!(
-            found.starts_with("luthier.toml: [extract] batch: invalid value 'many'"),
-            "{found}"
-        );
-        let error = from_environment(|name| (name == "LUTHIER_VIEWS").then(|| "stretch".into())).unwrap_err();
-        assert!(
-            error.to_string().contains("LUTHIER_VIEWS: invalid value 'stretch'"),
-            "{error}"
-        );
-        assert!(error.to_string().contains("expected squash, crop,"), "{error}");
-    }
-
-    #[test]
-    fn views_are_a_list_everywhere_and_are_also_called_resize() {
-        let views = |settings: Settings| {
-            settings
-                .extract_config(WeightsSource::Untrained)
-                .unwrap()
-                .extractor
-                .views
-        };
-        let both = Views::new(vec![View::Crop, View::Mirror], Combine::Concat).unwrap();
-        let file = toml("[extract]\nviews = ['crop', 'mirror']\ncombine = 'concat'").unwrap();
-        assert_eq!(views(file), both);
-        let environment = from_environment(|name| match name {
-            "LUTHIER_VIEWS" => Some("crop,mirror".into()),
-            "LUTHIER_COMBINE" => Some("concat".into()),
-            _ => None,
-        });
-        assert_eq!(views(environment.unwrap()), both);
-        assert_eq!(
-            views(parse(&["--resize=crop".into()], "flags").unwrap()),
-            View::Crop.into()
-        );
-        assert_eq!(views(toml("[extract]\nresize = 'crop'").unwrap()), View::Crop.into());
-        let environment = from_environment(|name| (name == "LUTHIER_RESIZE").then(|| "crop".into()));
-        assert_eq!(views(environment.unwrap()), View::Crop.into());
-        assert!(message("[data]\ntrain-dir = ['a', 'b']").contains("expected one value, found array"));
-        let twice = parse(&["--views=crop,crop".into()], "flags").unwrap();
-        let error = twice.extract_config(WeightsSource::Untrained).unwrap_err();
-        assert_eq!(error.to_string(), "--views: expected each view once, found crop twice");
-    }
-
-    #[test]
-    fn a_faster_precision_is_chosen_by_auto_and_named_only_to_those_who_chose_none() {
-        let settings = |options: &[&str]| {
-            let options: Vec<String> = [&["--device=cuda"], options]
-                .concat()
-                .iter()
-                .map(|&text| text.into())
-                .collect();
-            parse(&options, "flags").unwrap()
-        };
-        let precision = |settings: Settings| {
-            settings
-                .extract_config(WeightsSource::Untrained)
-                .unwrap()
-                .extractor
-                .precision
-        };
-        assert_eq!(settings(&[]).faster_precision(), Some(Precision::Fp16));
-        assert_eq!(precision(settings(&[])), Precision::Fp32);
-        for chosen in ["--precision=fp32", "--precision=auto"] {
-            assert_eq!(settings(&[chosen]).faster_precision(), None, "{chosen}");
-        }
-        assert_eq!(precision(settings(&["--precision=auto"])), Precision::Fp16);
-        assert_eq!(precision(settings(&["--precision=bf16"])), Precision::Bf16);
-    }
-
-    #[test]
-    fn the_template_reads_and_names_every_key_once() {
-        toml(TEMPLATE).unwrap();
-        let uncommented: String = TEMPLATE
-            .lines()
-            .map(|line| line.strip_prefix("#:").unwrap_or(line).to_owned() + "\n")
-            .collect();
-        for (_, keys) in SECTIONS {
-            for key in keys {
-                assert_eq!(uncommented.matches(&format!("\n{key} = ")).count(), 1, "{key}");
-            }
-        }
-    }
-}
+pub(crate) const TEMPLATE: &str = include_str!("settings/luthier.toml");

@@ -84,9 +84,6 @@ pub enum Error {
     /// Features could not be read from where they are kept.
     #[error(transparent)]
     Read(luthier_artifact::ReadError),
-    /// The cache failed.
-    #[error(transparent)]
-    Cache(#[from] luthier_cache::Error),
 }
 
 /// The result of an evaluation or its report.

@@ -24,21 +24,6 @@ pub struct Predictions<'a> {
     pub uncalibrated: ArrayView2<'a, f64>,
 }
 
-/// The digests of what the evaluate stage is given.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs {
-    /// The model.
-    pub model: Digest,
-    /// What cross-validation's models say of training images that they have not seen.
-    pub held_out: Digest,
-    /// The features of the training images.
-    pub train: Digest,
-    /// The features of the test images.
-    pub test: Digest,
-    /// The perceptual hashes of training and test images, if they are known.
-    pub hashes: Option<[Digest; 2]>,
-}
-
 /// The configuration of the evaluate stage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EvaluateConfig {
@@ -50,30 +35,17 @@ pub struct EvaluateConfig {
 
 impl EvaluateConfig {
     /// Changes when [`run`](EvaluateConfig::run) gives other results.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
 
-    /// What an evaluation of these, and the findings, depend on.
-    pub fn key(&self, inputs: &Inputs) -> Key {
+    /// The stage's key.
+    pub fn key(&self, model: Digest, test: Digest) -> Key {
         let EvaluateConfig { confidence, seed } = self;
-        let Inputs {
-            model,
-            held_out,
-            train,
-            test,
-            hashes,
-        } = inputs;
-        let key = Key::stage("evaluate", Self::VERSION)
+        Key::stage("evaluate", Self::VERSION)
             .field("confidence", confidence)
             .field("seed", seed)
-            .input("model", *model)
-            .input("held-out", *held_out)
-            .input("train", *train)
-            .input("test", *test);
-        match hashes {
-            Some([train, test]) => key.input("train hashes", *train).input("test hashes", *test),
-            None => key,
-        }
-        .finish()
+            .input("model", model)
+            .input("test", test)
+            .finish()
     }
 
     /// Measures the predictions.
@@ -353,65 +325,21 @@ mod tests {
         })
     }
 
-    fn inputs() -> Inputs {
-        let [model, held_out, train, test] =
-            ["model", "held out", "train", "test"].map(|name| Digest::of(name.as_bytes()));
-        Inputs {
-            model,
-            held_out,
-            train,
-            test,
-            hashes: None,
-        }
-    }
-
     #[test]
     fn every_field_and_input_changes_the_key() {
-        let inputs = inputs();
-        let other = Digest::of(b"other");
-        let changed = [
-            (
-                EvaluateConfig {
-                    confidence: 0.9,
-                    ..CONFIG
-                },
-                inputs,
-            ),
-            (EvaluateConfig { seed: 1, ..CONFIG }, inputs),
-            (CONFIG, Inputs { model: other, ..inputs }),
-            (
-                CONFIG,
-                Inputs {
-                    held_out: other,
-                    ..inputs
-                },
-            ),
-            (CONFIG, Inputs { train: other, ..inputs }),
-            (CONFIG, Inputs { test: other, ..inputs }),
-            (
-                CONFIG,
-                Inputs {
-                    hashes: Some([other, other]),
-                    ..inputs
-                },
-            ),
-            (
-                CONFIG,
-                Inputs {
-                    hashes: Some([other, inputs.test]),
-                    ..inputs
-                },
-            ),
-            (
-                CONFIG,
-                Inputs {
-                    hashes: Some([inputs.test, other]),
-                    ..inputs
-                },
-            ),
+        let [model, test, other] = ["model", "test", "other"].map(|input| Digest::of(input.as_bytes()));
+        let confidence = EvaluateConfig {
+            confidence: 0.9,
+            ..CONFIG
+        };
+        let seed = EvaluateConfig { seed: 1, ..CONFIG };
+        let keys = [
+            CONFIG.key(model, test),
+            confidence.key(model, test),
+            seed.key(model, test),
+            CONFIG.key(other, test),
+            CONFIG.key(model, other),
         ];
-        let mut keys: Vec<Key> = changed.iter().map(|(config, inputs)| config.key(inputs)).collect();
-        keys.push(CONFIG.key(&inputs));
         for (place, key) in keys.iter().enumerate() {
             assert!(!keys[..place].contains(key), "{place}");
         }
@@ -420,7 +348,10 @@ mod tests {
     #[test]
     fn the_key_is_pinned() {
         assert_eq!(
-            CONFIG.key(&inputs()).digest().to_string(),
+            CONFIG
+                .key(Digest::of(b"model"), Digest::of(b"test"))
+                .digest()
+                .to_string(),
             "dad2f8ecfed06a0ed36aa758613157569ef05975ce82b62a603c6dd63e76d03d"
         );
     }

@@ -1,7 +1,7 @@
 //! How well a model does: the metrics, and the report that shows them.
 //!
 //! - [`EvaluateConfig::run`] turns [`Predictions`] into an [`Evaluation`]; it is a pure function
-//! - [`Inspection::run`] turns features and [`Evaluation`] into [`Findings`]: images that deserve a look
+//! - [`DuplicatesConfig`], [`SuspectsConfig`] and [`NeighboursConfig`] find images that deserve a look: [`Findings`]
 //! - [`write_report`] renders an [`Evaluation`] and its [`Context`] as a page, tables and plots
 //! - [`Comparison`] says what became better and worse from one report to another
 //!
@@ -18,8 +18,11 @@ mod report;
 
 pub use comparison::{Answer, Change, ClassChange, Comparison, Flip, McNemar, Relabelled, ReportedRun, Side, Verdict};
 pub use error::{Error, Result};
-pub use evaluate::{EvaluateConfig, Evaluation, Inputs, Predictions, Row};
-pub use findings::{Duplicates, Findings, ImageRef, Inspection, Likeness, Neighbour, Neighbours, Suspect};
+pub use evaluate::{EvaluateConfig, Evaluation, Predictions, Row};
+pub use findings::{
+    Duplicates, DuplicatesConfig, Findings, HeldOutImages, ImageRef, Likeness, LookAlikeGroup, LookAlikes,
+    NearestImages, Neighbour, Neighbours, NeighboursConfig, Scatter, Suspect, Suspects, SuspectsConfig,
+};
 pub use interval::{BOOTSTRAP_RESAMPLES, Estimate};
 pub use metrics::ClassMetrics;
 pub use reliability::{Reliability, ReliabilityBin};

@@ -18,13 +18,13 @@ mod views;
 
 pub use crate::image::decode::decode;
 pub use crate::image::decoding::{Decoding, Unreadable};
-pub use crate::image::perceptual_hash::PerceptualHash;
+pub use crate::image::perceptual_hash::{PERCEPTUAL_HASH, PerceptualHash};
 pub use crate::image::preprocess::Preprocess;
 pub use crate::image::thumbnail::thumbnail;
 pub use crate::image::view::View;
 pub use error::{Error, Result};
 pub use extractor::{Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource};
-pub use luthier_artifact::Observer;
+pub use luthier_artifact::{Observer, Task};
 pub use network::device::{Device, Precision};
 pub use network::resnet50::WIDTH;
 pub use network::weights::{NamedWeights, WeightsSource};

@@ -376,7 +376,7 @@ fn digest(
         }));
     }
     let unknown: Vec<usize> = (0..files.len()).filter(|&place| contents[place].is_none()).collect();
-    observer.begin("files read", unknown.len() as u64);
+    let task = observer.task("files read", unknown.len() as u64);
     // What was read is remembered in between, so that a first scan that is interrupted has not read for nothing.
     for batch in unknown.chunks(READ_AT_ONCE) {
         let read: Vec<Content> = (batch.par_iter())
@@ -384,7 +384,7 @@ fn digest(
                 if observer.is_interrupted() {
                     return Err(Error::Interrupted);
                 }
-                observer.advance(1);
+                task.advance(1);
                 let path = source.folder(files[place].split).join(&files[place].file);
                 Ok(Digest::of_file(&path).map_or_else(|error| Content::Unreadable(error.to_string()), Content::Digest))
             })
@@ -402,7 +402,7 @@ fn digest(
             contents[place] = Some(content);
         }
     }
-    observer.end();
+    drop(task);
     let n_read = unknown.len();
     let entries = files
         .into_iter()

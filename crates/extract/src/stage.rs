@@ -2,14 +2,15 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use luthier_artifact::{
-    Artifact, Content, Digest, ExtractorInfo, FeatureRows, Key, KeyBuilder, Manifest, ManifestEntry, Split, json,
+    Artifact, Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, KeyBuilder, KeyPart, Manifest,
+    ManifestEntry, Split, json,
 };
-use luthier_cache::{Cache, PERCEPTUAL_HASH};
+use luthier_cache::{Cache, Descriptor, References};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Observer, PerceptualHash, Result,
-    View, Views, WIDTH, WeightsSource, WeightsStore,
+    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Observer, PERCEPTUAL_HASH,
+    PerceptualHash, Result, View, Views, WIDTH, WeightsSource, WeightsStore,
 };
 
 /// How much work a killed process may lose at most.
@@ -32,10 +33,8 @@ pub struct Extraction {
     pub train: FeatureRows,
     /// The features to evaluate on.
     pub test: FeatureRows,
-    /// The perceptual hashes of the images to fit on, row by row those of `train`.
-    pub train_hashes: FeatureRows,
-    /// The perceptual hashes of the images to evaluate on.
-    pub test_hashes: FeatureRows,
+    /// The distinct images of both, with their perceptual hashes.
+    pub images: ImageRows,
     /// The images that could not be decoded.
     pub skipped: SkippedImages,
     /// How many images went through the network.
@@ -72,7 +71,7 @@ impl Artifact for SkippedImages {
 
 impl ExtractConfig {
     /// Changes when the same features are put into tables in another way.
-    pub const VERSION: u32 = 4;
+    pub const VERSION: u32 = 5;
 
     /// The stage's key. `manifest` is the digest of the manifest.
     ///
@@ -94,16 +93,63 @@ impl ExtractConfig {
         // From the key, because hashing the weights again costs as much as all the rest of an unchanged run.
         let sha256 = keys[0].get("weights").expect("the weights are part of the key");
         let views: Vec<String> = extractor.views.as_slice().iter().map(View::to_string).collect();
-        let extractors = Extractors::new(&keys, &extractor.views);
+        let descriptors = DescriptorDigests::new(&keys, &extractor.views);
         Ok(key
             .field("views", views.join(", "))
             .field("combine", extractor.views.combination())
             // The name is in the tables, though it changes no feature.
             .field("weights name", extractor.weights_name(sha256))
-            .field("extractor", extractors)
-            .field(PERCEPTUAL_HASH, PerceptualHash::extractor(extractor.decode))
+            .field("extractor", descriptors)
+            .field(PERCEPTUAL_HASH, PerceptualHash::descriptor(extractor.decode))
             .input("manifest", manifest)
             .finish())
+    }
+
+    /// The kinds of vectors that an execution's tables are made of: that of each view, in order, that
+    /// of the rows if several views are combined, and that of the perceptual hashes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the weights file cannot be read.
+    pub fn descriptors(&self) -> Result<Vec<Descriptor>> {
+        let ExtractConfig { extractor } = self;
+        let keys = extractor.keys()?;
+        let sha256 = keys[0].get("weights").expect("the weights are part of the key");
+        let weights = part("weights name", extractor.weights_name(sha256));
+        let mut descriptors: Vec<Descriptor> = (keys.iter())
+            .map(|key| Descriptor {
+                digest: key.digest(),
+                parts: key.parts.iter().chain([&weights]).cloned().collect(),
+            })
+            .collect();
+        let of_rows = DescriptorDigests::new(&keys, &extractor.views).of_rows;
+        if let [first, _, ..] = keys.as_slice() {
+            let views: Vec<String> = extractor.views.as_slice().iter().map(View::to_string).collect();
+            let of_all = first.parts.iter().filter(|part| part.name != "view");
+            let own = [
+                part("views", views.join(", ")),
+                part("combine", extractor.views.combination()),
+            ];
+            descriptors.push(Descriptor {
+                digest: of_rows,
+                parts: own.iter().chain(of_all).chain([&weights]).cloned().collect(),
+            });
+        }
+        descriptors.push(Descriptor {
+            digest: PerceptualHash::descriptor(extractor.decode),
+            parts: vec![part("view", PERCEPTUAL_HASH), part("decode", extractor.decode)],
+        });
+        Ok(descriptors)
+    }
+
+    /// What an execution refers to that gave [`ImageRows`] with this digest.
+    ///
+    /// # Errors
+    /// Those of [`descriptors`](ExtractConfig::descriptors).
+    pub fn references(&self, images: Digest) -> Result<References> {
+        Ok(References {
+            descriptors: self.descriptors()?,
+            images: vec![images],
+        })
     }
 
     /// Embeds the images that the cache does not know, and puts all features into tables.
@@ -128,16 +174,16 @@ impl ExtractConfig {
             .get("weights")
             .expect("the weights are part of the key")
             .to_owned();
-        let extractors = Extractors::new(&keys, &extractor.views);
+        let descriptors = DescriptorDigests::new(&keys, &extractor.views);
         let images = distinct_images(manifest);
         let digests: Vec<Digest> = images.iter().map(|(digest, _)| *digest).collect();
-        let of_hashes = PerceptualHash::extractor(extractor.decode);
-        let mut vectors = cache.feature_digests(&extractors.of_rows, &digests)?;
+        let of_hashes = PerceptualHash::descriptor(extractor.decode);
+        let mut vectors = cache.feature_digests(&descriptors.of_rows, &digests)?;
         let hashes = cache.feature_digests(&of_hashes, &digests)?;
         let without_row: Vec<usize> = (0..digests.len()).filter(|&place| vectors[place].is_none()).collect();
         let to_make: Vec<Digest> = without_row.iter().map(|&place| digests[place]).collect();
         let mut missing = vec![Vec::new(); digests.len()];
-        for (&place, views) in without_row.iter().zip(extractors.missing(&to_make, views, cache)?) {
+        for (&place, views) in without_row.iter().zip(descriptors.missing(&to_make, views, cache)?) {
             missing[place] = views;
         }
         let mut files: Vec<ImageInput> = (missing.into_iter().enumerate())
@@ -155,17 +201,17 @@ impl ExtractConfig {
         if !files.is_empty() {
             let network = Extractor::load(extractor, store, n_threads, files.len(), observer)?;
             check_weights(extractor, &expected)?;
-            observer.begin("images embedded", files.len() as u64);
+            let task = observer.task("images embedded", files.len() as u64);
             let mut commit = Commit {
                 cache,
-                extractors: &extractors.of_views,
+                of_views: &descriptors.of_views,
                 of_hashes,
                 pending: vec![Vec::new(); views.len()],
                 pending_hashes: Vec::new(),
                 since: Instant::now(),
             };
             let outcome = network.embed(&files, observer, |place, embedded| {
-                observer.advance(1);
+                task.advance(1);
                 let ImageInput {
                     digest, views: wanted, ..
                 } = &files[place];
@@ -191,12 +237,11 @@ impl ExtractConfig {
             // Also when the run ends early: what was embedded is kept.
             commit.flush()?;
             outcome?;
-            observer.end();
         }
         skipped.sort();
         let skipped = SkippedImages(skipped);
-        extractors.combine(&to_make, &extractor.views, cache)?;
-        let made = cache.feature_digests(&extractors.of_rows, &to_make)?;
+        descriptors.combine(&to_make, &extractor.views, cache)?;
+        let made = cache.feature_digests(&descriptors.of_rows, &to_make)?;
         for (place, vector) in without_row.into_iter().zip(made) {
             vectors[place] = vector;
         }
@@ -207,18 +252,15 @@ impl ExtractConfig {
             width: extractor.views.width(),
             extractor: extractor.info(&expected),
         };
-        let hashes = Known {
-            images: &digests,
-            vectors: &cache.feature_digests(&of_hashes, &digests)?,
-            width: PerceptualHash::WIDTH,
-            extractor: PerceptualHash::info(&extractor.decode.to_string()),
-        };
-        let rows = |split, known| rows(manifest, split, known, &skipped);
+        let hashes = cache.feature_digests(&of_hashes, &digests)?;
+        let (train, test) = (
+            rows(manifest, Split::Train, &features, &skipped)?,
+            rows(manifest, Split::Test, &features, &skipped)?,
+        );
         Ok(Extraction {
-            train: rows(Split::Train, &features)?,
-            test: rows(Split::Test, &features)?,
-            train_hashes: rows(Split::Train, &hashes)?,
-            test_hashes: rows(Split::Test, &hashes)?,
+            images: image_rows(&[&train, &test], &digests, &hashes)?,
+            train,
+            test,
             n_embedded,
             n_reused: digests.len() - n_embedded - skipped.0.len(),
             skipped,
@@ -230,16 +272,23 @@ impl ExtractConfig {
     /// # Errors
     /// [`Error::Io`] if the weights file cannot be read, [`Error::Cache`] if the cache fails.
     pub fn count_missing(&self, manifest: &Manifest, cache: &Cache) -> Result<usize> {
-        let extractors = Extractors::new(&self.extractor.keys()?, &self.extractor.views);
+        let descriptors = DescriptorDigests::new(&self.extractor.keys()?, &self.extractor.views);
         let images: Vec<Digest> = (distinct_images(manifest).into_iter())
             .map(|(digest, _)| digest)
             .collect();
-        let rows = cache.feature_digests(&extractors.of_rows, &images)?;
+        let rows = cache.feature_digests(&descriptors.of_rows, &images)?;
         let without_row: Vec<Digest> = (images.into_iter().zip(rows))
             .filter_map(|(image, row)| row.is_none().then_some(image))
             .collect();
-        let missing = extractors.missing(&without_row, self.extractor.views.as_slice(), cache)?;
+        let missing = descriptors.missing(&without_row, self.extractor.views.as_slice(), cache)?;
         Ok(missing.iter().filter(|views| !views.is_empty()).count())
+    }
+}
+
+fn part(name: &str, value: impl fmt::Display) -> KeyPart {
+    KeyPart {
+        name: name.to_owned(),
+        value: value.to_string(),
     }
 }
 
@@ -253,15 +302,16 @@ fn check_weights(extractor: &ExtractorConfig, expected: &str) -> Result<()> {
     }
 }
 
-/// What the cache knows features by: those of each view, and those that make a row, which differ if a row is made of
-/// several views.
-struct Extractors {
+/// The digests of the descriptors that rows are made of.
+struct DescriptorDigests {
+    /// The features of each view.
     of_views: Vec<Digest>,
+    /// The rows: the features of the only view, or of several views combined.
     of_rows: Digest,
 }
 
-impl Extractors {
-    /// `keys` are those of the views.
+impl DescriptorDigests {
+    /// `keys` are the keys of the views, in their order.
     fn new(keys: &[Key], views: &Views) -> Self {
         let of_views: Vec<Digest> = keys.iter().map(Key::digest).collect();
         let of_rows = match of_views.as_slice() {
@@ -273,14 +323,14 @@ impl Extractors {
                 several.iter().enumerate().fold(key, place).finish().digest()
             }
         };
-        Extractors { of_views, of_rows }
+        DescriptorDigests { of_views, of_rows }
     }
 
     /// The views of each image that the cache does not know.
     fn missing(&self, images: &[Digest], views: &[View], cache: &Cache) -> Result<Vec<Vec<View>>> {
         let mut missing = vec![Vec::new(); images.len()];
-        for (extractor, view) in self.of_views.iter().zip(views) {
-            let known = cache.feature_digests(extractor, images)?;
+        for (descriptor, view) in self.of_views.iter().zip(views) {
+            let known = cache.feature_digests(descriptor, images)?;
             for (missing, known) in missing.iter_mut().zip(known) {
                 if known.is_none() {
                     missing.push(*view);
@@ -297,7 +347,7 @@ impl Extractors {
         }
         for images in images.chunks(ROWS_AT_ONCE) {
             let of_views: Vec<Vec<Option<Digest>>> = (self.of_views.iter())
-                .map(|extractor| cache.feature_digests(extractor, images))
+                .map(|descriptor| cache.feature_digests(descriptor, images))
                 .collect::<luthier_cache::Result<_>>()?;
             // An image that was skipped has none of them.
             let places: Vec<usize> = (0..images.len())
@@ -323,7 +373,7 @@ impl Extractors {
     }
 }
 
-impl fmt::Display for Extractors {
+impl fmt::Display for DescriptorDigests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut digests = self.of_views.clone();
         digests.push(self.of_rows);
@@ -336,9 +386,9 @@ impl fmt::Display for Extractors {
 /// Rows on their way into the cache.
 struct Commit<'a> {
     cache: &'a Cache,
-    /// What the features of each view are known by.
-    extractors: &'a [Digest],
-    /// What perceptual hashes are known by.
+    /// The descriptor of each view's features.
+    of_views: &'a [Digest],
+    /// The descriptor of perceptual hashes.
     of_hashes: Digest,
     /// Rows of each view, by image.
     pending: Vec<Vec<(Digest, Vec<f32>)>>,
@@ -356,8 +406,8 @@ impl Commit<'_> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        for (extractor, rows) in self.extractors.iter().zip(&mut self.pending) {
-            self.cache.store_features(extractor, rows)?;
+        for (descriptor, rows) in self.of_views.iter().zip(&mut self.pending) {
+            self.cache.store_features(descriptor, rows)?;
             rows.clear();
         }
         self.cache.store_features(&self.of_hashes, &self.pending_hashes)?;
@@ -426,6 +476,24 @@ fn rows(manifest: &Manifest, split: Split, known: &Known<'_>, skipped: &SkippedI
     })
 }
 
+/// The distinct images of tables with their perceptual hashes. `images` are ascending, and `hashes` belong to them.
+fn image_rows(tables: &[&FeatureRows], images: &[Digest], hashes: &[Option<Digest>]) -> Result<ImageRows> {
+    let hash = |image: &Digest| {
+        let place = images.binary_search(image).ok();
+        let (what, digest) = ("perceptual hash of image", *image);
+        place
+            .and_then(|place| hashes[place])
+            .ok_or(luthier_cache::Error::Lost { what, digest })
+    };
+    let of_tables: Vec<Vec<Digest>> = (tables.iter())
+        .map(|table| table.images.iter().map(hash).collect::<luthier_cache::Result<_>>())
+        .collect::<luthier_cache::Result<_>>()?;
+    let tables: Vec<(&FeatureRows, &[Digest])> = (tables.iter().zip(&of_tables))
+        .map(|(table, hashes)| (*table, hashes.as_slice()))
+        .collect();
+    Ok(ImageRows::new(&tables, PerceptualHash::WIDTH))
+}
+
 fn label(manifest: &Manifest, entry: &ManifestEntry) -> usize {
     manifest
         .label(entry.class())
@@ -462,6 +530,46 @@ fn check_classes(source: &DataSource, manifest: &Manifest, skipped: &SkippedImag
 mod tests {
     use super::*;
     use crate::{Decoding, Device, Precision};
+
+    #[test]
+    fn descriptors_are_those_of_the_views_then_of_the_rows_then_of_the_hashes() {
+        let descriptors = |views: Views| {
+            let extractor = ExtractorConfig {
+                views,
+                decode: Decoding::Scaled,
+                weights: WeightsSource::Untrained,
+                precision: Precision::Fp32,
+                device: Device::Cpu,
+                batch: None,
+            };
+            let key = ExtractConfig {
+                extractor: extractor.clone(),
+            }
+            .key(Digest::of(b"manifest"))
+            .unwrap();
+            let descriptors = ExtractConfig { extractor }.descriptors().unwrap();
+            let digests: Vec<String> = descriptors.iter().map(|found| found.digest.to_string()).collect();
+            // The key names the same, without parts.
+            let of_key = format!(
+                "{} {}",
+                key.get("extractor").unwrap(),
+                key.get(PERCEPTUAL_HASH).unwrap()
+            );
+            assert_eq!(digests.join(" "), of_key);
+            let shown = |found: &Descriptor| {
+                let of_view = |part: &&KeyPart| ["view", "views", "combine"].contains(&part.name.as_str());
+                let parts = found.parts.iter().filter(of_view);
+                parts.map(|part| part.value.clone()).collect::<Vec<_>>().join(" by ")
+            };
+            descriptors.iter().map(shown).collect::<Vec<_>>()
+        };
+        assert_eq!(descriptors(View::Squash.into()), ["squash", "perceptual hash"]);
+        let both = Views::new(vec![View::Crop, View::Mirror], crate::Combine::Mean).unwrap();
+        assert_eq!(
+            descriptors(both),
+            ["crop", "mirror", "crop, mirror by mean", "perceptual hash"]
+        );
+    }
 
     #[test]
     fn weights_that_were_replaced_after_the_key_was_made_are_an_error() {

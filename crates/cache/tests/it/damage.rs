@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use luthier_artifact::{Artifact, Digest, FeatureTable, FileStat, Key, Manifest};
-use luthier_cache::{Cache, Error, Execution, Output, Reuse, RunStage, StoredTable};
+use luthier_cache::{Cache, Descriptor, Error, Execution, Output, References, Reuse, RunStage, StoredTable};
+use luthier_testing::{Need, has_run_unprivileged};
 use ndarray::Array2;
 
-use crate::{EXTRACTOR, Folder, features, manifest, table};
+use crate::{DESCRIPTOR, Folder, features, manifest, table};
 
 const N_IMAGES: usize = 12;
 const WIDTH: usize = 2048;
@@ -27,7 +28,7 @@ impl Random {
 
 /// What a run stores, and what it asks later. Equal to itself however often it is made.
 struct Truth {
-    extractor: Digest,
+    descriptor: Digest,
     features: Vec<(Digest, Vec<f32>)>,
     manifests: [Manifest; 2],
     table: FeatureTable,
@@ -61,6 +62,13 @@ impl Truth {
                 digest,
             }],
             seconds: 1.5,
+            references: References {
+                descriptors: vec![Descriptor {
+                    digest: Digest::of(DESCRIPTOR),
+                    parts: Key::stage("descriptor", 1).finish().parts,
+                }],
+                images: vec![digest],
+            },
         };
         let executions = vec![
             execution("scan", 1, manifests[0].digest()),
@@ -78,7 +86,7 @@ impl Truth {
             inode: 9,
         };
         Truth {
-            extractor: Digest::of(EXTRACTOR),
+            descriptor: Digest::of(DESCRIPTOR),
             features,
             manifests,
             table,
@@ -98,7 +106,7 @@ impl Truth {
             cache.put(manifest)?;
         }
         cache.put_table(&self.table)?;
-        cache.store_features(&self.extractor, &self.features)?;
+        cache.store_features(&self.descriptor, &self.features)?;
         self.executions
             .iter()
             .try_for_each(|execution| cache.record(execution))?;
@@ -127,7 +135,7 @@ impl Truth {
         };
         check(found.is_none(), found.as_ref() == Some(&self.table), "table");
         let images: Vec<Digest> = self.features.iter().map(|(image, _)| *image).collect();
-        let found = features(cache, &self.extractor, &images, WIDTH);
+        let found = features(cache, &self.descriptor, &images, WIDTH);
         for (image, row) in &self.features {
             let found = found.get(image);
             check(found.is_none(), found == Some(row), "features");
@@ -136,9 +144,10 @@ impl Truth {
         assert!(of_another.iter().all(Option::is_none), "{place}");
         for execution in &self.executions {
             let found = cache.execution(&execution.key.digest()).unwrap();
-            let is_right = found
-                .as_ref()
-                .is_some_and(|found| found.key == execution.key && found.outputs == execution.outputs);
+            let is_right = found.as_ref().is_some_and(|found| {
+                (&found.key, &found.outputs, &found.references)
+                    == (&execution.key, &execution.outputs, &execution.references)
+            });
             check(found.is_none(), is_right, "execution");
         }
         let last = cache.last_run(PROJECT).unwrap();
@@ -304,7 +313,7 @@ fn an_index_without_its_head_keeps_all_features() {
         }
         let folder = lay_out(&files);
         let images: Vec<Digest> = truth.features.iter().map(|(image, _)| *image).collect();
-        let found = features(&folder.open(), &truth.extractor, &images, WIDTH);
+        let found = features(&folder.open(), &truth.descriptor, &images, WIDTH);
         assert_eq!(found.len(), N_IMAGES, "closed: {closed}");
         // In the other case the log holds another copy of the head, and SQLite reads that.
         assert_eq!(folder.root.path().join("index.sqlite.damaged").exists(), closed);
@@ -379,7 +388,7 @@ fn who_has_the_damaged_index_open_goes_on_in_the_new_one() {
     let folder = lay_out(&stored(&truth, true));
     let (finder, other) = (folder.open(), folder.open());
     let [before, after] = ["before", "after"].map(|name| Digest::of(name.as_bytes()));
-    other.store_features(&truth.extractor, &[(before, vec![1.0])]).unwrap();
+    other.store_features(&truth.descriptor, &[(before, vec![1.0])]).unwrap();
 
     // Some process scribbles over the pages of records, of which SQLite keeps no copy yet.
     let index = folder.root.path().join("index.sqlite");
@@ -393,15 +402,15 @@ fn who_has_the_damaged_index_open_goes_on_in_the_new_one() {
     truth.count_misses(&finder, "the finder");
     assert!(folder.root.path().join("index.sqlite.damaged").exists());
 
-    other.store_features(&truth.extractor, &[(after, vec![2.0])]).unwrap();
+    other.store_features(&truth.descriptor, &[(after, vec![2.0])]).unwrap();
     drop(other);
-    let rows = features(&folder.open(), &truth.extractor, &[before, after], 1);
+    let rows = features(&folder.open(), &truth.descriptor, &[before, after], 1);
     assert_eq!(
         (rows.get(&before), rows.get(&after)),
         (Some(&vec![1.0]), Some(&vec![2.0]))
     );
     drop(finder);
-    assert_eq!(features(&folder.open(), &truth.extractor, &[after], 1).len(), 1);
+    assert_eq!(features(&folder.open(), &truth.descriptor, &[after], 1).len(), 1);
 }
 
 #[test]
@@ -430,6 +439,9 @@ fn tables_of_another_form_are_damage() {
 
 #[test]
 fn a_folder_that_may_only_be_read_is_read_and_nothing_is_added() {
+    if has_run_unprivileged("damage::a_folder_that_may_only_be_read_is_read_and_nothing_is_added") {
+        return;
+    }
     let outside = tempfile::tempdir().unwrap();
     let truth = Truth::new(&outside.path().join("export"));
     let folder = lay_out(&stored(&truth, true));
@@ -443,7 +455,7 @@ fn a_folder_that_may_only_be_read_is_read_and_nothing_is_added() {
     read_only(true);
     if fs::write(folder.root.path().join("probe"), "").is_ok() {
         read_only(false);
-        println!("skipped: this user may write everywhere");
+        Need::ReadOnlyFolder.skip();
         return;
     }
     let before = crate::files(folder.root.path());
@@ -452,8 +464,8 @@ fn a_folder_that_may_only_be_read_is_read_and_nothing_is_added() {
         assert_eq!(truth.count_misses(&cache, "read-only"), 0);
         truth.store(&cache);
         let image = Digest::of(b"new");
-        cache.store_features(&truth.extractor, &[(image, vec![1.0])]).unwrap();
-        assert_eq!(features(&cache, &truth.extractor, &[image], 1).len(), 1);
+        cache.store_features(&truth.descriptor, &[(image, vec![1.0])]).unwrap();
+        assert_eq!(features(&cache, &truth.descriptor, &[image], 1).len(), 1);
     }
     assert!(before == crate::files(folder.root.path()));
     read_only(false);

@@ -12,7 +12,7 @@ use luthier_artifact::{
     Artifact, Content, Digest, ExtractorInfo, FeatureTable, FileStat, Key, Manifest, ManifestEntry, Split, Written,
     vector_digest, write_atomically,
 };
-use luthier_cache::{Cache, Error, Execution, Output, Reuse, RunStage};
+use luthier_cache::{Cache, Error, Execution, Output, References, Reuse, RunStage};
 use ndarray::{array, aview1};
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -87,8 +87,8 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The features of those images whose features the cache has, and still has.
-fn features(cache: &Cache, extractor: &Digest, images: &[Digest], width: usize) -> HashMap<Digest, Vec<f32>> {
-    let vectors = cache.feature_digests(extractor, images).unwrap();
+fn features(cache: &Cache, descriptor: &Digest, images: &[Digest], width: usize) -> HashMap<Digest, Vec<f32>> {
+    let vectors = cache.feature_digests(descriptor, images).unwrap();
     let known = images
         .iter()
         .zip(vectors)
@@ -102,7 +102,7 @@ fn features(cache: &Cache, extractor: &Digest, images: &[Digest], width: usize) 
         .collect()
 }
 
-const EXTRACTOR: &[u8] = b"extractor";
+const DESCRIPTOR: &[u8] = b"descriptor";
 
 #[test]
 fn an_artifact_is_read_back_by_its_digest() {
@@ -131,17 +131,17 @@ fn every_flipped_byte_of_an_object_is_a_miss() {
 }
 
 #[test]
-fn features_are_kept_per_extractor_and_image() {
+fn features_are_kept_per_descriptor_and_image() {
     let folder = Folder::new();
-    let (extractor, image) = (Digest::of(EXTRACTOR), Digest::of(b"image"));
+    let (descriptor, image) = (Digest::of(DESCRIPTOR), Digest::of(b"image"));
     let row = vec![1.5, -0.0, f32::MAX];
     folder
         .open()
-        .store_features(&extractor, &[(image, row.clone())])
+        .store_features(&descriptor, &[(image, row.clone())])
         .unwrap();
     let cache = folder.open();
     let found = cache
-        .feature_digests(&extractor, &[image, Digest::of(b"unknown")])
+        .feature_digests(&descriptor, &[image, Digest::of(b"unknown")])
         .unwrap();
     let vector = vector_digest(aview1(&row));
     assert_eq!(found, [Some(vector), None]);
@@ -151,7 +151,7 @@ fn features_are_kept_per_extractor_and_image() {
         features.iter().map(bits).collect::<Vec<_>>(),
         row.iter().map(bits).collect::<Vec<_>>()
     );
-    let other = Digest::of(b"another extractor");
+    let other = Digest::of(b"another descriptor");
     assert_eq!(cache.feature_digests(&other, &[image]).unwrap(), [None]);
 }
 
@@ -195,21 +195,21 @@ fn a_table_is_read_back_whole_or_in_blocks_and_equal_rows_are_stored_once() {
 fn a_table_that_lost_a_row_is_forgotten_with_it() {
     let folder = Folder::new();
     let cache = folder.open();
-    let (extractor, image) = (Digest::of(EXTRACTOR), Digest::of(b"b"));
-    cache.store_features(&extractor, &[(image, vec![3.0, 4.0])]).unwrap();
+    let (descriptor, image) = (Digest::of(DESCRIPTOR), Digest::of(b"b"));
+    cache.store_features(&descriptor, &[(image, vec![3.0, 4.0])]).unwrap();
     for damage in [
         "UPDATE vector SET bytes = x'0000803f00000041'",
         "UPDATE vector SET bytes = x'00'",
         "DELETE FROM vector",
     ] {
         let digest = cache.put_table(&table()).unwrap();
-        cache.store_features(&extractor, &[(image, vec![3.0, 4.0])]).unwrap();
+        cache.store_features(&descriptor, &[(image, vec![3.0, 4.0])]).unwrap();
         folder.tamper(damage);
         let error = cache.table(&digest).unwrap().unwrap().load().unwrap_err();
         assert!(matches!(error, Error::Lost { .. }), "{error}");
         assert!(cache.table(&digest).unwrap().is_none());
         assert_eq!(
-            cache.feature_digests(&extractor, &[image]).unwrap(),
+            cache.feature_digests(&descriptor, &[image]).unwrap(),
             [None],
             "after {damage}"
         );
@@ -220,8 +220,8 @@ fn a_table_that_lost_a_row_is_forgotten_with_it() {
 fn damaged_rows_are_misses_and_verify_forgets_them() {
     let folder = Folder::new();
     let cache = folder.open();
-    let (extractor, image) = (Digest::of(EXTRACTOR), Digest::of(b"image"));
-    cache.store_features(&extractor, &[(image, vec![1.0, 2.0])]).unwrap();
+    let (descriptor, image) = (Digest::of(DESCRIPTOR), Digest::of(b"image"));
+    cache.store_features(&descriptor, &[(image, vec![1.0, 2.0])]).unwrap();
     let key = Key::stage("features", 1).field("variance", 0.98).finish();
     let outputs = vec![Output {
         name: "projection".into(),
@@ -232,6 +232,7 @@ fn damaged_rows_are_misses_and_verify_forgets_them() {
             key: key.clone(),
             outputs,
             seconds: 1.0,
+            references: References::default(),
         })
         .unwrap();
     let stat = FileStat {
@@ -283,6 +284,7 @@ fn an_execution_without_its_outputs_is_a_miss_but_its_key_is_remembered() {
             key: key.clone(),
             outputs,
             seconds: 1.0,
+            references: References::default(),
         })
         .unwrap();
     assert_eq!(
@@ -304,8 +306,14 @@ fn the_history_of_a_stage_is_in_the_order_in_which_runs_used_it_last() {
     let cache = folder.open();
     let key = |stage: &str, variance: f64| Key::stage(stage, 1).field("variance", variance).finish();
     let record = |key: Key, seconds| {
-        let outputs = Vec::new();
-        cache.record(&Execution { key, outputs, seconds }).unwrap();
+        cache
+            .record(&Execution {
+                key,
+                outputs: Vec::new(),
+                seconds,
+                references: References::default(),
+            })
+            .unwrap();
     };
     let run = |variance: f64| {
         let used = RunStage {

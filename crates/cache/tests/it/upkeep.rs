@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use luthier_artifact::{Digest, FileStat, Key};
-use luthier_cache::{Cache, DryRun, Error, Execution, GcReport, Keep, LastRun, Output, Reuse, RunStage};
+use luthier_cache::{
+    Cache, Descriptor, DryRun, Error, Execution, GcLimits, GcReport, LastRun, Output, References, Reuse, RunStage,
+};
 
-use rusqlite::Connection;
-
-use crate::{EXTRACTOR, Folder, features, manifest, table};
+use crate::{DESCRIPTOR, Folder, features, manifest, table};
 
 const REUSE: Reuse = Reuse {
     stages_reused: 3,
@@ -26,54 +26,65 @@ fn images() -> [Digest; 2] {
 /// Scans a data set of one class: stores its manifest and gives the stage's key.
 fn scan(cache: &Cache, class: &str) -> (RunStage, Digest) {
     let digest = cache.put(&manifest(class)).unwrap();
-    let key = Key::stage("scan", 1).input("manifest", digest).finish();
-    let outputs = vec![Output {
-        name: "scan".into(),
-        digest,
-    }];
-    let stage = RunStage {
-        stage: "scan".into(),
-        key: key.digest(),
+    let key = Key::stage("look", 1).input("manifest", digest).finish();
+    let references = References {
+        descriptors: Vec::new(),
+        images: vec![digest],
     };
-    let execution = Execution {
-        key,
-        outputs,
-        seconds: 0.0,
-    };
-    cache.record(&execution).unwrap();
-    (stage, digest)
+    (record(cache, key, &[digest], references), digest)
 }
 
-/// Embeds the images of a data set with an extractor.
-fn extract(cache: &Cache, class: &str, extractors: &[Digest]) -> RunStage {
+/// Embeds the images of a data set: stores a vector of each descriptor.
+fn extract(cache: &Cache, class: &str, descriptors: &[Digest]) -> RunStage {
     let digest = cache.put(&manifest(class)).unwrap();
-    for extractor in extractors {
+    for descriptor in descriptors {
         let rows = images().map(|image| (image, vec![0.5; 2048]));
-        cache.store_features(extractor, &rows).unwrap();
+        cache.store_features(descriptor, &rows).unwrap();
     }
-    let names: Vec<String> = extractors.iter().map(Digest::to_string).collect();
-    let key = Key::stage("extract", 1)
-        .field("views", "squash, crop")
-        .field("extractor", names.join(" "))
+    let descriptors: Vec<Descriptor> = descriptors.iter().map(|digest| descriptor(*digest)).collect();
+    let key = Key::stage("embed", 1)
+        .field("descriptors", descriptors.len())
         .input("manifest", digest)
         .finish();
+    let references = References {
+        descriptors,
+        images: Vec::new(),
+    };
+    record(cache, key, &[], references)
+}
+
+fn descriptor(digest: Digest) -> Descriptor {
+    Descriptor {
+        digest,
+        parts: Key::stage("descriptor", 1).input("digest", digest).finish().parts,
+    }
+}
+
+/// Records an execution whose outputs have these digests.
+fn record(cache: &Cache, key: Key, outputs: &[Digest], references: References) -> RunStage {
+    let output = |digest: &Digest| Output {
+        name: "output".into(),
+        digest: *digest,
+    };
     let stage = RunStage {
-        stage: "extract".into(),
+        stage: key.stage.clone(),
         key: key.digest(),
     };
-    let execution = Execution {
-        key,
-        outputs: Vec::new(),
-        seconds: 0.0,
-    };
-    cache.record(&execution).unwrap();
+    cache
+        .record(&Execution {
+            key,
+            outputs: outputs.iter().map(output).collect(),
+            seconds: 0.0,
+            references,
+        })
+        .unwrap();
     stage
 }
 
-fn runs(runs: usize) -> Keep {
-    Keep {
+fn runs(runs: usize) -> GcLimits {
+    GcLimits {
         runs: Some(runs),
-        ..Keep::default()
+        ..GcLimits::default()
     }
 }
 
@@ -103,7 +114,7 @@ fn gc_keeps_what_the_last_runs_used_and_waits_for_others_to_leave() {
 }
 
 #[test]
-fn gc_keeps_the_features_of_every_view_and_drops_those_of_other_extractors() {
+fn gc_keeps_the_features_of_every_descriptor_and_drops_those_of_others() {
     let folder = Folder::new();
     let cache = folder.open();
     let [squash, crop, old] = [b"squash", b"crop!!", b"old..."].map(|name| Digest::of(name));
@@ -112,8 +123,8 @@ fn gc_keeps_the_features_of_every_view_and_drops_those_of_other_extractors() {
     let extracted = extract(&cache, "harp", &[squash, crop]);
     cache.record_run("/project", &[scanned, extracted], REUSE).unwrap();
     assert_eq!(cache.gc(&runs(1), DryRun::No).unwrap().features, 2);
-    for (extractor, expected) in [(squash, 2), (crop, 2), (old, 0)] {
-        assert_eq!(features(&cache, &extractor, &images(), 2048).len(), expected);
+    for (descriptor, expected) in [(squash, 2), (crop, 2), (old, 0)] {
+        assert_eq!(features(&cache, &descriptor, &images(), 2048).len(), expected);
     }
 }
 
@@ -121,12 +132,12 @@ fn gc_keeps_the_features_of_every_view_and_drops_those_of_other_extractors() {
 fn gc_keeps_what_an_interrupted_run_embedded_until_a_run_has_used_it() {
     let folder = Folder::new();
     let cache = folder.open();
-    let extractor = Digest::of(EXTRACTOR);
+    let descriptor = Digest::of(DESCRIPTOR);
     let (scanned, _) = scan(&cache, "harp");
     cache.begin_run("/project", std::slice::from_ref(&scanned)).unwrap();
     cache.begin_run("/project", std::slice::from_ref(&scanned)).unwrap();
     let rows = images().map(|image| (image, vec![0.5; 2048]));
-    cache.store_features(&extractor, &rows).unwrap();
+    cache.store_features(&descriptor, &rows).unwrap();
     assert_eq!(cache.stats().unwrap().runs, 1, "it was begun twice, and is one");
     assert_eq!(cache.last_run("/project").unwrap(), [], "it has not finished");
     assert_eq!(cache.gc(&runs(0), DryRun::No).unwrap(), GcReport::default());
@@ -139,31 +150,69 @@ fn gc_keeps_what_an_interrupted_run_embedded_until_a_run_has_used_it() {
 fn gc_knows_the_images_of_a_run_by_its_tables_if_the_manifest_is_damaged() {
     let folder = Folder::new();
     let cache = folder.open();
-    let extractor = Digest::of(EXTRACTOR);
+    let digest = Digest::of(DESCRIPTOR);
     let (scanned, manifest) = scan(&cache, "harp");
     let (train, table) = (cache.put_table(&table()).unwrap(), table());
     let images = table.images.iter().zip(table.features.rows());
     let rows: Vec<(Digest, Vec<f32>)> = images.map(|(image, row)| (*image, row.to_vec())).collect();
-    cache.store_features(&extractor, &rows).unwrap();
-    let key = Key::stage("extract", 1)
-        .field("extractor", extractor)
-        .input("manifest", manifest)
-        .finish();
-    let extracted = RunStage {
-        stage: "extract".into(),
-        key: key.digest(),
+    cache.store_features(&digest, &rows).unwrap();
+    let key = Key::stage("embed", 1).input("manifest", manifest).finish();
+    let references = References {
+        descriptors: vec![descriptor(digest)],
+        images: vec![train],
     };
-    let outputs = vec![Output {
-        name: "train".into(),
-        digest: train,
-    }];
-    let seconds = 0.0;
-    cache.record(&Execution { key, outputs, seconds }).unwrap();
+    let extracted = record(&cache, key, &[train], references);
     cache.record_run("/project", &[scanned, extracted], REUSE).unwrap();
     fs::write(folder.object(manifest), "damaged").unwrap();
     assert_eq!(cache.gc(&runs(1), DryRun::No).unwrap().features, 0);
-    assert_eq!(features(&cache, &extractor, &table.images, 2).len(), 3);
+    assert_eq!(features(&cache, &digest, &table.images, 2).len(), 3);
     assert_eq!(cache.table(&train).unwrap().unwrap().load().unwrap(), table);
+}
+
+#[test]
+fn gc_follows_the_references_of_a_stage_that_no_one_has_heard_of() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let [used, unused] = [b"used", b"not."].map(|name| Digest::of(name));
+    for digest in [used, unused] {
+        let rows = images().map(|image| (image, vec![0.5; 8]));
+        cache.store_features(&digest, &rows).unwrap();
+    }
+    let (list, not_listed) = (manifest("harp"), manifest("lute"));
+    let (list, not_listed) = (cache.put(&list).unwrap(), cache.put(&not_listed).unwrap());
+    let references = References {
+        descriptors: vec![descriptor(used)],
+        images: vec![list],
+    };
+    // The list is no output: only the reference keeps it.
+    let stage = record(&cache, Key::stage("dream", 1).finish(), &[], references);
+    cache.record_run("/project", &[stage], REUSE).unwrap();
+    let report = cache.gc(&runs(1), DryRun::No).unwrap();
+    assert_eq!((report.features, report.objects, report.executions), (2, 1, 0));
+    assert!(folder.object(list).exists() && !folder.object(not_listed).exists());
+    assert_eq!(features(&cache, &used, &images(), 8).len(), 2);
+    assert_eq!(features(&cache, &unused, &images(), 8).len(), 0);
+}
+
+#[test]
+fn stats_show_descriptors_by_the_parts_that_executions_recorded() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let [known, unknown] = [b"known..", b"unknown"].map(|name| Digest::of(name));
+    extract(&cache, "harp", &[known]);
+    cache
+        .store_features(&unknown, &[(Digest::of(b"image"), vec![0.5; 8])])
+        .unwrap();
+    let stats = cache.stats().unwrap().descriptors;
+    let shown: Vec<_> = stats
+        .iter()
+        .map(|stats| (stats.descriptor, stats.images, stats.bytes))
+        .collect();
+    assert_eq!(shown, [(known, 2, 2 * 2048 * 4), (unknown, 1, 8 * 4)]);
+    assert_eq!(
+        (&stats[0].parts, &stats[1].parts),
+        (&descriptor(known).parts, &Vec::new())
+    );
 }
 
 #[test]
@@ -171,13 +220,13 @@ fn verify_takes_nothing_from_a_run_that_embeds_meanwhile() {
     const N_IMAGES: usize = 3000;
     let folder = Folder::new();
     let (cache, of_run) = (folder.open(), folder.open());
-    let extractor = Digest::of(EXTRACTOR);
+    let descriptor = Digest::of(DESCRIPTOR);
     let images: Vec<Digest> = (0..N_IMAGES).map(|n| Digest::of(&n.to_le_bytes())).collect();
     std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             for (n, image) in images.iter().enumerate() {
                 of_run
-                    .store_features(&extractor, &[(*image, vec![n as f32; 256])])
+                    .store_features(&descriptor, &[(*image, vec![n as f32; 256])])
                     .unwrap();
             }
         });
@@ -185,7 +234,7 @@ fn verify_takes_nothing_from_a_run_that_embeds_meanwhile() {
             assert_eq!(cache.verify().unwrap().damaged_features, 0);
         }
     });
-    assert_eq!(features(&cache, &extractor, &images, 256).len(), N_IMAGES);
+    assert_eq!(features(&cache, &descriptor, &images, 256).len(), N_IMAGES);
 }
 
 #[test]
@@ -211,25 +260,25 @@ fn a_run_like_the_last_is_the_last_used_again() {
 fn gc_by_size_keeps_what_was_used_last() {
     let folder = Folder::new();
     let cache = folder.open();
-    let extractors = ["first", "second", "third"].map(|name| Digest::of(name.as_bytes()));
-    for (n, extractor) in extractors.iter().enumerate() {
+    let descriptors = ["first", "second", "third"].map(|name| Digest::of(name.as_bytes()));
+    for (n, descriptor) in descriptors.iter().enumerate() {
         let class = format!("class {n}");
         let (scanned, _) = scan(&cache, &class);
-        let extracted = extract(&cache, &class, &[*extractor]);
+        let extracted = extract(&cache, &class, &[*descriptor]);
         cache.record_run(&class, &[scanned, extracted], REUSE).unwrap();
     }
-    let all = cache.gc(&Keep::default(), DryRun::Yes).unwrap();
+    let all = cache.gc(&GcLimits::default(), DryRun::Yes).unwrap();
     assert_eq!(all, GcReport::default(), "no limit, nothing goes");
     let none = cache.gc(&runs(0), DryRun::Yes).unwrap();
     let total = none.object_bytes + none.feature_bytes;
-    let bytes = |bytes| Keep {
+    let bytes = |bytes| GcLimits {
         bytes: Some(bytes),
-        ..Keep::default()
+        ..GcLimits::default()
     };
     assert_eq!(cache.gc(&bytes(total), DryRun::Yes).unwrap(), GcReport::default());
     let less = cache.gc(&bytes(total - 1), DryRun::No).unwrap();
     assert_eq!((less.features, less.runs, less.objects), (2, 1, 1));
-    let counts = extractors.map(|extractor| features(&cache, &extractor, &images(), 2048).len());
+    let counts = descriptors.map(|descriptor| features(&cache, &descriptor, &images(), 2048).len());
     assert_eq!(counts, [0, 2, 2], "the oldest went");
     assert_eq!(cache.gc(&bytes(0), DryRun::No).unwrap().runs, 2);
 }
@@ -238,9 +287,9 @@ fn gc_by_size_keeps_what_was_used_last() {
 fn pruning_forgets_images_that_no_last_run_had_and_no_file_holds() {
     let folder = Folder::new();
     let cache = folder.open();
-    let extractor = Digest::of(EXTRACTOR);
+    let descriptor = Digest::of(DESCRIPTOR);
     let (scanned, _) = scan(&cache, "harp");
-    let extracted = extract(&cache, "harp", &[extractor]);
+    let extracted = extract(&cache, "harp", &[descriptor]);
     cache.record_run("/project", &[scanned, extracted], REUSE).unwrap();
     let (kept, gone) = (Digest::of(b"still a file"), Digest::of(b"no file any more"));
     let file = |name: &str, digest| {
@@ -258,7 +307,7 @@ fn pruning_forgets_images_that_no_last_run_had_and_no_file_holds() {
         cache
             .remember_files(folder.root.path(), file, SystemTime::now())
             .unwrap();
-        cache.store_features(&extractor, &[(digest, vec![0.5; 2048])]).unwrap();
+        cache.store_features(&descriptor, &[(digest, vec![0.5; 2048])]).unwrap();
         path
     };
     file("kept.jpg", kept);
@@ -267,7 +316,7 @@ fn pruning_forgets_images_that_no_last_run_had_and_no_file_holds() {
     assert_eq!(cache.prune_images(DryRun::No).unwrap(), planned);
     assert_eq!((planned.features, planned.files), (1, 1));
     let [a, b] = images();
-    let found = cache.feature_digests(&extractor, &[a, b, kept, gone]).unwrap();
+    let found = cache.feature_digests(&descriptor, &[a, b, kept, gone]).unwrap();
     let is_known: Vec<bool> = found.iter().map(Option::is_some).collect();
     assert_eq!(is_known, [true, true, true, false]);
 }
@@ -289,7 +338,7 @@ fn unfinished_files_of_dead_processes_are_removed_by_who_is_alone() {
     assert_eq!(cache.verify().unwrap().left_over_files, None);
     assert!(left_over.iter().all(|path| path.exists()), "they may be the other's");
     drop(other_process);
-    assert_eq!(cache.gc(&Keep::default(), DryRun::Yes).unwrap().left_over_files, 3);
+    assert_eq!(cache.gc(&GcLimits::default(), DryRun::Yes).unwrap().left_over_files, 3);
     assert_eq!(cache.verify().unwrap().left_over_files, Some(3));
     assert!(left_over.iter().all(|path| !path.exists()) && object.exists());
 }
@@ -314,58 +363,16 @@ fn a_cache_of_a_newer_layout_is_refused() {
 }
 
 #[test]
-fn a_cache_of_layout_1_keeps_its_features_and_runs() {
+fn a_cache_of_layout_1_is_refused_and_left_alone() {
     let folder = Folder::new();
-    let cache = folder.open();
-    let extractor = Digest::of(EXTRACTOR);
-    let (scanned, _) = scan(&cache, "harp");
-    extract(&cache, "harp", &[extractor]);
-    drop(cache);
-    folder.tamper(&format!(
-        "DROP TABLE run;
-         DROP TABLE export;
-         DROP TABLE feature;
-         DROP TABLE vector;
-         ALTER TABLE execution DROP COLUMN embedded;
-         CREATE TABLE feature (
-             extractor BLOB NOT NULL, image BLOB NOT NULL, vector BLOB NOT NULL, checksum BLOB NOT NULL,
-             UNIQUE (extractor, image)
-         );
-         CREATE TABLE run (id INTEGER PRIMARY KEY AUTOINCREMENT, project TEXT NOT NULL, time INTEGER NOT NULL);
-         CREATE TABLE run_stage (
-             run   INTEGER NOT NULL REFERENCES run (id) ON DELETE CASCADE,
-             stage TEXT NOT NULL,
-             key   BLOB NOT NULL,
-             PRIMARY KEY (run, stage)
-         ) WITHOUT ROWID;
-         CREATE TABLE export (path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, source BLOB NOT NULL) WITHOUT ROWID;
-         INSERT INTO run VALUES (7, '/project', 1700000000);
-         INSERT INTO run_stage VALUES (7, 'scan', x'{}');
-         PRAGMA application_id = 0;
-         PRAGMA user_version = 1;",
-        scanned.key
-    ));
-    let connection = Connection::open(folder.root.path().join("index.sqlite")).unwrap();
-    for (place, image) in images().iter().enumerate() {
-        let vector: Vec<u8> = [0.5_f32.to_le_bytes(); 2048].concat();
-        let part = |bytes: &[u8]| [&(bytes.len() as u64).to_le_bytes(), bytes].concat();
-        let sum = Digest::of(&[part(extractor.as_bytes()), part(image.as_bytes()), part(&vector)].concat());
-        // The second one is damaged.
-        let sum = &sum.as_bytes()[..16 - place];
-        connection
-            .execute(
-                "INSERT INTO feature VALUES (?, ?, ?, ?)",
-                rusqlite::params![extractor.as_bytes(), image.as_bytes(), vector, sum],
-            )
-            .unwrap();
-    }
-    drop(connection);
-    let cache = folder.open();
-    assert_eq!(features(&cache, &extractor, &images(), 2048).len(), 1);
-    assert_eq!(cache.last_run("/project").unwrap(), [scanned]);
-    assert_eq!(cache.stats().unwrap().last_run.unwrap().time, 1_700_000_000);
-    assert_eq!(cache.verify().unwrap().damaged_records, 0);
-    drop(cache);
+    drop(folder.open());
+    folder.tamper("DROP TABLE vector; PRAGMA user_version = 1; PRAGMA application_id = 0;");
+    let before = fs::read(folder.root.path().join("index.sqlite")).unwrap();
+    let error = Cache::open(folder.root.path()).unwrap_err().to_string();
+    assert!(
+        error.ends_with("index.sqlite: cache has layout 1, this luthier reads layout 2"),
+        "{error}"
+    );
+    assert!(fs::read(folder.root.path().join("index.sqlite")).unwrap() == before);
     assert!(!folder.root.path().join("index.sqlite.damaged").exists());
-    assert_eq!(features(&folder.open(), &extractor, &images(), 2048).len(), 1);
 }

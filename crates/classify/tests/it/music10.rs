@@ -1,13 +1,13 @@
 //! Real features of 1,806 photographs, which may not be kept in the repository: read where `LUTHIER_TEST_REFERENCE`
-//! points, and skipped, with a message, where it points nowhere.
+//! points.
 
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use luthier_artifact::{Digest, ExtractorInfo, FeatureTable};
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, LogisticRegression, Model, Rule, Solver, Training};
 use luthier_features::{FeaturesConfig, Keep};
+use luthier_testing::Need;
 use ndarray::{Array2, Axis, s};
 use serde::Deserialize;
 
@@ -32,18 +32,6 @@ struct Expected {
 struct Split {
     train: FeatureTable,
     test: FeatureTable,
-}
-
-#[expect(
-    clippy::explicit_write,
-    reason = "the test harness keeps what eprintln! prints to itself if a test passes"
-)]
-fn reference() -> Option<PathBuf> {
-    let folder = std::env::var_os("LUTHIER_TEST_REFERENCE");
-    if folder.is_none() {
-        writeln!(std::io::stderr(), "SKIPPED: LUTHIER_TEST_REFERENCE is not set").unwrap();
-    }
-    folder.map(PathBuf::from)
 }
 
 fn read_split(folder: &Path, resize: &str) -> Split {
@@ -112,7 +100,7 @@ fn judge(model: &Model, table: &FeatureTable) -> (usize, f64) {
 
 #[test]
 fn music10_has_the_errors_and_the_log_loss_of_scikit_learn() {
-    let Some(folder) = reference() else { return };
+    let Some(folder) = Need::Reference.path() else { return };
     let json = fs::read_to_string(folder.join("music10-scikit-learn.json")).unwrap();
     let Reference { results } = serde_json::from_str(&json).unwrap();
     assert_eq!(results.len(), 8);
@@ -147,7 +135,7 @@ fn music10_has_the_errors_and_the_log_loss_of_scikit_learn() {
 /// At a size that smartcore finishes in seconds: the test half's 362 rows and 40 components.
 #[test]
 fn the_solvers_give_the_same_predictions_on_music10() {
-    let Some(folder) = reference() else { return };
+    let Some(folder) = Need::Reference.path() else { return };
     let split = read_split(&folder, "squash");
     let features = FeaturesConfig {
         keep: Keep::Components(40),
@@ -179,7 +167,7 @@ fn the_solvers_give_the_same_predictions_on_music10() {
 /// The components of both solvers, at a size that smartcore finishes in seconds: 362 rows and 200 columns.
 #[test]
 fn the_solvers_find_the_same_components_of_music10() {
-    let Some(folder) = reference() else { return };
+    let Some(folder) = Need::Reference.path() else { return };
     let mut table = read_split(&folder, "squash").test;
     table.features = table.features.slice(s![.., ..200]).to_owned();
     let project = |solver| {
@@ -199,7 +187,7 @@ fn the_solvers_find_the_same_components_of_music10() {
 #[test]
 #[ignore = "a measurement"]
 fn time_of_the_regression_on_music10() {
-    let Some(folder) = reference() else { return };
+    let Some(folder) = Need::Reference.path() else { return };
     let split = read_split(&folder, "squash");
     for keep in [Keep::Components(98), Keep::Variance(0.98)] {
         let projection = FeaturesConfig {
@@ -233,7 +221,7 @@ fn time_of_the_regression_on_music10() {
 #[test]
 #[ignore = "a measurement"]
 fn the_choice_of_c_on_music10() {
-    let Some(folder) = reference() else { return };
+    let Some(folder) = Need::Reference.path() else { return };
     let split = read_split(&folder, "squash");
     let start = std::time::Instant::now();
     let model = train(

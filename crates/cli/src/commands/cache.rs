@@ -2,34 +2,35 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use bytesize::ByteSize;
 use clap::{Args, Subcommand};
-use luthier_cache::{CacheStats, DryRun, ExtractorStats, GcReport, Keep, PruneReport, Reuse, VerifyReport};
+use luthier_cache::{CacheStats, DescriptorStats, DryRun, GcLimits, GcReport, PruneReport, Reuse, VerifyReport};
 use serde::Serialize;
 
-use super::open_cache;
+use super::{OutputArguments, OutputFormat, open_cache};
 use crate::settings::{CacheSettings, Settings};
 use crate::terminal::Progress;
-use crate::words::counted;
+use luthier::words::counted;
 
 #[derive(Subcommand)]
 #[command(
     after_help = "Examples:\n  luthier cache stats\n  luthier cache gc --keep-runs 3 --dry-run\n  luthier cache gc --max-size 5GiB"
 )]
 pub(crate) enum Command {
-    /// Say what is stored, and what it spared the last run
+    /// Show what the cache holds, and how much of it the last run used
     #[command(after_help = "Example:\n  luthier cache stats --cache-dir /data/.luthier --json")]
     Stats(Arguments),
-    /// Read everything against its digest, and forget what is damaged
+    /// Check everything in the cache, and forget what is damaged
     ///
-    /// Also lets SQLite check the index, which is made anew of what is whole if it is damaged, and removes what dead
-    /// processes left unfinished, unless another process uses the cache.
+    /// Every entry is compared with its digest. SQLite checks the index; a damaged index is rebuilt from what is whole.
+    /// Unfinished files of processes that died are removed, unless another process uses the cache.
     #[command(after_help = "Example:\n  luthier cache verify")]
     Verify(Arguments),
     /// Remove what recent runs did not use
     ///
-    /// With several limits, a run must be within all of them for what it used to stay. A run with nothing to do is a use
-    /// like any other. What an interrupted run stored stays for 30 days, or for --keep-days. While another process uses
-    /// the cache, gc refuses: it does not wait.
+    /// With several limits, only what runs within all limits used is kept. A run that had nothing to do counts as well.
+    /// What an interrupted run stored is kept for 30 days, or for --keep-days. While another process uses the cache, gc
+    /// stops with an error instead of waiting.
     #[command(
         after_help = "Examples:\n  luthier cache gc --dry-run\n  luthier cache gc --keep-days 30\n  luthier cache gc --keep-runs 5 --max-size 2GiB"
     )]
@@ -40,22 +41,23 @@ pub(crate) enum Command {
         /// Keep what the runs of the last N days used
         #[arg(long, value_name = "N")]
         keep_days: Option<u64>,
-        /// Keep what was used last, up to about this size: 500MB, 2GiB
+        /// Keep what was used last, up to about this size, such as 500MB or 2GiB
         #[arg(long, value_name = "SIZE", value_parser = bytes)]
         max_size: Option<u64>,
-        /// Only count what would go
+        /// Only say how much would be removed
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
         arguments: Arguments,
     },
-    /// Forget the features of images that are gone
+    /// Forget the features of images that no longer exist
     ///
-    /// An image is gone if the last run of no project had it, and no file that Luthier has read and that is still
-    /// unchanged in its place holds its bytes. Should it come back, it goes through the network again.
+    /// An image no longer exists if two things are true. The last run of every project did without it. And no file that
+    /// Luthier has read, and that is unchanged since, has its bytes. If the image comes back, it goes through the network
+    /// again.
     #[command(after_help = "Example:\n  luthier cache prune-images --dry-run")]
     PruneImages {
-        /// Only count what would be forgotten
+        /// Only say how much would be forgotten
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
@@ -65,22 +67,18 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
     #[command(flatten)]
     cache: CacheSettings,
 }
 
 pub(crate) fn run(command: Command, _: &Progress) -> Result<ExitCode> {
     let open = |arguments: &Arguments| {
-        open_cache(
-            &Settings {
-                cache: arguments.cache.clone(),
-                ..Settings::default()
-            }
-            .with_lower_layers()?,
-        )
+        open_cache(&Settings {
+            cache: arguments.cache.clone(),
+            ..Settings::default()
+        })
     };
     match command {
         Command::Stats(arguments) => print(&arguments, &open(&arguments)?.stats()?, describe_stats),
@@ -93,17 +91,19 @@ pub(crate) fn run(command: Command, _: &Progress) -> Result<ExitCode> {
             dry_run,
         } => {
             let is_limited = keep_runs.is_some() || keep_days.is_some() || max_size.is_some();
-            let keep = Keep {
+            let limits = GcLimits {
                 runs: if is_limited { keep_runs } else { Some(10) },
                 days: keep_days,
                 bytes: max_size,
             };
-            let report = open(&arguments)?.gc(&keep, mode(dry_run))?;
-            print(&arguments, &report, |report| describe_gc(report, dry_run))
+            let mode = mode(dry_run);
+            let report = open(&arguments)?.gc(&limits, mode)?;
+            print(&arguments, &report, |report| describe_gc(report, mode))
         }
         Command::PruneImages { arguments, dry_run } => {
-            let report = open(&arguments)?.prune_images(mode(dry_run))?;
-            print(&arguments, &report, |report| describe_pruning(report, dry_run))
+            let mode = mode(dry_run);
+            let report = open(&arguments)?.prune_images(mode)?;
+            print(&arguments, &report, |report| describe_pruning(report, mode))
         }
     }
 }
@@ -113,10 +113,9 @@ fn mode(dry_run: bool) -> DryRun {
 }
 
 fn print<T: Serialize>(arguments: &Arguments, value: &T, describe: impl FnOnce(&T) -> String) -> Result<ExitCode> {
-    if arguments.json {
-        outln!("{}", serde_json::to_string_pretty(value)?);
-    } else {
-        outln!("{}", describe(value).trim_end());
+    match arguments.output.format() {
+        OutputFormat::Json => outln!("{}", serde_json::to_string_pretty(value)?),
+        OutputFormat::Text => outln!("{}", describe(value).trim_end()),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -132,12 +131,12 @@ fn describe_stats(stats: &CacheStats) -> String {
         text += &format!("           {:>8}  {:>10}  {name}\n", output.objects, size(output.bytes));
     }
     text += &format!("features   {:>8}  {:>10}\n", stats.features, size(stats.feature_bytes));
-    for extractor in &stats.extractors {
-        let name = describe_extractor(extractor);
+    for descriptor in &stats.descriptors {
+        let name = describe_descriptor(descriptor);
         text += &format!(
             "           {:>8}  {:>10}  {name}\n",
-            extractor.images,
-            size(extractor.bytes)
+            descriptor.images,
+            size(descriptor.bytes)
         );
     }
     text += &format!(
@@ -165,13 +164,22 @@ fn describe_stats(stats: &CacheStats) -> String {
     text
 }
 
-/// An extractor by what distinguishes it; digests are shortened.
-fn describe_extractor(extractor: &ExtractorStats) -> String {
-    if extractor.parts.is_empty() {
-        return format!("extractor {}", extractor.extractor.short());
+/// A descriptor by what distinguishes it; digests are shortened.
+fn describe_descriptor(descriptor: &DescriptorStats) -> String {
+    if descriptor.parts.is_empty() {
+        return format!("descriptor {}", descriptor.descriptor.short());
     }
-    let values = ["weights name", "view", "decode", "precision", "device"].map(|name| {
-        let part = extractor.parts.iter().find(|part| part.name == name);
+    let values = [
+        "weights name",
+        "view",
+        "combine",
+        "views",
+        "decode",
+        "precision",
+        "device",
+    ]
+    .map(|name| {
+        let part = descriptor.parts.iter().find(|part| part.name == name);
         part.map(|part| part.value.as_str())
     });
     values.into_iter().flatten().collect::<Vec<_>>().join(", ")
@@ -199,10 +207,13 @@ fn describe_check(report: &VerifyReport) -> String {
     text
 }
 
-fn describe_gc(report: &GcReport, dry_run: bool) -> String {
+fn describe_gc(report: &GcReport, mode: DryRun) -> String {
     let mut text = format!(
         "{} {} ({}), features of {} ({}), {}, {}\n",
-        if dry_run { "would remove" } else { "removed" },
+        match mode {
+            DryRun::Yes => "would remove",
+            DryRun::No => "removed",
+        },
         counted(report.objects, "artifact"),
         size(report.object_bytes),
         counted(report.features, "image"),
@@ -220,50 +231,28 @@ fn describe_gc(report: &GcReport, dry_run: bool) -> String {
     text
 }
 
-fn describe_pruning(report: &PruneReport, dry_run: bool) -> String {
+fn describe_pruning(report: &PruneReport, mode: DryRun) -> String {
     format!(
         "{} features of {} ({}) and {} no longer there",
-        if dry_run { "would forget" } else { "forgot" },
+        match mode {
+            DryRun::Yes => "would forget",
+            DryRun::No => "forgot",
+        },
         counted(report.features, "image"),
         size(report.feature_bytes),
         counted(report.files, "file")
     )
 }
 
-const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-
 /// A number of bytes for people.
 fn size(bytes: u64) -> String {
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{bytes} B"),
-        _ => format!("{value:.1} {}", UNITS[unit]),
-    }
+    ByteSize(bytes).display().iec().to_string()
 }
 
 /// Reads 500, 500MB or 1.5GiB: K, M, G and T are powers of 1000, with an i of 1024.
 fn bytes(text: &str) -> std::result::Result<u64, String> {
-    let expected = || format!("expected a size such as 500MB or 2GiB, found {text}");
-    let split = text
-        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| expected())?;
-    let unit = unit.trim().to_lowercase();
-    let unit = unit.strip_suffix('b').unwrap_or(&unit);
-    let (prefix, base) = match unit.strip_suffix('i') {
-        Some(prefix) if !prefix.is_empty() => (prefix, 1024_f64),
-        _ => (unit, 1000.0),
-    };
-    let power = ["", "k", "m", "g", "t"]
-        .iter()
-        .position(|known| *known == prefix)
-        .ok_or_else(expected)?;
-    Ok((number * base.powi(power as i32)) as u64)
+    let size = text.parse::<ByteSize>().map(|size| size.as_u64());
+    size.map_err(|_| format!("expected a size such as 500MB or 2GiB, found {text}"))
 }
 
 fn ago(time: u64) -> String {

@@ -12,25 +12,29 @@ use self::render::p_value;
 use crate::problem::Problem;
 use crate::terminal::Progress;
 
-/// Says what became better and worse from one run to another: figures, classes, images that flipped, and whether that is
-/// more than chance.
+/// Compare two reports, and say whether a difference is more than chance
 ///
-/// Images are matched by their bytes, whatever their names; all figures are over those that both runs tested.
+/// Shows what became better and what became worse: figures, classes and single images. Images are matched by their bytes, whatever their names. All figures are over the images that both runs tested.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  luthier compare old/reports reports\n  luthier compare main.json reports/report.json --format markdown > comment.md\n  luthier compare main.json reports/report.json --fail-if-worse"
 )]
 pub(crate) struct Arguments {
-    /// The run to compare with: a report.json, its folder, or the --out of a pipeline
+    /// Run to compare with: a report.json, its folder, or the --out of a pipeline
     #[arg(value_name = "BASELINE")]
     baseline: PathBuf,
-    /// The run to judge, named in the same ways
+    /// Run to judge, named in the same ways
     #[arg(value_name = "CANDIDATE")]
     candidate: PathBuf,
-    /// How to print: text, markdown (for a pull request) or json (one document)
+    /// What to print: text, Markdown (for a pull request) or JSON (one document)
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// End with exit status 1 if the candidate is worse, by more than chance, at the level of confidence of its report
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+    /// Exit with status 1 if the candidate is worse by more than chance
+    ///
+    /// The confidence level is the one of the candidate's report.
     #[arg(long, alias = "fail_if_worse")]
     fail_if_worse: bool,
 }
@@ -65,8 +69,10 @@ pub(crate) fn run(arguments: Arguments, _: &Progress) -> Result<ExitCode> {
         baseline,
         candidate,
         format,
+        json,
         fail_if_worse,
     } = arguments;
+    let format = if json { Format::Json } else { format };
     let (baseline, candidate) = (find_report(&baseline)?, find_report(&candidate)?);
     let (before, after) = (ReportedRun::read(&baseline)?, ReportedRun::read(&candidate)?);
     let compared = Compared::new(&baseline, &before, &candidate, &after)?;

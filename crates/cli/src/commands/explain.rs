@@ -3,32 +3,32 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use luthier::{PlannedStage, Reason, Reasons, STAGES, Status, input_name, short};
 use luthier_artifact::Key;
-use luthier_cache::PERCEPTUAL_HASH;
+use luthier_extract::PERCEPTUAL_HASH;
 use serde::Serialize;
 
-use super::{configure, open_cache, project, status};
-use crate::reason::{Reason, Reasons, input_name, short};
-use crate::runner::{Mode, Runner, STAGES, StageReport, Status};
+use super::{OutputArguments, OutputFormat, configure, open_cache, with_engine};
 use crate::settings::Settings;
 use crate::terminal::Progress;
 
-/// Shows what a stage depends on, beside what it depended on in the last run, marks what differs, and says what that
-/// means. Before the first run, the nearest run of another project in the same cache takes the place of the last.
+/// Show what a stage depends on, now and in the last run
+///
+/// What differs is marked, and a sentence says what it means. Before the first run, the stage is compared with the nearest
+/// run of another project in the same cache.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  luthier explain features --train-dir data/train --test-dir data/test --variance 0.95\n  luthier explain extract -v                       name all images that changed"
+    after_help = "Examples:\n  luthier explain features photos --variance 0.95\n  luthier explain extract -v                        name all images that changed"
 )]
 pub(crate) struct Arguments {
-    /// The stage: scan, extract, features, classify or evaluate
-    #[arg(value_parser = STAGES)]
+    /// Stage to explain
+    #[arg(value_name = "STAGE", value_parser = STAGES)]
     stage: String,
-    /// The --out of the pipeline
+    /// Folder that the pipeline writes to: its --out
     #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
     out: PathBuf,
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
     #[command(flatten)]
     settings: Settings,
 }
@@ -58,18 +58,20 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         stage,
         settings,
         out,
-        json,
+        output,
     } = arguments;
-    let settings = settings.with_lower_layers()?;
     let (pipeline, data) = configure(&settings)?;
     let cache = open_cache(&settings)?;
-    let mut runner = Runner::new(&cache, progress, project(&out)?, Mode::Plan)?;
-    status::walk(&pipeline, &data, &mut runner)?;
-    let last = runner.previous(&stage)?;
-    let mut plan = runner.into_plan().into_iter();
-    let (report, key) = plan
-        .find(|(report, _)| report.name == stage)
-        .expect("a plan has all stages");
+    let plan = with_engine(&cache, progress, |engine| engine.plan(&pipeline, &data, &out))?;
+    let planned = plan.stages.into_iter().find(|planned| planned.name == stage);
+    let PlannedStage {
+        name,
+        status,
+        reasons,
+        key,
+        previous: last,
+        ..
+    } = planned.expect("a plan has all stages");
     let (before, compared_with) = match last {
         Some(key) => (Some(key), Some("last run")),
         None => match cache.nearest_key(&key)? {
@@ -77,9 +79,6 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
             None => (None, None),
         },
     };
-    let StageReport {
-        name, status, reasons, ..
-    } = report;
     let explanation = Explanation {
         stage: name,
         status,
@@ -87,10 +86,9 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         compared_with,
         parts: parts(&key, before.as_ref()),
     };
-    if json {
-        outln!("{}", serde_json::to_string_pretty(&explanation)?);
-    } else {
-        print(&explanation, progress)?;
+    match output.format() {
+        OutputFormat::Json => outln!("{}", serde_json::to_string_pretty(&explanation)?),
+        OutputFormat::Text => print(&explanation, progress)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -161,7 +159,7 @@ fn print(explanation: &Explanation, progress: &Progress) -> Result<()> {
     outln!("\n{}", sentence(explanation));
     if let Some(images) = reasons.images() {
         let most = if progress.is_verbose() { usize::MAX } else { SHOWN };
-        status::print_images(images, most, "-v")?;
+        super::status::print_images(images, most, "-v")?;
     }
     Ok(())
 }

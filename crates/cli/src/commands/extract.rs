@@ -1,27 +1,23 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use luthier_extract::SkippedImages;
 
-use super::pipeline::{describe, report_skipped};
-use super::{configure, note_faster_precision, open_cache, print_stage, project};
-use crate::export;
-use crate::features_folder::skipped_files;
-use crate::pipeline::{load, with_retry};
-use crate::runner::{Mode, Runner};
-use crate::settings::Settings;
+use super::{configure, note_faster_precision, open_cache, warn_of_skipped, with_engine};
+use crate::settings::{CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
 
-/// Writes the features of train and test images as .npy files, with labels, and features.json, which says what the
-/// rows are. Images whose features are cached are not embedded again.
+/// Turn folders of images into features: NumPy files with one row for each image
+///
+/// Writes features and labels of training images and test images as .npy files, and features.json, which says what the
+/// rows are. An image whose features are in the cache does not go through the network again.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  luthier extract --train-dir data/train --test-dir data/test --output-dir features/"
+    after_help = "Examples:\n  luthier extract photos\n  luthier extract --train-dir data/train --test-dir data/test --output-dir features/"
 )]
 pub(crate) struct Arguments {
-    /// Folder for the .npy files
+    /// Folder for the .npy files and features.json
     #[arg(
         long,
         value_name = "DIR",
@@ -31,40 +27,39 @@ pub(crate) struct Arguments {
     )]
     output_dir: PathBuf,
     #[command(flatten)]
-    settings: Settings,
+    data: DataSettings,
+    #[command(flatten)]
+    extract: ExtractSettings,
+    #[command(flatten)]
+    network: NetworkSettings,
+    #[command(flatten)]
+    seed: SeedSettings,
+    #[command(flatten)]
+    cache: CacheSettings,
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
-    let Arguments { settings, output_dir } = arguments;
-    let settings = settings.with_lower_layers()?;
+    let Arguments {
+        output_dir,
+        data,
+        extract,
+        network,
+        seed,
+        cache,
+    } = arguments;
+    let settings = Settings {
+        data,
+        extract,
+        network,
+        seed,
+        cache,
+        ..Settings::default()
+    };
     let (pipeline, data) = configure(&settings)?;
     let cache = open_cache(&settings)?;
-    with_retry(progress, || {
-        std::fs::create_dir_all(&output_dir).with_context(|| output_dir.display().to_string())?;
-        let mut runner = Runner::new(&cache, progress, project(&output_dir)?, Mode::Run)?;
-        let (found, digest) = pipeline.scan(&data, &mut runner)?;
-        let manifest = &found.manifest;
-        let extracted = pipeline
-            .extract(&data, manifest, digest, &mut runner)?
-            .expect("outside a plan every stage gives a result");
-        let skipped = skipped_files(manifest, &load::<SkippedImages>(&cache, &extracted.skipped)?);
-        let n_reused = manifest.entries.len() - skipped.len() - extracted.n_embedded;
-        runner.count_images(n_reused, extracted.n_embedded);
-        if let [scanned, embedded] = runner.reports() {
-            print_stage(progress, scanned, &describe(&found));
-            print_stage(
-                progress,
-                embedded,
-                &format!("{} embedded, {} skipped", extracted.n_embedded, skipped.len()),
-            );
-        }
-        report_skipped(&skipped, data.is_strict, progress)?;
-        note_faster_precision(&settings, extracted.n_embedded, progress);
-        let rows = export::Rows::extracted(&cache, &data.source, (manifest, digest), &extracted)?;
-        export::features(&cache, &output_dir, &rows, &extracted)?;
-        runner.finish()?;
-        Ok(())
-    })?;
+    let summary = with_engine(&cache, progress, |engine| engine.extract(&pipeline, &data, &output_dir))?;
+    warn_of_skipped(&summary.skipped, &output_dir.join("features.json"), progress);
+    note_faster_precision(&settings, summary.images.embedded, progress);
     outln!("features {}", output_dir.display());
     Ok(ExitCode::SUCCESS)
 }

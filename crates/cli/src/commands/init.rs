@@ -9,7 +9,9 @@ use crate::problem::Problem;
 use crate::settings::TEMPLATE;
 use crate::terminal::Progress;
 
-/// Writes luthier.toml into the current folder, with every setting, its default and what it means, commented out.
+/// Write luthier.toml with every setting, commented out
+///
+/// The file is written into the current folder. It says what each setting means and what its default is.
 #[derive(Args)]
 #[command(after_help = "Example:\n  luthier init && $EDITOR luthier.toml && luthier pipeline")]
 pub(crate) struct Arguments {}

@@ -2,28 +2,55 @@
 
 pub(crate) mod cache;
 pub(crate) mod compare;
+pub(crate) mod completions;
 pub(crate) mod evaluate;
 pub(crate) mod explain;
 pub(crate) mod extract;
 pub(crate) mod init;
+pub(crate) mod man;
 pub(crate) mod pipeline;
 pub(crate) mod predict;
 pub(crate) mod status;
 pub(crate) mod train;
 pub(crate) mod weights;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use luthier::{Data, Engine, Pipeline, SkippedFile, StageReport, Status};
 use luthier_cache::Cache;
-use luthier_classify::{Model, TrainingInfo};
+use luthier_eval::{DuplicatesConfig, NeighboursConfig, SuspectsConfig};
 use luthier_extract::WeightsStore;
 
-use crate::pipeline::{Data, Pipeline};
-use crate::runner::{StageReport, Status};
 use crate::settings::Settings;
 use crate::terminal::Progress;
-use crate::words::counted;
+
+/// How a command prints its result.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct OutputArguments {
+    /// Print one JSON document on stdout
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+    /// The same as --json, for those who know it from `predict` and `compare`
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Text, hide = true)]
+    format: OutputFormat,
+}
+
+/// What a result is printed as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+impl OutputArguments {
+    pub(crate) fn format(self) -> OutputFormat {
+        if self.json { OutputFormat::Json } else { self.format }
+    }
+}
 
 /// Where downloaded weights are kept: the user's cache folder, shared by all projects.
 pub(crate) fn weights_store() -> Result<WeightsStore> {
@@ -45,7 +72,10 @@ pub(crate) fn configure(settings: &Settings) -> Result<(Pipeline, Data)> {
         extract: settings.extract_config(settings.weights()?)?,
         features: settings.features_config()?,
         classify: settings.classify_config()?,
+        duplicates: DuplicatesConfig::default(),
         evaluate: settings.evaluate_config(),
+        suspects: SuspectsConfig::default(),
+        neighbours: NeighboursConfig::default(),
         store: weights_store()?,
         n_threads: settings.n_threads(),
     };
@@ -57,23 +87,31 @@ pub(crate) fn open_cache(settings: &Settings) -> Result<Cache> {
     Ok(Cache::open(&settings.cache_dir())?)
 }
 
-/// A project is known by the folder it writes to.
-pub(crate) fn project(folder: &Path) -> Result<String> {
-    let path = std::path::absolute(folder).with_context(|| folder.display().to_string())?;
-    // `.` and `..` stay in an absolute path: the same folder must have one name.
-    let path: PathBuf = path.canonicalize().unwrap_or(path);
-    Ok(path.display().to_string())
+/// Does something with an engine that prints each stage as it ends.
+pub(crate) fn with_engine<T>(
+    cache: &Cache,
+    progress: &Progress,
+    work: impl FnOnce(&Engine<'_>) -> luthier::Result<T>,
+) -> Result<T> {
+    let on_stage = |report: &StageReport| print_stage(progress, report);
+    let engine = Engine {
+        cache,
+        observer: progress,
+        on_stage: &on_stage,
+    };
+    Ok(work(&engine)?)
 }
 
 /// Prints a stage's line: name, status, what came out, how long it took, why.
-pub(crate) fn print_stage(progress: &Progress, report: &StageReport, outcome: &str) {
+fn print_stage(progress: &Progress, report: &StageReport) {
     let StageReport {
         name,
         status,
         reasons,
         seconds,
+        outcome,
     } = report;
-    let mut line = format!("{name:<9} {status:<9} {outcome}");
+    let mut line = format!("{name:<10} {status:<9} {outcome}");
     if *status == Status::Ran {
         line = format!("{line:<62} {seconds:>7.1} s");
     }
@@ -83,28 +121,18 @@ pub(crate) fn print_stage(progress: &Progress, report: &StageReport, outcome: &s
     progress.say(line.trim_end());
 }
 
-/// How many components a model has, in a few words.
-pub(crate) fn describe_components(model: &Model) -> String {
-    let TrainingInfo {
-        n_components,
-        explained_variance_ratio,
-        ..
-    } = &model.training;
-    format!(
-        "{}, {:.1} % of the variance",
-        counted(*n_components, "component"),
-        100.0 * explained_variance_ratio
-    )
-}
-
-/// A model's C and where it comes from, in a few words.
-pub(crate) fn describe_c(model: &Model) -> String {
-    let TrainingInfo {
-        c, cross_validation, ..
-    } = &model.training;
-    match cross_validation {
-        Some(found) => format!("C = {c}, by {}-fold cross-validation", found.folds),
-        None => format!("C = {c}, as given"),
+/// Names the first skipped images, and the file that lists all of them.
+pub(crate) fn warn_of_skipped(skipped: &[SkippedFile], list: &Path, progress: &Progress) {
+    const SHOWN: usize = 5;
+    for file in skipped.iter().take(SHOWN) {
+        progress.say(&format!("warning: skipped {file}"));
+    }
+    if skipped.len() > SHOWN {
+        progress.say(&format!(
+            "warning: skipped {} more; {} lists all of them",
+            skipped.len() - SHOWN,
+            list.display()
+        ));
     }
 }
 

@@ -3,58 +3,33 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use luthier_artifact::{Digest, Key};
-use luthier_cache::Cache;
-use serde::Serialize;
+use luthier::words::counted;
+use luthier::{About, Data, ImageChanges, Pipeline, Plan, Status};
 
-use super::{configure, open_cache, project};
-use crate::estimate::{self, About};
-use crate::pipeline::{Data, Extracted, Pipeline, Trained, evaluate, inputs, train};
-use crate::reason::{ImageChanges, Reasons};
-use crate::runner::{Mode, Runner, StageReport, Status};
+use super::{OutputArguments, OutputFormat, configure, open_cache, with_engine};
 use crate::settings::Settings;
 use crate::terminal::Progress;
-use crate::words::counted;
 
-/// Shows for each stage whether `luthier pipeline` with the same settings would run it, and why. Runs nothing.
+/// Show what `luthier pipeline` would run with the same settings, and why
 ///
-/// A stage is fresh (nothing changed since the last run), restorable (the cache has its result from another run), or
-/// stale: it would run, or it waits for a stage that would, and runs unless that gives the same result as before. Times
-/// are judged by earlier runs.
+/// Runs nothing. A stage is in one of three states. Fresh: nothing changed since the last run. Restorable: the cache has
+/// its result from another run. Stale: the stage would run, or it waits for a stale stage before it; if that stage gives
+/// the same result as before, the stage stays fresh. Times are estimated from earlier runs.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  luthier status --train-dir data/train --test-dir data/test\n  luthier status -v                                name the images that changed\n  luthier status --check && echo nothing to run"
+    after_help = "Examples:\n  luthier status photos\n  luthier status --train-dir data/train --test-dir data/test\n  luthier status -v                                name the images that changed\n  luthier status --check && echo nothing to run"
 )]
 pub(crate) struct Arguments {
-    /// The --out of the pipeline
+    /// Folder that the pipeline writes to: its --out
     #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
     out: PathBuf,
-    /// Exit with status 3 if a stage is stale; one that is restorable does not run, and does not count
+    /// Exit with status 3 if a stage is stale
     #[arg(long)]
     check: bool,
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
     #[command(flatten)]
     settings: Settings,
-}
-
-/// What a run would do.
-#[derive(Serialize)]
-struct Plan {
-    stages: Vec<PlannedStage>,
-    /// How many images would go through the network, if extract would run.
-    to_embed: Option<usize>,
-}
-
-#[derive(Serialize)]
-struct PlannedStage {
-    name: &'static str,
-    status: Status,
-    #[serde(flatten)]
-    reasons: Reasons,
-    /// How long it would run, if it would and earlier runs tell.
-    estimated_seconds: Option<f64>,
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
@@ -62,110 +37,43 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         settings,
         out,
         check,
-        json,
+        output,
     } = arguments;
-    let settings = settings.with_lower_layers()?;
     let (pipeline, data) = configure(&settings)?;
-    show(&settings, &pipeline, &data, &out, json, check, progress)
+    let on_stale = if check { OnStale::Status3 } else { OnStale::Success };
+    show(&settings, &pipeline, &data, &out, output.format(), on_stale, progress)
 }
 
-/// Prints the plan; with `check`, the exit status tells whether something would run.
+/// The exit status of a plan in which a stage is stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnStale {
+    /// 0: the plan was shown.
+    Success,
+    /// 3: something would run.
+    Status3,
+}
+
+/// Prints the plan.
 pub(crate) fn show(
     settings: &Settings,
     pipeline: &Pipeline,
     data: &Data,
     out: &Path,
-    json: bool,
-    check: bool,
+    format: OutputFormat,
+    on_stale: OnStale,
     progress: &Progress,
 ) -> Result<ExitCode> {
     let cache = open_cache(settings)?;
-    let mut runner = Runner::new(&cache, progress, project(out)?, Mode::Plan)?;
-    let to_embed = walk(pipeline, data, &mut runner)?;
-    let stages = runner.into_plan().into_iter();
-    let plan = Plan {
-        stages: stages
-            .map(|(report, key)| PlannedStage::new(&cache, report, &key, to_embed))
-            .collect::<Result<_>>()?,
-        to_embed,
-    };
-    if json {
-        outln!("{}", serde_json::to_string_pretty(&plan)?);
-    } else {
-        print(&plan, progress)?;
+    let plan = with_engine(&cache, progress, |engine| engine.plan(pipeline, data, out))?;
+    match format {
+        OutputFormat::Json => outln!("{}", serde_json::to_string_pretty(&plan)?),
+        OutputFormat::Text => print(&plan, progress)?,
     }
     let would_run = plan.stages.iter().any(|stage| stage.status == Status::Stale);
-    Ok(ExitCode::from(if check && would_run { 3 } else { 0 }))
-}
-
-/// Goes through all stages; one that waits for another is put down with what is known of its key. The result is the
-/// number of images to embed, if extract would run.
-pub(crate) fn walk(pipeline: &Pipeline, data: &Data, runner: &mut Runner<'_>) -> Result<Option<usize>> {
-    let (found, digest) = pipeline.scan(data, runner)?;
-    let extracted = pipeline.extract(data, &found.manifest, digest, runner)?;
-    let to_embed = match &extracted {
-        Some(_) => None,
-        None => Some(pipeline.extract.count_missing(&found.manifest, runner.cache)?),
-    };
-    if let Some(extracted) = &extracted
-        && let Some(trained) = train(
-            &pipeline.features,
-            &pipeline.classify,
-            extracted.train,
-            &|_| None,
-            runner,
-        )?
-    {
-        evaluate(&pipeline.evaluate, &inputs(extracted, trained), &|_| None, runner)?;
-    }
-    let to_come = Digest::of(b"what a stage above has yet to make");
-    let extracted = extracted.unwrap_or(Extracted {
-        train: to_come,
-        test: to_come,
-        hashes: [to_come; 2],
-        skipped: to_come,
-        n_embedded: 0,
-    });
-    let trained = Trained {
-        model: to_come,
-        held_out: to_come,
-    };
-    let keys = [
-        ("features", pipeline.features.key(extracted.train)),
-        ("classify", pipeline.classify.key(extracted.train, to_come)),
-        ("evaluate", pipeline.evaluate.key(&inputs(&extracted, trained))),
-    ];
-    for (name, mut key) in keys {
-        if runner.reports().iter().all(|report| report.name != name) {
-            key.parts.retain(|part| part.value != to_come.to_string());
-            runner.waits(name, key)?;
-        }
-    }
-    Ok(to_embed)
-}
-
-impl PlannedStage {
-    fn new(cache: &Cache, report: StageReport, key: &Key, to_embed: Option<usize>) -> Result<Self> {
-        let StageReport {
-            name,
-            status,
-            reasons,
-            seconds: _,
-        } = report;
-        let estimated_seconds = match (status, name) {
-            // It has just been done: the next time it reads only what changes until then.
-            (_, "scan") => None,
-            (Status::Stale, "extract") => estimate::seconds(cache, key, to_embed)?,
-            (Status::Stale, _) => estimate::seconds(cache, key, None)?,
-            _ => None,
-        };
-        Ok(PlannedStage {
-            name,
-            status,
-            reasons,
-            estimated_seconds,
-        })
-    }
+    Ok(ExitCode::from(match on_stale {
+        OnStale::Status3 if would_run => 3,
+        _ => 0,
+    }))
 }
 
 fn print(plan: &Plan, progress: &Progress) -> Result<()> {
@@ -180,7 +88,7 @@ fn print(plan: &Plan, progress: &Progress) -> Result<()> {
     for (stage, words) in plan.stages.iter().zip(&words) {
         let time = stage.estimated_seconds.map(|seconds| About(seconds).to_string());
         let line = format!(
-            "{:<9} {:<11} {words:<width$}  {}",
+            "{:<10} {:<11} {words:<width$}  {}",
             stage.name,
             stage.status,
             time.unwrap_or_default()

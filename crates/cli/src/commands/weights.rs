@@ -9,16 +9,19 @@ use crate::problem::Problem;
 use crate::terminal::Progress;
 
 #[derive(Subcommand)]
-#[command(after_help = "Example:\n  luthier weights fetch resnet50-imagenet1k-v1")]
+#[command(after_help = "Examples:\n  luthier weights list\n  luthier weights fetch resnet50-imagenet1k-v1")]
 pub(crate) enum Command {
-    /// Known weights, and whether they are here
+    /// List the weights that Luthier knows, and say which of them are downloaded
+    #[command(after_help = "Example:\n  luthier weights list")]
     List,
-    /// Download weights into the user's cache folder, and check their SHA-256
+    /// Download weights into your cache folder, and check their SHA-256
+    #[command(after_help = "Example:\n  luthier weights fetch resnet50-imagenet1k-v1")]
     Fetch {
         /// A name that `luthier weights list` prints
         name: String,
     },
-    /// Print where downloaded weights are
+    /// Print the path of weights that are downloaded
+    #[command(after_help = "Example:\n  cp \"$(luthier weights path resnet50-imagenet1k-v1)\" backup/")]
     Path {
         /// A name that `luthier weights list` prints
         name: String,
@@ -30,7 +33,11 @@ pub(crate) fn run(command: Command, progress: &Progress) -> Result<ExitCode> {
     match command {
         Command::List => {
             for weights in &NamedWeights::ALL {
-                let here = if store.has(weights) { "here" } else { "to be downloaded" };
+                let here = if store.has(weights) {
+                    "downloaded"
+                } else {
+                    "not downloaded"
+                };
                 outln!("{:<24} {:<17} {}", weights.name, here, weights.description);
             }
             outln!(

@@ -1,9 +1,10 @@
-//! The report's page as a reader uses it, in headless Chromium over the DevTools protocol. Says so where there is no Chromium.
+//! The report's page as a reader uses it, in headless Chromium over the DevTools protocol.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use luthier_testing::Need;
 use serde_json::{Value, json};
 
 use crate::Project;
@@ -32,7 +33,7 @@ impl Drop for Browser {
 }
 
 impl Browser {
-    /// `None`, with a line about it, if there is no Chromium.
+    /// `None` if there is no Chromium.
     fn start() -> Option<Self> {
         let is_there = |program: &&str| {
             let mut version = Command::new(program);
@@ -40,7 +41,7 @@ impl Browser {
             version.status().is_ok_and(|status| status.success())
         };
         let Some(program) = PROGRAMS.into_iter().find(is_there) else {
-            eprintln!("SKIPPED: none of {} is installed", PROGRAMS.join(", "));
+            Need::Chromium.skip();
             return None;
         };
         let profile = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use luthier_testing::{Need, has_run_unprivileged};
 use serde_json::{Value, json};
 
 use crate::{PIPELINE, Project, Ran, photo, results, snapshot};
@@ -113,7 +114,7 @@ fn stats_say_what_is_stored_and_what_the_last_run_was_spared() {
         let parts = extractor["parts"].as_array().unwrap().iter();
         parts.map(|part| (text(part, "name"), text(part, "value"))).collect()
     };
-    let extractors = stats["extractors"].as_array().unwrap().iter();
+    let extractors = stats["descriptors"].as_array().unwrap().iter();
     let (hashes, networks): (Vec<_>, Vec<_>) =
         (extractors.map(parts)).partition(|parts| parts["view"] == "perceptual hash");
     assert_eq!((hashes.len(), networks.len()), (1, 1));
@@ -290,11 +291,14 @@ impl Drop for ReadOnly {
 
 #[test]
 fn a_cache_that_cannot_be_written_is_read_and_everything_else_is_done() {
+    if has_run_unprivileged("cache::a_cache_that_cannot_be_written_is_read_and_everything_else_is_done") {
+        return;
+    }
     let project = Project::new();
     project.pipeline(&[]);
     let before = snapshot(&project.path(".luthier"));
     let Some(read_only) = ReadOnly::new(&project.path(".luthier")) else {
-        println!("skipped: this user may write everywhere");
+        Need::ReadOnlyFolder.skip();
         return;
     };
     project.write("data/train/drum/new.jpg", &photo(0, 51));
@@ -331,6 +335,9 @@ fn a_cache_that_cannot_be_written_is_read_and_everything_else_is_done() {
 
 #[test]
 fn what_is_damaged_in_a_cache_that_cannot_be_written_is_made_again_in_the_same_run() {
+    if has_run_unprivileged("cache::what_is_damaged_in_a_cache_that_cannot_be_written_is_made_again_in_the_same_run") {
+        return;
+    }
     const OTHER_VARIANCE: [&str; 2] = ["--variance", "0.5"];
     let project = Project::new();
     project.pipeline(&[&OTHER_VARIANCE[..], &["--cache-dir", "another"]].concat());
@@ -344,7 +351,7 @@ fn what_is_damaged_in_a_cache_that_cannot_be_written_is_made_again_in_the_same_r
     bytes[place] ^= 1;
     fs::write(&index, &bytes).unwrap();
     let Some(_read_only) = ReadOnly::new(&project.path(".luthier")) else {
-        println!("skipped: this user may write everywhere");
+        Need::ReadOnlyFolder.skip();
         return;
     };
     let outcome = project.pipeline(&OTHER_VARIANCE);
@@ -373,7 +380,7 @@ fn a_file_system_without_locks_is_named() {
         ("fcntl", "error=EIO"),
     ] {
         let Some(ran) = run_with_fault(&project, call, fault) else {
-            println!("skipped: no strace, or no right to trace");
+            Need::Strace.skip();
             return;
         };
         let (status, error) = ran.error();
@@ -404,7 +411,7 @@ fn a_full_disk_is_named_and_nothing_is_lost() {
         ("fsync", 9),
     ] {
         let Some(ran) = run_with_fault(&project, call, &format!("error=ENOSPC:when={first}+")) else {
-            println!("skipped: no strace, or no right to trace");
+            Need::Strace.skip();
             return;
         };
         if ran.status == 0 {

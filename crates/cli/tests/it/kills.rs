@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use luthier_cache::Cache;
 use luthier_extract::{Decoding, PerceptualHash};
+use luthier_testing::Need;
 use serde_json::Value;
 
 use crate::{CLASSES, PIPELINE, Project, Ran, assert_same, bitmap, results};
@@ -222,14 +223,14 @@ impl Scene {
         Scene::new(project, 10, &["cache", "verify"], &[])
     }
 
-    /// `None`, and a word about it, where strace cannot do its work.
+    /// `None` where strace cannot do its work.
     fn new(project: Project, n_images: u64, disturbed: &[&'static str], settings: &[&'static str]) -> Option<Self> {
         let probe = Command::new("strace")
             .args(["-f", "-o", "/dev/null", "-e", "inject=?write:signal=SIGKILL", "echo"])
             .stdout(Stdio::null())
             .output();
         if !probe.is_ok_and(|probe| probe.status.signal() == Some(9)) {
-            eprintln!("SKIPPED: needs strace (Debian package strace) and the right to trace processes");
+            Need::Strace.skip();
             return None;
         }
         fs::create_dir(project.path("before")).unwrap();
@@ -369,13 +370,13 @@ pub(crate) fn inspect(project: &Project, expect: Expect, when: &str) -> u64 {
     }
     let cache = Cache::open(copy.path()).unwrap();
     assert!(!copy.path().join("index.sqlite.damaged").exists(), "{when}");
-    let hashes = PerceptualHash::extractor(Decoding::Scaled);
+    let hashes = PerceptualHash::descriptor(Decoding::Scaled);
     let networks = cache
         .stats()
         .unwrap()
-        .extractors
+        .descriptors
         .into_iter()
-        .filter(|stats| stats.extractor != hashes);
+        .filter(|stats| stats.descriptor != hashes);
     let committed = networks.map(|stats| stats.images).sum();
     let found = cache.verify().unwrap();
     assert_eq!((found.damaged_objects, found.damaged_features), (0, 0), "{when}");

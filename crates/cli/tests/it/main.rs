@@ -15,6 +15,8 @@ mod predict;
 mod settings;
 mod status;
 #[cfg(unix)]
+mod terminal;
+#[cfg(unix)]
 mod together;
 mod weights;
 
@@ -96,22 +98,26 @@ impl Project {
 
     /// The binary under strace.
     fn traced(&self, options: &[&str], arguments: &[&str]) -> Command {
-        let luthier = self.command(arguments);
         let mut strace = Command::new("strace");
-        strace
-            .arg("-f")
-            .args(options)
+        strace.arg("-f").args(options);
+        self.wrapped(strace, arguments)
+    }
+
+    /// The binary, run by another program that takes it and its arguments as its last arguments.
+    fn wrapped(&self, mut program: Command, arguments: &[&str]) -> Command {
+        let luthier = self.command(arguments);
+        program
             .arg(luthier.get_program())
             .args(luthier.get_args())
             .current_dir(self.root.path())
             .stdin(Stdio::null());
         for (name, value) in luthier.get_envs() {
             match value {
-                Some(value) => strace.env(name, value),
-                None => strace.env_remove(name),
+                Some(value) => program.env(name, value),
+                None => program.env_remove(name),
             };
         }
-        strace
+        program
     }
 
     fn run(&self, arguments: &[&str]) -> Ran {
@@ -125,7 +131,16 @@ impl Project {
     }
 }
 
-const STAGES: [&str; 5] = ["scan", "extract", "features", "classify", "evaluate"];
+const STAGES: [&str; 8] = [
+    "scan",
+    "extract",
+    "duplicates",
+    "features",
+    "classify",
+    "evaluate",
+    "suspects",
+    "neighbours",
+];
 
 const PIPELINE: [&str; 5] = ["pipeline", "--train-dir", "data/train", "--test-dir", "data/test"];
 

@@ -1,35 +1,26 @@
 //! Real photographs from folders to predictions, against scikit-learn on torchvision's features. Needs
-//! `LUTHIER_TEST_WEIGHTS`, `LUTHIER_TEST_DATA` and `LUTHIER_TEST_REFERENCE`; says so where it is skipped.
+//! `LUTHIER_TEST_WEIGHTS`, `LUTHIER_TEST_DATA` and `LUTHIER_TEST_REFERENCE`.
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use luthier_artifact::{Digest, ExtractorInfo, FeatureTable};
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, Rule, Solver, Training};
 use luthier_eval::{EvaluateConfig, Evaluation, Predictions};
 use luthier_features::{FeaturesConfig, Keep};
+use luthier_testing::Need;
 use ndarray::{Array2, Axis, concatenate};
 use serde_json::Value;
 
 use crate::{Project, browser};
 
-fn from_environment(name: &str) -> Option<PathBuf> {
-    let value = std::env::var_os(name).map(PathBuf::from);
-    if value.is_none() {
-        eprintln!("SKIPPED: {name} is not set");
-    }
-    value
-}
-
 /// Copies the photographs to the project's folders, split as the reference was; the result are the weights to use, or
 /// `None`, with a line about it, where something is missing.
 fn copy_photographs(project: &Project) -> Option<String> {
-    let (Some(weights), Some(data), Some(reference)) = (
-        from_environment("LUTHIER_TEST_WEIGHTS"),
-        from_environment("LUTHIER_TEST_DATA"),
-        from_environment("LUTHIER_TEST_REFERENCE"),
-    ) else {
+    let (Some(weights), Some(data), Some(reference)) =
+        (Need::Weights.path(), Need::Photographs.path(), Need::Reference.path())
+    else {
         return None;
     };
     for line in fs::read_to_string(reference.join("music10-split.tsv"))
@@ -50,8 +41,7 @@ fn copy_photographs(project: &Project) -> Option<String> {
 #[test]
 fn music10_is_classified_as_well_as_by_the_python_pipeline() {
     let project = Project::empty();
-    let (Some(weights), Some(reference)) = (copy_photographs(&project), from_environment("LUTHIER_TEST_REFERENCE"))
-    else {
+    let (Some(weights), Some(reference)) = (copy_photographs(&project), Need::Reference.path()) else {
         return;
     };
     let outcome = project.pipeline(&["--weights", &weights, "--batch", "8", "--variance", "0.98", "--c", "1"]);
@@ -257,7 +247,7 @@ fn judge_fifths(table: &FeatureTable) -> Evaluation {
 #[test]
 #[ignore = "takes a minute or two"]
 fn the_chosen_c_is_as_good_as_the_best_one_and_its_probabilities_can_be_believed() {
-    let Some(reference) = from_environment("LUTHIER_TEST_REFERENCE") else {
+    let Some(reference) = Need::Reference.path() else {
         return;
     };
     for (views, expected) in [(&["squash"][..], 0.928), (&["squash", "crop"], 0.938)] {

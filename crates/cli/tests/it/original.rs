@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use luthier_testing::Need;
+
 use crate::{Project, Ran, assert_same, results};
 
 #[test]
@@ -44,7 +46,7 @@ fn evaluate_reads_features_json_once() {
     let options = ["-qq", "-o", "trace.log", "-e", "trace=?open,?openat"];
     let ran = project.traced(&options, &arguments).output().map(Ran::of);
     let Some(ran) = ran.ok().filter(|ran| !ran.stderr.contains("strace: ")) else {
-        println!("skipped: no strace, or no right to trace");
+        Need::Strace.skip();
         return;
     };
     ran.ok();

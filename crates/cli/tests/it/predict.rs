@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use luthier_testing::Need;
 use serde_json::Value;
 
 use crate::{Project, Ran, photo, snapshot};
@@ -226,13 +227,9 @@ fn what_is_no_model_is_named() {
     }
 }
 
-/// Needs a Python with numpy and safetensors in `LUTHIER_TEST_PYTHON`; says so where it is skipped.
 #[test]
 fn fifteen_lines_of_numpy_give_the_same_probabilities() {
-    let Some(python) = std::env::var_os("LUTHIER_TEST_PYTHON") else {
-        eprintln!("SKIPPED: LUTHIER_TEST_PYTHON is not set");
-        return;
-    };
+    let Some(python) = Need::Python.path() else { return };
     let project = trained();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/predict.py");
     let numpy = std::process::Command::new(python)
@@ -663,7 +660,6 @@ fn an_image_that_cannot_be_put_away_stays_and_the_others_go() {
     assert!(project.path("in/0.jpg").exists() && !project.path("in/1.jpg").exists());
 }
 
-/// Needs strace and the right to trace; says so where it is skipped.
 #[cfg(unix)]
 #[test]
 fn sorting_killed_at_any_step_loses_nothing_and_goes_on() {
@@ -673,7 +669,7 @@ fn sorting_killed_at_any_step_loses_nothing_and_goes_on() {
         .stderr(Stdio::null())
         .status();
     if !probe.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: needs strace (Debian package strace) and the right to trace processes");
+        Need::Strace.skip();
         return;
     }
     let project = trained();
@@ -785,7 +781,6 @@ fn files_in(project: &Project, folder: &str) -> Vec<String> {
     snapshot(&root).into_iter().map(|(path, _)| name(path)).collect()
 }
 
-/// Needs strace and the right to trace; says so where it is skipped.
 #[cfg(unix)]
 #[test]
 fn a_folder_is_watched_where_the_system_tells_of_no_changes() {
@@ -799,7 +794,7 @@ fn a_folder_is_watched_where_the_system_tells_of_no_changes() {
         .stderr(Stdio::null())
         .status();
     if !probe.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: needs strace (Debian package strace) and the right to trace processes");
+        Need::Strace.skip();
         return;
     }
     let mut running = Running::new(traced);

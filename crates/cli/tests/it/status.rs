@@ -202,6 +202,8 @@ fn check(case: &Case<'_>) {
         match (place, stage) {
             // What changes the images is found by scan.
             (0, Some("extract")) if expected_kinds == ["images"] => format!("scan stale: {reason}"),
+            // Model and test images decide what is suspected: the evaluation's confidence and seed do not matter.
+            (_, Some("evaluate")) if *name == "suspects" => format!("{name} fresh: unchanged"),
             (_, Some(stage)) if place > first => format!("{name} stale: {}waits for {stage}", own.unwrap_or_default()),
             _ if place == first => format!("{name} stale: {reason}"),
             _ => format!("{name} fresh: unchanged"),
@@ -683,10 +685,10 @@ fn a_lost_cache_entry_is_named_whatever_else_changed() {
     }
     // `verify` forgets the execution with its lost object.
     let project = copy();
-    fs::remove_file(object(&project, &BASE.1[2].outputs[0])).unwrap();
+    fs::remove_file(object(&project, &BASE.1[3].outputs[0])).unwrap();
     project.run(&["cache", "verify"]).ok();
     assert_eq!(
-        lines(&plan(&project, &["--variance", "0.5"]))[2],
+        lines(&plan(&project, &["--variance", "0.5"]))[3],
         "features stale: cache entry lost"
     );
 }
@@ -733,6 +735,7 @@ fn images_are_listed_with_what_became_of_them() {
             "removed": 0,
             "renamed": 0,
             "moved": 1,
+            "renamed_classes": [],
             "files": [
                 {"change": "added", "file": "test/drum/9.jpg", "from": null},
                 {"change": "moved", "file": "train/flute/b.jpg", "from": "train/harp/3.jpg"},
@@ -769,13 +772,16 @@ fn status_and_a_dry_run_tell_what_would_run_from_what_would_be_restored() {
     assert_eq!(ran.status, 3);
     assert_eq!(
         ran.stdout,
-        "scan      stale       first run\n\
-         extract   stale       first run\n\
-         features  stale       waits for extract\n\
-         classify  stale       waits for extract\n\
-         evaluate  stale       waits for extract\n\
+        "scan       stale       first run\n\
+         extract    stale       first run\n\
+         duplicates stale       waits for extract\n\
+         features   stale       waits for extract\n\
+         classify   stale       waits for extract\n\
+         evaluate   stale       waits for extract\n\
+         suspects   stale       waits for extract\n\
+         neighbours stale       waits for extract\n\
          \n\
-         5 stages to run, 18 images to embed\n"
+         8 stages to run, 18 images to embed\n"
     );
     assert!(!project.path("models").exists());
     // Looking leaves nothing behind that the next look would take for a run.
@@ -784,32 +790,38 @@ fn status_and_a_dry_run_tell_what_would_run_from_what_would_be_restored() {
     let project = copy();
     let status = [&["status"], &PIPELINE[1..], &["--check"]].concat();
     let ran = project.run(&status).ok();
-    assert_eq!(ran.stdout.matches("fresh       unchanged\n").count(), 5);
+    assert_eq!(ran.stdout.matches("fresh       unchanged\n").count(), STAGES.len());
     assert!(ran.stdout.ends_with("\n\nnothing to run\n"), "{}", ran.stdout);
 
     project.pipeline(&["--variance", "0.5"]);
     let ran = project.run(&status).ok();
     assert_eq!(
         ran.stdout,
-        "scan      fresh       unchanged\n\
-         extract   fresh       unchanged\n\
-         features  restorable  variance 0.5 → 0.98\n\
-         classify  restorable  projection changed\n\
-         evaluate  restorable  model changed\n\
+        "scan       fresh       unchanged\n\
+         extract    fresh       unchanged\n\
+         duplicates fresh       unchanged\n\
+         features   restorable  variance 0.5 → 0.98\n\
+         classify   restorable  projection changed\n\
+         evaluate   restorable  model changed\n\
+         suspects   restorable  model changed\n\
+         neighbours fresh       unchanged\n\
          \n\
-         nothing to run, 3 stages to restore from the cache\n"
+         nothing to run, 4 stages to restore from the cache\n"
     );
     let ran = project.run(&[&status[..], &["--components", "3"]].concat());
     assert_eq!(ran.status, 3);
     assert_eq!(
         ran.stdout,
-        "scan      fresh       unchanged\n\
-         extract   fresh       unchanged\n\
-         features  stale       components 3 instead of variance 0.5  under 1 s\n\
-         classify  stale       waits for features                    under 1 s\n\
-         evaluate  stale       waits for features                    under 1 s\n\
+        "scan       fresh       unchanged\n\
+         extract    fresh       unchanged\n\
+         duplicates fresh       unchanged\n\
+         features   stale       components 3 instead of variance 0.5  under 1 s\n\
+         classify   stale       waits for features                    under 1 s\n\
+         evaluate   stale       waits for features                    under 1 s\n\
+         suspects   stale       waits for features                    under 1 s\n\
+         neighbours stale       waits for features                    under 1 s\n\
          \n\
-         3 stages to run, under 1 s in all\n"
+         5 stages to run, under 1 s in all\n"
     );
     // One way of restoring the images is to restore the images.
     let before = fs::read(project.path("data/train/drum/0.jpg")).unwrap();
@@ -838,7 +850,7 @@ fn times_are_judged_by_earlier_runs_that_compare() {
     let cache = Cache::open(&project.path(".luthier")).unwrap();
     cache.record_embedded(&BASE.1[1].key.digest(), 18).unwrap();
     // Somebody else's run came later: of two that compare, the later one counts.
-    let mut later = BASE.1[2].clone();
+    let mut later = BASE.1[3].clone();
     set(&mut later, "variance", Some("0.9"));
     later.seconds = 7.0;
     cache.record(&later).unwrap();
@@ -853,26 +865,30 @@ fn times_are_judged_by_earlier_runs_that_compare() {
         let stages = plan["stages"].as_array().unwrap().iter();
         stages.map(|stage| stage["estimated_seconds"].as_f64()).collect()
     };
-    assert_eq!(estimates(&[]), [None; 5]);
+    assert_eq!(estimates(&[]), [None; 8]);
     // The index of this cache knows no features: all 18 images go through the network.
-    let (features, classify, evaluate) = (Some(7.0), Some(120.0), Some(0.25));
+    let (features, classify, others) = (Some(7.0), Some(120.0), Some(0.25));
+    let all = |extract, features, classify| [None, extract, others, features, classify, others, others, others];
     project.write("data/train/drum/9.jpg", &photo(0, 9));
-    assert_eq!(estimates(&[]), [None, Some(38.0), features, classify, evaluate]);
+    assert_eq!(estimates(&[]), all(Some(38.0), features, classify));
     assert_eq!(
         estimates(&["--precision", "bf16", "--solver", "smartcore"]),
-        [None, None, None, None, evaluate]
+        all(None, None, None)
     );
-    assert_eq!(estimates(&["--c", "1"]), [None, Some(38.0), features, None, evaluate]);
+    assert_eq!(estimates(&["--c", "1"]), all(Some(38.0), features, None));
     let ran = project.run(&[&PIPELINE[..], &["--dry-run"]].concat());
     assert_eq!(
         ran.stdout,
-        "scan      stale       1 image added\n\
-         extract   stale       1 image added      about 38 s\n\
-         features  stale       waits for extract  about 7 s\n\
-         classify  stale       waits for extract  about 2 min\n\
-         evaluate  stale       waits for extract  under 1 s\n\
+        "scan       stale       1 image added\n\
+         extract    stale       1 image added      about 38 s\n\
+         duplicates stale       waits for extract  under 1 s\n\
+         features   stale       waits for extract  about 7 s\n\
+         classify   stale       waits for extract  about 2 min\n\
+         evaluate   stale       waits for extract  under 1 s\n\
+         suspects   stale       waits for extract  under 1 s\n\
+         neighbours stale       waits for extract  under 1 s\n\
          \n\
-         5 stages to run, 19 images to embed, about 3 min in all\n"
+         8 stages to run, 19 images to embed, about 3 min in all\n"
     );
     assert_eq!(ran.status, 3);
 }
@@ -897,7 +913,7 @@ fn explain_shows_the_parts_of_a_key_beside_those_of_the_nearest_earlier_run() {
         ran.stdout.lines().map(redact).collect::<Vec<_>>()
     };
     let project = copy();
-    let version = FeaturesConfig::VERSION;
+    let (version, evaluate) = (FeaturesConfig::VERSION, EvaluateConfig::VERSION);
     assert_eq!(
         text(&project, "features", &["--variance", "0.5"]),
         [
@@ -914,16 +930,12 @@ fn explain_shows_the_parts_of_a_key_beside_those_of_the_nearest_earlier_run() {
     assert_eq!(
         text(&project, "evaluate", &["--variance", "0.5"]),
         [
-            "  evaluate              last run   now",
-            "  version               3          3",
-            "  confidence            0.95       0.95",
-            "  seed                  0          0",
-            "  model                 #  not known yet",
-            "  held-out predictions  #  not known yet",
-            "  training features     #  #",
-            "  test features         #  #",
-            "  training hashes       #  #",
-            "  test hashes           #  #",
+            "  evaluate       last run   now",
+            &format!("  version        {evaluate:<10} {evaluate}"),
+            "  confidence     0.95       0.95",
+            "  seed           0          0",
+            "  model          #  not known yet",
+            "  test features  #  #",
             "",
             "evaluate waits for features, and would run unless that gives the same result as before",
         ]

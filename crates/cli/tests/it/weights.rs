@@ -5,21 +5,20 @@ use std::net::TcpListener;
 use crate::{PIPELINE, Project, Ran};
 
 /// Runs the pipeline with the default weights and a mirror that nobody serves.
-fn run_offline(project: &Project, environment: &[(&str, &str)]) -> Ran {
+fn run_offline(project: &Project) -> Ran {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mirror = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let mut command = project.command(&PIPELINE);
     command
         .env_remove("LUTHIER_WEIGHTS")
-        .env("LUTHIER_WEIGHTS_MIRROR", mirror)
-        .envs(environment.iter().copied());
+        .env("LUTHIER_WEIGHTS_MIRROR", mirror);
     Ran::of(command.output().unwrap())
 }
 
 #[test]
 fn a_missing_download_is_an_error_that_names_the_ways_out() {
-    let ran = run_offline(&Project::new(), &[]);
+    let ran = run_offline(&Project::new());
     let (status, error) = ran.error();
     assert_eq!(status, 1);
     assert!(error.contains("/timm/resnet50.tv_in1k/resolve/"), "{error}");
@@ -33,30 +32,15 @@ fn a_missing_download_is_an_error_that_names_the_ways_out() {
 }
 
 #[test]
-fn the_demo_goes_on_untrained_and_says_so_everywhere() {
+fn the_report_says_that_the_weights_are_untrained() {
     let project = Project::new();
-    let ran = run_offline(&project, &[("LUTHIER_DEMO", "1")]).ok();
-    assert!(ran.stderr.contains("UNTRAINED weights"), "{}", ran.stderr);
-    assert!(
-        project
-            .read("reports/report.json")
-            .contains("The weights are untrained")
-    );
-    assert!(
-        project
-            .read("reports/report.html")
-            .contains("The weights are untrained")
-    );
-    // The second run does not ask the network again, and says it again.
-    let again = run_offline(&project, &[("LUTHIER_DEMO", "1")]).ok();
-    assert!(
-        again
-            .stderr
-            .contains("the last run of the demo had no trained weights either"),
-        "{}",
-        again.stderr
-    );
-    assert!(again.stderr.contains("evaluate  fresh"), "{}", again.stderr);
+    project.pipeline(&["--weights", "untrained"]);
+    for report in ["reports/report.json", "reports/report.html"] {
+        assert!(
+            project.read(report).contains("The weights are untrained"),
+            "{report} does not say so"
+        );
+    }
 }
 
 #[test]

@@ -1,108 +1,25 @@
-//! What the images themselves tell: which ones to look at, and whether more of them would help.
+//! What the images themselves tell: which ones deserve a look.
+//!
+//! Three stages, each with a key of its own:
+//! - [`DuplicatesConfig`]: images that look the same, whatever their labels
+//! - [`SuspectsConfig`]: images whose label is probably wrong
+//! - [`NeighboursConfig`]: the training images nearest to wrongly predicted test images
+//!
+//! [`Findings`] puts their results together for the report.
 
 mod duplicates;
-mod mislabelled;
 mod neighbours;
+mod suspects;
 
-use luthier_artifact::{Artifact, Split};
-use luthier_cache::StoredTable;
-use ndarray::{ArrayView1, ArrayView2};
+use std::collections::HashMap;
+
+use luthier_artifact::{Artifact, Digest, FeatureRows, Split, json};
+use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
-use crate::{Evaluation, Result};
-
-/// For how many wrongly predicted images the nearest training images are looked for: the most confident mistakes.
-const MAX_COMPARED: usize = 1_000;
-
-/// What is inspected: images with their features, and what models say of those that they have not seen.
-#[derive(Clone, Copy, Debug)]
-pub struct Inspection<'a> {
-    /// What the model says of the test images.
-    pub evaluation: &'a Evaluation,
-    /// The training images and their features.
-    pub train: &'a StoredTable<'a>,
-    /// The test images and their features, row by row those of the evaluation.
-    pub test: &'a StoredTable<'a>,
-    /// The perceptual hashes of training and test images, row by row; `None` if they are not known: then only images
-    /// whose files are the same are found to be so.
-    pub hashes: Option<[&'a StoredTable<'a>; 2]>,
-    /// The training rows that cross-validation held out, in ascending order.
-    pub held_out: &'a [usize],
-    /// The probability of each class for each of them by models that have not seen it: `f32 [m, k]`.
-    pub probabilities: ArrayView2<'a, f32>,
-    /// The first principal components of each test image, `[n, 2]`, or `[n, 1]` if there is one only.
-    pub components: ArrayView2<'a, f64>,
-}
-
-impl Inspection<'_> {
-    fn features(&self, split: Split) -> &StoredTable<'_> {
-        match split {
-            Split::Train => self.train,
-            Split::Test => self.test,
-        }
-    }
-
-    /// Looks for images that deserve a look.
-    ///
-    /// # Errors
-    /// [`Error::Artifact`](crate::Error::Artifact) if features cannot be read.
-    pub fn run(&self) -> Result<Findings> {
-        let Inspection {
-            evaluation,
-            train,
-            test,
-            held_out,
-            probabilities,
-            components,
-            ..
-        } = self;
-        let n_classes = evaluation.classes.len();
-        let of_train = probabilities.mapv(f64::from);
-        let of_train = held_out.iter().copied().zip(of_train.outer_iter());
-        let of_test = evaluation.rows.iter().map(|row| ArrayView1::from(&row.probabilities));
-        let mut judged = mislabelled::judged(Split::Train, &train.rows().labels, of_train);
-        judged.extend(mislabelled::judged(
-            Split::Test,
-            &test.rows().labels,
-            of_test.enumerate(),
-        ));
-
-        let mut wrong: Vec<usize> = (0..evaluation.n)
-            .filter(|&row| !evaluation.rows[row].is_correct())
-            .collect();
-        let confidence = |row: &usize| evaluation.rows[*row].predicted_probability();
-        wrong.sort_by(|a, b| confidence(b).total_cmp(&confidence(a)).then(a.cmp(b)));
-        wrong.truncate(MAX_COMPARED);
-        wrong.sort_unstable();
-        let point = |row: usize| [0, 1].map(|axis| components.get((row, axis)).copied().unwrap_or(0.0));
-        Ok(Findings {
-            mislabelled: mislabelled::mislabelled(&judged, n_classes),
-            judged_training_images: !held_out.is_empty(),
-            duplicates: duplicates::duplicates(self)?,
-            compared_looks: self.hashes.is_some(),
-            neighbours: neighbours::neighbours(train, test, &wrong)?,
-            scatter: (0..evaluation.n).map(point).collect(),
-        })
-    }
-}
-
-/// What an inspection of the images found: plain data, and an artifact of the evaluate stage.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Findings {
-    /// Images whose label is probably wrong, the most suspicious first.
-    pub mislabelled: Vec<Suspect>,
-    /// Whether training images could be judged: only cross-validation has models that have not seen them.
-    pub judged_training_images: bool,
-    /// Images that are the same, or look the same.
-    pub duplicates: Vec<Duplicates>,
-    /// Whether images could be found to look the same: perceptual hashes were at hand.
-    pub compared_looks: bool,
-    /// For wrongly predicted test images, the thousand most confident mistakes at most, their nearest training images, by
-    /// ascending row.
-    pub neighbours: Vec<Neighbours>,
-    /// The first two principal components of each test image, `[n]` pairs in the order of the rows.
-    pub scatter: Vec<[f64; 2]>,
-}
+pub use duplicates::{DuplicatesConfig, LookAlikeGroup, LookAlikes};
+pub use neighbours::{NearestImages, Neighbour, Neighbours, NeighboursConfig};
+pub use suspects::{HeldOutImages, Suspect, Suspects, SuspectsConfig};
 
 /// An image, by its place in the table of its split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -113,23 +30,25 @@ pub struct ImageRef {
     pub row: usize,
 }
 
-/// An image whose label is probably wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Suspect {
-    /// The image.
-    pub image: ImageRef,
-    /// The label that it has.
-    pub label: usize,
-    /// The label that it should probably have.
-    pub suggested: usize,
-    /// The probability of the label that it has, from a model that has not seen the image.
-    pub label_probability: f64,
-    /// The probability of the label that it should probably have.
-    pub suggested_probability: f64,
+/// Everything that was found about the images of a data set, for the report.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Findings {
+    /// Images whose label is probably wrong, the most suspicious first.
+    pub suspects: Vec<Suspect>,
+    /// Whether training images could be judged: only cross-validation has models that have not seen them.
+    pub judged_training_images: bool,
+    /// Images that are the same, or look the same.
+    pub duplicates: Vec<Duplicates>,
+    /// Whether images could be found to look the same: perceptual hashes were at hand.
+    pub compared_looks: bool,
+    /// The nearest training images of wrongly predicted test images, by ascending row.
+    pub neighbours: Vec<Neighbours>,
+    /// The first two principal components of each test image, `[n]` pairs in the order of the rows.
+    pub scatter: Vec<[f64; 2]>,
 }
 
 /// Two images or more that are the same or look the same.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Duplicates {
     /// The images in ascending order, at least two.
     pub images: Vec<ImageRef>,
@@ -150,40 +69,71 @@ pub enum Likeness {
     },
 }
 
-/// The training images most like a test image.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Neighbours {
-    /// The row of the test image.
-    pub row: usize,
-    /// Its nearest training images, the nearest first, at most three.
-    pub nearest: Vec<Neighbour>,
+/// Where each test image lies on the first two principal components.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scatter(pub Vec<[f64; 2]>);
+
+impl Scatter {
+    /// `components` is `[n, 2]`, or `[n, 1]` if there is only one component.
+    pub fn new(components: ArrayView2<'_, f64>) -> Self {
+        let point = |row: usize| [0, 1].map(|axis| components.get((row, axis)).copied().unwrap_or(0.0));
+        Scatter((0..components.nrows()).map(point).collect())
+    }
 }
 
-/// A training image near a test image.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Neighbour {
-    /// The row of the training image.
-    pub row: usize,
-    /// The cosine between the features of both, -1 to 1.
-    pub cosine: f64,
-}
-
-impl Artifact for Findings {
-    const FORMAT: &'static str = "findings/1";
+impl Artifact for Scatter {
+    const FORMAT: &'static str = "scatter/1";
 
     fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(&(Self::FORMAT, self)).expect("plain data always serialize")
+        json::encode(Self::FORMAT, self)
     }
 
     fn decode(bytes: &[u8]) -> luthier_artifact::Result<Self> {
-        let expected = Self::FORMAT;
-        let wrong = |found: String| luthier_artifact::Error::Format { expected, found };
-        let (format, findings): (String, Self) =
-            serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
-        if format == expected {
-            Ok(findings)
-        } else {
-            Err(wrong(format))
+        json::decode(Self::FORMAT, bytes)
+    }
+}
+
+impl Findings {
+    /// Puts the results of the stages together. `look_alikes` is `None` where no perceptual hashes are known: then only
+    /// images whose files are the same count as duplicates.
+    pub fn new(
+        suspects: Suspects,
+        look_alikes: Option<&LookAlikes>,
+        neighbours: NearestImages,
+        scatter: Scatter,
+        [train, test]: [&FeatureRows; 2],
+    ) -> Self {
+        Findings {
+            suspects: suspects.suspects,
+            judged_training_images: suspects.judged_training_images,
+            duplicates: duplicates(look_alikes, train, test),
+            compared_looks: look_alikes.is_some(),
+            neighbours: neighbours.0,
+            scatter: scatter.0,
         }
     }
+}
+
+/// The groups of rows whose images are the same or look the same, by their first rows. A row is in one group at most.
+fn duplicates(look_alikes: Option<&LookAlikes>, train: &FeatureRows, test: &FeatureRows) -> Vec<Duplicates> {
+    let mut rows: HashMap<Digest, Vec<ImageRef>> = HashMap::new();
+    for (split, table) in [(Split::Train, train), (Split::Test, test)] {
+        for (row, image) in table.images.iter().enumerate() {
+            rows.entry(*image).or_default().push(ImageRef { split, row });
+        }
+    }
+    let mut found = Vec::new();
+    for LookAlikeGroup { images, cosine } in look_alikes.into_iter().flat_map(|found| &found.groups) {
+        let mut images: Vec<ImageRef> = images.iter().filter_map(|image| rows.remove(image)).flatten().collect();
+        images.sort_unstable();
+        let likeness = Likeness::SameLook { cosine: *cosine };
+        found.push(Duplicates { images, likeness });
+    }
+    found.extend(rows.into_values().map(|images| Duplicates {
+        images,
+        likeness: Likeness::SameBytes,
+    }));
+    found.retain(|group| group.images.len() > 1);
+    found.sort_by(|a, b| a.images.cmp(&b.images));
+    found
 }

@@ -1,62 +1,159 @@
-use luthier_cache::StoredTable;
+use luthier_artifact::{Artifact, Digest, Key, ReadRows, json};
 use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use super::{Neighbour, Neighbours};
-use crate::Result;
+use crate::{Error, Evaluation, Result};
 
-/// How many neighbours an image has.
-const NEAREST: usize = 3;
 /// How many training images are compared at once: 16 MB of features.
 const TRAIN_BLOCK: usize = 2048;
 /// How many test images a thread compares with them.
 const TEST_BLOCK: usize = 64;
 
-/// The training images nearest to these rows of the test images, by the cosine between their features.
-///
-/// Training images are read once, in blocks.
-pub(super) fn neighbours(train: &StoredTable<'_>, test: &StoredTable<'_>, rows: &[usize]) -> Result<Vec<Neighbours>> {
-    if rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut asked = Array2::zeros((rows.len(), test.rows().width));
-    for (mut asked, &row) in asked.outer_iter_mut().zip(rows) {
-        asked.assign(&test.features(row..row + 1)?.row(0));
-    }
-    normalize(&mut asked);
-    let mut found: Vec<Neighbours> = (rows.iter())
-        .map(|&row| Neighbours {
-            row,
-            nearest: Vec::new(),
-        })
-        .collect();
-    let n = train.rows().n_rows();
-    for start in (0..n).step_by(TRAIN_BLOCK) {
-        let mut block = train.features(start..n.min(start + TRAIN_BLOCK))?;
-        normalize(&mut block);
-        (found.par_chunks_mut(TEST_BLOCK).enumerate()).for_each(|(chunk, found)| {
-            let first = chunk * TEST_BLOCK;
-            let asked = asked.slice(s![first..first + found.len(), ..]);
-            compare(asked, block.view(), start, found);
-        });
-    }
-    Ok(found)
+/// The neighbours stage: the training images nearest to test images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeighboursConfig {
+    /// How many neighbours an image has.
+    pub n_neighbors: usize,
+    /// For how many wrongly predicted images neighbours are looked for: the most confident mistakes.
+    pub max_images: usize,
 }
 
-fn compare(asked: ArrayView2<'_, f32>, block: ArrayView2<'_, f32>, start: usize, found: &mut [Neighbours]) {
-    let cosines = asked.dot(&block.t());
-    for (cosines, Neighbours { nearest, .. }) in cosines.outer_iter().zip(found) {
-        for (place, &cosine) in cosines.iter().enumerate() {
-            let cosine = f64::from(cosine);
-            if nearest.len() < NEAREST || nearest.last().is_some_and(|last| cosine > last.cosine) {
-                let neighbour = Neighbour {
-                    row: start + place,
-                    cosine,
-                };
-                // Behind those as near, which come first.
-                let behind = nearest.partition_point(|nearer| nearer.cosine >= cosine);
-                nearest.insert(behind, neighbour);
-                nearest.truncate(NEAREST);
+impl Default for NeighboursConfig {
+    fn default() -> Self {
+        NeighboursConfig {
+            n_neighbors: 3,
+            max_images: 1_000,
+        }
+    }
+}
+
+/// The nearest training images of test images, by ascending row.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NearestImages(pub Vec<Neighbours>);
+
+/// The training images most like a test image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Neighbours {
+    /// The row of the test image.
+    pub row: usize,
+    /// Its nearest training images, the nearest first.
+    pub nearest: Vec<Neighbour>,
+}
+
+/// A training image near a test image.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// The row of the training image.
+    pub row: usize,
+    /// The cosine between the features of both, -1 to 1.
+    pub cosine: f64,
+}
+
+impl Artifact for NearestImages {
+    const FORMAT: &'static str = "nearest-images/1";
+
+    fn encode(&self) -> Vec<u8> {
+        json::encode(Self::FORMAT, self)
+    }
+
+    fn decode(bytes: &[u8]) -> luthier_artifact::Result<Self> {
+        json::decode(Self::FORMAT, bytes)
+    }
+}
+
+impl NeighboursConfig {
+    /// Changes when [`run`](NeighboursConfig::run) gives other results.
+    pub const VERSION: u32 = 1;
+
+    /// The rows of the test images that neighbours are looked for: the most confident mistakes, by ascending row.
+    pub fn rows(&self, evaluation: &Evaluation) -> Vec<usize> {
+        let mut wrong: Vec<usize> = (0..evaluation.n)
+            .filter(|&row| !evaluation.rows[row].is_correct())
+            .collect();
+        let confidence = |row: &usize| evaluation.rows[*row].predicted_probability();
+        wrong.sort_by(|a, b| confidence(b).total_cmp(&confidence(a)).then(a.cmp(b)));
+        wrong.truncate(self.max_images);
+        wrong.sort_unstable();
+        wrong
+    }
+
+    /// The stage's key. `rows` is the digest of the rows that neighbours are looked for, [`rows_digest`](Self::rows_digest).
+    pub fn key(&self, train: Digest, test: Digest, rows: Digest) -> Key {
+        let NeighboursConfig {
+            n_neighbors,
+            max_images: _, // The rows say which images.
+        } = self;
+        Key::stage("neighbours", Self::VERSION)
+            .field("neighbours", n_neighbors)
+            .input("train", train)
+            .input("test", test)
+            .input("mistakes", rows)
+            .finish()
+    }
+
+    /// The digest of rows of the test table, for the key.
+    pub fn rows_digest(rows: &[usize]) -> Digest {
+        let bytes: Vec<u8> = rows.iter().flat_map(|&row| (row as u64).to_le_bytes()).collect();
+        Digest::of(&bytes)
+    }
+
+    /// The training images nearest to these rows of the test images, by the cosine between their features.
+    ///
+    /// Training images are read once, in blocks.
+    ///
+    /// # Errors
+    /// [`Error::Read`] if features cannot be read.
+    pub fn run(
+        &self,
+        train: &dyn ReadRows<Feature = f32>,
+        test: &dyn ReadRows<Feature = f32>,
+        rows: &[usize],
+    ) -> Result<NearestImages> {
+        if rows.is_empty() {
+            return Ok(NearestImages::default());
+        }
+        let mut asked = Array2::zeros((rows.len(), test.n_features()));
+        for (place, &row) in rows.iter().enumerate() {
+            test.read(row, asked.slice_mut(s![place..place + 1, ..]))
+                .map_err(Error::Read)?;
+        }
+        normalize(&mut asked);
+        let mut found: Vec<Neighbours> = (rows.iter())
+            .map(|&row| Neighbours {
+                row,
+                nearest: Vec::new(),
+            })
+            .collect();
+        let n = train.n_rows();
+        for start in (0..n).step_by(TRAIN_BLOCK) {
+            let mut block = Array2::zeros((TRAIN_BLOCK.min(n - start), train.n_features()));
+            train.read(start, block.view_mut()).map_err(Error::Read)?;
+            normalize(&mut block);
+            (found.par_chunks_mut(TEST_BLOCK).enumerate()).for_each(|(chunk, found)| {
+                let first = chunk * TEST_BLOCK;
+                let asked = asked.slice(s![first..first + found.len(), ..]);
+                self.compare(asked, block.view(), start, found);
+            });
+        }
+        Ok(NearestImages(found))
+    }
+
+    fn compare(&self, asked: ArrayView2<'_, f32>, block: ArrayView2<'_, f32>, start: usize, found: &mut [Neighbours]) {
+        let cosines = asked.dot(&block.t());
+        for (cosines, Neighbours { nearest, .. }) in cosines.outer_iter().zip(found) {
+            for (place, &cosine) in cosines.iter().enumerate() {
+                let cosine = f64::from(cosine);
+                if nearest.len() < self.n_neighbors || nearest.last().is_some_and(|last| cosine > last.cosine) {
+                    let neighbour = Neighbour {
+                        row: start + place,
+                        cosine,
+                    };
+                    // Behind those as near, which come first.
+                    let behind = nearest.partition_point(|nearer| nearer.cosine >= cosine);
+                    nearest.insert(behind, neighbour);
+                    nearest.truncate(self.n_neighbors);
+                }
             }
         }
     }

@@ -179,7 +179,7 @@ impl<'a> Conclusions<'a> {
         let class = |label: usize| context.evaluation.classes[label].as_str();
         Conclusions {
             confused_pairs: confused_pairs(context.evaluation, &mistakes),
-            mislabelled: (findings.mislabelled.iter())
+            mislabelled: (findings.suspects.iter())
                 .map(|suspect| Mislabelled {
                     image: Image {
                         class: class(suspect.label),

@@ -1,10 +1,11 @@
 //! What an inspection finds in images whose faults are known.
 
-use luthier_artifact::{Digest, ExtractorInfo, FeatureTable, Split};
-use luthier_cache::{Cache, StoredTable};
-use luthier_eval::{EvaluateConfig, Evaluation, Findings, ImageRef, Inspection, Likeness, Predictions};
+use luthier_artifact::{Digest, ExtractorInfo, FeatureTable, ImageRows, Split, vector_digest};
+use luthier_eval::{
+    DuplicatesConfig, EvaluateConfig, Evaluation, Findings, HeldOutImages, ImageRef, Likeness, NeighboursConfig,
+    Predictions, Scatter, SuspectsConfig,
+};
 use ndarray::{Array2, ArrayView2, array};
-use tempfile::TempDir;
 
 /// The numbers of a perceptual hash.
 const HASH: usize = 192;
@@ -55,27 +56,19 @@ impl Image {
 }
 
 struct Data {
-    cache: Cache,
     train: Vec<Image>,
     test: Vec<Image>,
-    _folder: TempDir,
 }
 
 impl Data {
     fn new(train: Vec<Image>, test: Vec<Image>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        Data {
-            cache: Cache::open(folder.path()).unwrap(),
-            train,
-            test,
-            _folder: folder,
-        }
+        Data { train, test }
     }
 
-    fn store(&self, images: &[Image], part: impl Fn(&Image) -> &[f32]) -> StoredTable<'_> {
+    fn table(images: &[Image], part: impl Fn(&Image) -> &[f32]) -> FeatureTable {
         let width = part(&images[0]).len();
         let text = |text: &str| text.to_owned();
-        let table = FeatureTable {
+        FeatureTable {
             classes: vec![text("drum"), text("violin")],
             extractor: ExtractorInfo {
                 views: vec![text("squash")],
@@ -88,9 +81,25 @@ impl Data {
             labels: images.iter().map(|image| image.label).collect(),
             images: images.iter().map(|image| Digest::of(image.bytes.as_bytes())).collect(),
             features: Array2::from_shape_fn((images.len(), width), |(row, column)| part(&images[row])[column]),
+        }
+    }
+
+    /// Each distinct image with its features and its perceptual hash, by digest.
+    fn distinct(&self) -> (ImageRows, Array2<f32>, Array2<f32>) {
+        let all = [self.train.clone(), self.test.clone()].concat();
+        let (features, hashes) = (
+            Data::table(&all, |image| &image.features),
+            Data::table(&all, |image| &image.hash),
+        );
+        let of_hashes: Vec<Digest> = hashes.features.outer_iter().map(vector_digest).collect();
+        let images = ImageRows::new(&[(&features.rows(), &of_hashes)], HASH);
+        let of = |table: &FeatureTable| {
+            let row = |image: &Digest| table.images.iter().position(|other| other == image).unwrap();
+            let rows: Vec<usize> = images.images.iter().map(row).collect();
+            table.features.select(ndarray::Axis(0), &rows)
         };
-        let digest = self.cache.put_table(&table).unwrap();
-        self.cache.table(&digest).unwrap().unwrap()
+        let (features, hashes) = (of(&features), of(&hashes));
+        (images, features, hashes)
     }
 
     /// An evaluation in which the first class has this probability for each test image.
@@ -115,20 +124,26 @@ impl Data {
     }
 
     fn inspect(&self, evaluation: &Evaluation, held_out: &[usize], probabilities: ArrayView2<'_, f32>) -> Findings {
-        let [train, test] = [&self.train, &self.test].map(|images| self.store(images, |image| &image.features));
-        let hashes = [&self.train, &self.test].map(|images| self.store(images, |image| &image.hash));
+        let [train, test] = [&self.train, &self.test].map(|images| Data::table(images, |image| &image.features));
         let components = Array2::from_shape_fn((self.test.len(), 2), |(row, axis)| (10 * row + axis) as f64);
-        Inspection {
-            evaluation,
-            train: &train,
-            test: &test,
-            hashes: Some([&hashes[0], &hashes[1]]),
-            held_out,
+        let (images, features, hashes) = self.distinct();
+        let look_alikes = DuplicatesConfig::default()
+            .run(&images, &features.view(), &hashes.view())
+            .unwrap();
+        let held_out = HeldOutImages {
+            labels: &train.labels,
+            rows: held_out,
             probabilities,
-            components: components.view(),
-        }
-        .run()
-        .unwrap()
+        };
+        let neighbours = NeighboursConfig::default();
+        let rows = neighbours.rows(evaluation);
+        Findings::new(
+            SuspectsConfig::default().run(&held_out, evaluation),
+            Some(&look_alikes),
+            neighbours.run(&train.features(), &test.features(), &rows).unwrap(),
+            Scatter::new(components.view()),
+            [&train.rows(), &test.rows()],
+        )
     }
 
     /// What is found if every test image is predicted rightly and nothing is held out.
@@ -271,7 +286,7 @@ fn labels_of_held_out_training_images_and_of_test_images_are_judged() {
     let probabilities = array![[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.97, 0.03]];
     let findings = data.inspect(&evaluation, &[0, 2, 3, 4, 5], probabilities.view());
     let found: Vec<(ImageRef, usize)> = findings
-        .mislabelled
+        .suspects
         .iter()
         .map(|suspect| (suspect.image, suspect.suggested))
         .collect();
@@ -279,6 +294,51 @@ fn labels_of_held_out_training_images_and_of_test_images_are_judged() {
     assert!(findings.judged_training_images);
 
     let findings = data.inspect(&evaluation, &[], Array2::zeros((0, 2)).view());
-    assert_eq!(findings.mislabelled.len(), 1);
+    assert_eq!(findings.suspects.len(), 1);
     assert!(!findings.judged_training_images);
+}
+
+#[test]
+fn a_search_for_duplicates_depends_on_images_alone_and_a_judgement_of_labels_on_model_and_rows() {
+    let [images, model, held_out, test] =
+        ["images", "model", "held-out", "test"].map(|name| Digest::of(name.as_bytes()));
+    let duplicates = DuplicatesConfig::default();
+    let mut keys = vec![
+        duplicates.key(images),
+        duplicates.key(model),
+        DuplicatesConfig {
+            largest_difference: 0.2,
+            ..duplicates
+        }
+        .key(images),
+        DuplicatesConfig {
+            smallest_cosine: 0.2,
+            ..duplicates
+        }
+        .key(images),
+    ];
+    let suspects = SuspectsConfig::default();
+    keys.extend([
+        suspects.key(model, held_out, test),
+        suspects.key(test, held_out, test),
+        suspects.key(model, test, test),
+        suspects.key(model, held_out, model),
+        SuspectsConfig { confident: 0.8 }.key(model, held_out, test),
+    ]);
+    let (neighbours, rows) = (NeighboursConfig::default(), NeighboursConfig::rows_digest(&[1, 2]));
+    keys.extend([
+        neighbours.key(model, test, rows),
+        neighbours.key(test, test, rows),
+        neighbours.key(model, model, rows),
+        neighbours.key(model, test, NeighboursConfig::rows_digest(&[1, 3])),
+        NeighboursConfig {
+            n_neighbors: 4,
+            ..neighbours
+        }
+        .key(model, test, rows),
+    ]);
+    let n = keys.len();
+    keys.sort_by_key(|key| key.digest());
+    keys.dedup();
+    assert_eq!(keys.len(), n);
 }

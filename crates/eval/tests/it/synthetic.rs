@@ -99,7 +99,7 @@ impl<'a> Made<'a> {
         Made {
             findings: Findings {
                 compared_looks: true,
-                mislabelled: vec![suspect(train(4), 0.97), suspect(test(7), 0.93), suspect(train(1), 0.9)],
+                suspects: vec![suspect(train(4), 0.97), suspect(test(7), 0.93), suspect(train(1), 0.9)],
                 judged_training_images: true,
                 // Rows `n_classes` apart have the same label.
                 duplicates: vec![

@@ -1,8 +1,11 @@
 use image::RgbImage;
-use luthier_artifact::{Digest, ExtractorInfo, Key};
-use luthier_cache::PERCEPTUAL_HASH;
+use luthier_artifact::{Digest, Key};
 
 use crate::Decoding;
+
+/// The name of the part of an extract stage's key that says which perceptual hashes are used, and of
+/// the view that their tables name.
+pub const PERCEPTUAL_HASH: &str = "perceptual hash";
 
 /// The number of boxes along each side of an image.
 const GRID: usize = 8;
@@ -10,7 +13,7 @@ const GRID: usize = 8;
 /// How an image looks at its coarsest: the mean red, green and blue, 0 to 255, of each box of an 8 × 8 grid over all of it,
 /// row by row.
 ///
-/// Copies of a photograph that were encoded again, at another size as well, have nearly the same.
+/// Copies of a photograph that were encoded again, at another size as well, have nearly the same hash.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PerceptualHash(pub Vec<f32>);
 
@@ -21,25 +24,13 @@ impl PerceptualHash {
     /// Changes when an image gets another one.
     const VERSION: u32 = 1;
 
-    /// By what the cache knows those of images decoded this way.
-    pub fn extractor(decoding: Decoding) -> Digest {
+    /// The descriptor of perceptual hashes of images that were decoded in this way: the digest of its key.
+    pub fn descriptor(decoding: Decoding) -> Digest {
         let key = Key::stage(PERCEPTUAL_HASH, Self::VERSION);
         key.field("decode", decoding).finish().digest()
     }
 
-    /// What tables of them say of how they were made, of images that were decoded this way.
-    pub fn info(decode: &str) -> ExtractorInfo {
-        ExtractorInfo {
-            views: vec![PERCEPTUAL_HASH.to_owned()],
-            combine: String::new(),
-            decode: decode.to_owned(),
-            weights: String::new(),
-            weights_sha256: String::new(),
-            precision: "fp32".to_owned(),
-        }
-    }
-
-    /// The one of an image.
+    /// The perceptual hash of an image.
     pub(crate) fn of(image: &RgbImage) -> Self {
         let (width, height) = (image.width() as usize, image.height() as usize);
         let columns = boxes(width);

@@ -166,8 +166,10 @@ impl WeightsStore {
             None | Some(Ok(News::Bytes(_))) => return Ok(()),
             Some(Err(message)) => return Err(fail(message)),
         };
-        observer.begin(&format!("bytes of {}", weights.name), done + left.unwrap_or(0));
-        observer.advance(done);
+        // A total of 0 means that nobody knows it.
+        let total = left.map_or(0, |left| done + left);
+        let task = observer.task(&format!("bytes of {}", weights.name), total);
+        task.advance(done);
         let mut got = 0;
         let so_far = |got: u64| match left {
             Some(left) => format!("after {} of {} bytes", done + got, done + left),
@@ -180,10 +182,10 @@ impl WeightsStore {
                 Err(message) => return Err(fail(format!("{message}, {}", so_far(got)))),
             };
             file.write_all(&bytes).map_err(Error::io(partial))?;
-            observer.advance(bytes.len() as u64);
+            task.advance(bytes.len() as u64);
             got += bytes.len() as u64;
         }
-        observer.end();
+        drop(task);
         if left.is_some_and(|left| got < left) {
             return Err(fail(format!("connection closed {}", so_far(got))));
         }

@@ -1,26 +1,19 @@
 //! Real photographs through real weights, against torchvision's features of them. Needs
-//! `LUTHIER_TEST_WEIGHTS`, `LUTHIER_TEST_DATA` and `LUTHIER_TEST_REFERENCE`; says so where it is skipped.
+//! `LUTHIER_TEST_WEIGHTS`, `LUTHIER_TEST_DATA` and `LUTHIER_TEST_REFERENCE`.
 
 use std::path::PathBuf;
 
 use image::codecs::jpeg::JpegEncoder;
 use luthier_extract::{Decoding, Device, ExtractorConfig, Precision, View, WIDTH, WeightsSource, decode};
+use luthier_testing::Need;
 use ndarray::{Array2, ArrayView1};
 
 use crate::{config, embed, extractor};
 
-fn from_environment(name: &str) -> Option<PathBuf> {
-    let value = std::env::var_os(name).map(PathBuf::from);
-    if value.is_none() {
-        eprintln!("SKIPPED: {name} is not set");
-    }
-    value
-}
-
 /// The photographs of music10 with their paths, in the order of the reference.
 fn photos() -> Option<Vec<(String, PathBuf)>> {
-    let data = from_environment("LUTHIER_TEST_DATA")?.join("music10");
-    let split = std::fs::read_to_string(from_environment("LUTHIER_TEST_REFERENCE")?.join("music10-split.tsv")).unwrap();
+    let data = Need::Photographs.path()?.join("music10");
+    let split = std::fs::read_to_string(Need::Reference.path()?.join("music10-split.tsv")).unwrap();
     let names = split.lines().skip(1).map(|line| line.split('\t').next().unwrap());
     Some(names.map(|name| (name.to_owned(), data.join(name))).collect())
 }
@@ -28,7 +21,7 @@ fn photos() -> Option<Vec<(String, PathBuf)>> {
 /// The configuration with trained weights.
 fn trained() -> Option<ExtractorConfig> {
     Some(ExtractorConfig {
-        weights: WeightsSource::File(from_environment("LUTHIER_TEST_WEIGHTS")?),
+        weights: WeightsSource::File(Need::Weights.path()?),
         ..config()
     })
 }
@@ -53,7 +46,7 @@ fn check(view: View, precision: Precision, tolerance: f64) {
     let config = ExtractorConfig { precision, ..config };
     let (names, paths): (Vec<String>, Vec<PathBuf>) = photos.into_iter().unzip();
     let ours = array(embed(&extractor(&config, 2, paths.len()), view, &paths));
-    let reference = from_environment("LUTHIER_TEST_REFERENCE").expect("checked above");
+    let reference = Need::Reference.path().expect("checked above");
     let theirs: Array2<f32> = ndarray_npy::read_npy(reference.join(format!("music10-{view}-features.npy"))).unwrap();
     let mut cosines: Vec<(f64, &str)> = names
         .iter()
@@ -95,7 +88,7 @@ fn features_in_bf16_stay_close_to_those_in_fp32() {
     if Precision::best(Device::Cpu) == Precision::Bf16 {
         check(View::Squash, Precision::Bf16, 1e-3);
     } else {
-        println!("skipped: this processor has no bf16");
+        Need::Bf16.skip();
     }
 }
 

@@ -70,15 +70,11 @@ impl Project {
     }
 }
 
-fn bytes(extraction: &Extraction) -> [Vec<u8>; 4] {
+fn bytes(extraction: &Extraction) -> [Vec<u8>; 3] {
     let Extraction {
-        train,
-        test,
-        train_hashes,
-        test_hashes,
-        ..
+        train, test, images, ..
     } = extraction;
-    [train, test, train_hashes, test_hashes].map(FeatureRows::encode)
+    [train.encode(), test.encode(), images.encode()]
 }
 
 #[test]
@@ -97,13 +93,14 @@ fn only_new_images_are_embedded_and_the_result_is_that_of_a_fresh_start() {
 }
 
 #[test]
-fn perceptual_hashes_stand_row_by_row_beside_the_features_and_tell_images_apart() {
+fn every_image_has_a_perceptual_hash_which_tells_images_apart() {
     let project = Project::new();
     let extraction = project.run("cache");
-    assert_eq!(extraction.train_hashes.images, extraction.train.images);
-    assert_eq!(extraction.train_hashes.labels, extraction.train.labels);
-    let hashes = project.features("cache", &extraction.train_hashes);
-    assert_eq!(hashes.dim(), (3, PerceptualHash::WIDTH));
+    let images = &extraction.images;
+    assert!((extraction.train.images.iter()).all(|image| images.hash_of(image).is_some()));
+    let cache = Cache::open(&project.path("cache")).unwrap();
+    let hashes = cache.vectors(&images.hashes, images.n_hash_values).unwrap();
+    assert_eq!(hashes.dim(), (5, PerceptualHash::WIDTH));
     assert!(hashes.iter().all(|value| (0.0..=255.0).contains(value)));
     assert_ne!(hashes.row(0), hashes.row(1));
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use luthier_extract::{Error, Extractor, ExtractorConfig, NamedWeights, Observer, WeightsSource, WeightsStore};
+use luthier_extract::{Error, Extractor, ExtractorConfig, NamedWeights, Observer, Task, WeightsSource, WeightsStore};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::config;
@@ -168,13 +168,17 @@ struct Impatient {
 }
 
 impl Observer for Impatient {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, units: u64) {
-        self.got.fetch_add(units, Ordering::Relaxed);
+    fn task(&self, _: &str, _: u64) -> Box<dyn Task + '_> {
+        Box::new(self)
     }
-    fn end(&self) {}
     fn is_interrupted(&self) -> bool {
         self.got.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Task for &Impatient {
+    fn advance(&self, units: u64) {
+        self.got.fetch_add(units, Ordering::Relaxed);
     }
 }
 

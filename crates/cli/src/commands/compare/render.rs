@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use luthier_eval::{Change, ClassChange, Comparison, Side, Verdict};
 
 use super::Compared;
-use crate::words::{counted, printable};
+use luthier::words::{counted, printable};
 
 /// How many images of a kind are named on a terminal.
 const NAMED_IN_TEXT: usize = 20;

@@ -67,7 +67,7 @@ pub(super) fn sources(arguments: &[PathBuf], watch: Option<&Path>) -> Result<Vec
         if argument == Path::new("-") {
             if sources.iter().any(|source| matches!(source, Source::Stdin(_))) {
                 bail!(Problem::usage(
-                    "--image-path has - twice, expected it once: there is one standard input"
+                    "- is named twice, expected once: there is one standard input"
                 ));
             }
             sources.push(Source::Files(std::mem::take(&mut files)));
@@ -113,7 +113,7 @@ fn matching(pattern: &str) -> Result<Vec<PathBuf>> {
         require_literal_separator: true,
         require_literal_leading_dot: true,
     };
-    let wrong = |error: glob::PatternError| Problem::usage(format!("--image-path {pattern}: {error}"));
+    let wrong = |error: glob::PatternError| Problem::usage(format!("{pattern}: {error}"));
     let mut found = Vec::new();
     for path in glob::glob_with(pattern, options).map_err(wrong)? {
         let path = path.map_err(|error| Problem::new(format!("{}: {}", error.path().display(), error.error())))?;

@@ -5,7 +5,8 @@ use std::io::{self, StdoutLock, Write};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::words::printable;
+use luthier::words::printable;
+use luthier::{ClassProbability, Prediction};
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum Format {
@@ -16,33 +17,16 @@ pub(super) enum Format {
 
 /// What is printed of an image.
 #[derive(Serialize)]
-pub(super) struct Prediction<'a> {
+pub(super) struct Printed<'a> {
     pub(super) file: &'a str,
     #[serde(flatten)]
-    pub(super) answer: Option<Answer>,
+    pub(super) answer: Option<Prediction>,
     /// Where `--copy-to` or `--move-to` puts it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) to: Option<String>,
     /// Why it could not be read, or not be put there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
-}
-
-#[derive(Serialize)]
-pub(super) struct Answer {
-    /// The most probable class, or [`UNKNOWN`](super::UNKNOWN).
-    pub(super) answer: String,
-    /// To the nearest class, in standard deviations, with `--keep-known`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) distance: Option<f64>,
-    /// The most probable classes, the most probable first.
-    pub(super) predictions: Vec<ClassProbability>,
-}
-
-#[derive(Serialize)]
-pub(super) struct ClassProbability {
-    pub(super) class: String,
-    pub(super) probability: f64,
 }
 
 pub(super) struct Printer {
@@ -56,12 +40,11 @@ pub(super) struct Printer {
 
 impl Printer {
     /// Prints the header, if the format has one.
-    pub(super) fn new(format: Format, has_targets: bool) -> io::Result<Self> {
-        let mut out = io::stdout().lock();
+    pub(super) fn new(format: Format, has_targets: bool) -> anyhow::Result<Self> {
+        let out = io::stdout().lock();
         if let Format::Csv = format {
             let to = if has_targets { ",to" } else { "" };
-            writeln!(out, "file,answer,rank,class,probability,distance,error{to}")?;
-            out.flush()?;
+            outln!("file,answer,rank,class,probability,distance,error{to}");
         }
         Ok(Printer {
             format,
@@ -78,7 +61,7 @@ impl Printer {
     }
 
     /// Prints a prediction; a reader sees it at once.
-    pub(super) fn print(&mut self, prediction: &Prediction<'_>) -> io::Result<()> {
+    pub(super) fn print(&mut self, prediction: &Printed<'_>) -> io::Result<()> {
         let lines = match self.format {
             Format::Json => {
                 let mut line = serde_json::to_vec(prediction).map_err(io::Error::other)?;
@@ -93,8 +76,8 @@ impl Printer {
     }
 
     /// A row for each class, or for the error if there are none.
-    fn csv(&self, prediction: &Prediction<'_>) -> csv::Result<Vec<u8>> {
-        let Prediction {
+    fn csv(&self, prediction: &Printed<'_>) -> csv::Result<Vec<u8>> {
+        let Printed {
             file,
             answer,
             to,
@@ -109,7 +92,7 @@ impl Printer {
         };
         match answer {
             None => write("", "", "", "", "")?,
-            Some(Answer {
+            Some(Prediction {
                 answer,
                 distance,
                 predictions,
@@ -124,8 +107,8 @@ impl Printer {
     }
 
     /// A line, or nothing for an image that cannot be read: that is said on stderr.
-    fn row(&self, prediction: &Prediction<'_>) -> String {
-        let Some(Answer {
+    fn row(&self, prediction: &Printed<'_>) -> String {
+        let Some(Prediction {
             answer, predictions, ..
         }) = &prediction.answer
         else {

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result};
-use luthier_artifact::FileStat;
-use luthier_extract::{Observer as _, images_below};
+use luthier_artifact::{FileStat, Observer};
+use luthier_extract::images_below;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher, WatcherKind};
 
-use crate::terminal::Progress;
+use crate::{Error, Result};
 
 /// How long a file must not have changed before it is taken to be complete.
 const QUIET: Duration = Duration::from_secs(1);
@@ -26,7 +25,7 @@ const POLL: Duration = Duration::from_secs(2);
 const CHECK: Duration = Duration::from_secs(30);
 
 /// The images of a folder, each when it is complete, and again whenever it has changed.
-pub(super) struct Arrivals {
+pub struct Arrivals {
     folder: PathBuf,
     /// What the folder is called in the system's news.
     absolute: PathBuf,
@@ -40,8 +39,12 @@ pub(super) struct Arrivals {
 }
 
 impl Arrivals {
-    pub(super) fn watch(folder: PathBuf) -> Result<Self> {
-        let absolute = std::path::absolute(&folder).with_context(|| folder.display().to_string())?;
+    /// Begins to watch a folder and the folders below it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder has no absolute path.
+    pub fn watch(folder: PathBuf) -> Result<Self> {
+        let absolute = std::path::absolute(&folder).map_err(Error::io(&folder))?;
         let news = match news_of(&absolute) {
             Ok(news) => Some(news),
             Err(error) => {
@@ -57,15 +60,18 @@ impl Arrivals {
             folder,
             absolute,
             news,
-            files: Files::default(),
+            files: Files::new(RecommendedWatcher::kind()),
             is_changed: false,
             next_listing: [Instant::now(); 2],
         })
     }
 
-    /// Waits for images that are complete; `None` once the user interrupts.
-    pub(super) fn next(&mut self, progress: &Progress) -> Result<Option<Vec<PathBuf>>> {
-        while !progress.is_interrupted() {
+    /// Waits for images that are complete; `None` once the observer interrupts.
+    ///
+    /// # Errors
+    /// [`Error::Extract`] if the folder cannot be listed.
+    pub fn next(&mut self, observer: &dyn Observer) -> Result<Option<Vec<PathBuf>>> {
+        while !observer.is_interrupted() {
             self.take_news();
             let [with_news, without] = self.next_listing;
             let start = Instant::now();
@@ -113,8 +119,10 @@ fn news_of(folder: &Path) -> notify::Result<(RecommendedWatcher, Receiver<notify
 }
 
 /// What is known of the files in the folder.
-#[derive(Default)]
 struct Files {
+    /// Whether the system tells that a file was closed. Only Linux does (inotify): elsewhere a file that is written in
+    /// place would be waited for without end.
+    tells_of_closing: bool,
     /// As they were when they were passed on.
     passed_on: HashMap<PathBuf, FileStat>,
     /// Those that have changed, or are new: as they were last, and since when.
@@ -124,7 +132,16 @@ struct Files {
 }
 
 impl Files {
-    /// Takes an event to heart; the result is whether the folder must be listed again.
+    fn new(watcher: WatcherKind) -> Self {
+        Files {
+            tells_of_closing: watcher == WatcherKind::Inotify,
+            passed_on: HashMap::new(),
+            waiting: HashMap::new(),
+            written_to: HashSet::new(),
+        }
+    }
+
+    /// Takes note of an event; the result is whether the folder must be listed again.
     fn take(&mut self, event: &Event) -> bool {
         if event.need_rescan() {
             // Events were lost, that of a closed file perhaps among them.
@@ -132,7 +149,9 @@ impl Files {
             return true;
         }
         match event.kind {
-            EventKind::Modify(ModifyKind::Data(_)) => self.written_to.extend(event.paths.iter().cloned()),
+            EventKind::Modify(ModifyKind::Data(_)) if self.tells_of_closing => {
+                self.written_to.extend(event.paths.iter().cloned())
+            }
             EventKind::Access(AccessKind::Close(AccessMode::Write)) | EventKind::Remove(_) => {
                 event.paths.iter().for_each(|path| {
                     self.written_to.remove(path);
@@ -214,7 +233,7 @@ mod tests {
             let mut watched = Watched {
                 file: folder.path().join("1.jpg"),
                 folder,
-                files: Files::default(),
+                files: Files::new(WatcherKind::Inotify),
                 changed: SystemTime::now(),
                 start: Instant::now(),
             };
@@ -279,6 +298,21 @@ mod tests {
         // Its end may be among the events that were lost.
         assert!(watched.files.take(&Event::new(EventKind::Other).set_flag(Flag::Rescan)));
         assert_eq!(watched.complete(11 * QUIET), 1);
+    }
+
+    #[test]
+    fn a_file_is_complete_once_it_is_quiet_where_nobody_tells_that_it_was_closed() {
+        for watcher in [
+            WatcherKind::Fsevent,
+            WatcherKind::Kqueue,
+            WatcherKind::ReadDirectoryChangesWatcher,
+        ] {
+            let mut watched = Watched::new();
+            watched.files.tells_of_closing = Files::new(watcher).tells_of_closing;
+            assert!(watched.event(WRITTEN));
+            assert_eq!(watched.complete(QUIET - INSTANT), 0);
+            assert_eq!(watched.complete(9 * QUIET), 1, "{watcher:?}");
+        }
     }
 
     #[test]

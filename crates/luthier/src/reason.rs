@@ -1,59 +1,95 @@
 //! Why a stage has the status it has: typed, and put into words in one place.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use anyhow::Result;
 use luthier_artifact::{Content, Key, Manifest, ManifestEntry};
-use luthier_cache::{Cache, PERCEPTUAL_HASH};
+use luthier_cache::Cache;
+use luthier_extract::PERCEPTUAL_HASH;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
+use crate::Result;
 use crate::words::counted;
 
 /// One thing that is not as it was in the last run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub(crate) enum Reason {
+pub enum Reason {
     /// This project has not run before.
     FirstRun,
     /// The last run's result, or the record of it, is no longer in the cache.
     Lost,
     /// A stage above must run first; whether this one must is known only then.
-    Waits { stage: &'static str },
+    Waits {
+        /// The stage above.
+        stage: &'static str,
+    },
     /// The images are others.
     Images(ImageChanges),
     /// A stage above gave another result.
-    Input { name: &'static str },
+    Input {
+        /// What it gave, for example `model`.
+        name: &'static str,
+    },
     /// A part of the configuration; `None` where there was, or is, no such part.
     Setting {
+        /// The part's name.
         name: String,
+        /// Its value in the last run.
         before: Option<String>,
+        /// Its value now.
         now: Option<String>,
     },
     /// One part of the configuration in place of another.
-    Instead { before: Setting, now: Setting },
+    Instead {
+        /// The part of the last run.
+        before: Setting,
+        /// The part of this run.
+        now: Setting,
+    },
     /// The network has other weights.
-    Weights { before: Weights, now: Weights },
+    Weights {
+        /// The weights of the last run.
+        before: Weights,
+        /// The weights of this run.
+        now: Weights,
+    },
     /// Luthier itself does something in another way.
-    Version { of: String, before: String, now: String },
+    Version {
+        /// What it does.
+        of: String,
+        /// The version of the last run.
+        before: String,
+        /// The version of this run.
+        now: String,
+    },
     /// The network runs on another libtorch.
-    Libtorch { before: String, now: String },
+    Libtorch {
+        /// The version of the last run.
+        before: String,
+        /// The version of this run.
+        now: String,
+    },
 }
 
 /// A part of the configuration with its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Setting {
-    name: String,
-    value: String,
+pub struct Setting {
+    /// The part's name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
 }
 
 /// What is known of weights.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Weights {
-    name: String,
-    sha256: String,
+pub struct Weights {
+    /// What they are called.
+    pub name: String,
+    /// The SHA-256 of their file.
+    pub sha256: String,
 }
 
 impl fmt::Display for Reason {
@@ -98,11 +134,11 @@ impl fmt::Display for Reason {
 ///
 /// In JSON both the words, `reason`, and the list, `reasons`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reasons(pub Vec<Reason>);
+pub struct Reasons(pub Vec<Reason>);
 
 impl Reasons {
     /// What changed from one key of a stage to another. An input that `now` lacks is not known yet, and is passed over.
-    pub(crate) fn between(cache: &Cache, before: &Key, now: &Key) -> Result<Self> {
+    pub fn between(cache: &Cache, before: &Key, now: &Key) -> Result<Self> {
         let mut reasons = Vec::new();
         let mut came_or_went = Vec::new();
         let (mut summary, mut beside) = (None, Vec::new());
@@ -164,7 +200,7 @@ impl Reasons {
     }
 
     /// What happened to the images, if that is among the reasons.
-    pub(crate) fn images(&self) -> Option<&ImageChanges> {
+    pub fn images(&self) -> Option<&ImageChanges> {
         self.0.iter().find_map(|reason| match reason {
             Reason::Images(changes) => Some(changes),
             _ => None,
@@ -184,7 +220,7 @@ impl fmt::Display for Reasons {
 }
 
 impl Serialize for Reasons {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("Reasons", 2)?;
         fields.serialize_field("reason", &self.to_string())?;
         fields.serialize_field("reasons", &self.0)?;
@@ -203,7 +239,7 @@ impl Weights {
 }
 
 /// What the part of a key that is the digest of an input stands for.
-pub(crate) fn input_name(part: &str) -> Option<&'static str> {
+pub fn input_name(part: &str) -> Option<&'static str> {
     match part {
         "manifest" => Some("images"),
         "train" => Some("training features"),
@@ -211,19 +247,25 @@ pub(crate) fn input_name(part: &str) -> Option<&'static str> {
         "projection" => Some("projection"),
         "model" => Some("model"),
         "held-out" => Some("held-out predictions"),
-        "train hashes" => Some("training hashes"),
-        "test hashes" => Some("test hashes"),
+        "look-alikes" => Some("look-alikes"),
+        "images" => Some("distinct images"),
+        "mistakes" => Some("mistakes"),
         _ => None,
     }
 }
 
-/// Whether a part need not be said beside others: it changes with the model or the test features, but for exceptions.
+/// Whether an input need not be said beside others: it changes with them, but for exceptions.
 fn is_beside(stage: &str, part: &str) -> bool {
-    stage == "evaluate" && !["model", "test"].contains(&part)
+    match stage {
+        "suspects" => part == "held-out predictions",
+        "neighbours" => part == "mistakes",
+        "classify" => part == "look-alikes",
+        _ => false,
+    }
 }
 
 /// Digests within a value are cut short, for people.
-pub(crate) fn short(value: &str) -> String {
+pub fn short(value: &str) -> String {
     let is_digest = |word: &&str| word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
     let words: Vec<String> = value
         .split(' ')
@@ -256,7 +298,7 @@ fn images(cache: &Cache, before: &str, now: &str) -> Result<Reason> {
     };
     let changes = match (load(before)?, load(now)?) {
         (Some(before), Some(now)) => ImageChanges::between(&before, &now),
-        _ => ImageChanges { files: Vec::new() },
+        _ => ImageChanges::default(),
     };
     Ok(if changes.files.is_empty() {
         // Which ones, the cache does not know any more.
@@ -269,7 +311,7 @@ fn images(cache: &Cache, before: &str, now: &str) -> Result<Reason> {
 /// What became of an image from one manifest to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Fate {
+pub enum Fate {
     /// The file is new.
     Added,
     /// The file holds other bytes.
@@ -300,11 +342,23 @@ impl fmt::Display for Fate {
 
 /// One image that is not as it was. Files are named with their split, for example `train/harp/1.jpg`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(crate) struct ImageChange {
+pub struct ImageChange {
+    /// What became of it.
     pub change: Fate,
+    /// The file.
     pub file: String,
     /// What a renamed or moved file was called before.
     pub from: Option<String>,
+}
+
+impl ImageChange {
+    /// The classes of a file that was renamed or moved: before, and now.
+    fn classes(&self) -> Option<(&str, &str)> {
+        Some((
+            class_below_split(self.from.as_deref()?)?,
+            class_below_split(&self.file)?,
+        ))
+    }
 }
 
 impl fmt::Display for ImageChange {
@@ -317,11 +371,22 @@ impl fmt::Display for ImageChange {
     }
 }
 
+/// A class that has another name, and otherwise the same images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RenamedClass {
+    /// The name that the class had.
+    pub from: String,
+    /// The name that it has.
+    pub to: String,
+}
+
 /// The images that were added, changed, removed, renamed and moved from one manifest to the next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ImageChanges {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageChanges {
     /// Ordered by what happened, then by file.
     pub files: Vec<ImageChange>,
+    /// Classes that have another name. Their images are among the files that moved.
+    pub renamed_classes: Vec<RenamedClass>,
 }
 
 impl ImageChanges {
@@ -375,12 +440,53 @@ impl ImageChanges {
             note(Fate::Removed, entry, None);
         }
         files.sort();
-        ImageChanges { files }
+        let renamed_classes = renamed_classes(before, now, &files);
+        ImageChanges { files, renamed_classes }
+    }
+
+    /// How many images moved, but for those of renamed classes.
+    fn n_moved(&self) -> usize {
+        let of_class = |file: &&ImageChange| match (file.classes(), file.change) {
+            (Some((from, to)), Fate::Moved) => {
+                (self.renamed_classes.iter()).any(|class| class.from == from && class.to == to)
+            }
+            _ => false,
+        };
+        self.count(Fate::Moved) - self.files.iter().filter(of_class).count()
     }
 
     fn count(&self, fate: Fate) -> usize {
         self.files.iter().filter(|file| file.change == fate).count()
     }
+}
+
+/// The classes that are gone, each of whose images moved to one class that is new.
+fn renamed_classes(before: &Manifest, now: &Manifest, files: &[ImageChange]) -> Vec<RenamedClass> {
+    let mut targets: BTreeMap<&str, Option<&str>> = BTreeMap::new();
+    for (from, to) in files
+        .iter()
+        .filter(|file| file.change == Fate::Moved)
+        .filter_map(ImageChange::classes)
+    {
+        let target = targets.entry(from).or_insert(Some(to));
+        if *target != Some(to) {
+            *target = None;
+        }
+    }
+    let is_class = |manifest: &Manifest, class: &str| manifest.label(class).is_some();
+    let renamed = targets.into_iter().filter_map(|(from, to)| Some((from, to?)));
+    renamed
+        .filter(|(from, to)| !is_class(now, from) && !is_class(before, to))
+        .map(|(from, to)| RenamedClass {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        })
+        .collect()
+}
+
+/// The class of a file that is named with its split.
+fn class_below_split(file: &str) -> Option<&str> {
+    file.split('/').nth(1)
 }
 
 /// A file's name with its split.
@@ -417,11 +523,20 @@ fn take<'a>(
 impl fmt::Display for ImageChanges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut is_first = true;
+        for RenamedClass { from, to } in &self.renamed_classes {
+            let separator = if is_first { "" } else { ", " };
+            write!(f, "{separator}class {from} is now {to}")?;
+            is_first = false;
+        }
         for fate in Fate::ALL {
-            let count = self.count(fate);
-            match (count, is_first) {
+            let count = match fate {
+                Fate::Moved => self.n_moved(),
+                fate => self.count(fate),
+            };
+            match (count, is_first && self.renamed_classes.is_empty()) {
                 (0, _) => continue,
                 (_, true) => write!(f, "{} {fate}", counted(count, "image"))?,
+                (_, false) if is_first => write!(f, ", {} {fate}", counted(count, "image"))?,
                 (_, false) => write!(f, ", {count} {fate}")?,
             }
             is_first = false;
@@ -431,13 +546,14 @@ impl fmt::Display for ImageChanges {
 }
 
 impl Serialize for ImageChanges {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("ImageChanges", Fate::ALL.len() + 1)?;
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("ImageChanges", Fate::ALL.len() + 2)?;
         fields.serialize_field("added", &self.count(Fate::Added))?;
         fields.serialize_field("changed", &self.count(Fate::Changed))?;
         fields.serialize_field("removed", &self.count(Fate::Removed))?;
         fields.serialize_field("renamed", &self.count(Fate::Renamed))?;
         fields.serialize_field("moved", &self.count(Fate::Moved))?;
+        fields.serialize_field("renamed_classes", &self.renamed_classes)?;
         fields.serialize_field("files", &self.files)?;
         fields.end()
     }
@@ -467,6 +583,65 @@ mod tests {
         assert_eq!(
             ImageChanges::between(&before, &now).to_string(),
             "1 image added, 1 changed, 1 removed, 1 renamed"
+        );
+    }
+
+    fn classes(files: &[(&str, &str)]) -> Manifest {
+        let entry = |(file, bytes): &(&str, &str)| ManifestEntry {
+            split: Split::Train,
+            file: (*file).to_owned(),
+            content: Content::Digest(Digest::of(bytes.as_bytes())),
+        };
+        Manifest::new(files.iter().map(entry).collect())
+    }
+
+    #[test]
+    fn a_class_whose_images_all_moved_to_a_new_class_has_another_name() {
+        let before = classes(&[
+            ("drum/1.jpg", "a"),
+            ("drum/2.jpg", "b"),
+            ("harp/1.jpg", "c"),
+            ("harp/2.jpg", "d"),
+        ]);
+        let check = |now: &[(&str, &str)], expected: &str| {
+            assert_eq!(ImageChanges::between(&before, &classes(now)).to_string(), expected);
+        };
+        check(
+            &[
+                ("drum kit/1.jpg", "a"),
+                ("drum kit/2.jpg", "b"),
+                ("harp/1.jpg", "c"),
+                ("harp/2.jpg", "d"),
+            ],
+            "class drum is now drum kit",
+        );
+        check(
+            &[
+                ("drum kit/1.jpg", "a"),
+                ("drum kit/2.jpg", "b"),
+                ("harp/1.jpg", "c"),
+                ("drum kit/3.jpg", "d"),
+            ],
+            "class drum is now drum kit, 1 image moved",
+        );
+        // Merged into a class that was there, and split in two.
+        check(
+            &[
+                ("harp/3.jpg", "a"),
+                ("harp/4.jpg", "b"),
+                ("harp/1.jpg", "c"),
+                ("harp/2.jpg", "d"),
+            ],
+            "2 images moved",
+        );
+        check(
+            &[
+                ("bongo/1.jpg", "a"),
+                ("conga/2.jpg", "b"),
+                ("harp/1.jpg", "c"),
+                ("harp/2.jpg", "d"),
+            ],
+            "2 images moved",
         );
     }
 

@@ -3,14 +3,14 @@
 use std::fmt::Display;
 
 /// A count and what is counted: `1 image`, `12 images`.
-pub(crate) fn counted(n: impl Display, noun: &str) -> String {
+pub fn counted(n: impl Display, noun: &str) -> String {
     let n = n.to_string();
     let plural = if n == "1" { "" } else { "s" };
     format!("{n} {noun}{plural}")
 }
 
 /// A name without what would move the cursor or turn the writing around: such characters are escaped.
-pub(crate) fn printable(name: &str) -> String {
+pub fn printable(name: &str) -> String {
     let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut printable = String::with_capacity(name.len());
     for c in name.chars() {

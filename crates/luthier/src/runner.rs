@@ -1,23 +1,49 @@
+//! Takes stages through the cache, and keeps account.
+//!
+//! A stage is a name, a [`Key`] and a function that makes the outputs. [`Runner::stage`] looks the key up in the cache:
+//!
+//! - The cache knows the key and still has all outputs: the stage does not run. Its status is [`Status::Fresh`] if the
+//!   last run of this project used the same key, and [`Status::Restored`] if another run made the outputs.
+//! - The cache does not know the key: the function runs, and key, outputs and time are recorded ([`Status::Ran`]). The
+//!   key is compared with the key of the last run, which gives the [`Reasons`].
+//!
+//! With [`Purpose::Plan`] no function runs. A stage that would run gives outputs that are [pending](Outputs::get). The
+//! key of a stage below then has a pending input, so that the stage waits, and its own outputs are pending too. That is
+//! how the one function that names the stages, [`Pipeline::stages`](crate::Pipeline), serves runs and plans alike.
+//!
+//! A run is recorded in the cache before each stage that computes, and again when it is finished: what it used is in use.
+
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::Instant;
 
-use anyhow::Result;
-use luthier_artifact::{Digest, Key};
-use luthier_cache::{Cache, Execution, Output, Reuse, RunStage};
+use luthier_artifact::{Digest, Key, Observer};
+use luthier_cache::{Cache, Execution, Output, References, Reuse, RunStage};
 use luthier_eval::StageTime;
-use luthier_extract::Observer;
 use serde::Serialize;
 
+use crate::Result;
 use crate::reason::{Reason, Reasons};
-use crate::terminal::Progress;
 
 /// The stages in the order in which they run.
-pub(crate) const STAGES: [&str; 5] = ["scan", "extract", "features", "classify", "evaluate"];
+pub const STAGES: [&str; 8] = [
+    "scan",
+    "extract",
+    "duplicates",
+    "features",
+    "classify",
+    "evaluate",
+    "suspects",
+    "neighbours",
+];
+
+/// What stands for an output that a stage above has yet to make.
+static PENDING: LazyLock<Digest> = LazyLock::new(|| Digest::of(b"what a stage above has yet to make"));
 
 /// What a stage did, or would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Status {
+pub enum Status {
     /// Nothing: its key is that of the last run.
     Fresh,
     /// Nothing: the cache knows the result of another run with this key.
@@ -44,26 +70,38 @@ impl fmt::Display for Status {
 
 /// One line of a run's account.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct StageReport {
+pub struct StageReport {
+    /// The stage.
     pub name: &'static str,
+    /// What it did.
     pub status: Status,
+    /// Why.
     #[serde(flatten)]
     pub reasons: Reasons,
+    /// How long it took, in seconds.
     pub seconds: f64,
+    /// What came out, in a few words; empty in a plan.
+    #[serde(skip)]
+    pub outcome: String,
 }
 
 /// Whether stages run or are only looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum Purpose {
+    /// Stages whose results the cache does not know run.
     Run,
+    /// No stage runs.
     Plan,
 }
 
 /// Takes stages through the cache, and keeps account.
 pub(crate) struct Runner<'a> {
-    pub cache: &'a Cache,
-    pub progress: &'a Progress,
-    mode: Mode,
+    /// Where results are kept.
+    pub(crate) cache: &'a Cache,
+    /// Told how work proceeds, and asked whether it may go on.
+    pub observer: &'a dyn Observer,
+    purpose: Purpose,
+    on_stage: &'a dyn Fn(&StageReport),
     project: String,
     previous: Vec<RunStage>,
     used: Vec<Key>,
@@ -72,13 +110,20 @@ pub(crate) struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// A runner for a project, which is known by the folder it writes to.
-    pub(crate) fn new(cache: &'a Cache, progress: &'a Progress, project: String, mode: Mode) -> Result<Self> {
+    /// A runner for a project, which is known by the folder it writes to. `on_stage` is told of each stage that ends.
+    pub(crate) fn new(
+        cache: &'a Cache,
+        observer: &'a dyn Observer,
+        on_stage: &'a dyn Fn(&StageReport),
+        project: String,
+        purpose: Purpose,
+    ) -> Result<Self> {
         let previous = cache.last_run(&project)?;
         Ok(Runner {
             cache,
-            progress,
-            mode,
+            observer,
+            purpose,
+            on_stage,
             project,
             previous,
             used: Vec::new(),
@@ -87,15 +132,34 @@ impl<'a> Runner<'a> {
         })
     }
 
-    /// The outputs of a stage: from the cache if it knows this key, else from `run`.
-    ///
-    /// `None` if the stage would have to run and this is only a plan.
+    /// Whether no stage runs.
+    pub(crate) fn is_plan(&self) -> bool {
+        self.purpose == Purpose::Plan
+    }
+
+    /// The outputs of a stage: from the cache if it knows this key, else from `run`. In a plan the outputs of a stage that
+    /// would run are pending.
     pub(crate) fn stage(
         &mut self,
         name: &'static str,
         key: Key,
         run: impl FnOnce() -> Result<Vec<(&'static str, Digest)>>,
-    ) -> Result<Option<Outputs>> {
+    ) -> Result<Outputs> {
+        self.stage_that_refers(name, key, || Ok((run()?, References::default())))
+    }
+
+    /// [`stage`](Runner::stage) for a stage whose result refers to features in the cache.
+    pub(crate) fn stage_that_refers(
+        &mut self,
+        name: &'static str,
+        key: Key,
+        run: impl FnOnce() -> Result<(Vec<(&'static str, Digest)>, References)>,
+    ) -> Result<Outputs> {
+        let pending = PENDING.to_string();
+        if key.parts.iter().any(|part| part.value == pending) {
+            self.wait(name, key)?;
+            return Ok(Outputs(None));
+        }
         let digest = key.digest();
         let cached = self.cache.execution(&digest)?;
         let same = self.previous_key(name) == Some(digest);
@@ -105,24 +169,23 @@ impl<'a> Runner<'a> {
             (_, false) => self.reasons(&key)?,
         };
         let start = Instant::now();
-        let (status, outputs) = match (cached, self.mode) {
-            (Some(execution), mode) => (
-                match (same, mode) {
+        let (status, outputs) = match (cached, self.purpose) {
+            (Some(execution), purpose) => (
+                match (same, purpose) {
                     (true, _) => Status::Fresh,
-                    (false, Mode::Run) => Status::Restored,
-                    (false, Mode::Plan) => Status::Restorable,
+                    (false, Purpose::Run) => Status::Restored,
+                    (false, Purpose::Plan) => Status::Restorable,
                 },
                 Some(execution.outputs),
             ),
-            (None, Mode::Plan) => (Status::Stale, None),
-            // The statistics do not look whether they are interrupted: at least the next stage does not begin.
-            (None, Mode::Run) if self.progress.is_interrupted() => {
+            (None, Purpose::Plan) => (Status::Stale, None),
+            (None, Purpose::Run) if self.observer.is_interrupted() => {
                 return Err(luthier_extract::Error::Interrupted.into());
             }
-            (None, Mode::Run) => {
+            (None, Purpose::Run) => {
                 self.begin()?;
-                let outputs: Vec<Output> = run()?
-                    .into_iter()
+                let (outputs, references) = run()?;
+                let outputs: Vec<Output> = (outputs.into_iter())
                     .map(|(name, digest)| Output {
                         name: name.to_owned(),
                         digest,
@@ -133,21 +196,38 @@ impl<'a> Runner<'a> {
                     key: key.clone(),
                     outputs: outputs.clone(),
                     seconds,
+                    references,
                 })?;
                 (Status::Ran, Some(outputs))
             }
         };
+        self.put_down(name, key, status, reasons, start.elapsed().as_secs_f64());
+        Ok(Outputs(outputs))
+    }
+
+    fn put_down(&mut self, name: &'static str, key: Key, status: Status, reasons: Reasons, seconds: f64) {
         self.used.push(key);
         self.reports.push(StageReport {
             name,
             status,
             reasons,
-            seconds: start.elapsed().as_secs_f64(),
+            seconds,
+            outcome: String::new(),
         });
-        Ok(outputs.map(Outputs))
     }
 
-    /// Puts down how many images the stage that has just ended embedded, if it ran: later estimates rest on it.
+    /// Says what came out of the stage that has just ended, and tells the caller of it. A plan tells of nothing.
+    pub(crate) fn tell(&mut self, outcome: impl FnOnce() -> Result<String>) -> Result<()> {
+        if !self.is_plan()
+            && let Some(report) = self.reports.last_mut()
+        {
+            report.outcome = outcome()?;
+            (self.on_stage)(report);
+        }
+        Ok(())
+    }
+
+    /// Records how many images the stage that has just ended embedded, if it ran: later estimates rest on it.
     pub(crate) fn embedded(&self, n_images: usize) -> Result<()> {
         if let (Some(report), Some(key)) = (self.reports.last(), self.used.last())
             && report.status == Status::Ran
@@ -157,18 +237,18 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// Puts down a stage that always runs, because only by running it is known what it gives.
+    /// Records a stage that always runs, because only running it tells what it gives.
     pub(crate) fn seen(&mut self, name: &'static str, key: Key, output: Digest, start: Instant) -> Result<()> {
         let digest = key.digest();
         let is_recorded = self.cache.execution(&digest)?.is_some();
-        let (status, reasons) = match (self.previous_key(name) == Some(digest), self.mode) {
+        let (status, reasons) = match (self.previous_key(name) == Some(digest), self.purpose) {
             (true, _) => (Status::Fresh, Reasons::default()),
-            (false, Mode::Run) => (Status::Ran, self.reasons(&key)?),
-            (false, Mode::Plan) if is_recorded => (Status::Restorable, self.reasons(&key)?),
-            (false, Mode::Plan) => (Status::Stale, self.reasons(&key)?),
+            (false, Purpose::Run) => (Status::Ran, self.reasons(&key)?),
+            (false, Purpose::Plan) if is_recorded => (Status::Restorable, self.reasons(&key)?),
+            (false, Purpose::Plan) => (Status::Stale, self.reasons(&key)?),
         };
         let seconds = start.elapsed().as_secs_f64();
-        if self.mode == Mode::Run && !is_recorded {
+        if self.purpose == Purpose::Run && !is_recorded {
             let outputs = vec![Output {
                 name: name.to_owned(),
                 digest: output,
@@ -177,21 +257,21 @@ impl<'a> Runner<'a> {
                 key: key.clone(),
                 outputs,
                 seconds,
+                references: References {
+                    descriptors: Vec::new(),
+                    images: vec![output],
+                },
             })?;
         }
-        self.used.push(key);
-        self.reports.push(StageReport {
-            name,
-            status,
-            reasons,
-            seconds,
-        });
+        self.put_down(name, key, status, reasons, seconds);
         Ok(())
     }
 
-    /// Puts down a stage of a plan that waits for one above it. Its key lacks the inputs that are not made yet.
-    pub(crate) fn waits(&mut self, name: &'static str, key: Key) -> Result<()> {
-        // Not for scan, which has been done by looking, nor for one that waits itself.
+    /// Records a stage of a plan that waits for a stage above. Its key lacks the inputs that are not made yet.
+    fn wait(&mut self, name: &'static str, mut key: Key) -> Result<()> {
+        let pending = PENDING.to_string();
+        key.parts.retain(|part| part.value != pending);
+        // Not for scan, which has been done by looking, nor for a stage that waits itself.
         let is_awaited = |report: &&StageReport| report.status == Status::Stale && report.name != STAGES[0];
         let awaited = self.reports.iter().find(is_awaited);
         let stage = awaited.expect("a stage waits only for one that would run").name;
@@ -200,17 +280,11 @@ impl<'a> Runner<'a> {
             None => Reasons::default(),
         };
         reasons.0.push(Reason::Waits { stage });
-        self.used.push(key);
-        self.reports.push(StageReport {
-            name,
-            status: Status::Stale,
-            reasons,
-            seconds: 0.0,
-        });
+        self.put_down(name, key, Status::Stale, reasons, 0.0);
         Ok(())
     }
 
-    /// Puts down for how many images the cache spared the network, and for how many it did not.
+    /// Records for how many images the cache spared the network, and for how many it did not.
     pub(crate) fn count_images(&mut self, reused: usize, embedded: usize) {
         self.reuse.images_reused = reused;
         self.reuse.images_embedded = embedded;
@@ -240,11 +314,6 @@ impl<'a> Runner<'a> {
             }))
         });
         times.filter_map(Result::transpose).collect()
-    }
-
-    /// The account so far.
-    pub(crate) fn reports(&self) -> &[StageReport] {
-        &self.reports
     }
 
     /// Ends a plan: each stage with its key.
@@ -295,16 +364,25 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// The outputs of a stage.
-pub(crate) struct Outputs(Vec<Output>);
+/// The outputs of a stage; none in a plan if the stage would have to run.
+pub(crate) struct Outputs(Option<Vec<Output>>);
 
 impl Outputs {
-    /// The digest of an output. Stages name their outputs themselves, so that a missing one is a mistake in the code.
+    /// The digest of an output, or the one that stands for what is not made yet. Stages name their outputs themselves, so
+    /// that a missing output is a mistake in the code.
     pub(crate) fn get(&self, name: &str) -> Digest {
-        self.0
-            .iter()
-            .find(|output| output.name == name)
-            .map(|output| output.digest)
-            .expect("the stage has this output")
+        let Some(outputs) = &self.0 else { return *PENDING };
+        let output = outputs.iter().find(|output| output.name == name);
+        output.expect("the stage has this output").digest
     }
+}
+
+/// Whether this stands for an output that a stage above has yet to make.
+pub(crate) fn is_pending(digest: &Digest) -> bool {
+    *digest == *PENDING
+}
+
+/// What stands for an input that is not known before a stage above has run.
+pub(crate) fn pending() -> Digest {
+    *PENDING
 }

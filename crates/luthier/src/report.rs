@@ -3,39 +3,44 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use anyhow::Result;
 use luthier_artifact::{Split, Written};
+use luthier_cache::Cache;
 use luthier_classify::Model;
 use luthier_eval::{
-    CandidateC, Context, CrossValidated, Duplicates, Evaluation, Findings, ImageRef, Images, LearningPoint, Likeness,
-    StageTime, Threshold, Variance, Warning, write_report,
+    CandidateC, Context, CrossValidated, Duplicates, Findings, ImageRef, Images, LearningPoint, Likeness, StageTime,
+    Threshold, Variance, Warning, write_report,
 };
 use luthier_extract::{WeightsSource, thumbnail};
 
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::features_folder::{Index, Place};
+use crate::Result;
+use crate::features_folder::{FeaturesJson, ImageLocation};
+use crate::pipeline::{Found, load};
 use crate::words::counted;
 
 /// Writes the files of the report of an evaluation.
 pub(crate) fn write(
     folder: &Path,
-    (evaluation, findings): (&Evaluation, &Findings),
-    model: &Model,
-    index: &Index,
+    cache: &Cache,
+    found: &Found,
+    json: &FeaturesJson,
     stages: &[StageTime],
 ) -> Result<Vec<Written>> {
-    let (train, test) = (Named::of(index, Split::Train), Named::of(index, Split::Test));
-    let cross_validated = cross_validated(model);
+    let model: Model = load(cache, &found.data.trained.model)?;
+    let evaluation = found.figures.evaluation();
+    let findings = found.findings(cache)?;
+    let (train, test) = (Named::of(json, Split::Train), Named::of(json, Split::Test));
+    let cross_validated = cross_validated(&model);
     let context = Context {
         evaluation,
-        findings,
+        findings: &findings,
         train: train.images(),
         test: test.images(),
-        skipped: &index.skipped(),
-        warnings: &warnings(model, index.places(), || Ok(leaked_looks(findings, index)))?,
-        facts: &facts(model, index),
+        skipped: &json.skipped(),
+        warnings: &warnings(&model, json.places(), || Ok(leaked_looks(&findings, json)))?,
+        facts: &facts(&model, json),
         date: Some(&date()),
         stages,
         variance: Variance {
@@ -45,7 +50,7 @@ pub(crate) fn write(
         cross_validation: cross_validated.as_ref(),
         // The figures do not need the pictures: a folder that has moved since costs nothing else.
         thumbnail: &|split, file, side| {
-            let bytes = std::fs::read(index.folders.get(split).join(file)).ok()?;
+            let bytes = std::fs::read(json.folders.get(split).join(file)).ok()?;
             thumbnail(&bytes, side).ok()
         },
     };
@@ -59,9 +64,10 @@ struct Named {
 }
 
 impl Named {
-    fn of(index: &Index, split: Split) -> Self {
-        let rows = index.rows.get(split);
-        let label = |class: &String| index.classes.binary_search(class).expect("classes are in order");
+    fn of(json: &FeaturesJson, split: Split) -> Self {
+        let rows = json.rows.get(split);
+        let labels = json.labels();
+        let label = |class: &String| labels[class.as_str()];
         Named {
             files: rows.iter().map(|row| row.file.clone()).collect(),
             labels: rows.iter().map(|row| label(&row.class)).collect(),
@@ -87,7 +93,7 @@ fn date() -> String {
     time.format(format).expect("a time has all that the format asks for")
 }
 
-fn facts(model: &Model, index: &Index) -> Vec<(String, String)> {
+fn facts(model: &Model, json: &FeaturesJson) -> Vec<(String, String)> {
     let (extractor, training) = (&model.extractor, &model.training);
     let views = match (extractor.views.as_slice(), extractor.combine.as_str()) {
         ([view], _) => view.clone(),
@@ -102,7 +108,7 @@ fn facts(model: &Model, index: &Index) -> Vec<(String, String)> {
     let fact = |name: &str, value: String| (name.to_owned(), value);
     vec![
         fact("Training images", training.n_train.to_string()),
-        fact("Test images", index.rows.test.len().to_string()),
+        fact("Test images", json.rows.test.len().to_string()),
         fact("Classes", model.classes.len().to_string()),
         fact(
             "Weights",
@@ -164,7 +170,7 @@ fn cross_validated(model: &Model) -> Option<CrossValidated> {
 /// `leaked_looks` gives the lines of [`leaked_looks`].
 pub(crate) fn warnings(
     model: &Model,
-    images: Vec<Place<'_>>,
+    images: Vec<ImageLocation<'_>>,
     leaked_looks: impl FnOnce() -> Result<Vec<String>>,
 ) -> Result<Vec<Warning>> {
     let mut warnings = Vec::new();
@@ -188,7 +194,7 @@ pub(crate) fn warnings(
         });
     }
     let in_test = images.iter().filter(|place| place.split == Split::Test);
-    let in_test: HashSet<&str> = in_test.map(Place::class).collect();
+    let in_test: HashSet<&str> = in_test.map(ImageLocation::class).collect();
     let missing: Vec<&str> = (model.classes.iter().map(String::as_str))
         .filter(|class| !in_test.contains(class))
         .collect();
@@ -218,10 +224,10 @@ pub(crate) fn warnings(
 }
 
 /// Groups of images in train and test that look the same without having the same bytes, as lines that name them.
-pub(crate) fn leaked_looks(findings: &Findings, index: &Index) -> Vec<String> {
+pub(crate) fn leaked_looks(findings: &Findings, json: &FeaturesJson) -> Vec<String> {
     /// How many of a group are named.
     const NAMED: usize = 8;
-    let name = |image: &ImageRef| format!("{}/{}", image.split, index.rows.get(image.split)[image.row].file);
+    let name = |image: &ImageRef| format!("{}/{}", image.split, json.rows.get(image.split)[image.row].file);
     let line = |group: &Duplicates| {
         let mut names: Vec<String> = group.images.iter().take(NAMED).map(name).collect();
         if group.images.len() > NAMED {
@@ -244,24 +250,24 @@ pub(crate) fn is_leaked_look(group: &Duplicates) -> bool {
 }
 
 /// Whether weights with this digest are the untrained ones.
-pub(crate) fn is_untrained(sha256: &str) -> bool {
+pub fn is_untrained(sha256: &str) -> bool {
     WeightsSource::Untrained
         .sha256()
         .is_ok_and(|untrained| untrained == sha256)
 }
 
 /// The same bytes in train and test (leakage), or in two classes (label noise).
-fn duplicates(mut images: Vec<Place<'_>>) -> Vec<Warning> {
+fn duplicates(mut images: Vec<ImageLocation<'_>>) -> Vec<Warning> {
     images.sort_unstable();
-    let same: Vec<&[Place<'_>]> = (images.chunk_by(|a, b| a.image == b.image))
+    let same: Vec<&[ImageLocation<'_>]> = (images.chunk_by(|a, b| a.image == b.image))
         .filter(|places| places.len() > 1)
         .collect();
     // The images with places that differ from their first, as lines that name all of them.
-    let list = |differs: fn(&Place<'_>, &Place<'_>) -> bool| -> Vec<String> {
+    let list = |differs: fn(&ImageLocation<'_>, &ImageLocation<'_>) -> bool| -> Vec<String> {
         let faulty = same
             .iter()
             .filter(|places| places.iter().any(|place| differs(place, &places[0])));
-        let name = |place: &Place<'_>| format!("{}/{}", place.split, place.file);
+        let name = |place: &ImageLocation<'_>| format!("{}/{}", place.split, place.file);
         faulty
             .map(|places| places.iter().map(name).collect::<Vec<_>>().join(" = "))
             .collect()

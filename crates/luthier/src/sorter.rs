@@ -10,32 +10,26 @@ use std::fs::{self, File, FileTimes, Metadata};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
-use luthier_artifact::{TEMPORARY, remove_unfinished};
+use luthier_artifact::{Digest, TEMPORARY, remove_unfinished};
+use luthier_cache::DryRun;
 use tempfile::NamedTempFile;
 
-use crate::problem::Problem;
 use crate::words::counted;
+use crate::{Error, Result};
 
 /// What becomes of an image at its old place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum How {
+pub enum Transfer {
+    /// The image stays there.
     Copy,
+    /// The image leaves it.
     Move,
 }
 
-/// Whether anything is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// Only say what would be.
-    Plan,
-    Act,
-}
-
 /// Sorts images into `folder/<answer>/`.
-pub(super) struct Sorter {
-    how: How,
-    mode: Mode,
+pub struct Sorter {
+    transfer: Transfer,
+    dry_run: DryRun,
     folder: PathBuf,
     answers: Vec<String>,
     /// In a plan: which file would be at a path.
@@ -44,37 +38,48 @@ pub(super) struct Sorter {
     prepared: HashSet<PathBuf>,
     /// Whether the images of a folder are sorted already.
     is_sorted: HashMap<PathBuf, bool>,
+    /// What is known of the files of a name in a folder.
+    taken: HashMap<PathBuf, Taken>,
     n_put: usize,
     n_there: usize,
+}
+
+/// What is known of `1.jpg`, `1-2.jpg`, `1-3.jpg` and so on: without it each of 50,000 images of one name would be compared
+/// with all that were put before.
+#[derive(Default)]
+struct Taken {
+    /// How many of these names were looked at, from the first on.
+    n_seen: usize,
+    /// The files among them by the digest of their bytes; the first of those with the same bytes.
+    files: HashMap<Digest, PathBuf>,
 }
 
 impl Sorter {
     /// `answers` are the names of the folders.
     ///
     /// # Errors
-    /// If one of them is no name of a folder.
-    pub(super) fn new(how: How, mode: Mode, folder: PathBuf, answers: Vec<String>) -> Result<Self> {
+    /// [`Error::ClassFolder`] if one of them is no name of a folder.
+    pub fn new(transfer: Transfer, dry_run: DryRun, folder: PathBuf, answers: Vec<String>) -> Result<Self> {
         let is_name = |answer: &&String| Path::new(answer).file_name() == Some(OsStr::new(answer.as_str()));
         if let Some(answer) = answers.iter().find(|answer| !is_name(answer)) {
-            bail!(Problem::new(format!(
-                "class {answer:?}: expected a name that a folder can have"
-            )));
+            return Err(Error::ClassFolder { class: answer.clone() });
         }
         Ok(Sorter {
-            how,
-            mode,
+            transfer,
+            dry_run,
             folder,
             answers,
             planned: HashMap::new(),
             prepared: HashSet::new(),
             is_sorted: HashMap::new(),
+            taken: HashMap::new(),
             n_put: 0,
             n_there: 0,
         })
     }
 
     /// Whether a file lies where sorted images lie: such are not sorted again.
-    pub(super) fn passes_over(&mut self, file: &Path) -> bool {
+    pub fn passes_over(&mut self, file: &Path) -> bool {
         let folder = folder_of(file);
         if let Some(&known) = self.is_sorted.get(folder) {
             return known;
@@ -90,57 +95,98 @@ impl Sorter {
 
     /// Puts a file into the folder of its answer, and says where it is now.
     ///
-    /// If the same bytes are there under its name, that is all. If others are, it gets a number: `1-2.jpg`.
+    /// If the same bytes are there under its name, nothing more is done than to remove a file that is moved. If other bytes
+    /// are there, the file gets a number: `1-2.jpg`.
     ///
     /// # Errors
-    /// If a file cannot be read, written or removed; the old one is then still there.
-    pub(super) fn put(&mut self, file: &Path, answer: &str) -> Result<PathBuf> {
+    /// [`Error::NoFileName`], [`Error::Io`], [`Error::NotPut`] and [`Error::NotRemoved`]; the file is then still where it
+    /// was.
+    pub fn put(&mut self, file: &Path, answer: &str) -> Result<PathBuf> {
         let Some(name) = file.file_name() else {
-            bail!("expected the name of a file to put into {}", self.folder.display());
+            return Err(Error::NoFileName { path: file.to_owned() });
         };
         let folder = self.folder.join(answer);
-        if self.mode == Mode::Act {
-            self.prepare(&folder)
-                .with_context(|| format!("not put to {}", folder.display()))?;
+        if self.dry_run == DryRun::No {
+            self.prepare(&folder)?;
         }
-        let mut number = 1;
+        let own = Digest::of_file(file).map_err(Error::io(file))?;
+        let first = folder.join(name);
+        let mut taken = self.taken.remove(&first).unwrap_or_default();
+        let put = self.put_beside(&mut taken, file, name, &own, &folder);
+        self.taken.insert(first, taken);
+        put
+    }
+
+    /// Puts a file with these bytes into a folder, of which it is known what is there under this name.
+    fn put_beside(
+        &mut self,
+        taken: &mut Taken,
+        file: &Path,
+        name: &OsStr,
+        own: &Digest,
+        folder: &Path,
+    ) -> Result<PathBuf> {
+        if let Some(target) = taken.files.get(own)
+            && let Some(occupant) = self.occupant(target)
+            && self.is_there(file, &occupant, target, folder)?
+        {
+            return Ok(target.clone());
+        }
         loop {
-            let target = folder.join(numbered(name, number));
+            let target = folder.join(numbered(name, taken.n_seen + 1));
             match self.occupant(&target) {
-                Some(other) if is_same_entry(file, &other) => {
-                    self.n_there += 1;
-                    return Ok(target);
-                }
-                Some(other) if has_same_bytes(file, &other)? => {
-                    if self.how == How::Move && self.mode == Mode::Act {
-                        sync_folder(&folder)?;
-                        fs::remove_file(file)
-                            .with_context(|| format!("not removed, though it is at {}", target.display()))?;
+                Some(occupant) => {
+                    if self.is_there(file, &occupant, &target, folder)? {
+                        return Ok(target);
                     }
-                    self.n_there += 1;
-                    return Ok(target);
+                    if let Ok(other) = Digest::of_file(&occupant) {
+                        taken.files.entry(other).or_insert(target);
+                    }
+                    taken.n_seen += 1;
                 }
-                Some(_) => number += 1,
                 None => match self.put_new(file, &target) {
                     Ok(()) => {
                         self.n_put += 1;
+                        taken.files.entry(*own).or_insert(target.clone());
+                        taken.n_seen += 1;
                         return Ok(target);
                     }
                     // Somebody else has just put something there: see what.
-                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                    Err(error) => return Err(error).with_context(|| format!("not put to {}", target.display())),
+                    Err(source) if source.kind() == ErrorKind::AlreadyExists => {}
+                    Err(source) => return Err(Error::NotPut { to: target, source }),
                 },
             }
         }
     }
 
+    /// Whether `occupant`, which is at `target`, is the file itself or has the same bytes. A file that is moved then leaves
+    /// its old place.
+    fn is_there(&mut self, file: &Path, occupant: &Path, target: &Path, folder: &Path) -> Result<bool> {
+        if is_same_entry(file, occupant) {
+            self.n_there += 1;
+            return Ok(true);
+        }
+        if !has_same_bytes(file, occupant).map_err(Error::io(file))? {
+            return Ok(false);
+        }
+        if self.transfer == Transfer::Move && self.dry_run == DryRun::No {
+            let removed = sync_folder(folder).and_then(|()| fs::remove_file(file));
+            removed.map_err(|source| Error::NotRemoved {
+                at: target.to_owned(),
+                source,
+            })?;
+        }
+        self.n_there += 1;
+        Ok(true)
+    }
+
     /// What has been done, or would be, in a sentence.
-    pub(super) fn summary(&self) -> String {
-        let what = match (self.mode, self.how) {
-            (Mode::Plan, How::Copy) => "would copy",
-            (Mode::Plan, How::Move) => "would move",
-            (Mode::Act, How::Copy) => "copied",
-            (Mode::Act, How::Move) => "moved",
+    pub fn summary(&self) -> String {
+        let what = match (self.dry_run, self.transfer) {
+            (DryRun::Yes, Transfer::Copy) => "would copy",
+            (DryRun::Yes, Transfer::Move) => "would move",
+            (DryRun::No, Transfer::Copy) => "copied",
+            (DryRun::No, Transfer::Move) => "moved",
         };
         let mut summary = format!("{what} {} to {}", counted(self.n_put, "image"), self.folder.display());
         if self.n_there > 0 {
@@ -151,7 +197,10 @@ impl Sorter {
 
     /// Makes a folder, which somebody may have moved away meanwhile, and removes what killed processes left in it.
     fn prepare(&mut self, folder: &Path) -> Result<()> {
-        fs::create_dir_all(folder)?;
+        fs::create_dir_all(folder).map_err(|source| Error::NotPut {
+            to: folder.to_owned(),
+            source,
+        })?;
         if self.prepared.insert(folder.to_owned()) {
             remove_unfinished(folder)?;
         }
@@ -166,14 +215,14 @@ impl Sorter {
     }
 
     fn put_new(&mut self, file: &Path, target: &Path) -> io::Result<()> {
-        if self.mode == Mode::Plan {
+        if self.dry_run == DryRun::Yes {
             File::open(file)?;
             self.planned.insert(target.to_owned(), file.to_owned());
             return Ok(());
         }
-        match self.how {
-            How::Copy => copy(file, target).map(|_| ()),
-            How::Move => move_file(file, target),
+        match self.transfer {
+            Transfer::Copy => copy(file, target).map(|_| ()),
+            Transfer::Move => move_file(file, target),
         }
     }
 }
@@ -309,8 +358,14 @@ mod tests {
 
     use super::*;
 
-    fn sorter(how: How, mode: Mode, folder: &Path) -> Sorter {
-        Sorter::new(how, mode, folder.to_owned(), vec!["drum".to_owned(), "harp".to_owned()]).unwrap()
+    fn sorter(transfer: Transfer, dry_run: DryRun, folder: &Path) -> Sorter {
+        Sorter::new(
+            transfer,
+            dry_run,
+            folder.to_owned(),
+            vec!["drum".to_owned(), "harp".to_owned()],
+        )
+        .unwrap()
     }
 
     fn write(file: &Path, bytes: &str) -> PathBuf {
@@ -355,8 +410,8 @@ mod tests {
         // What is in the way is not always an image.
         fs::create_dir_all(new.join("drum/1-3.jpg")).unwrap();
         for run in ["first", "second"] {
-            let mut plan = sorter(How::Copy, Mode::Plan, &new);
-            let mut act = sorter(How::Copy, Mode::Act, &new);
+            let mut plan = sorter(Transfer::Copy, DryRun::Yes, &new);
+            let mut act = sorter(Transfer::Copy, DryRun::No, &new);
             let planned: Vec<PathBuf> = files.iter().map(|file| plan.put(file, "drum").unwrap()).collect();
             let done: Vec<PathBuf> = files.iter().map(|file| act.put(file, "drum").unwrap()).collect();
             assert_eq!(planned, done, "{run}");
@@ -380,7 +435,7 @@ mod tests {
     fn a_plan_touches_nothing() {
         let root = tempfile::tempdir().unwrap();
         let file = write(&root.path().join("1.jpg"), "one");
-        let mut plan = sorter(How::Move, Mode::Plan, &root.path().join("new"));
+        let mut plan = sorter(Transfer::Move, DryRun::Yes, &root.path().join("new"));
         plan.put(&file, "harp").unwrap();
         check(root.path(), &[("1.jpg", "one")]);
         assert!(!root.path().join("new").exists());
@@ -397,7 +452,7 @@ mod tests {
         let bytes = fs::read_to_string(file).unwrap();
         let mtime = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         File::open(file).unwrap().set_modified(mtime).unwrap();
-        let target = sorter(How::Move, Mode::Act, folder).put(file, "harp").unwrap();
+        let target = sorter(Transfer::Move, DryRun::No, folder).put(file, "harp").unwrap();
         assert_eq!(fs::read_to_string(&target).unwrap(), bytes);
         assert_eq!(fs::metadata(&target).unwrap().modified().unwrap(), mtime);
         assert!(fs::symlink_metadata(file).is_err(), "it is still there");
@@ -446,7 +501,7 @@ mod tests {
         let target = root.path().join("new/drum/1.jpg");
         fs::create_dir_all(folder_of(&target)).unwrap();
         fs::hard_link(&file, &target).unwrap();
-        let mut sorter = sorter(How::Move, Mode::Act, &root.path().join("new"));
+        let mut sorter = sorter(Transfer::Move, DryRun::No, &root.path().join("new"));
         assert_eq!(sorter.put(&file, "drum").unwrap(), target);
         check(root.path(), &[("new/drum/1.jpg", "one")]);
     }
@@ -460,13 +515,16 @@ mod tests {
         std::os::unix::fs::symlink("new", root.path().join("same")).unwrap();
         let through_link = root.path().join("same/drum/1.jpg");
         for path in [&file, &through_link] {
-            assert_eq!(sorter(How::Move, Mode::Act, &new).put(path, "drum").unwrap(), file);
+            assert_eq!(
+                sorter(Transfer::Move, DryRun::No, &new).put(path, "drum").unwrap(),
+                file
+            );
             check(&new, &[("drum/1.jpg", "one")]);
         }
         // What only leads to a file of the same name is left as well.
         let link = root.path().join("1.jpg");
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        sorter(How::Move, Mode::Act, &new).put(&link, "drum").unwrap();
+        sorter(Transfer::Move, DryRun::No, &new).put(&link, "drum").unwrap();
         check(&new, &[("drum/1.jpg", "one")]);
     }
 
@@ -480,9 +538,13 @@ mod tests {
             for thread in 0..n_threads {
                 let (new, names) = (&new, &names);
                 let old = root.path().join(thread.to_string());
-                let how = if thread % 2 == 0 { How::Move } else { How::Copy };
+                let transfer = if thread % 2 == 0 {
+                    Transfer::Move
+                } else {
+                    Transfer::Copy
+                };
                 scope.spawn(move || {
-                    let mut sorter = sorter(how, Mode::Act, new);
+                    let mut sorter = sorter(transfer, DryRun::No, new);
                     for name in names {
                         let file = write(&old.join(name), &format!("{thread} {}", name.display()));
                         sorter.put(&file, "drum").unwrap();
@@ -509,11 +571,11 @@ mod tests {
             for _ in 0..4 {
                 let (new, files) = (&new, &files);
                 scope.spawn(move || {
-                    let mut sorter = sorter(How::Move, Mode::Act, new);
+                    let mut sorter = sorter(Transfer::Move, DryRun::No, new);
                     for file in files {
                         // One that another has moved meanwhile is not there any more.
                         if let Err(error) = sorter.put(file, "drum") {
-                            assert!(format!("{error:#}").contains("No such file"), "{error:#}");
+                            assert!(error.to_string().contains("No such file"), "{error}");
                         }
                     }
                 });
@@ -530,13 +592,15 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = write(&root.path().join("1.jpg"), "one");
         write(&root.path().join("new/drum"), "a file");
-        let error = sorter(How::Move, Mode::Act, &root.path().join("new"))
+        let error = sorter(Transfer::Move, DryRun::No, &root.path().join("new"))
             .put(&file, "drum")
             .unwrap_err();
         let folder = root.path().join("new/drum");
         assert!(
-            format!("{error:#}").starts_with(&format!("not put to {}: ", folder.display())),
-            "{error:#}"
+            error
+                .to_string()
+                .starts_with(&format!("not put to {}: ", folder.display())),
+            "{error}"
         );
         assert!(file.exists());
     }
@@ -544,7 +608,7 @@ mod tests {
     #[test]
     fn images_in_the_folders_of_answers_are_sorted_and_others_are_not() {
         let root = tempfile::tempdir().unwrap();
-        let mut sorter = sorter(How::Copy, Mode::Act, &root.path().join("new"));
+        let mut sorter = sorter(Transfer::Copy, DryRun::No, &root.path().join("new"));
         for (file, is_sorted) in [
             ("new/drum/1.jpg", true),
             ("new/drum/deeper/1.jpg", true),
@@ -560,10 +624,27 @@ mod tests {
     }
 
     #[test]
+    fn thousands_of_images_of_one_name_are_each_compared_with_few() {
+        let root = tempfile::tempdir().unwrap();
+        let mut sorter = sorter(Transfer::Copy, DryRun::No, &root.path().join("new"));
+        let n = 500;
+        for number in 0..n {
+            let file = write(&root.path().join(format!("{number}/front.jpg")), &number.to_string());
+            sorter.put(&file, "harp").unwrap();
+        }
+        // The names that were looked at: none twice.
+        let taken = &sorter.taken[&root.path().join("new/harp/front.jpg")];
+        assert_eq!((taken.n_seen, taken.files.len()), (n, n));
+        let again = root.path().join("250/front.jpg");
+        let target = root.path().join("new/harp/front-251.jpg");
+        assert_eq!(sorter.put(&again, "harp").unwrap(), target);
+    }
+
+    #[test]
     fn a_class_that_leads_out_of_the_folder_is_refused() {
         for class in ["..", "a/b", "/a", "", "a/"] {
             let answers = vec!["drum".to_owned(), class.to_owned()];
-            let refused = Sorter::new(How::Copy, Mode::Plan, "new".into(), answers).err();
+            let refused = Sorter::new(Transfer::Copy, DryRun::Yes, "new".into(), answers).err();
             let expected = format!("class {class:?}: expected a name that a folder can have");
             assert_eq!(refused.map(|error| error.to_string()), Some(expected));
         }

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use anyhow::Result;
 use luthier_artifact::Key;
 use luthier_cache::Cache;
+
+use crate::Result;
 
 /// The parts of the configuration that decide how long a stage takes: executions that differ in one of them say nothing
 /// of each other.
@@ -42,7 +43,7 @@ pub(crate) fn seconds(cache: &Cache, key: &Key, to_embed: Option<usize>) -> Resu
 
 /// Seconds in words, no finer than an estimate is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct About(pub f64);
+pub struct About(pub f64);
 
 impl fmt::Display for About {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

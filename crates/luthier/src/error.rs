@@ -1,0 +1,242 @@
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What can go wrong between photographs and answers.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Scanning, weights or the network failed, or the caller interrupted the work.
+    #[error(transparent)]
+    Extract(#[from] luthier_extract::Error),
+    /// Scaling or projecting failed.
+    #[error(transparent)]
+    Features(#[from] luthier_features::Error),
+    /// Training or using the model failed.
+    #[error(transparent)]
+    Classify(#[from] luthier_classify::Error),
+    /// The evaluation or its report failed.
+    #[error(transparent)]
+    Eval(#[from] luthier_eval::Error),
+    /// The cache failed.
+    #[error(transparent)]
+    Cache(#[from] luthier_cache::Error),
+    /// A file could not be written, or has another format than expected.
+    #[error(transparent)]
+    Artifact(#[from] luthier_artifact::Error),
+    /// A file or folder could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A feature is infinite or not a number.
+    #[error("{image}: feature {feature} is {value}, expected a finite number")]
+    NotFinite {
+        /// The image's file, or its digest where the file is not known.
+        image: String,
+        /// The feature, from 0.
+        feature: usize,
+        /// Its value.
+        value: f64,
+    },
+    /// Features were made in another way than those that the model was trained on.
+    #[error("model was trained on features of {expected}, found features of {found}")]
+    OtherExtractor {
+        /// How the features of the model were made.
+        expected: String,
+        /// How these features were made.
+        found: String,
+    },
+    /// Features are of other classes than the model's.
+    #[error("model knows the classes {expected:?}, features have {found:?}")]
+    OtherClasses {
+        /// The classes of the model.
+        expected: Vec<String>,
+        /// The classes of the features.
+        found: Vec<String>,
+    },
+    /// A folder without features.
+    #[error("{}: no such file, expected what `luthier extract` writes", path.display())]
+    NoFeatures {
+        /// The `features.json` that is missing.
+        path: PathBuf,
+    },
+    /// A file of a features folder that does not hold what it should.
+    #[error("{}: expected {expected}, found {found}", path.display())]
+    FeaturesFile {
+        /// The file.
+        path: PathBuf,
+        /// What was expected.
+        expected: String,
+        /// What was there instead.
+        found: String,
+    },
+    /// A file of a features folder that another run wrote than the run that wrote `features.json`.
+    #[error("{}: expected the rows that features.json describes, found rows of another run", path.display())]
+    MixedFeatures {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Unreadable images, where the caller wants none.
+    #[error("{n} of the images cannot be read; the first: {first}")]
+    UnreadableImages {
+        /// How many there are.
+        n: usize,
+        /// The first of them, with the reason.
+        first: String,
+    },
+    /// Other weights than those that the model was trained with.
+    #[error("{}: trained with weights {}…, found {}…", model.display(), short(expected), short(found))]
+    OtherWeights {
+        /// The model file.
+        model: PathBuf,
+        /// SHA-256 of the weights that the model was trained with.
+        expected: String,
+        /// SHA-256 of the weights at hand.
+        found: String,
+        /// The name of the expected weights, if they are known by name.
+        name: Option<String>,
+    },
+    /// Weights that are not known by name, and of which no file was given.
+    #[error("{}: trained with weights {weights} ({}…), which are not known by name", model.display(), short(sha256))]
+    UnknownWeights {
+        /// The model file.
+        model: PathBuf,
+        /// What the weights were called when the model was trained.
+        weights: String,
+        /// Their SHA-256.
+        sha256: String,
+    },
+    /// A model that asks for something that this version does not know.
+    #[error("{}: trained with {what} {value}, which this luthier does not know", model.display())]
+    UnknownSetting {
+        /// The model file.
+        model: PathBuf,
+        /// What is not known, for example `view`.
+        what: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A model without the thresholds that tell known images from unknown ones.
+    #[error(
+        "{}: trained with a given C, without the cross-validation that thresholds for unknown images rest on",
+        model.display()
+    )]
+    NoThresholds {
+        /// The model file.
+        model: PathBuf,
+    },
+    /// A share of known images for which the model has no threshold.
+    #[error("percentage of known images to keep is {found}, expected one of {known}")]
+    NoSuchThreshold {
+        /// What was asked for, in percent.
+        found: f64,
+        /// The percentages that the model knows.
+        known: String,
+    },
+    /// A model with a class of the name that stands for unknown images.
+    #[error(
+        "{}: has a class unknown, expected none of that name: it could not be told from the answer unknown",
+        model.display()
+    )]
+    ClassUnknown {
+        /// The model file.
+        model: PathBuf,
+    },
+    /// A class whose name no folder can have.
+    #[error("class {class:?}: expected a name that a folder can have")]
+    ClassFolder {
+        /// The class.
+        class: String,
+    },
+    /// A path that names no file.
+    #[error("{}: expected the name of a file", path.display())]
+    NoFileName {
+        /// The path.
+        path: PathBuf,
+    },
+    /// An image could not be put where it belongs; it is still where it was.
+    #[error("not put to {}: {source}", to.display())]
+    NotPut {
+        /// Where it belongs.
+        to: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An image was put where it belongs, and could not be removed from where it was.
+    #[error("not removed, though it is at {}: {source}", at.display())]
+    NotRemoved {
+        /// Where it is now.
+        at: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The result of an operation of this library.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An I/O error at `path`, for `map_err`.
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { path, source }
+    }
+
+    /// The cache's error behind this one, if there is one.
+    pub fn cache(&self) -> Option<&luthier_cache::Error> {
+        let read = match self {
+            Error::Cache(error) | Error::Extract(luthier_extract::Error::Cache(error)) => return Some(error),
+            Error::Features(luthier_features::Error::Read(error))
+            | Error::Classify(luthier_classify::Error::Features(luthier_features::Error::Read(error)))
+            | Error::Eval(luthier_eval::Error::Read(error)) => error,
+            _ => return None,
+        };
+        read.downcast_ref()
+    }
+
+    /// What the system said, if a file or folder is behind this error.
+    pub fn system(&self) -> Option<&io::Error> {
+        match self {
+            Error::Io { source, .. } | Error::NotPut { source, .. } | Error::NotRemoved { source, .. } => Some(source),
+            Error::Artifact(error)
+            | Error::Eval(luthier_eval::Error::Artifact(error))
+            | Error::Classify(luthier_classify::Error::Read(error)) => match error {
+                luthier_artifact::Error::Io { source, .. } => Some(source),
+                luthier_artifact::Error::Format { .. } => None,
+            },
+            Error::Extract(luthier_extract::Error::Io { source, .. }) => Some(source),
+            _ => match self.cache() {
+                Some(luthier_cache::Error::Io { source, .. }) => Some(source),
+                _ => None,
+            },
+        }
+    }
+
+    /// Whether no file can be written any more: the disk is full or read-only.
+    pub fn is_disk_full(&self) -> bool {
+        let full = [
+            io::ErrorKind::StorageFull,
+            io::ErrorKind::QuotaExceeded,
+            io::ErrorKind::ReadOnlyFilesystem,
+        ];
+        self.system().is_some_and(|error| full.contains(&error.kind()))
+            || self.cache().is_some_and(luthier_cache::Error::is_disk_full)
+    }
+
+    /// Whether the caller interrupted the work.
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self, Error::Extract(luthier_extract::Error::Interrupted))
+            || matches!(self.cache(), Some(luthier_cache::Error::Interrupted))
+    }
+
+    /// Whether the cache has lost something that can be made again.
+    pub(crate) fn is_loss(&self) -> bool {
+        matches!(self.cache(), Some(luthier_cache::Error::Lost { .. }))
+    }
+}
+
+fn short(sha256: &str) -> &str {
+    sha256.get(..8).unwrap_or(sha256)
+}

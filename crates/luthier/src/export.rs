@@ -1,0 +1,171 @@
+//! Files for the user, written again only if what they are made from changed, or if somebody changed them.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf, absolute};
+
+use luthier_artifact::{
+    Artifact, Digest, FeatureRows, ImageRows, Manifest, Split, Written, remove_unfinished, write_atomically,
+};
+use luthier_cache::Cache;
+use luthier_classify::{HeldOutPredictions, Model};
+use luthier_eval::{REPORT_FILES, StageTime};
+use luthier_extract::{DataSource, SkippedImages};
+
+use crate::features_folder::{self, BySplit, FeaturesJson, TableDigests, digest_of};
+use crate::pipeline::{Extracted, Found, Trained, load, open_table};
+use crate::report;
+use crate::{Error, Result};
+
+/// Changes when the same artifacts are written out in another way.
+const VERSION: u32 = 3;
+
+/// The name of the model file.
+pub const MODEL_FILE: &str = "model.safetensors";
+
+/// The name of the file beside the model with what cross-validation's models say of training images.
+pub(crate) const HELD_OUT_FILE: &str = "held_out.safetensors";
+
+/// What `features.json` says of the rows, and the digest of all that it is made from.
+pub(crate) struct RowNames<'a> {
+    pub digest: Digest,
+    pub json: Box<dyn Fn() -> Result<Cow<'a, FeaturesJson>> + 'a>,
+}
+
+impl<'a> RowNames<'a> {
+    /// As they come out of the extract stage.
+    pub(crate) fn extracted(
+        cache: &'a Cache,
+        source: &'a DataSource,
+        manifest: (&'a Manifest, Digest),
+        extracted: &'a Extracted,
+    ) -> Result<Self> {
+        let (manifest, manifest_digest) = manifest;
+        let Extracted {
+            train,
+            test,
+            images,
+            skipped,
+            ..
+        } = extracted;
+        let place = |split| absolute(source.folder(split)).map_err(Error::io(source.folder(split)));
+        let place = format!("{:?} {:?} {source:?}", place(Split::Train)?, place(Split::Test)?);
+        let place = Digest::of(place.as_bytes());
+        Ok(RowNames {
+            digest: digest_of(&[*train, *test, *images, *skipped, manifest_digest, place]),
+            json: Box::new(move || {
+                let rows = [load::<FeatureRows>(cache, train)?, load::<FeatureRows>(cache, test)?];
+                let images: ImageRows = load(cache, images)?;
+                let digests = |features: &Digest, rows: &FeatureRows| TableDigests {
+                    features: *features,
+                    hashes: digest_of(&hashes_of(&images, rows)),
+                };
+                let digests = BySplit {
+                    train: digests(train, &rows[0]),
+                    test: digests(test, &rows[1]),
+                };
+                let skipped: SkippedImages = load(cache, skipped)?;
+                FeaturesJson::new(source, manifest, [&rows[0], &rows[1]], digests, &skipped).map(Cow::Owned)
+            }),
+        })
+    }
+
+    /// As they stand in a folder of features. `digest` is the digest of `features.json`.
+    pub(crate) fn read(json: &'a FeaturesJson, digest: Digest) -> Self {
+        RowNames {
+            digest,
+            json: Box::new(move || Ok(Cow::Borrowed(json))),
+        }
+    }
+}
+
+/// The digest of the perceptual hash of each row.
+fn hashes_of(images: &ImageRows, rows: &FeatureRows) -> Vec<Digest> {
+    let hash = |image| images.hash_of(image).expect("every row is of one of the images");
+    rows.images.iter().map(hash).collect()
+}
+
+/// Writes `features/`, `features.json` last.
+pub(crate) fn features(cache: &Cache, folder: &Path, names: &RowNames<'_>, extracted: &Extracted) -> Result<()> {
+    tidy(folder);
+    for (split, digest) in [(Split::Train, &extracted.train), (Split::Test, &extracted.test)] {
+        let (features, labels) = features_folder::npy_paths(folder, split);
+        once(cache, &[features, labels], &[*digest], || {
+            let table = open_table(cache, digest)?;
+            features_folder::write_table(folder, split, &table.rows().labels, &table)
+        })?;
+        let path = features_folder::hashes_path(folder, split);
+        once(cache, std::slice::from_ref(&path), &[*digest, extracted.images], || {
+            let (images, rows) = (load::<ImageRows>(cache, &extracted.images)?, load(cache, digest)?);
+            let vectors = hashes_of(&images, &rows);
+            let hashes = cache.stored_vectors(extracted.images, vectors, images.n_hash_values);
+            Ok(vec![features_folder::write_rows(&path, &hashes)?])
+        })?;
+    }
+    once(cache, &[features_folder::json_path(folder)], &[names.digest], || {
+        let json = (names.json)()?;
+        Ok(vec![features_folder::write_json(folder, &json)?])
+    })
+}
+
+/// Writes `models/`; the result is the path of the model.
+pub(crate) fn model(cache: &Cache, folder: &Path, trained: Trained) -> Result<PathBuf> {
+    tidy(folder);
+    let Trained { model, held_out } = trained;
+    let (path, beside) = (folder.join(MODEL_FILE), folder.join(HELD_OUT_FILE));
+    // First what is nothing without the model.
+    once(cache, std::slice::from_ref(&beside), &[held_out], || {
+        let held_out = load::<HeldOutPredictions>(cache, &held_out)?;
+        Ok(vec![write_atomically(&beside, &held_out.encode())?])
+    })?;
+    once(cache, std::slice::from_ref(&path), &[model], || {
+        Ok(vec![write_atomically(&path, &load::<Model>(cache, &model)?.encode())?])
+    })?;
+    Ok(path)
+}
+
+/// Writes `reports/`; the result is the path of the page. Another run's times are no reason to write it again.
+pub(crate) fn report(
+    cache: &Cache,
+    folder: &Path,
+    found: &Found,
+    names: &RowNames<'_>,
+    stages: &[StageTime],
+) -> Result<PathBuf> {
+    tidy(folder);
+    let page = folder.join("report.html");
+    let mut sources = found.digests();
+    sources.push(names.digest);
+    once(cache, &REPORT_FILES.map(|name| folder.join(name)), &sources, || {
+        let json = (names.json)()?;
+        report::write(folder, cache, found, &json, stages)
+    })?;
+    Ok(page)
+}
+
+/// Removes what killed runs left. What cannot be removed harms nobody.
+fn tidy(folder: &Path) {
+    if let Err(error) = remove_unfinished(folder) {
+        tracing::debug!("{error}");
+    }
+}
+
+/// Writes files unless all of them are still as they were written from the same sources.
+fn once(
+    cache: &Cache,
+    paths: &[PathBuf],
+    sources: &[Digest],
+    write: impl FnOnce() -> Result<Vec<Written>>,
+) -> Result<()> {
+    let version = Digest::of(format!("{VERSION} {}", env!("CARGO_PKG_VERSION")).as_bytes());
+    let source = digest_of(&[&[version], sources].concat());
+    let absolute = |path: &Path| absolute(path).map_err(Error::io(path));
+    for path in paths {
+        if !cache.is_exported(&absolute(path)?, &source)? {
+            for Written { path, stat } in write()? {
+                cache.remember_export(&absolute(&path)?, &stat, &source)?;
+            }
+            break;
+        }
+    }
+    Ok(())
+}

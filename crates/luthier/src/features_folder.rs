@@ -1,0 +1,470 @@
+//! The folder `features/`: `.npy` files that numpy reads, and `features.json`, which says what their rows are.
+//!
+//! The files are replaced one by one, so that a kill, a full disk or two runs at once can leave files of different runs
+//! beside each other. `features.json` is written last and has the digest of each table. Reading checks the digests.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use luthier_artifact::{
+    Artifact, Content, Digest, ExtractorInfo, FeatureRows, FeatureTable, Manifest, ManifestEntry, ReadRows, Split,
+    Written, class_of, vector_digest, write_atomically, write_atomically_with,
+};
+use luthier_eval::Skipped;
+use luthier_extract::{DataSource, PerceptualHash, SkippedImages};
+use ndarray::{Array, Array1, Array2, Axis, Dimension, IxDyn, ShapeBuilder};
+use npyz::WriterBuilder;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// What `features.json` says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FeaturesJson {
+    /// Class names in label order.
+    pub classes: Vec<String>,
+    /// The folders that the file names below are relative to.
+    pub folders: BySplit<PathBuf>,
+    /// What the rows of the `.npy` files are.
+    pub rows: BySplit<Vec<NamedRow>>,
+    /// How the features were made.
+    pub extractor: ExtractorInfo,
+    /// The images that could not be read.
+    pub skipped: Vec<SkippedFile>,
+    /// The digests of the tables. Features that something else than Luthier made have none, and are not checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests: Option<BySplit<TableDigests>>,
+}
+
+/// Something of each split.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BySplit<T> {
+    /// What the training split has.
+    pub train: T,
+    /// What the test split has.
+    pub test: T,
+}
+
+impl<T> BySplit<T> {
+    /// What a split has.
+    pub(crate) fn get(&self, split: Split) -> &T {
+        match split {
+            Split::Train => &self.train,
+            Split::Test => &self.test,
+        }
+    }
+}
+
+/// The digests of the files of a split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TableDigests {
+    /// The digest of the [`FeatureRows`]: of classes, extractor, labels, images and features.
+    pub features: Digest,
+    /// The digest of the digests of the perceptual hashes, row by row.
+    pub hashes: Digest,
+}
+
+/// Where an image lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ImageLocation<'a> {
+    /// The digest of the image's bytes.
+    pub image: Digest,
+    /// The split.
+    pub split: Split,
+    /// The path below the split's folder.
+    pub file: &'a str,
+}
+
+impl<'a> ImageLocation<'a> {
+    /// The class: the first folder of the path.
+    pub(crate) fn class(&self) -> &'a str {
+        class_of(self.file)
+    }
+}
+
+/// Where the images of a manifest lie, but for those that were skipped.
+pub(crate) fn places<'a>(manifest: &'a Manifest, skipped: &SkippedImages) -> Vec<ImageLocation<'a>> {
+    let place = |entry: &'a ManifestEntry| match entry.content {
+        Content::Digest(image) if skipped.reason(&image).is_none() => Some(ImageLocation {
+            image,
+            split: entry.split,
+            file: &entry.file,
+        }),
+        _ => None,
+    };
+    manifest.entries.iter().filter_map(place).collect()
+}
+
+/// What a row of the `.npy` files is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct NamedRow {
+    /// The image's path below its split's folder.
+    pub file: String,
+    /// The class.
+    pub class: String,
+    /// The digest of the image's bytes.
+    pub digest: Digest,
+}
+
+/// An image that could not be read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SkippedFile {
+    /// The split.
+    pub split: Split,
+    /// The image's path below its split's folder.
+    pub file: String,
+    /// The class.
+    pub class: String,
+    /// Why the image could not be read.
+    pub reason: String,
+}
+
+impl FeaturesJson {
+    /// The file of an image of a split.
+    pub(crate) fn file_of(&self, split: Split, image: &Digest) -> Option<String> {
+        let row = self.rows.get(split).iter().find(|row| row.digest == *image)?;
+        Some(self.folders.get(split).join(&row.file).display().to_string())
+    }
+
+    /// Joins feature tables, which know images by their digest, with the manifest, which knows their files.
+    pub(crate) fn new(
+        source: &DataSource,
+        manifest: &Manifest,
+        [train, test]: [&FeatureRows; 2],
+        digests: BySplit<TableDigests>,
+        skipped: &SkippedImages,
+    ) -> Result<Self> {
+        let folder = |split| std::path::absolute(source.folder(split)).map_err(Error::io(source.folder(split)));
+        Ok(FeaturesJson {
+            classes: manifest.classes.clone(),
+            folders: BySplit {
+                train: folder(Split::Train)?,
+                test: folder(Split::Test)?,
+            },
+            rows: BySplit {
+                train: rows(manifest, Split::Train, train),
+                test: rows(manifest, Split::Test, test),
+            },
+            extractor: train.extractor.clone(),
+            skipped: skipped_files(manifest, skipped),
+            digests: Some(digests),
+        })
+    }
+
+    /// Where the images of the rows lie.
+    pub(crate) fn places(&self) -> Vec<ImageLocation<'_>> {
+        let rows = |split| self.rows.get(split).iter().map(move |row| (split, row));
+        rows(Split::Train)
+            .chain(rows(Split::Test))
+            .map(|(split, row)| ImageLocation {
+                image: row.digest,
+                split,
+                file: &row.file,
+            })
+            .collect()
+    }
+
+    /// The skipped images as the report shows them.
+    pub(crate) fn skipped(&self) -> Vec<Skipped> {
+        let skipped = |SkippedFile {
+                           split,
+                           file,
+                           class,
+                           reason,
+                       }: SkippedFile| Skipped {
+            split,
+            file,
+            class,
+            reason,
+        };
+        self.skipped.iter().cloned().map(skipped).collect()
+    }
+}
+
+/// The files of a table's rows. Files with the same bytes in the same class are told apart by their order.
+fn rows(manifest: &Manifest, split: Split, table: &FeatureRows) -> Vec<NamedRow> {
+    let mut files: Vec<(usize, Digest, &str)> = (manifest.entries.iter())
+        .filter(|entry| entry.split == split)
+        .filter_map(|entry| match entry.content {
+            Content::Digest(digest) => Some((manifest.label(entry.class())?, digest, entry.file.as_str())),
+            Content::Unreadable(_) => None,
+        })
+        .collect();
+    files.sort_unstable();
+    let mut files = files.into_iter().peekable();
+    let file_of = |(&label, &digest)| {
+        // Both are ordered by label and digest; files without a row were skipped.
+        while files
+            .next_if(|(other, image, _)| (*other, *image) < (label, digest))
+            .is_some()
+        {}
+        let (_, _, file) = files.next().expect("every row has a file");
+        NamedRow {
+            file: file.to_owned(),
+            class: table.classes[label].clone(),
+            digest,
+        }
+    };
+    table.labels.iter().zip(&table.images).map(file_of).collect()
+}
+
+/// The images of a manifest that could not be read or decoded.
+pub(crate) fn skipped_files(manifest: &Manifest, skipped: &SkippedImages) -> Vec<SkippedFile> {
+    let entries = manifest.entries.iter().filter_map(|entry| {
+        let reason = match &entry.content {
+            Content::Unreadable(reason) => reason.as_str(),
+            Content::Digest(digest) => skipped.reason(digest)?,
+        };
+        Some(SkippedFile {
+            split: entry.split,
+            file: entry.file.clone(),
+            class: entry.class().to_owned(),
+            reason: reason.to_owned(),
+        })
+    });
+    entries.collect()
+}
+
+/// The paths of the files of a split.
+pub(crate) fn npy_paths(folder: &Path, split: Split) -> (PathBuf, PathBuf) {
+    (
+        folder.join(format!("{split}_features.npy")),
+        folder.join(format!("{split}_labels.npy")),
+    )
+}
+
+/// The path of the perceptual hashes of a split.
+pub(crate) fn hashes_path(folder: &Path, split: Split) -> PathBuf {
+    folder.join(format!("{split}_hashes.npy"))
+}
+
+/// The path of `features.json`.
+pub(crate) fn json_path(folder: &Path) -> PathBuf {
+    folder.join("features.json")
+}
+
+/// Writes the `.npy` files of a split: `f32 [n, d]` and `i64 [n]`, in C order.
+pub(crate) fn write_table(
+    folder: &Path,
+    split: Split,
+    labels: &[usize],
+    features: &dyn ReadRows<Feature = f32>,
+) -> Result<Vec<Written>> {
+    let (features_path, labels_path) = npy_paths(folder, split);
+    let features = write_rows(&features_path, features)?;
+    let labels = write_atomically_with(&labels_path, |file| {
+        file.write_all(&npy_header::<i64>(&[labels.len() as u64])?)?;
+        labels
+            .iter()
+            .try_for_each(|&label| file.write_all(&(label as i64).to_le_bytes()))
+    })?;
+    Ok(vec![features, labels])
+}
+
+/// Writes features or perceptual hashes: `f32 [n, d]` in C order.
+pub(crate) fn write_rows(path: &Path, rows: &dyn ReadRows<Feature = f32>) -> Result<Written> {
+    /// How many rows are in memory at once.
+    const ROWS_AT_ONCE: usize = 4096;
+    let shape = [rows.n_rows() as u64, rows.n_features() as u64];
+    let mut read_error = None;
+    let written = write_atomically_with(path, |file| {
+        file.write_all(&npy_header::<f32>(&shape)?)?;
+        let mut bytes = Vec::new();
+        for start in (0..rows.n_rows()).step_by(ROWS_AT_ONCE) {
+            let n = ROWS_AT_ONCE.min(rows.n_rows() - start);
+            let mut block = Array2::zeros((n, rows.n_features()));
+            if let Err(error) = rows.read(start, block.view_mut()) {
+                read_error = Some(error);
+                return Err(io::Error::other("features lost"));
+            }
+            bytes.clear();
+            block
+                .iter()
+                .for_each(|value: &f32| bytes.extend_from_slice(&value.to_le_bytes()));
+            file.write_all(&bytes)?;
+        }
+        Ok(())
+    });
+    // What could not be read is not the file's fault.
+    match read_error {
+        Some(error) => Err(luthier_features::Error::Read(error).into()),
+        None => Ok(written?),
+    }
+}
+
+/// What stands before the little-endian elements of an array in C order.
+fn npy_header<T: npyz::AutoSerialize>(shape: &[u64]) -> io::Result<Vec<u8>> {
+    let mut header = Vec::new();
+    npyz::WriteOptions::<T>::new()
+        .default_dtype()
+        .shape(shape)
+        .writer(&mut header)
+        .begin_nd()?;
+    Ok(header)
+}
+
+/// Writes `features.json`.
+pub(crate) fn write_json(folder: &Path, json: &FeaturesJson) -> Result<Written> {
+    let mut text = serde_json::to_vec_pretty(json).expect("plain data always serialize");
+    text.push(b'\n');
+    Ok(write_atomically(&json_path(folder), &text)?)
+}
+
+/// Reads `features.json`; with it comes the digest of its bytes.
+///
+/// # Errors
+/// [`Error::NoFeatures`] if there is no such file, [`Error::FeaturesFile`] if it does not describe features.
+pub(crate) fn read_json(folder: &Path) -> Result<(FeaturesJson, Digest)> {
+    let path = json_path(folder);
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NoFeatures { path }),
+        other => other.map_err(Error::io(&path))?,
+    };
+    let wrong = |found: String| Error::FeaturesFile {
+        path: path.clone(),
+        expected: "a description of features, as `luthier extract` writes it".to_owned(),
+        found,
+    };
+    let json: FeaturesJson = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+    json.check().map_err(wrong)?;
+    Ok((json, Digest::of(&text)))
+}
+
+impl std::fmt::Display for SkippedFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}: {}", self.split, self.file, self.reason)
+    }
+}
+
+impl FeaturesJson {
+    /// What is wrong with a description, for example one that another program wrote.
+    fn check(&self) -> std::result::Result<(), String> {
+        if self.classes.len() < 2 {
+            return Err(format!("{} classes instead of two or more", self.classes.len()));
+        }
+        let mut known = HashSet::new();
+        if let Some(class) = self.classes.iter().find(|class| !known.insert(class.as_str())) {
+            return Err(format!("class {class:?} twice"));
+        }
+        for split in [Split::Train, Split::Test] {
+            for (row, NamedRow { class, file, .. }) in self.rows.get(split).iter().enumerate() {
+                if !known.contains(class.as_str()) {
+                    return Err(format!(
+                        "class {class:?} of {split} row {row} ({file}), which is not among the classes"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The label of each class.
+    pub(crate) fn labels(&self) -> HashMap<&str, usize> {
+        let labels = self.classes.iter().enumerate();
+        labels.map(|(label, class)| (class.as_str(), label)).collect()
+    }
+}
+
+/// Reads the features of a split, and checks that they are those that `features.json` describes.
+///
+/// # Errors
+/// [`Error::FeaturesFile`] if a file has other rows than expected, [`Error::MixedFeatures`] if another run wrote it.
+pub(crate) fn read_table(folder: &Path, split: Split, json: &FeaturesJson) -> Result<FeatureTable> {
+    let (features_path, labels_path) = npy_paths(folder, split);
+    let features: Array2<f32> = read_npy(&features_path, "f32 [n, 2048]")?;
+    let labels: Array1<i64> = read_npy(&labels_path, "i64 [n]")?;
+    let rows = json.rows.get(split);
+    check_length(&features_path, rows.len(), features.nrows())?;
+    check_length(&labels_path, rows.len(), labels.len())?;
+    let label = |(row, &label): (usize, &i64)| -> Result<usize> {
+        usize::try_from(label)
+            .ok()
+            .filter(|&label| json.classes.get(label) == Some(&rows[row].class))
+            .ok_or_else(|| Error::FeaturesFile {
+                path: labels_path.clone(),
+                expected: format!("the label of {} in row {row}", rows[row].class),
+                found: label.to_string(),
+            })
+    };
+    let table = FeatureTable {
+        classes: json.classes.clone(),
+        extractor: json.extractor.clone(),
+        labels: labels.iter().enumerate().map(label).collect::<Result<_>>()?,
+        images: rows.iter().map(|row| row.digest).collect(),
+        features,
+    };
+    match &json.digests {
+        Some(digests) if digests.get(split).features != table.rows().digest() => {
+            Err(Error::MixedFeatures { path: features_path })
+        }
+        _ => Ok(table),
+    }
+}
+
+/// Reads the perceptual hashes of a split, `f32 [n, 192]`, if they are there: features that something else than
+/// `luthier extract` made have none.
+///
+/// # Errors
+/// [`Error::FeaturesFile`] if the file has other rows than expected, [`Error::MixedFeatures`] if another run wrote it.
+pub(crate) fn read_hashes(folder: &Path, split: Split, json: &FeaturesJson) -> Result<Option<Array2<f32>>> {
+    let path = hashes_path(folder, split);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let hashes: Array2<f32> = read_npy(&path, &format!("f32 [n, {}]", PerceptualHash::WIDTH))?;
+    check_length(&path, json.rows.get(split).len(), hashes.nrows())?;
+    if hashes.ncols() != PerceptualHash::WIDTH || hashes.iter().any(|value| !(0.0..=255.0).contains(value)) {
+        return Err(Error::FeaturesFile {
+            path,
+            expected: format!("{} numbers from 0 to 255 a row", PerceptualHash::WIDTH),
+            found: "others".to_owned(),
+        });
+    }
+    let vectors: Vec<Digest> = hashes.axis_iter(Axis(0)).map(vector_digest).collect();
+    match &json.digests {
+        Some(digests) if digests.get(split).hashes != digest_of(&vectors) => Err(Error::MixedFeatures { path }),
+        _ => Ok(Some(hashes)),
+    }
+}
+
+/// The digest of digests, one after the other.
+pub(crate) fn digest_of(digests: &[Digest]) -> Digest {
+    let bytes: Vec<u8> = digests.iter().flat_map(|digest| *digest.as_bytes()).collect();
+    Digest::of(&bytes)
+}
+
+fn check_length(path: &Path, expected: usize, found: usize) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::FeaturesFile {
+        path: path.to_owned(),
+        expected: format!("{expected} rows as in features.json"),
+        found: found.to_string(),
+    })
+}
+
+fn read_npy<T: npyz::AutoSerialize + npyz::Deserialize, D: Dimension>(
+    path: &Path,
+    expected: &str,
+) -> Result<Array<T, D>> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let wrong = |found: String| Error::FeaturesFile {
+        path: path.to_owned(),
+        expected: expected.to_owned(),
+        found,
+    };
+    let npy = npyz::NpyFile::new(io::BufReader::new(file)).map_err(|error| wrong(error.to_string()))?;
+    let shape: Vec<usize> = npy.shape().iter().map(|&length| length as usize).collect();
+    let is_fortran = npy.order() == npyz::Order::Fortran;
+    let found = format!("{} {shape:?}", npy.dtype().descr());
+    let values = npy.try_data::<T>().map_err(|_| wrong(found.clone()))?;
+    let values = values
+        .collect::<io::Result<Vec<T>>>()
+        .map_err(|error| wrong(error.to_string()))?;
+    Array::from_shape_vec(IxDyn(&shape).set_f(is_fortran), values)
+        .and_then(Array::into_dimensionality)
+        .map_err(|_| wrong(found))
+}

@@ -1,0 +1,55 @@
+//! Luthier as a library: photographs in folders → features → a trained model, an evaluation and predictions.
+//!
+//! - [`Predictor`]: opens a model, and answers to images, by path or by their bytes
+//! - [`Engine`]: runs a [`Pipeline`] through a [`Cache`](luthier_cache::Cache), or parts of it, or says what it would run
+//!   and why
+//! - [`Sorter`] and [`Arrivals`]: put images into a folder for each answer, and wait for images that arrive in a folder
+//!
+//! `pipeline.rs` is the method: the order of the stages. `runner.rs` takes each stage through the cache.
+//!
+//! Nothing here prints, or reads arguments, the environment or `luthier.toml`. Warnings go to `tracing`, progress to an
+//! [`Observer`](luthier_artifact::Observer).
+//!
+//! ```no_run
+//! use luthier::{Predictor, PredictorConfig};
+//! use luthier_extract::WeightsStore;
+//!
+//! # fn main() -> luthier::Result<()> {
+//! let store = WeightsStore::new("weights".into(), None);
+//! let predictor = Predictor::open("models/model.safetensors".as_ref(), &store, &PredictorConfig::default(), &())?;
+//! for prediction in predictor.predict_files(&["harp.jpg".into()])? {
+//!     println!("{}", prediction.map_or_else(|reason| reason, |prediction| prediction.answer));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod arrivals;
+mod engine;
+mod error;
+mod estimate;
+mod export;
+mod features_folder;
+mod pipeline;
+mod predictor;
+mod reason;
+mod report;
+mod runner;
+mod sorter;
+pub mod words;
+
+pub use arrivals::Arrivals;
+pub use engine::{
+    Engine, ExtractSummary, ImageCounts, JudgeConfig, OutputPaths, PipelineSummary, Plan, PlannedStage, TestFigures,
+    TrainConfig,
+};
+pub use error::{Error, Result};
+pub use estimate::About;
+pub use export::MODEL_FILE;
+pub use features_folder::SkippedFile;
+pub use pipeline::{Data, Pipeline, describe_c, describe_components};
+pub use predictor::{ClassProbability, Prediction, Predictor, PredictorConfig, UNKNOWN};
+pub use reason::{Fate, ImageChange, ImageChanges, Reason, Reasons, RenamedClass, Setting, Weights, input_name, short};
+pub use report::is_untrained;
+pub use runner::{STAGES, StageReport, Status};
+pub use sorter::{Sorter, Transfer};

@@ -1,0 +1,600 @@
+//! The method: scan → extract → duplicates → features → classify → evaluate → suspects → neighbours.
+//!
+//! [`Pipeline::stages`] names the stages in order. Each function below it takes one stage through the cache. What a
+//! stage does is in its crate; whether it runs is for the [`Runner`] to decide.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use luthier_artifact::{Artifact, Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, Split};
+use luthier_cache::{Cache, StoredTable};
+use luthier_classify::{Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
+use luthier_eval::{
+    DuplicatesConfig, EvaluateConfig, Evaluation, Findings, HeldOutImages, LookAlikes, NearestImages, NeighboursConfig,
+    Predictions, Scatter, Suspects, SuspectsConfig,
+};
+use luthier_extract::{DataSource, ExtractConfig, Rehash, Scan, SkippedImages, WeightsStore, scan};
+use luthier_features::{FeaturesConfig, Projection};
+
+use crate::export::{self, RowNames};
+use crate::features_folder::{SkippedFile, skipped_files};
+use crate::runner::{Runner, is_pending, pending};
+use crate::words::counted;
+use crate::{Error, Result};
+
+/// The configuration of all stages.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// Images → features.
+    pub extract: ExtractConfig,
+    /// Images → images that look the same.
+    pub duplicates: DuplicatesConfig,
+    /// Features → projection.
+    pub features: FeaturesConfig,
+    /// Projected features → model.
+    pub classify: ClassifyConfig,
+    /// Model → figures.
+    pub evaluate: EvaluateConfig,
+    /// Model → labels worth a look.
+    pub suspects: SuspectsConfig,
+    /// Features → nearest training images.
+    pub neighbours: NeighboursConfig,
+    /// Where weights are kept.
+    pub store: WeightsStore,
+    /// How many threads the network uses; no result depends on it.
+    pub n_threads: usize,
+}
+
+/// How a data set is read.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// The folders.
+    pub source: DataSource,
+    /// Whether files are read that have not changed by their size, time and inode.
+    pub rehash: Rehash,
+    /// Whether an unreadable image is an error.
+    pub is_strict: bool,
+}
+
+/// The folders that a run writes to.
+#[derive(Clone, Debug)]
+pub(crate) struct Folders {
+    /// `.npy` files and `features.json`.
+    pub features: PathBuf,
+    /// `model.safetensors`.
+    pub models: PathBuf,
+    /// The report.
+    pub reports: PathBuf,
+}
+
+impl Folders {
+    /// `features/`, `models/` and `reports/` in a folder.
+    pub(crate) fn below(out: &Path) -> Self {
+        Folders {
+            features: out.join("features"),
+            models: out.join("models"),
+            reports: out.join("reports"),
+        }
+    }
+}
+
+/// What all stages gave.
+pub(crate) struct Made {
+    pub(crate) scan: Scan,
+    pub(crate) manifest: Digest,
+    pub(crate) extracted: Extracted,
+    pub(crate) found: Found,
+    /// The page of the report, unless this was a plan.
+    pub(crate) page: Option<PathBuf>,
+    /// The model file, unless this was a plan.
+    pub(crate) model: Option<PathBuf>,
+}
+
+impl Pipeline {
+    /// The method: every stage in order. Files for the user are written as soon as what they hold is there; a plan,
+    /// without `folders`, writes none.
+    pub(crate) fn stages(&self, data: &Data, folders: Option<&Folders>, runner: &mut Runner<'_>) -> Result<Made> {
+        let (scan, manifest) = self.scan(data, runner)?;
+        let extracted = self.extract(data, &scan, manifest, runner)?;
+        let names = RowNames::extracted(runner.cache, &data.source, (&scan.manifest, manifest), &extracted)?;
+        if let Some(folders) = folders {
+            export::features(runner.cache, &folders.features, &names, &extracted)?;
+        }
+        let file_of = |split, image: &Digest| file_of(&scan, data, split, image);
+
+        let look_alikes = duplicates(&self.duplicates, extracted.images, runner)?;
+        let projection = features(&self.features, extracted.train, &file_of, runner)?;
+        let trained = classify(&self.classify, extracted.train, projection, Some(look_alikes), runner)?;
+        let model = match folders {
+            Some(folders) => Some(export::model(runner.cache, &folders.models, trained)?),
+            None => None,
+        };
+
+        let data = Evaluated {
+            trained,
+            train: extracted.train,
+            test: extracted.test,
+            look_alikes: Some(look_alikes),
+        };
+        let figures = evaluate(&self.evaluate, &data, &file_of, runner)?;
+        let suspects = suspects(&self.suspects, &data, &figures, runner)?;
+        let neighbours = neighbours(&self.neighbours, &data, &figures, runner)?;
+        let found = Found {
+            data,
+            figures,
+            suspects,
+            neighbours,
+        };
+        let page = match folders {
+            Some(folders) => {
+                let times = runner.times()?;
+                Some(export::report(runner.cache, &folders.reports, &found, &names, &times)?)
+            }
+            None => None,
+        };
+        drop(names);
+        Ok(Made {
+            scan,
+            manifest,
+            extracted,
+            found,
+            page,
+            model,
+        })
+    }
+
+    /// Folders → manifest. Always looks at the folders; a file is read only if its stat changed.
+    pub(crate) fn scan(&self, data: &Data, runner: &mut Runner<'_>) -> Result<(Scan, Digest)> {
+        let start = Instant::now();
+        let found = scan(&data.source, runner.cache, data.rehash, runner.observer)?;
+        let digest = runner.cache.put(&found.manifest)?;
+        // The folders are the input, and the manifest says all there is to know of them.
+        let key = Key::stage("scan", 1).input("manifest", digest).finish();
+        runner.seen("scan", key, digest, start)?;
+        runner.tell(|| Ok(describe_scan(&found)))?;
+        Ok((found, digest))
+    }
+
+    /// Manifest → features of both splits. Only images that the cache does not know go through the network.
+    pub(crate) fn extract(
+        &self,
+        data: &Data,
+        scan: &Scan,
+        manifest: Digest,
+        runner: &mut Runner<'_>,
+    ) -> Result<Extracted> {
+        let mut n_embedded = 0;
+        let (cache, observer) = (runner.cache, runner.observer);
+        let outputs = runner.stage_that_refers("extract", self.extract.key(manifest)?, || {
+            let (store, n_threads) = (&self.store, self.n_threads);
+            let extraction = (self.extract).run(&data.source, &scan.manifest, cache, store, n_threads, observer)?;
+            n_embedded = extraction.n_embedded;
+            let images = cache.put(&extraction.images)?;
+            let outputs = vec![
+                ("train", cache.put(&extraction.train)?),
+                ("test", cache.put(&extraction.test)?),
+                ("images", images),
+                ("skipped", cache.put(&extraction.skipped)?),
+            ];
+            Ok((outputs, self.extract.references(images)?))
+        })?;
+        runner.embedded(n_embedded)?;
+        let mut extracted = Extracted {
+            train: outputs.get("train"),
+            test: outputs.get("test"),
+            images: outputs.get("images"),
+            skipped: outputs.get("skipped"),
+            skipped_files: Vec::new(),
+            skipped_images: SkippedImages::default(),
+            n_embedded,
+            n_reused: 0,
+        };
+        if runner.is_plan() {
+            return Ok(extracted);
+        }
+        extracted.skipped_images = load(cache, &extracted.skipped)?;
+        extracted.skipped_files = skipped_files(&scan.manifest, &extracted.skipped_images);
+        extracted.n_reused = (scan.manifest.entries.len()).saturating_sub(extracted.skipped_files.len() + n_embedded);
+        runner.count_images(extracted.n_reused, n_embedded);
+        runner.tell(|| Ok(extracted.describe()))?;
+        extracted.check(data)?;
+        Ok(extracted)
+    }
+}
+
+/// The outputs of the extract stage, by digest.
+#[derive(Clone, Debug)]
+pub(crate) struct Extracted {
+    pub(crate) train: Digest,
+    pub(crate) test: Digest,
+    /// The distinct images of both splits.
+    pub(crate) images: Digest,
+    pub(crate) skipped: Digest,
+    pub(crate) skipped_images: SkippedImages,
+    /// The files that could not be read.
+    pub(crate) skipped_files: Vec<SkippedFile>,
+    /// How many images went through the network just now.
+    pub(crate) n_embedded: usize,
+    /// For how many files the cache had features.
+    pub(crate) n_reused: usize,
+}
+
+impl Extracted {
+    fn describe(&self) -> String {
+        let mut outcome = format!("{} embedded, {} reused", self.n_embedded, self.n_reused);
+        if !self.skipped_files.is_empty() {
+            outcome += &format!(", {} skipped", self.skipped_files.len());
+        }
+        outcome
+    }
+
+    /// An error about unreadable images if the caller wants none.
+    fn check(&self, data: &Data) -> Result<()> {
+        match self.skipped_files.first() {
+            Some(first) if data.is_strict => Err(Error::UnreadableImages {
+                n: self.skipped_files.len(),
+                first: first.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The images → groups of images that look the same, whatever their labels.
+pub(crate) fn duplicates(config: &DuplicatesConfig, images: Digest, runner: &mut Runner<'_>) -> Result<Digest> {
+    let cache = runner.cache;
+    let outputs = runner.stage("duplicates", config.key(images), || {
+        let rows: ImageRows = load(cache, &images)?;
+        let features = cache.stored_vectors(images, rows.features.clone(), rows.n_features);
+        let hashes = cache.stored_vectors(images, rows.hashes.clone(), rows.n_hash_values);
+        Ok(vec![(
+            "look-alikes",
+            cache.put(&config.run(&rows, &features, &hashes)?)?,
+        )])
+    })?;
+    let look_alikes = outputs.get("look-alikes");
+    runner.tell(|| {
+        let found: LookAlikes = load(cache, &look_alikes)?;
+        Ok(match found.groups.len() {
+            0 => "no images look the same".to_owned(),
+            n => format!("{} that look the same", counted(n, "group")),
+        })
+    })?;
+    Ok(look_alikes)
+}
+
+/// Names the file of an image of a split, for errors.
+pub(crate) type FileOf<'a> = &'a dyn Fn(Split, &Digest) -> Option<String>;
+
+/// Training features → projection.
+pub(crate) fn features(
+    config: &FeaturesConfig,
+    train: Digest,
+    file_of: FileOf<'_>,
+    runner: &mut Runner<'_>,
+) -> Result<Digest> {
+    let cache = runner.cache;
+    let outputs = runner.stage("features", config.key(train), || {
+        let table = open_table(cache, &train)?;
+        let projection = config.run(&table);
+        let projection = projection.map_err(|error| name_image(error.into(), table.rows(), Split::Train, file_of))?;
+        Ok(vec![("projection", cache.put(&projection)?)])
+    })?;
+    let projection = outputs.get("projection");
+    runner.tell(|| {
+        let pca = load::<Projection>(cache, &projection)?.pca;
+        Ok(describe_components(
+            pca.n_components(),
+            pca.explained_variance_ratio.sum(),
+        ))
+    })?;
+    Ok(projection)
+}
+
+/// A model, and what cross-validation's models say of training images that they have not seen, by digest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trained {
+    pub(crate) model: Digest,
+    pub(crate) held_out: Digest,
+}
+
+/// Training features, projected → model. Cross-validation holds out images that look alike together.
+pub(crate) fn classify(
+    config: &ClassifyConfig,
+    train: Digest,
+    projection: Digest,
+    look_alikes: Option<Digest>,
+    runner: &mut Runner<'_>,
+) -> Result<Trained> {
+    let cache = runner.cache;
+    let outputs = runner.stage("classify", config.key(train, projection), || {
+        let (table, projection) = (open_table(cache, &train)?, load::<Projection>(cache, &projection)?);
+        let _ = look_alikes;
+        let training = Training::new(table.rows(), &table);
+        let Classified { model, held_out } = config.run(&training, &projection)?;
+        Ok(vec![("model", cache.put(&model)?), ("held-out", cache.put(&held_out)?)])
+    })?;
+    let trained = Trained {
+        model: outputs.get("model"),
+        held_out: outputs.get("held-out"),
+    };
+    runner.tell(|| Ok(describe_c(&load(cache, &trained.model)?)))?;
+    Ok(trained)
+}
+
+/// What is evaluated, by digest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Evaluated {
+    pub(crate) trained: Trained,
+    /// The features of the training images.
+    pub(crate) train: Digest,
+    /// The features of the test images.
+    pub(crate) test: Digest,
+    /// `None` where no perceptual hashes are known.
+    pub(crate) look_alikes: Option<Digest>,
+}
+
+/// The outputs of the evaluate stage.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) digest: Digest,
+    pub(crate) scatter: Digest,
+    /// The evaluation, unless it is pending.
+    pub(crate) evaluation: Option<Evaluation>,
+}
+
+impl Figures {
+    /// The evaluation, outside a plan.
+    pub(crate) fn evaluation(&self) -> &Evaluation {
+        self.evaluation.as_ref().expect("outside a plan no output is pending")
+    }
+}
+
+/// Everything that was found out about a model and its data.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) data: Evaluated,
+    pub(crate) figures: Figures,
+    pub(crate) suspects: Digest,
+    pub(crate) neighbours: Digest,
+}
+
+impl Found {
+    /// The digests of everything that the report shows.
+    pub(crate) fn digests(&self) -> Vec<Digest> {
+        let Found {
+            data,
+            figures,
+            suspects,
+            neighbours,
+        } = self;
+        let digests = [
+            data.trained.model,
+            data.train,
+            data.test,
+            figures.digest,
+            figures.scatter,
+            *suspects,
+            *neighbours,
+        ];
+        digests.into_iter().chain(data.look_alikes).collect()
+    }
+
+    /// The findings of all stages, for the report.
+    pub(crate) fn findings(&self, cache: &Cache) -> Result<Findings> {
+        let look_alikes = self.data.look_alikes;
+        let look_alikes: Option<LookAlikes> = look_alikes.map(|digest| load(cache, &digest)).transpose()?;
+        let rows: [FeatureRows; 2] = [load(cache, &self.data.train)?, load(cache, &self.data.test)?];
+        Ok(Findings::new(
+            load::<Suspects>(cache, &self.suspects)?,
+            look_alikes.as_ref(),
+            load::<NearestImages>(cache, &self.neighbours)?,
+            load::<Scatter>(cache, &self.figures.scatter)?,
+            [&rows[0], &rows[1]],
+        ))
+    }
+}
+
+/// Model and test features → figures.
+pub(crate) fn evaluate(
+    config: &EvaluateConfig,
+    data: &Evaluated,
+    file_of: FileOf<'_>,
+    runner: &mut Runner<'_>,
+) -> Result<Figures> {
+    let cache = runner.cache;
+    let (model, test) = (data.trained.model, data.test);
+    let outputs = runner.stage("evaluate", config.key(model, test), || {
+        let (model, table) = (load::<Model>(cache, &model)?, open_table(cache, &test)?);
+        let rows = table.rows();
+        check_match(&model, rows)?;
+        let scores = model.scores(&table);
+        let scores = scores.map_err(|error| name_image(error.into(), rows, Split::Test, file_of))?;
+        let [probabilities, uncalibrated] = model.probabilities(scores);
+        let evaluation = config.run(&Predictions {
+            classes: &model.classes,
+            images: &rows.images,
+            truth: &rows.labels,
+            probabilities: probabilities.view(),
+            uncalibrated: uncalibrated.view(),
+        })?;
+        let scatter = Scatter::new(model.project(&table, 2)?.view());
+        Ok(vec![
+            ("evaluation", cache.put(&evaluation)?),
+            ("scatter", cache.put(&scatter)?),
+        ])
+    })?;
+    let digest = outputs.get("evaluation");
+    let evaluation: Option<Evaluation> = match is_pending(&digest) {
+        true => None,
+        false => Some(load(cache, &digest)?),
+    };
+    let figures = Figures {
+        digest,
+        scatter: outputs.get("scatter"),
+        evaluation,
+    };
+    runner.tell(|| Ok(format!("accuracy {:.4}", figures.evaluation().accuracy.value)))?;
+    Ok(figures)
+}
+
+/// Model, held-out predictions and figures → labels worth a look.
+pub(crate) fn suspects(
+    config: &SuspectsConfig,
+    data: &Evaluated,
+    figures: &Figures,
+    runner: &mut Runner<'_>,
+) -> Result<Digest> {
+    let cache = runner.cache;
+    let Trained { model, held_out } = data.trained;
+    let outputs = runner.stage("suspects", config.key(model, held_out, data.test), || {
+        let train: FeatureRows = load(cache, &data.train)?;
+        let held_out: HeldOutPredictions = load(cache, &held_out)?;
+        let held_out = HeldOutImages {
+            labels: &train.labels,
+            rows: &held_out.rows,
+            probabilities: held_out.probabilities.view(),
+        };
+        Ok(vec![(
+            "suspects",
+            cache.put(&config.run(&held_out, figures.evaluation()))?,
+        )])
+    })?;
+    let suspects = outputs.get("suspects");
+    runner.tell(|| {
+        let n = load::<Suspects>(cache, &suspects)?.suspects.len();
+        Ok(format!("{} worth a look", counted(n, "label")))
+    })?;
+    Ok(suspects)
+}
+
+/// Features of both splits → the training images nearest to the mistakes.
+pub(crate) fn neighbours(
+    config: &NeighboursConfig,
+    data: &Evaluated,
+    figures: &Figures,
+    runner: &mut Runner<'_>,
+) -> Result<Digest> {
+    let cache = runner.cache;
+    let rows = figures.evaluation.as_ref().map(|evaluation| config.rows(evaluation));
+    let asked = rows.as_deref().map_or_else(pending, NeighboursConfig::rows_digest);
+    let rows = rows.unwrap_or_default();
+    let outputs = runner.stage("neighbours", config.key(data.train, data.test, asked), || {
+        let (train, test) = (open_table(cache, &data.train)?, open_table(cache, &data.test)?);
+        Ok(vec![("neighbours", cache.put(&config.run(&train, &test, &rows)?)?)])
+    })?;
+    runner.tell(|| Ok(format!("of {}", counted(rows.len(), "mistake"))))?;
+    Ok(outputs.get("neighbours"))
+}
+
+/// Puts the image's file in place of the row in an error about a feature that is not finite.
+fn name_image(error: Error, rows: &FeatureRows, split: Split, file_of: FileOf<'_>) -> Error {
+    use luthier_features::Error::NotFinite;
+    match error {
+        Error::Features(NotFinite { row, column, value })
+        | Error::Classify(luthier_classify::Error::Features(NotFinite { row, column, value })) => {
+            let image = &rows.images[row];
+            Error::NotFinite {
+                image: file_of(split, image).unwrap_or_else(|| image.to_string()),
+                feature: column,
+                value,
+            }
+        }
+        other => other,
+    }
+}
+
+/// The file of an image of a split.
+fn file_of(scan: &Scan, data: &Data, split: Split, image: &Digest) -> Option<String> {
+    let mut entries = scan.manifest.entries.iter();
+    let entry = entries.find(|entry| entry.split == split && entry.content == Content::Digest(*image))?;
+    Some(data.source.folder(split).join(&entry.file).display().to_string())
+}
+
+/// Loads an artifact that a stage before made.
+pub(crate) fn load<A: Artifact>(cache: &Cache, digest: &Digest) -> Result<A> {
+    Ok(cache.get(digest)?.ok_or_else(|| lost(digest))?)
+}
+
+/// The rows of a table that a stage before made; their features are read when they are asked for.
+pub(crate) fn open_table<'a>(cache: &'a Cache, digest: &Digest) -> Result<StoredTable<'a>> {
+    Ok(cache.table(digest)?.ok_or_else(|| lost(digest))?)
+}
+
+fn lost(digest: &Digest) -> luthier_cache::Error {
+    luthier_cache::Error::Lost {
+        what: "artifact",
+        digest: *digest,
+    }
+}
+
+/// A model judges only features made as its own were, of the same classes.
+fn check_match(model: &Model, test: &FeatureRows) -> Result<()> {
+    if !model.extractor.is_same(&test.extractor) {
+        return Err(Error::OtherExtractor {
+            expected: describe_extractor(&model.extractor),
+            found: describe_extractor(&test.extractor),
+        });
+    }
+    if model.classes != test.classes {
+        return Err(Error::OtherClasses {
+            expected: model.classes.clone(),
+            found: test.classes.clone(),
+        });
+    }
+    Ok(())
+}
+
+fn describe_extractor(extractor: &ExtractorInfo) -> String {
+    let ExtractorInfo {
+        views,
+        combine,
+        decode,
+        weights,
+        weights_sha256: _,
+        precision,
+    } = extractor;
+    let views = views.join(", ");
+    format!(
+        "{weights} ({}…), {combine} of {views}, decoded {decode}, {precision}",
+        extractor.short_sha256()
+    )
+}
+
+/// What was found, in a line.
+fn describe_scan(found: &Scan) -> String {
+    let Scan {
+        manifest, n_ignored, ..
+    } = found;
+    let count = |split| manifest.entries.iter().filter(|entry| entry.split == split).count();
+    let (n, classes, train, test) = (
+        manifest.entries.len(),
+        manifest.classes.len(),
+        count(Split::Train),
+        count(Split::Test),
+    );
+    let ignored = if *n_ignored > 0 {
+        format!("; {} ignored", counted(n_ignored, "other file"))
+    } else {
+        String::new()
+    };
+    format!("{n} images in {classes} classes: {train} train, {test} test{ignored}")
+}
+
+/// A model's C and where it comes from, in a few words.
+pub fn describe_c(model: &Model) -> String {
+    let c = model.training.c;
+    match &model.training.cross_validation {
+        Some(found) => format!("C = {c}, by {}-fold cross-validation", found.folds),
+        None => format!("C = {c}, as given"),
+    }
+}
+
+/// How many components there are, in a few words.
+pub fn describe_components(n: usize, explained_variance_ratio: f64) -> String {
+    format!(
+        "{}, {:.1} % of the variance",
+        counted(n, "component"),
+        100.0 * explained_variance_ratio
+    )
+}
