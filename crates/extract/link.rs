@@ -1,15 +1,18 @@
-//! Link arguments that every package with a binary, a test or a benchmark on libtorch passes from its build script.
+//! Link arguments that every package with a binary, a test or a benchmark on libtorch passes from
+//! its build script.
 //!
-//! Cargo hands `cargo::rustc-link-arg` to the targets of the package that prints it and to no other, so
-//! `luthier-extract`, `luthier` and `luthier-benches` each have a build script that calls [`link_libtorch`].
-//! Each depends on `torch-sys` directly, because that is what makes cargo set `DEP_TCH_LIBTORCH_LIB`.
+//! Cargo hands `cargo::rustc-link-arg` to the targets of the package that prints it and to no
+//! other, so `luthier-extract`, `luthier` and `luthier-benches` each have a build script that calls
+//! [`link_libtorch`]. Each depends on `torch-sys` directly, because that is what makes cargo set
+//! `DEP_TCH_LIBTORCH_LIB`.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
 /// The folder `lib` or `include` of libtorch.
 ///
-/// `.libtorch` in the workspace is a link: a binary must outlive it, so the folder behind it is named.
+/// `.libtorch` in the workspace is a link. Binaries name the folder behind it, because they must
+/// outlive the link.
 pub(crate) fn libtorch_folder(name: &str) -> PathBuf {
     let lib = env::var_os("DEP_TCH_LIBTORCH_LIB").expect("DEP_TCH_LIBTORCH_LIB: unset, expected from torch-sys");
     let folder = Path::new(&lib).with_file_name(name);
@@ -28,8 +31,9 @@ pub(crate) fn link_libtorch() {
     if target_os != "windows" {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
     }
-    // No symbol of libtorch_cuda is called by name (it registers itself when loaded), so the linker would drop it,
-    // and `Cuda::is_available()` would be false without a word: LaurentMazare/tch-rs#907, #964.
+    // No symbol of libtorch_cuda is called by name, because the library registers itself when it is
+    // loaded. The linker would drop it, and `Cuda::is_available()` would silently be false:
+    // LaurentMazare/tch-rs#907, #964.
     if target_os == "linux" && lib.join("libtorch_cuda.so").exists() {
         for argument in ["-Wl,--no-as-needed", "-ltorch_cuda", "-ltorch"] {
             println!("cargo::rustc-link-arg={argument}");

@@ -14,25 +14,25 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// A data folder that is not there, or not a folder.
+    /// A data folder does not exist, or is no folder.
     #[error("{}: no such folder", path.display())]
     MissingFolder {
         /// The folder.
         path: PathBuf,
     },
-    /// A data folder without a single image.
+    /// A data folder has no image.
     #[error("{}: no images, expected {}/<class>/<image>.jpg (or png, gif, bmp, webp, tif)", path.display(), path.display())]
     NoImages {
         /// The folder.
         path: PathBuf,
     },
-    /// The folder of a class without a single image.
+    /// The folder of a class has no image.
     #[error("{}: no images of this class, expected .jpg, .png, .gif, .bmp, .webp or .tif files", path.display())]
     ClassWithoutImages {
         /// The class's folder.
         path: PathBuf,
     },
-    /// A data folder with images of one class only.
+    /// A data folder has images of only one class.
     #[error("{}: found one class ({class}), expected at least two folders with images", path.display())]
     SingleClass {
         /// The folder.
@@ -40,7 +40,7 @@ pub enum Error {
         /// The class.
         class: String,
     },
-    /// Classes that the test folder has and the train folder lacks.
+    /// The test folder has classes that the train folder lacks.
     #[error("{}: no training images for {}, which {} has", train.display(), classes.join(", "), test.display())]
     TestOnlyClasses {
         /// The train folder.
@@ -50,7 +50,7 @@ pub enum Error {
         /// The classes.
         classes: Vec<String>,
     },
-    /// A class whose images are all unreadable.
+    /// None of the images of a class can be read.
     #[error("class {class}: none of its {n_images} {split} images can be read; the first, {file}: {reason}")]
     EmptyClass {
         /// The class.
@@ -64,13 +64,13 @@ pub enum Error {
         /// Why it cannot be read.
         reason: String,
     },
-    /// An image or a weights file whose bytes are no longer those that were hashed.
+    /// An image or a weights file no longer has the bytes that were hashed.
     #[error("{}: changed while it was being read", path.display())]
     Changed {
         /// The file.
         path: PathBuf,
     },
-    /// An image in memory whose bytes do not have the digest that was given for it.
+    /// The bytes of an image in memory do not have the digest that was given for them.
     #[error("image in memory: expected digest {expected}, found {found}")]
     OtherBytes {
         /// The digest that was given.
@@ -78,7 +78,7 @@ pub enum Error {
         /// The digest of the bytes.
         found: Digest,
     },
-    /// A file that is no safetensors file, or has tensors that ResNet-50 lacks.
+    /// A file is no safetensors file, or its tensors are not those of ResNet-50.
     #[error("{}: expected a safetensors file with the tensors of ResNet-50, found {found}", path.display())]
     Weights {
         /// The weights file.
@@ -86,7 +86,7 @@ pub enum Error {
         /// What was found instead.
         found: String,
     },
-    /// Weights whose bytes are not those that their name stands for.
+    /// A file in the store of weights does not have the bytes that its name stands for.
     #[error("{}: expected SHA-256 {expected}, found {found}", path.display())]
     WeightsDigest {
         /// The weights file.
@@ -96,45 +96,45 @@ pub enum Error {
         /// The digest of the file.
         found: String,
     },
-    /// Weights that are neither known by name nor a file.
+    /// The name of weights is unknown, and no file has this name.
     #[error("{name}: expected a .safetensors file, `untrained`, or one of {known}, found none of them")]
     UnknownWeights {
-        /// What was asked for.
+        /// The name.
         name: String,
         /// The known names.
         known: String,
     },
-    /// A download whose bytes are not those that the name stands for. Nothing of it was kept.
+    /// A server sent other bytes than the name of the weights stands for. They were not kept.
     #[error("{url}: expected SHA-256 {expected}, found {found}: the file there is not the one that {name} stands for")]
     DownloadDigest {
         /// The name of the weights.
         name: String,
-        /// Where they came from.
+        /// The address of the file.
         url: String,
         /// The pinned digest.
         expected: String,
-        /// The digest of what came.
+        /// The digest of the bytes that came.
         found: String,
     },
-    /// Weights that could not be downloaded.
+    /// Weights could not be downloaded. What was received is kept for the next attempt.
     #[error("{url}: {message}")]
     Download {
         /// The name of the weights.
         name: String,
-        /// Where they were to come from.
+        /// The address of the file.
         url: String,
         /// What went wrong.
         message: String,
     },
-    /// A device that is not there, or cannot do what was asked.
+    /// A device does not exist.
     #[error("device {device}: {message}")]
     Device {
         /// The device.
         device: String,
-        /// What it cannot do.
+        /// What is missing.
         message: String,
     },
-    /// A number format that a device cannot compute with.
+    /// A device cannot compute in a number format.
     #[error("device {device}: {message}")]
     Precision {
         /// The device.
@@ -144,13 +144,14 @@ pub enum Error {
         /// What the device lacks.
         message: String,
     },
-    /// libtorch failed. The text is the first line of its message; with `-v` the rest is printed too.
+    /// libtorch failed. The text is the first line of its message; with `-v` the rest is printed
+    /// too.
     #[error("libtorch: {0}")]
     Torch(String),
     /// The cache failed.
     #[error(transparent)]
     Cache(#[from] luthier_cache::Error),
-    /// The user interrupted the run; what was embedded is kept.
+    /// The user interrupted the run. Features that were computed are kept.
     #[error("interrupted")]
     Interrupted,
 }
@@ -165,8 +166,8 @@ impl Error {
         move |source| Error::Io { path, source }
     }
 
-    /// An error of libtorch. What follows the first line of its message are the frames of its C++ stack, which say
-    /// nothing to a user: they go to the log.
+    /// An error of libtorch. Its message continues with the frames of the C++ stack, which tell a
+    /// user nothing: they go to the log.
     pub(crate) fn torch(message: &str) -> Error {
         let message = message.strip_prefix("Internal torch error: ").unwrap_or(message);
         let (first, frames) = message.split_once('\n').unwrap_or((message, ""));
@@ -176,7 +177,7 @@ impl Error {
         Error::Torch(first.trim_end().to_owned())
     }
 
-    /// The way out, where there is one to name.
+    /// The way out for the user, if there is one.
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::TestOnlyClasses { .. } => {

@@ -12,7 +12,7 @@ use crate::{
     WeightsStore, decode,
 };
 
-/// Everything that the features of an image depend on, beside its bytes.
+/// The network and how it sees images: everything that features depend on beside an image's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtractorConfig {
     /// The views in which the network sees an image.
@@ -25,22 +25,25 @@ pub struct ExtractorConfig {
     pub precision: Precision,
     /// Where the network runs.
     pub device: Device,
-    /// How many images go through the network at once; `None` for one on the CPU, and as many as
-    /// fit on a GPU.
+    /// How many images go through the network at once. `None` is 1 on the CPU, and on a GPU as many
+    /// as half of its free memory holds, at most 256.
     pub batch: Option<usize>,
 }
 
 impl ExtractorConfig {
-    /// Changes when the same configuration gives other features: decoding, preprocessing or the network changed.
+    /// Changes when the same configuration gives other features, because decoding, preprocessing or
+    /// the network changed.
     pub const VERSION: u32 = 2;
 
     /// The libtorch that this program was built for.
     pub const LIBTORCH: &str = "2.11.0";
 
-    /// What the features of each view are known by in the cache, in the order of the views.
+    /// The key of each view's features, in the order of the views. Its digest is their
+    /// *descriptor*: the cache knows the features of an image by descriptor and image.
     ///
-    /// How views are combined, and which others there are, is not part of it. The batch is: batches of another size may be
-    /// computed in another order. The number of threads is not, nor is a CUDA device's number.
+    /// A key leaves out the other views and how they are combined, the number of threads, and the
+    /// number of a CUDA device. It contains the batch: batches of another size may be computed in
+    /// another order.
     ///
     /// # Errors
     /// [`Error::Io`] if the weights file cannot be read.
@@ -70,7 +73,7 @@ impl ExtractorConfig {
         Ok(views.as_slice().iter().map(key).collect())
     }
 
-    /// What a model records of how its features were made, by weights with this SHA-256.
+    /// What a model records of how its features were made. `sha256` is that of the weights.
     pub(crate) fn info(&self, sha256: &str) -> ExtractorInfo {
         ExtractorInfo {
             views: self.views.as_slice().iter().map(View::to_string).collect(),
@@ -82,7 +85,8 @@ impl ExtractorConfig {
         }
     }
 
-    /// The name of the weights, whose digest is this: the known one if there is one, wherever the file lies.
+    /// The name of the weights, whose SHA-256 is `sha256`. Known weights keep their name, wherever
+    /// the file is.
     pub(crate) fn weights_name(&self, sha256: &str) -> String {
         WeightsSource::known(sha256)
             .unwrap_or_else(|| self.weights.clone())
@@ -150,12 +154,14 @@ pub struct Extractor {
 }
 
 impl Extractor {
-    /// Loads the weights, downloading them first if need be, and divides `n_threads` for work on `n_images` images.
+    /// Loads the weights, downloading them first if need be, and divides `n_threads` for work on
+    /// `n_images` images.
     ///
     /// # Errors
-    /// [`Error::Device`] and [`Error::Precision`] if the device cannot do what is asked; [`Error::Weights`],
-    /// [`Error::WeightsDigest`], [`Error::Download`], [`Error::DownloadDigest`] or [`Error::Io`] if the weights cannot be
-    /// had; [`Error::Torch`] if the network does not fit into memory; [`Error::Interrupted`].
+    /// [`Error::Device`] and [`Error::Precision`] if the device cannot do what is asked;
+    /// [`Error::Weights`], [`Error::WeightsDigest`], [`Error::Download`], [`Error::DownloadDigest`]
+    /// or [`Error::Io`] if the weights cannot be had; [`Error::Torch`] if the network does not fit
+    /// into memory; [`Error::Interrupted`].
     pub fn load(
         config: &ExtractorConfig,
         store: &WeightsStore,
@@ -202,13 +208,16 @@ impl Extractor {
         })
     }
 
-    /// Embeds images. `done` gets the place of each image in `images` and what became of it, in no particular order.
+    /// Embeds images. `done` gets the place of each image in `images` and what became of it, in no
+    /// particular order.
     ///
-    /// Each lane decodes and embeds a batch at a time, so that memory does not grow with the number of images.
+    /// Each lane decodes and embeds a batch at a time, so that memory does not grow with the number
+    /// of images.
     ///
     /// # Errors
-    /// [`Error::Changed`] or [`Error::OtherBytes`] if the bytes do not have the digest they should, [`Error::Io`] if a file whose digest is known
-    /// cannot be read, [`Error::Torch`] if the network fails, [`Error::Interrupted`], and whatever `done` returns.
+    /// [`Error::Changed`] or [`Error::OtherBytes`] if bytes do not have the digest that they
+    /// should, [`Error::Io`] if a file whose digest is known cannot be read, [`Error::Torch`] if
+    /// the network fails, [`Error::Interrupted`], and whatever `done` returns.
     pub fn embed(
         &self,
         images: &[ImageInput],
@@ -227,7 +236,8 @@ impl Extractor {
         self.lanes.run(images.len(), read, &self.network, observer, done)
     }
 
-    /// Embeds images that are decoded already: RGB `u8 [n, 224, 224, 3]`; the result is `f32 [n, 2048]` in C order.
+    /// Embeds images that are decoded already: RGB `u8 [n, 224, 224, 3]`; the result is `f32 [n,
+    /// 2048]` in C order.
     ///
     /// # Errors
     /// [`Error::Torch`] if the network fails.
@@ -273,7 +283,8 @@ fn read(image: &ImageInput, decoding: Decoding, preprocess: &mut Preprocess) -> 
                 read = bytes;
                 &read
             }
-            // A file that was scanned and cannot be read now is a fault of the moment, not a property of the image.
+            // A file that was scanned and cannot be read now is a fault of the moment, not a
+            // property of the image.
             Err(error) if expected.is_some() => return Err(Error::io(path)(error)),
             Err(error) => return unreadable(None, error.to_string()),
         },

@@ -1,6 +1,7 @@
 //! From folders of photographs to ResNet-50 features.
 //!
-//! - [`scan`]: folders → [`Manifest`](luthier_artifact::Manifest), every image file with the digest of its bytes
+//! - [`scan`]: folders → [`Manifest`](luthier_artifact::Manifest), every image file with the digest
+//!   of its bytes
 //! - `image/`, with [`decode`] and [`Preprocess`]: bytes of any format → 224 × 224 RGB
 //! - `network/`: [`WeightsSource`], [`Device`] and ResNet-50 on libtorch
 //! - [`Extractor`]: lanes that decode images and take them through the network

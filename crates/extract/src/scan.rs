@@ -10,7 +10,7 @@ use walkdir::{DirEntry, WalkDir};
 
 use crate::{Error, Observer, Result};
 
-/// How many files are read before what was learnt of them is remembered.
+/// How many files are read before their digests are remembered.
 const READ_AT_ONCE: usize = 16_384;
 
 /// The system's number of "too many levels of symbolic links": a link that leads to itself.
@@ -20,7 +20,7 @@ const ELOOP: i32 = if cfg!(any(target_os = "linux", target_os = "android")) {
     62
 };
 
-/// Where the images lie.
+/// Where the images are.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DataSource {
     /// A folder for each split, with a folder for each class in it.
@@ -30,13 +30,14 @@ pub enum DataSource {
         /// The images to evaluate on.
         test: PathBuf,
     },
-    /// One folder with a folder for each class in it, of whose images a part is kept for the test.
+    /// One folder with a folder for each class in it. A part of the images of each class is kept
+    /// for the test.
     Whole {
         /// The folder.
         data: PathBuf,
         /// The part of each class that becomes the test set, between 0 and 1.
         test_fraction: f64,
-        /// Another seed, another choice.
+        /// Another seed chooses other images for the test.
         seed: u64,
     },
 }
@@ -62,26 +63,30 @@ impl DataSource {
 pub struct Scan {
     /// The image files.
     pub manifest: Manifest,
-    /// The number of other files: hidden, outside a class's folder, or without an image's extension.
+    /// The number of other files: hidden, outside a class's folder, or without an image's
+    /// extension.
     pub n_ignored: usize,
     /// The number of files that had to be read; the digests of the others were known by their stat.
     pub n_read: usize,
-    /// The folders that could not be listed, each with the reason. Their images are missing in the manifest.
+    /// The folders that could not be listed, each with the reason. Their images are missing in the
+    /// manifest.
     pub passed_over: Vec<(PathBuf, String)>,
 }
 
 /// Lists the image files of a data set and the digests of their bytes.
 ///
-/// Symbolic links are followed. Files whose size, modification time and inode are those of the last scan are not read,
-/// unless `rehash` is [`Rehash::Yes`].
+/// Symbolic links are followed. Files whose size, modification time and inode are those of the last
+/// scan are not read, unless `rehash` is [`Rehash::Yes`].
 ///
-/// A file that cannot be read becomes an [`Unreadable`](Content::Unreadable) entry. A folder that may not be read, such as
-/// `lost+found`, and a link to a folder that holds the link are passed over with a warning.
+/// A file that cannot be read becomes an [`Unreadable`](Content::Unreadable) entry. A folder that
+/// may not be read, such as `lost+found`, and a link to a folder that holds the link are passed
+/// over with a warning.
 ///
 /// # Errors
-/// [`Error::MissingFolder`], [`Error::NoImages`], [`Error::ClassWithoutImages`], [`Error::SingleClass`] and
-/// [`Error::TestOnlyClasses`] if the folders do not hold a data set; [`Error::Io`] if a disk fails, or if one of the
-/// folders of `source` may not be read; [`Error::Cache`]; [`Error::Interrupted`].
+/// [`Error::MissingFolder`], [`Error::NoImages`], [`Error::ClassWithoutImages`],
+/// [`Error::SingleClass`] and [`Error::TestOnlyClasses`] if the folders do not hold a data set;
+/// [`Error::Io`] if a disk fails, or if one of the folders of `source` may not be read;
+/// [`Error::Cache`]; [`Error::Interrupted`].
 pub fn scan(source: &DataSource, cache: &Cache, rehash: Rehash, observer: &dyn Observer) -> Result<Scan> {
     let since = SystemTime::now();
     let mut listing = Listing::default();
@@ -126,7 +131,8 @@ pub enum Rehash {
 
 /// The image files below a folder, at any depth, ordered by path; hidden ones are left out.
 ///
-/// A folder that may not be read, and a link to a folder that holds the link, are passed over with a warning.
+/// A folder that may not be read, and a link to a folder that holds the link, are passed over with
+/// a warning.
 ///
 /// # Errors
 /// [`Error::Io`] if `folder` may not be read, or if a disk fails.
@@ -137,12 +143,12 @@ pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
         match entry.map_err(|error| Obstacle::new(folder, error)) {
             Ok(entry) if entry.file_type().is_file() && is_image_name(entry.path()) => images.push(entry.into_path()),
             Ok(_) => {}
-            Err(obstacle) => match obstacle.fate() {
-                // Whoever reads the file will say what is wrong with it.
-                Fate::UnreadableImage => images.push(obstacle.path),
-                Fate::Ignored => {}
-                Fate::PassedOver => obstacle.warn(),
-                Fate::Failed => return Err(obstacle.into()),
+            Err(obstacle) => match obstacle.consequence() {
+                // Reading the file will tell what is wrong with it.
+                Consequence::UnreadableImage => images.push(obstacle.path),
+                Consequence::Ignored => {}
+                Consequence::PassedOver => obstacle.warn(),
+                Consequence::Failed => return Err(obstacle.into()),
             },
         }
     }
@@ -173,7 +179,7 @@ const LOOP: &str = "a link to a folder that holds it";
 
 /// What becomes of an [`Obstacle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum Consequence {
     /// It is one image that cannot be read.
     UnreadableImage,
     /// It is no image, and nothing is lost.
@@ -195,23 +201,23 @@ impl Obstacle {
         }
     }
 
-    fn fate(&self) -> Fate {
+    fn consequence(&self) -> Consequence {
         if self.depth == 0 {
-            return Fate::Failed;
+            return Consequence::Failed;
         }
         if is_hidden_name(&self.path) {
-            return Fate::Ignored;
+            return Consequence::Ignored;
         }
         let leads_nowhere = self.error.kind() == ErrorKind::NotFound || self.error.raw_os_error() == Some(ELOOP);
         let may_not_be_read = self.error.kind() == ErrorKind::PermissionDenied;
         if (leads_nowhere || may_not_be_read) && is_image_name(&self.path) && !self.path.is_dir() {
-            Fate::UnreadableImage
+            Consequence::UnreadableImage
         } else if leads_nowhere {
-            Fate::Ignored
+            Consequence::Ignored
         } else if may_not_be_read || self.is_loop {
-            Fate::PassedOver
+            Consequence::PassedOver
         } else {
-            Fate::Failed
+            Consequence::Failed
         }
     }
 
@@ -230,7 +236,8 @@ impl From<Obstacle> for Error {
     }
 }
 
-/// Whether a file's name ends like an image's: jpg, jpeg, png, gif, bmp, webp, tif or tiff, in any case.
+/// Whether a file's name ends like an image's: jpg, jpeg, png, gif, bmp, webp, tif or tiff, in any
+/// case.
 pub(crate) fn is_image_name(path: &Path) -> bool {
     const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "gif", "bmp", "webp", "tif", "tiff"];
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
@@ -272,8 +279,8 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
         let entry = match entry.map_err(|error| Obstacle::new(folder, error)) {
             Ok(entry) => entry,
             Err(obstacle) => {
-                match obstacle.fate() {
-                    Fate::UnreadableImage if obstacle.depth >= 2 => {
+                match obstacle.consequence() {
+                    Consequence::UnreadableImage if obstacle.depth >= 2 => {
                         let stat = FileStat {
                             size: 0,
                             mtime_ns: 0,
@@ -282,13 +289,13 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
                         let reason = Some(obstacle.error.to_string());
                         files.extend(listed(folder, &obstacle.path, split, stat, reason));
                     }
-                    Fate::UnreadableImage | Fate::Ignored => *n_ignored += 1,
-                    Fate::PassedOver => {
+                    Consequence::UnreadableImage | Consequence::Ignored => *n_ignored += 1,
+                    Consequence::PassedOver => {
                         obstacle.warn();
                         classes.retain(|class| *class != obstacle.path);
                         passed_over.push((obstacle.path, obstacle.error.to_string()));
                     }
-                    Fate::Failed => return Err(obstacle.into()),
+                    Consequence::Failed => return Err(obstacle.into()),
                 }
                 continue;
             }
@@ -312,7 +319,7 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
         }
         match entry.metadata() {
             Ok(metadata) => files.extend(listed(folder, entry.path(), split, FileStat::new(&metadata), None)),
-            // Gone since the folder was listed.
+            // The file is gone since the folder was listed.
             Err(_) => *n_ignored += 1,
         }
     }
@@ -350,8 +357,8 @@ fn listed(folder: &Path, path: &Path, split: Split, stat: FileStat, unreadable: 
     })
 }
 
-/// Reads the files whose digests are not known by their stat, taken after `since`; the result is the contents and how many
-/// were read.
+/// Reads the files whose digests are not known by their stat. Stats were taken after `since`. The
+/// result is an entry for each file, and how many files were read.
 fn digest(
     source: &DataSource,
     mut files: Vec<Listed>,
@@ -377,7 +384,8 @@ fn digest(
     }
     let unknown: Vec<usize> = (0..files.len()).filter(|&place| contents[place].is_none()).collect();
     let task = observer.task("files read", unknown.len() as u64);
-    // What was read is remembered in between, so that a first scan that is interrupted has not read for nothing.
+    // Digests are remembered after each batch, so that the next scan after an interrupt goes on
+    // from there.
     for batch in unknown.chunks(READ_AT_ONCE) {
         let read: Vec<Content> = (batch.par_iter())
             .map(|&place| {
@@ -416,15 +424,17 @@ fn digest(
     Ok((entries, n_read))
 }
 
-/// The index knows files by their full path, so that a relative one means the same file from anywhere.
+/// The index knows files by their full path, so that a relative path means the same file from any
+/// folder.
 fn absolute(source: &DataSource, split: Split) -> Result<PathBuf> {
     std::path::absolute(source.folder(split)).map_err(Error::io(source.folder(split)))
 }
 
 /// Moves a part of each class to the test split.
 ///
-/// Images are ordered by the digest of seed and bytes and the first ones are taken: the choice does not depend on names
-/// or order, the same bytes in a class never come into both splits, and an added image moves at most one other.
+/// The images of a class are ordered by the digest of the seed and their own digest, and the first
+/// are taken. So the choice does not depend on names or order, equal bytes in a class never come
+/// into both splits, and an added image moves at most one other image.
 fn choose_test_images(entries: &mut [ManifestEntry], test_fraction: f64, seed: u64) {
     let mut by_class: BTreeMap<&str, Vec<(Digest, usize)>> = BTreeMap::new();
     for (place, entry) in entries.iter().enumerate() {
@@ -478,31 +488,37 @@ mod tests {
         let failing = || io::Error::other("input/output error");
         let missing = || io::Error::from(ErrorKind::NotFound);
         for (path, depth, is_loop, error, expected) in [
-            ("data", 0, false, denied(), Fate::Failed),
-            ("data/lost+found", 1, false, denied(), Fate::PassedOver),
-            ("data/drum/private", 2, false, denied(), Fate::PassedOver),
-            ("data/drum/private.jpg", 2, false, denied(), Fate::UnreadableImage),
-            ("data/.Trash", 1, false, denied(), Fate::Ignored),
-            ("data/drum/up", 2, true, io::Error::other(LOOP), Fate::PassedOver),
-            ("data/drum/.up", 2, true, io::Error::other(LOOP), Fate::Ignored),
+            ("data", 0, false, denied(), Consequence::Failed),
+            ("data/lost+found", 1, false, denied(), Consequence::PassedOver),
+            ("data/drum/private", 2, false, denied(), Consequence::PassedOver),
+            (
+                "data/drum/private.jpg",
+                2,
+                false,
+                denied(),
+                Consequence::UnreadableImage,
+            ),
+            ("data/.Trash", 1, false, denied(), Consequence::Ignored),
+            ("data/drum/up", 2, true, io::Error::other(LOOP), Consequence::PassedOver),
+            ("data/drum/.up", 2, true, io::Error::other(LOOP), Consequence::Ignored),
             (
                 "data/drum/self.jpg",
                 2,
                 false,
                 io::Error::from_raw_os_error(ELOOP),
-                Fate::UnreadableImage,
+                Consequence::UnreadableImage,
             ),
             (
                 "data/drum/self",
                 2,
                 false,
                 io::Error::from_raw_os_error(ELOOP),
-                Fate::Ignored,
+                Consequence::Ignored,
             ),
-            ("data/drum/gone.jpg", 2, false, missing(), Fate::UnreadableImage),
-            ("data/drum/gone", 2, false, missing(), Fate::Ignored),
-            ("data/drum", 1, false, failing(), Fate::Failed),
-            ("data/drum/1.jpg", 2, false, failing(), Fate::Failed),
+            ("data/drum/gone.jpg", 2, false, missing(), Consequence::UnreadableImage),
+            ("data/drum/gone", 2, false, missing(), Consequence::Ignored),
+            ("data/drum", 1, false, failing(), Consequence::Failed),
+            ("data/drum/1.jpg", 2, false, failing(), Consequence::Failed),
         ] {
             let obstacle = Obstacle {
                 path: path.into(),
@@ -510,7 +526,7 @@ mod tests {
                 is_loop,
                 error,
             };
-            assert_eq!(obstacle.fate(), expected, "{path}: {}", obstacle.error);
+            assert_eq!(obstacle.consequence(), expected, "{path}: {}", obstacle.error);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     PerceptualHash, Result, View, Views, WIDTH, WeightsSource, WeightsStore,
 };
 
-/// How much work a killed process may lose at most.
+/// The most work that a killed process may lose.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many rows of features are combined at once.
@@ -43,7 +43,8 @@ pub struct Extraction {
     pub n_reused: usize,
 }
 
-/// Images that could not be decoded, by the digest of their bytes, with the reason; ordered by digest.
+/// Images that could not be decoded, by the digest of their bytes, with the reason; ordered by
+/// digest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedImages(pub Vec<(Digest, String)>);
 
@@ -81,7 +82,7 @@ impl ExtractConfig {
         let ExtractConfig { extractor } = self;
         let keys = extractor.keys()?;
         let mut key = Key::stage("extract", Self::VERSION);
-        // The parts that all views have in common, for people: which views there are is said below.
+        // The parts that all views have in common, for people to read. The views follow below.
         for part in keys[0].parts.iter().filter(|part| part.name != "view") {
             let name = if part.name == "version" {
                 "extractor version"
@@ -90,7 +91,8 @@ impl ExtractConfig {
             };
             key = key.field(name, &part.value);
         }
-        // From the key, because hashing the weights again costs as much as all the rest of an unchanged run.
+        // The SHA-256 is taken from the key: hashing the weights again costs as much as the rest of
+        // an unchanged run.
         let sha256 = keys[0].get("weights").expect("the weights are part of the key");
         let views: Vec<String> = extractor.views.as_slice().iter().map(View::to_string).collect();
         let descriptors = DescriptorDigests::new(&keys, &extractor.views);
@@ -105,8 +107,8 @@ impl ExtractConfig {
             .finish())
     }
 
-    /// The kinds of vectors that an execution's tables are made of: that of each view, in order, that
-    /// of the rows if several views are combined, and that of the perceptual hashes.
+    /// The descriptors of the vectors that an execution's tables are made of: the features of each
+    /// view, in order; the rows, if several views are combined; and the perceptual hashes.
     ///
     /// # Errors
     /// [`Error::Io`] if the weights file cannot be read.
@@ -141,7 +143,7 @@ impl ExtractConfig {
         Ok(descriptors)
     }
 
-    /// What an execution refers to that gave [`ImageRows`] with this digest.
+    /// What an execution that gave [`ImageRows`] with this digest refers to.
     ///
     /// # Errors
     /// Those of [`descriptors`](ExtractConfig::descriptors).
@@ -152,9 +154,10 @@ impl ExtractConfig {
         })
     }
 
-    /// Embeds the images that the cache does not know, and puts all features into tables.
+    /// Embeds the images that the cache does not know, and makes tables of all features.
     ///
-    /// What is embedded is committed to the cache every second, so that an interrupted or killed run loses no more.
+    /// Features are committed to the cache every second, so that an interrupted or killed run loses
+    /// no more than that.
     ///
     /// # Errors
     /// Those of [`Extractor::load`] and [`Extractor::embed`], and [`Error::EmptyClass`].
@@ -292,7 +295,8 @@ fn part(name: &str, value: impl fmt::Display) -> KeyPart {
     }
 }
 
-/// Weights that were replaced between the making of the key and the loading must not be cached under that key.
+/// Fails if the weights were replaced after the key was made: their features must not be cached
+/// under that key.
 fn check_weights(extractor: &ExtractorConfig, expected: &str) -> Result<()> {
     match &extractor.weights {
         WeightsSource::File(path) if extractor.weights.sha256()? != expected => {
@@ -340,7 +344,8 @@ impl DescriptorDigests {
         Ok(missing)
     }
 
-    /// Makes rows of views, unless a row is its view.
+    /// Combines the features of several views to rows. A single view's features are the row
+    /// already.
     fn combine(&self, images: &[Digest], views: &Views, cache: &Cache) -> Result<()> {
         if self.of_views == [self.of_rows] {
             return Ok(());
@@ -349,7 +354,7 @@ impl DescriptorDigests {
             let of_views: Vec<Vec<Option<Digest>>> = (self.of_views.iter())
                 .map(|descriptor| cache.feature_digests(descriptor, images))
                 .collect::<luthier_cache::Result<_>>()?;
-            // An image that was skipped has none of them.
+            // An image that was skipped has no features.
             let places: Vec<usize> = (0..images.len())
                 .filter(|&place| of_views.iter().all(|digests| digests[place].is_some()))
                 .collect();
@@ -434,9 +439,9 @@ fn distinct_images(manifest: &Manifest) -> Vec<(Digest, usize)> {
 struct Known<'a> {
     /// In order.
     images: &'a [Digest],
-    /// One an image; `None` if it could not be embedded.
+    /// The vector of each image; `None` if it could not be embedded.
     vectors: &'a [Option<Digest>],
-    /// The numbers of each.
+    /// The number of values of each vector.
     width: usize,
     extractor: ExtractorInfo,
 }
@@ -459,7 +464,7 @@ fn rows(manifest: &Manifest, split: Split, known: &Known<'_>, skipped: &SkippedI
         })
         .collect();
     rows.sort_unstable();
-    // Another process may have found features damaged meanwhile, and forgotten them.
+    // Another process may have found damaged features meanwhile, and forgotten them.
     let vector = |(_, digest): &(usize, Digest)| {
         let (what, digest) = ("features of image", *digest);
         known.vector(&digest).ok_or(luthier_cache::Error::Lost { what, digest })
@@ -476,7 +481,8 @@ fn rows(manifest: &Manifest, split: Split, known: &Known<'_>, skipped: &SkippedI
     })
 }
 
-/// The distinct images of tables with their perceptual hashes. `images` are ascending, and `hashes` belong to them.
+/// The distinct images of tables with their perceptual hashes. `images` are ascending, and `hashes`
+/// belong to them.
 fn image_rows(tables: &[&FeatureRows], images: &[Digest], hashes: &[Option<Digest>]) -> Result<ImageRows> {
     let hash = |image: &Digest| {
         let place = images.binary_search(image).ok();
@@ -500,8 +506,9 @@ fn label(manifest: &Manifest, entry: &ManifestEntry) -> usize {
         .expect("every class of an entry is listed")
 }
 
-/// Every class needs a readable image in each split where it has images at all. If the split was drawn, before anybody
-/// knew what decodes, a class without test images is for the report to tell.
+/// Every class needs a readable image in each split where it has images at all. The test split of
+/// [`DataSource::Whole`] is an exception: it was drawn before anybody knew which images can be
+/// decoded, so that the report tells of classes without test images.
 fn check_classes(source: &DataSource, manifest: &Manifest, skipped: &SkippedImages) -> Result<()> {
     let reason = |entry: &ManifestEntry| match &entry.content {
         Content::Unreadable(reason) => Some(reason.clone()),

@@ -6,9 +6,9 @@ use crate::{View, WIDTH};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames)]
 #[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = unknown_combination)]
 pub enum Combine {
-    /// Their average: as wide as one view's.
+    /// The average of the views: 2048 features.
     Mean,
-    /// Side by side, in the order of the views.
+    /// The features of all views side by side, in the order of the views: 2048 for each view.
     Concat,
 }
 
@@ -24,10 +24,11 @@ pub struct Views {
 }
 
 impl Views {
-    /// Views in this order. One view alone has nothing to combine: any `combine` is then the same.
+    /// Views in this order. A single view has nothing to combine: any `combine` then gives equal
+    /// `Views`.
     ///
     /// # Errors
-    /// A message if there is no view, or one twice.
+    /// A message if there is no view, or if a view occurs twice.
     pub fn new(views: Vec<View>, combine: Combine) -> Result<Self, String> {
         if views.is_empty() {
             return Err("expected at least one view, found none".to_owned());
@@ -44,7 +45,7 @@ impl Views {
         &self.views
     }
 
-    /// How their features become one row.
+    /// How the features of the views become one row.
     pub fn combination(&self) -> Combine {
         self.combine
     }
@@ -57,12 +58,13 @@ impl Views {
         }
     }
 
-    /// One row, `f32 [width]`, of the 2048 features of each view, which come in the order of the views.
+    /// Combines the 2048 features of each view to one row, `f32 [width]`. `rows` are in the order
+    /// of the views.
     ///
     /// Averages are taken in double precision.
     ///
     /// # Panics
-    /// If the number of rows is not that of the views.
+    /// If the number of rows is not the number of views.
     pub fn combine(&self, rows: &[&[f32]]) -> Vec<f32> {
         assert_eq!(rows.len(), self.views.len(), "one row a view");
         match self.combine {

@@ -6,13 +6,16 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 use super::decoding::{Decoding, MAX_ALLOC, Unreadable};
 use super::jpeg;
 
-/// Decodes an image file of any supported format, told by its bytes, to upright 8-bit RGB.
+/// Decodes the bytes of an image file to upright 8-bit RGB. The bytes tell the format: JPEG, PNG,
+/// GIF, BMP, WebP or TIFF.
 ///
-/// EXIF orientation is applied; grey, palette, 16-bit and CMYK become RGB; alpha is composited onto white. Large JPEGs
-/// may be decoded at a fraction of their size, if `decoding` is [`Decoding::Scaled`].
+/// The EXIF orientation is applied. Grey, palette, 16-bit and CMYK images become RGB, and alpha is
+/// composited onto white. With [`Decoding::Scaled`] a large JPEG is decoded at a fraction of its
+/// size.
 ///
 /// # Errors
-/// [`Unreadable`] saying what is wrong with the bytes: no known format, damaged, cut short, or too large.
+/// [`Unreadable`] if the bytes have no known format, are damaged or cut short, or take too much
+/// memory.
 pub fn decode(bytes: &[u8], decoding: Decoding) -> Result<RgbImage, Unreadable> {
     if bytes.is_empty() {
         return Err(Unreadable("empty file".to_owned()));
@@ -34,7 +37,7 @@ pub fn decode(bytes: &[u8], decoding: Decoding) -> Result<RgbImage, Unreadable> 
     {
         return Ok(image);
     }
-    // A decoder that panics over damaged bytes is one bad image, not the end.
+    // A decoder that panics over damaged bytes costs one image, not the run.
     catch_unwind(AssertUnwindSafe(|| decode_as(reader, format)))
         .unwrap_or_else(|_| Err(Unreadable(format!("damaged {}: the decoder failed", name(format)))))
 }
@@ -55,7 +58,7 @@ fn decode_as(reader: ImageReader<Cursor<&[u8]>>, format: ImageFormat) -> Result<
             name(format)
         )));
     }
-    // The decoder's own limit leaves out the buffer that it decodes into.
+    // The decoder's own limit does not count the buffer that it decodes into.
     if decoder.total_bytes() > MAX_ALLOC {
         return Err(Unreadable::too_large(width, height));
     }

@@ -2,14 +2,16 @@
 
 use luthier_artifact::UnknownName;
 
-/// How a JPEG that is much larger than the network needs is decoded. Images of other formats are always decoded exactly.
+/// How a JPEG that is much larger than the network needs is decoded. Images of other formats are
+/// always decoded exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display, strum::EnumString, strum::VariantNames)]
 #[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = unknown_decoding)]
 pub enum Decoding {
-    /// At a half, a quarter or an eighth of its size: the smallest whose short side has 512 pixels or more.
+    /// At a half, a quarter or an eighth of its size: the smallest whose short side has 512 pixels
+    /// or more.
     ///
-    /// This is several times faster, because libjpeg leaves out most of the transform. The pixels are those of
-    /// Pillow's `draft("RGB", (512, 512))`.
+    /// This is several times faster, because libjpeg leaves out most of the transform. The pixels
+    /// are those of Pillow's `draft("RGB", (512, 512))`.
     Scaled,
     /// At full size. The pixels are those of Pillow.
     Exact,
@@ -36,8 +38,8 @@ impl Unreadable {
 
 /// The most memory that decoding one image may take, in bytes.
 ///
-/// It is enough for 170 megapixels, or fewer in a progressive JPEG, whose coefficients count too. It is too little for
-/// a file that unpacks to a thousand times its size.
+/// It is enough for 170 megapixels, or fewer in a progressive JPEG, whose coefficients count too.
+/// It is too little for a file that unpacks to a thousand times its size.
 pub(crate) const MAX_ALLOC: u64 = 512 << 20;
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ use mozjpeg::{ColorSpace, Decompress, Marker};
 
 use super::decoding::{Decoding, MAX_ALLOC, Unreadable};
 
-/// Decodes a JPEG with libjpeg (in mozjpeg's edition), whose pixels are those of Pillow, bit for bit.
+/// Decodes a JPEG with libjpeg (in mozjpeg's edition), whose pixels are those of Pillow, bit for
+/// bit.
 ///
-/// `None` if its colours are CMYK, which libjpeg does not convert.
+/// The result is `None` if the colours are CMYK, which libjpeg does not convert.
 pub(crate) fn decode(bytes: &[u8], decoding: Decoding) -> Result<Option<RgbImage>, Unreadable> {
     let scans = read_headers(bytes)?;
-    // libjpeg's fatal errors unwind with their message; they do not reach the panic hook.
+    // A fatal error of libjpeg unwinds with its message, and does not reach the panic hook.
     catch_unwind(AssertUnwindSafe(|| decompress(bytes, scans, decoding))).unwrap_or_else(|panic| {
         let message = panic
             .downcast_ref::<String>()
@@ -61,12 +62,15 @@ fn decompress(bytes: &[u8], scans: Scans, decoding: Decoding) -> Result<Option<R
     Ok(Some(image.into_rgb8()))
 }
 
-/// By how much [`Decoding::Scaled`] divides the sides of a JPEG, rounding up: 8, 4, 2 or 1.
+/// The number by which [`Decoding::Scaled`] divides the sides of a JPEG, rounding up: 8, 4, 2 or 1.
 ///
-/// The most that keeps the short side at 512 pixels or more before rounding, like Pillow's `draft("RGB", (512, 512))`.
-/// No view takes more than half of that: the resize that follows does most of the antialiasing. The rule knows the
-/// image alone, so that all views of an image, and the same view in another run, come from the same pixels. libjpeg can
-/// divide by others too, but has vector code for these only.
+/// It is the largest number that keeps the short side at 512 pixels or more before rounding, as in
+/// Pillow's `draft("RGB", (512, 512))`. No view needs more than half of these pixels, so that the
+/// resize that follows still does most of the antialiasing.
+///
+/// The number depends on the image alone. All views of an image, and the same view in another run,
+/// therefore come from the same pixels. libjpeg can divide by other numbers too, but has vector
+/// code only for these.
 fn reduction(width: usize, height: usize) -> usize {
     const SHORT_SIDE: usize = 512;
     let fits = |reduction: &usize| width.min(height) >= reduction * SHORT_SIDE;
@@ -76,20 +80,23 @@ fn reduction(width: usize, height: usize) -> usize {
 /// The segment that holds EXIF data.
 const EXIF: Marker = Marker::APP(1);
 
-/// Whether all components of a JPEG come together and complete. Otherwise libjpeg keeps the coefficients of the whole
-/// image until it has read the last scan.
+/// How the compressed data of a JPEG are divided. With several scans libjpeg keeps the coefficients
+/// of the whole image until it has read the last scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scans {
     One,
-    /// A progressive JPEG, one that brings its components one after the other, or one whose headers are unclear.
+    /// The JPEG is progressive, or its components come one after the other, or its headers are
+    /// unclear.
     Several,
 }
 
-/// Reads the headers of a JPEG, and checks that its compressed data have their end marker (ITU-T T.81, B.1.1.3).
+/// Reads the headers of a JPEG, and checks that its compressed data have their end marker (ITU-T
+/// T.81, B.1.1.3).
 ///
-/// libjpeg fills what is missing with grey and reports success. Within compressed data 0xFF is always
-/// followed by 0x00 or a restart marker, so that FF D9 behind the first scan's header is the end and nothing else;
-/// the search begins there because a thumbnail in the EXIF data has an end marker of its own.
+/// libjpeg would fill missing pixels with grey and report success. Within compressed data 0xFF is
+/// always followed by 0x00 or a restart marker. So FF D9 after the first scan's header can only be
+/// the end marker. The search begins after that header because a thumbnail in the EXIF data has an
+/// end marker of its own.
 fn read_headers(bytes: &[u8]) -> Result<Scans, Unreadable> {
     let cut_short = Err(damaged("cut short, its end marker is missing"));
     let mut sequential_components = None;
@@ -112,7 +119,7 @@ fn read_headers(bytes: &[u8]) -> Result<Scans, Unreadable> {
     if at >= bytes.len() {
         return cut_short;
     }
-    // Something other than a marker where one must be: libjpeg will say what.
+    // The bytes here are not the marker that must follow: libjpeg will say what they are.
     Ok(Scans::Several)
 }
 
@@ -229,7 +236,7 @@ mod tests {
         let message = "too large: 65500 × 2800 pixels take more than 512 MiB";
         assert_eq!(decode(&bytes, Decoding::Exact).unwrap_err().to_string(), message);
         assert_eq!(dimensions(&bytes, Decoding::Scaled), (16375, 700));
-        // The coefficients of a progressive one are kept at full size.
+        // The coefficients of a progressive JPEG are kept at full size.
         let mut bytes = encode(64, 64, true, None);
         claim(&mut bytes, 65500, 2800);
         assert_eq!(decode(&bytes, Decoding::Scaled).unwrap_err().to_string(), message);

@@ -3,28 +3,30 @@ use luthier_artifact::{Digest, Key};
 
 use crate::Decoding;
 
-/// The name of the part of an extract stage's key that says which perceptual hashes are used, and of
-/// the view that their tables name.
+/// The name of the part of an extract stage's key that says which perceptual hashes are used, and
+/// of the view that their tables name.
 pub const PERCEPTUAL_HASH: &str = "perceptual hash";
 
 /// The number of boxes along each side of an image.
 const GRID: usize = 8;
 
-/// How an image looks at its coarsest: the mean red, green and blue, 0 to 255, of each box of an 8 × 8 grid over all of it,
-/// row by row.
+/// How an image looks at its coarsest: the mean red, green and blue of each box of an 8 × 8 grid
+/// over the image, row by row. The values are from 0 to 255.
 ///
-/// Copies of a photograph that were encoded again, at another size as well, have nearly the same hash.
+/// Copies of a photograph that were encoded again, at another size as well, have nearly the same
+/// hash.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PerceptualHash(pub Vec<f32>);
 
 impl PerceptualHash {
-    /// How many numbers it has.
+    /// The number of values: 192.
     pub const WIDTH: usize = GRID * GRID * 3;
 
-    /// Changes when an image gets another one.
+    /// Changes when the same image gets another hash.
     const VERSION: u32 = 1;
 
-    /// The descriptor of perceptual hashes of images that were decoded in this way: the digest of its key.
+    /// The descriptor of perceptual hashes of images that were decoded in this way: the digest of
+    /// its key.
     pub fn descriptor(decoding: Decoding) -> Digest {
         let key = Key::stage(PERCEPTUAL_HASH, Self::VERSION);
         key.field("decode", decoding).finish().digest()
@@ -63,7 +65,8 @@ impl PerceptualHash {
     }
 }
 
-/// Where boxes along a side of this length begin and end; those of a side shorter than the grid overlap.
+/// Where the boxes along a side of this length begin and end. If the side is shorter than the grid,
+/// the boxes overlap.
 fn boxes(length: usize) -> [(usize, usize); GRID] {
     std::array::from_fn(|place| {
         let start = place * length / GRID;

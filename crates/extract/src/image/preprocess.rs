@@ -3,10 +3,11 @@ use image::RgbImage;
 use super::resize::{Extent, Resizer};
 use super::view::View;
 
-/// Brings images to the size that the network takes.
+/// Resizes images to what the network takes: RGB of 224 × 224 pixels.
 ///
-/// The pixels are those of torchvision's `Resize((224, 224))`, or `Resize(256)` and `CenterCrop(224)`, on Pillow images:
-/// antialiased bilinear, bit for bit. Buffers are kept from image to image.
+/// The pixels equal, bit for bit, those of torchvision on Pillow images: antialiased bilinear
+/// `Resize((224, 224))`, or `Resize(256)` and `CenterCrop(224)`. Buffers are kept from image to
+/// image.
 #[derive(Debug, Default)]
 pub struct Preprocess {
     resizer: Resizer,
@@ -20,7 +21,7 @@ impl Preprocess {
     /// The length of the short side before [`View::Crop`] cuts.
     const SHORT_SIDE: usize = 256;
 
-    /// Preprocessing whose buffers are still empty.
+    /// A preprocessor with empty buffers.
     pub fn new() -> Self {
         Preprocess::default()
     }
@@ -28,7 +29,7 @@ impl Preprocess {
     /// Writes a view of an image to `out`, as RGB `u8 [224, 224, 3]`.
     ///
     /// # Panics
-    /// If `out` is not [`Preprocess::BYTES`] long, or the image has no pixels.
+    /// If the length of `out` is not [`Preprocess::BYTES`], or if the image has no pixels.
     pub fn run(&mut self, image: &RgbImage, view: View, out: &mut [u8]) {
         assert_eq!(out.len(), Self::BYTES, "the length of a view");
         let (width, height) = (image.width() as usize, image.height() as usize);
@@ -43,7 +44,8 @@ impl Preprocess {
     }
 }
 
-/// Resizes a side of `length` pixels as if the shorter one were to get 256, and keeps the middle 224.
+/// How a side of `length` pixels is resized so that the shorter side gets 256, and cut to the
+/// middle 224.
 ///
 /// The rounding is that of torchvision's `Resize(256)` (down) and `CenterCrop(224)` (half to even).
 fn crop(length: usize, other: usize) -> Extent {

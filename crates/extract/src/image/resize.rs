@@ -1,25 +1,27 @@
 //! Antialiased bilinear resizing with Pillow's numbers, bit for bit.
 //!
-//! Other resizers differ from Pillow by a grey level here and there. That is enough to move ResNet-50's features: with
-//! one level in 8 % of the values the cosine to torchvision's features fell to 0.9987. So the arithmetic here is that of
-//! Pillow's `Resample.c`: two passes, coefficients with 22 bits, rounding to 8 bits after each pass.
+//! Other resizers differ from Pillow by a grey level here and there. That is enough to move
+//! ResNet-50's features: with a difference of one level in 8 % of the values, the cosine to
+//! torchvision's features fell to 0.9987. This file therefore repeats the arithmetic of Pillow's
+//! `Resample.c`: two passes, coefficients of 22 bits, and rounding to 8 bits after each pass.
 //!
-//! The sums are sums of integers, whose order does not matter: the loops below are shaped for the compiler to vectorise,
-//! and pulp compiles them once more for the wide registers that the processor turns out to have. The bits are the same
-//! on all.
+//! All sums are sums of integers, whose order does not matter. The loops are written so that the
+//! compiler vectorises them, and pulp compiles them again for the wide registers of newer
+//! processors. The bits are the same on every processor.
 
 use std::ops::Range;
 
 use image::RgbImage;
 use pulp::{Arch, Simd, WithSimd};
 
-/// Bits behind the binary point of a coefficient: what 32 bits leave for 8-bit values and sign.
+/// Bits after the binary point of a coefficient: 32 bits less an 8-bit value, the sign, and one bit
+/// for overflow.
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// What sums begin with, so that cutting off rounds to the nearest.
+/// The value that every sum begins with, so that cutting off the fraction rounds to the nearest.
 const HALF: i32 = 1 << (PRECISION - 1);
 
-/// What becomes of the width or the height.
+/// What the width or the height of an image becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     /// The length of the whole result.
@@ -40,10 +42,10 @@ impl Extent {
 /// How a row or column of pixels becomes another: a weighted sum for each pixel of the result.
 #[derive(Clone, Debug, Default)]
 struct Axis {
-    /// By how many pixels the whole result is shorter than its source; negative if it is longer.
+    /// The length of the source minus that of the whole result, in pixels.
     shrinks_by: isize,
-    /// How many source pixels each sum takes. It is the same for all, or else the processor would guess wrong when a
-    /// loop over them ends, and guessing wrong costs more than the sum.
+    /// How many source pixels each sum takes. The number is the same for all sums: otherwise the
+    /// processor would mispredict where the loop over them ends, which costs more than the sum.
     taps: usize,
     /// The first source pixel of each sum.
     firsts: Vec<usize>,
@@ -55,7 +57,8 @@ impl Axis {
     /// Sets the sums for resizing `from` pixels to a side.
     fn set(&mut self, from: usize, to: &Extent) {
         let scale = from as f64 / to.length as f64;
-        // When shrinking, the triangle covers all pixels that fall into one; when growing, two neighbours.
+        // When an image shrinks, the triangle covers all pixels that fall into one; when it grows,
+        // two neighbours.
         let support = scale.max(1.0);
         let center = |place: usize| (place as f64 + 0.5) * scale;
         let covered = |place: usize| {
@@ -69,13 +72,14 @@ impl Axis {
         self.firsts.clear();
         self.coefficients.clear();
         for place in to.window.clone() {
-            // Times the reciprocal, not divided: as Pillow does it, down to the last bit.
+            // Pillow multiplies by the reciprocal instead of dividing, and the last bit shows it.
             let weight = |pixel: usize| (1.0 - ((pixel as f64 - center(place) + 0.5) * (1.0 / support)).abs()).max(0.0);
             let sum: f64 = covered(place).map(weight).sum();
             // Pixels that are not covered have no weight.
             let first = covered(place).start.min(from - taps);
             self.firsts.push(first);
-            // Weights are never negative, so that adding a half and cutting off rounds to the nearest.
+            // Weights are never negative, so that adding a half and cutting off rounds to the
+            // nearest.
             self.coefficients.extend(
                 (first..first + taps).map(|pixel| (weight(pixel) / sum * f64::from(1 << PRECISION) + 0.5) as i32),
             );
@@ -103,7 +107,7 @@ impl Axis {
     }
 }
 
-/// Resizes images, keeping its buffers from one to the next.
+/// Resizes images. Buffers are kept from image to image.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Resizer {
     horizontal: Axis,
@@ -115,10 +119,11 @@ pub(crate) struct Resizer {
 }
 
 impl Resizer {
-    /// Resizes an image into `resized`, which is RGB `u8 [height, width, 3]` of what is wanted.
+    /// Resizes an image into `resized`, RGB `u8 [height, width, 3]`, with the lengths of the two
+    /// windows.
     ///
     /// # Panics
-    /// If `resized` is not of that size, or the image has no pixels.
+    /// If `resized` has another size, or if the image has no pixels.
     pub(crate) fn run(&mut self, image: &RgbImage, width: &Extent, height: &Extent, resized: &mut [u8]) {
         assert_eq!(
             resized.len(),
@@ -135,8 +140,9 @@ impl Resizer {
         horizontal.set(image.width() as usize, width);
         vertical.set(image.height() as usize, height);
         let arch = Arch::new();
-        // The order shows in the rounding between the passes. This is Pillow 13's, which goes by pixels, not by ratios
-        // (python-pillow/Pillow#9549); earlier ones always began with the rows.
+        // The order of the passes shows in the rounding between them. Pillow 13 compares numbers of
+        // pixels, not ratios (python-pillow/Pillow#9549). Earlier versions always began with the
+        // rows.
         if vertical.shrinks_by > 2 * horizontal.shrinks_by.max(0) {
             let columns = horizontal.range();
             between.resize(3 * columns.len() * vertical.len(), 0);
@@ -180,7 +186,8 @@ impl Resizer {
     }
 }
 
-/// Resizes every row of `pixels`, which are `stride` bytes long and begin at column `left` of the image.
+/// Resizes every row of `pixels`, which are `stride` bytes long and begin at column `left` of the
+/// image.
 struct ResizeRows<'a> {
     pixels: &'a [u8],
     stride: usize,
@@ -208,9 +215,10 @@ impl WithSimd for ResizeRows<'_> {
         for (row, resized) in resized.chunks_exact_mut(3 * axis.len()).enumerate() {
             let pixels = &pixels[row * stride..];
             let resized = resized.as_chunks_mut().0;
-            // A pixel goes with the byte behind it: four lanes fit a register, three do not. They are kept apart until
-            // the row is complete, or the compiler would see that one is in vain and go back to three. Behind the very
-            // last pixel there is no byte, so that the last row takes the slow way.
+            // Each pixel is summed with the byte after it: four lanes fit a register, three do not.
+            // The four sums are kept until the row is complete: otherwise the compiler would see
+            // that the fourth is not used, and go back to three. After the very last pixel there is
+            // no byte, so that the last row is summed the slow way.
             if pixels.len() > stride {
                 for ((first, coefficients), quad) in axis.sums().zip(&mut *quads) {
                     *quad = row_sums(&pixels[3 * (first - left)..], coefficients);
@@ -227,7 +235,8 @@ impl WithSimd for ResizeRows<'_> {
     }
 }
 
-/// The weighted sums of the bytes of neighbouring pixels, which begin with `pixels`, of `N` bytes from each.
+/// The weighted sums of neighbouring pixels, the first of which is at the start of `pixels`. Of
+/// each pixel `N` bytes are summed.
 #[inline(always)]
 fn row_sums<const N: usize>(pixels: &[u8], coefficients: &[i32]) -> [u8; N] {
     let mut sums = [HALF; N];
@@ -245,7 +254,8 @@ fn row_sums<const N: usize>(pixels: &[u8], coefficients: &[i32]) -> [u8; N] {
 /// Bytes of a row that are summed together, in registers: four of 256 bits.
 const LANES: usize = 32;
 
-/// Resizes the given bytes of the rows of `pixels`, which are `stride` long and begin at row `top` of the image.
+/// Resizes the given bytes of the rows of `pixels`, which are `stride` long and begin at row `top`
+/// of the image.
 struct ResizeColumns<'a> {
     pixels: &'a [u8],
     stride: usize,
@@ -281,7 +291,7 @@ impl WithSimd for ResizeColumns<'_> {
     }
 }
 
-/// The weighted sums of neighbouring columns, which begin with `pixels` and go on every `stride` bytes.
+/// The weighted sums of neighbouring rows, which begin at `pixels` and follow every `stride` bytes.
 #[inline(always)]
 fn column_sums<const N: usize>(pixels: &[u8], stride: usize, coefficients: &[i32]) -> [u8; N] {
     let mut sums = [HALF; N];
@@ -302,7 +312,7 @@ fn add<const N: usize>(sums: &mut [i32; N], values: &[u8; N], coefficient: i32) 
     }
 }
 
-/// A sum as an 8-bit value. It cannot leave their range by more than rounding, since its weights sum to 1.
+/// A sum as an 8-bit value. The weights sum to 1, so that only rounding can leave the range.
 #[inline(always)]
 fn round(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
@@ -315,7 +325,7 @@ mod tests {
 
     use super::*;
 
-    /// The same by the definition: each pass weighs every source pixel for every pixel of the result.
+    /// The same by definition: each pass weighs every source pixel for every pixel of the result.
     fn reference(image: &RgbImage, width: &Extent, height: &Extent) -> Vec<u8> {
         let weights = |from: usize, to: &Extent, place: usize| -> Vec<i64> {
             let scale = from as f64 / to.length as f64;

@@ -5,12 +5,14 @@ use super::decode::decode;
 use super::decoding::{Decoding, Unreadable};
 use super::resize::{Extent, Resizer};
 
-/// A small JPEG of an image file for the report: at most `side` pixels wide and high, the aspect kept.
+/// A small JPEG of an image file, for the report. It is at most `side` pixels wide and high, and
+/// keeps the aspect ratio.
 ///
-/// Large photographs are decoded with [`Decoding::Scaled`], so that `side` is best no longer than their short side then.
+/// The image is decoded with [`Decoding::Scaled`], which leaves the short side of a large JPEG 512
+/// pixels or more: a longer `side` may give a blurred thumbnail.
 ///
 /// # Errors
-/// [`Unreadable`] if the bytes are no image.
+/// [`Unreadable`] if the bytes cannot be decoded.
 pub fn thumbnail(bytes: &[u8], side: u32) -> Result<Vec<u8>, Unreadable> {
     let image = decode(bytes, Decoding::Scaled)?;
     let scale = (f64::from(side) / f64::from(image.width().max(image.height()))).min(1.0);

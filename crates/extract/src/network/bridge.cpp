@@ -1,9 +1,9 @@
-// What libtorch can and tch does not reach: oneDNN's fused convolutions, which are in its dispatcher only, a stream of
-// one's own and pinned memory on GPUs, and how much of a GPU's memory is free.
+// The parts of libtorch that tch does not reach: oneDNN's fused convolutions, which only the
+// dispatcher has; on GPUs streams, pinned memory, and the amount of free memory.
 //
-// Every function is called from bridge.rs and nowhere else. Tensors cross the border as `at::Tensor*`, which is also
-// what tch holds. A function that can fail sets `error` to a message that luthier_free takes back; one that returns a
-// tensor then returns null.
+// Only bridge.rs calls these functions. Tensors cross the border as `at::Tensor*`, which is also
+// what tch holds. A function that fails sets `error` to a message, which luthier_free frees, and
+// returns null or zero.
 
 #include <cstdlib>
 #include <cstring>
@@ -36,8 +36,8 @@ using ConvolutionInto = at::Tensor&(
     at::Tensor&, const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, Lengths, Lengths, Lengths,
     int64_t, Name, std::optional<at::Scalar>, std::optional<Name>, Scalars, std::optional<Name>);
 
-// Looking an operator up, or boxing its arguments, at each of the 53 convolutions of an image would take a percent of its
-// time in bf16. `typed` throws if this libtorch's operator has other arguments.
+// Operators are looked up once, and called unboxed. Otherwise the 53 convolutions of an image would
+// take a percent more time in bf16. `typed` throws if this libtorch's operator has other arguments.
 template <typename Signature>
 c10::TypedOperatorHandle<Signature> find(const char* name, const char* overload) {
     return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload).typed<Signature>();
@@ -138,8 +138,8 @@ at::Tensor* luthier_onednn_convolution_add_relu(
     });
 }
 
-// Has freed memory kept for the next tensor of its size. glibc would give it back to the system, and take it again page
-// by page, at every layer of every image.
+// Makes glibc keep freed memory for the next tensor. It would give the memory back to the system,
+// and take it again page by page, at every layer of every image.
 void luthier_keep_freed_memory() {
 #ifdef __GLIBC__
     mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that is allowed; a thread's own heaps hold no more either
@@ -147,8 +147,8 @@ void luthier_keep_freed_memory() {
 #endif
 }
 
-// Copies images, `u8 [n, side, side, 3]`, to a GPU by way of pinned memory and on a stream of its own, so that the copy
-// overlaps with what other threads compute, and waits for it.
+// Copies images, `u8 [n, side, side, 3]`, to a GPU and waits for the copy. Pinned memory and a
+// stream of its own let the copy overlap with what other threads compute.
 at::Tensor* luthier_upload(const uint8_t* images, int64_t n, int64_t side, int64_t index, char** error) {
     return guarded(error, [&] {
         const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
@@ -157,7 +157,7 @@ at::Tensor* luthier_upload(const uint8_t* images, int64_t n, int64_t side, int64
         const c10::impl::VirtualGuardImpl gpu(device.type());
         const c10::StreamGuard stream(gpu.getStreamFromGlobalPool(device));
         auto uploaded = borrowed.pin_memory().to(device, /*non_blocking=*/true);
-        // Whoever computes with it does so on another stream.
+        // The network computes on another stream.
         gpu.synchronizeStream(stream.current_stream());
         return leak(std::move(uploaded));
     });

@@ -1,8 +1,9 @@
-//! What libtorch can and tch does not reach, by way of a small C++ bridge: oneDNN's fused convolutions, pinned memory,
-//! and the free memory of GPUs; and the values of tensors as slices.
+//! The parts of libtorch that tch does not reach, by way of a small C++ bridge: oneDNN's fused
+//! convolutions, pinned memory, and the free memory of GPUs. Also the values of tensors as slices.
 //!
-//! The unsafe surface is this module. Each function of the bridge borrows its arguments for the call, keeps no pointer,
-//! and hands over what it returns; no exception passes. What this module exports is safe.
+//! All unsafe code of the workspace is in this module, and what it exports is safe. Each function
+//! of the bridge borrows its arguments for the call, keeps no pointer, and gives away what it
+//! returns. No exception leaves the bridge.
 #![expect(
     unsafe_code,
     reason = "the bridge is C++: this module is the border, and the only one"
@@ -54,17 +55,17 @@ unsafe extern "C" {
 
 /// Whether this libtorch has oneDNN's fused convolutions.
 pub(crate) fn has_onednn() -> bool {
-    // SAFETY: looks names up in a table; what that throws does not leave the bridge.
+    // SAFETY: the function looks names up in a table, and its exceptions do not leave the bridge.
     unsafe { luthier_onednn_is_available() }
 }
 
 /// Whether oneDNN can compute convolutions in bf16 on this processor.
 pub(crate) fn onednn_has_bf16() -> bool {
-    // SAFETY: calls a function without arguments; what that throws does not leave the bridge.
+    // SAFETY: the function takes no arguments, and its exceptions do not leave the bridge.
     unsafe { luthier_onednn_has_bf16() }
 }
 
-/// What follows a convolution without a further pass over memory.
+/// The function that follows a convolution without another pass over memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Activation {
     None,
@@ -76,7 +77,7 @@ pub(crate) enum Activation {
 pub(crate) struct Shape {
     pub(crate) stride: i64,
     pub(crate) padding: i64,
-    /// Parts of the channels that do not mix.
+    /// The number of groups of channels that do not mix.
     pub(crate) groups: i64,
 }
 
@@ -96,7 +97,8 @@ impl PackedConv {
             padding,
             groups,
         } = shape;
-        // SAFETY: the weight lives through the call, and the shape has the four numbers that are read.
+        // SAFETY: the weight lives through the call, and the shape has the four numbers that are
+        // read.
         let packed = tensor(|error| unsafe {
             luthier_onednn_reorder(weight.as_ptr(), stride, padding, groups, input_shape.as_ptr(), error)
         })?;
@@ -138,7 +140,8 @@ impl PackedConv {
 
     /// relu(sum + convolution of x), in the memory of `sum`.
     pub(crate) fn run_add_relu(&self, x: &Tensor, sum: Tensor) -> Result<Tensor> {
-        // SAFETY: all tensors live through the call; `sum` is written to, and taken by value because of that.
+        // SAFETY: all tensors live through the call; `sum` is written to, and taken by value
+        // because of that.
         tensor(|error| unsafe {
             luthier_onednn_convolution_add_relu(
                 sum.as_ptr(),
@@ -160,15 +163,18 @@ impl PackedConv {
 /// If it is not `f32` on the CPU, contiguous in C order.
 pub(crate) fn values(tensor: &Tensor) -> &[f32] {
     let n = n_values(tensor);
-    // SAFETY: so many values of this type lie there, as long as the tensor is borrowed, and nothing writes meanwhile.
+    // SAFETY: the tensor holds `n` values of this type as long as it is borrowed, and nothing
+    // writes to it meanwhile.
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), n) }
 }
 
-/// A new tensor, `f32` of this shape on the CPU, whose values `fill` writes: all of them, for they begin as anything.
+/// A new tensor on the CPU, `f32` of this shape. `fill` must write all values: before, they are
+/// arbitrary.
 pub(crate) fn filled(shape: [i64; 4], fill: impl FnOnce(&mut [f32])) -> Result<Tensor> {
     let tensor = Tensor::f_empty(shape, (Kind::Float, tch::Device::Cpu))?;
     let n = n_values(&tensor);
-    // SAFETY: so many values of this type lie there, where any bits are a value, and nobody else knows the tensor yet.
+    // SAFETY: the tensor holds `n` values of this type, any bits are a valid value, and nothing
+    // else refers to the tensor yet.
     fill(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), n) });
     Ok(tensor)
 }
@@ -185,24 +191,28 @@ fn n_values(tensor: &Tensor) -> usize {
     tensor.numel()
 }
 
-/// Has the C library keep freed memory for the next tensor instead of giving it back to the system.
+/// Makes the C library keep freed memory for the next tensor instead of giving it back to the
+/// system.
 ///
-/// Without it, a lane takes most of its activations from the system again for every image, page by page.
+/// Otherwise a lane takes the memory of most activations from the system again for every image,
+/// page by page.
 pub(crate) fn keep_freed_memory() {
-    // SAFETY: sets two limits of the allocator.
+    // SAFETY: the function sets two limits of the allocator.
     unsafe { luthier_keep_freed_memory() }
 }
 
-/// Copies images, `u8 [n, side, side, 3]`, to a GPU by way of pinned memory, while other threads compute there.
+/// Copies images, `u8 [n, side, side, 3]`, to a GPU by way of pinned memory, while other threads
+/// compute there.
 pub(crate) fn upload(images: &[u8], side: usize, gpu: usize) -> Result<Tensor> {
     let n = images.len() / (side * side * 3);
-    // SAFETY: the bytes that are read, n·side·side·3, are those of the slice, and are copied before the call returns.
+    // SAFETY: the function reads n·side·side·3 bytes, which the slice has, and copies them before
+    // it returns.
     tensor(|error| unsafe { luthier_upload(images.as_ptr(), n as i64, side as i64, gpu as i64, error) })
 }
 
 /// The free memory of a GPU in bytes.
 pub(crate) fn free_memory(gpu: usize) -> Result<u64> {
-    // SAFETY: takes a number and returns one.
+    // SAFETY: the function takes a number and returns a number.
     checked(|error| unsafe { luthier_free_memory(gpu as i64, error) })
 }
 
@@ -213,9 +223,9 @@ fn checked<T>(call: impl FnOnce(*mut *mut c_char) -> T) -> Result<T> {
     if error.is_null() {
         return Ok(result);
     }
-    // SAFETY: a message ends in zero and lives until it is given back.
+    // SAFETY: a message ends in zero and lives until it is freed.
     let message = unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned();
-    // SAFETY: the message came from the bridge and is not used any more.
+    // SAFETY: the message came from the bridge and is not used after this.
     unsafe { luthier_free(error) };
     Err(Error::torch(&message))
 }
@@ -223,7 +233,8 @@ fn checked<T>(call: impl FnOnce(*mut *mut c_char) -> T) -> Result<T> {
 /// Calls the bridge for a tensor.
 fn tensor(call: impl FnOnce(*mut *mut c_char) -> *mut C_tensor) -> Result<Tensor> {
     let tensor = checked(call)?;
-    // SAFETY: without an error the bridge made this tensor with `new` and keeps no pointer to it: tch deletes it.
+    // SAFETY: without an error the bridge made this tensor with `new` and keeps no pointer to it:
+    // tch deletes it.
     Ok(unsafe { Tensor::from_ptr(tensor) })
 }
 
@@ -249,7 +260,8 @@ mod tests {
             "libtorch: Given groups=1, weight of size [8, 4, 1, 1], expected input[1, 5, 2, 2] to have 4 channels, but \
              got 5 channels instead"
         );
-        // libtorch has no GPU of this number anywhere. What it says about it depends on how it was built.
+        // libtorch has no GPU of this number anywhere. What it says about it depends on how it was
+        // built.
         for outcome in [free_memory(127).map(drop), upload(&[0; 3], 1, 127).map(drop)] {
             let error = outcome.unwrap_err();
             assert!(

@@ -29,7 +29,8 @@ impl Device {
         }
     }
 
-    /// What kind of device it is: `cpu`, `cuda` or `mps`. Devices of one kind share cached features.
+    /// What kind of device it is: `cpu`, `cuda` or `mps`. Devices of one kind share cached
+    /// features.
     pub fn kind(self) -> &'static str {
         match self {
             Device::Cpu => "cpu",
@@ -40,8 +41,8 @@ impl Device {
 
     /// The default number of images in a batch, where it does not depend on the machine.
     ///
-    /// It is 1 on the CPU: the activations then stay in the cache of each core, and one image more costs one image more.
-    /// Batches of 2 to 16 were measured to be no faster.
+    /// It is 1 on the CPU: the activations then stay in the cache of each core, and one image more
+    /// costs one image more. Batches of 2 to 16 were measured to be no faster.
     pub(crate) fn fixed_batch(self) -> Option<usize> {
         match self {
             Device::Cpu => Some(1),
@@ -50,7 +51,8 @@ impl Device {
         }
     }
 
-    /// The default number of images in a batch. On CUDA it is as many as half of the free memory holds, at most 256.
+    /// The default number of images in a batch. On CUDA it is as many as half of the free memory
+    /// holds, at most 256.
     ///
     /// # Errors
     /// [`Error::Torch`] if the device does not say how much memory is free.
@@ -65,7 +67,8 @@ impl Device {
     /// Checks that the device is there and can compute in `precision`.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device is not there, [`Error::Precision`] if it lacks the instructions.
+    /// [`Error::Device`] if the device is not there, [`Error::Precision`] if it lacks the
+    /// instructions.
     pub fn check(self, precision: Precision) -> Result<()> {
         let missing = |message: &str| {
             Err(Error::Device {
@@ -98,9 +101,9 @@ impl Device {
 
 /// Checks that a processor can compute in `precision`.
 ///
-/// oneDNN's convolutions in bf16 need AVX-512 (bw, vl and dq), AVX-NE-CONVERT, or Arm's bf16. libtorch's plain
-/// convolutions do without, but they are slower than in fp32, and their last bits depend on the number of threads: they
-/// are no way out.
+/// oneDNN's convolutions in bf16 need AVX-512 (bw, vl and dq), AVX-NE-CONVERT, or Arm's bf16.
+/// libtorch's plain convolutions do without, but they are slower than in fp32, and their last bits
+/// depend on the number of threads: they are no way out.
 fn check_on_cpu(precision: Precision, has_bf16: bool) -> Result<()> {
     let lacking = |message: &str| {
         Err(Error::Precision {
@@ -149,7 +152,8 @@ impl FromStr for Device {
 
 /// How many images, a power of two, a GPU with so many bytes free takes at once.
 fn batch_within(free: u64, precision: Precision) -> usize {
-    // The four largest activations that live at once, 112 × 112 × 64 values or as many, and as much again for cuDNN.
+    // The four largest activations that live at once, 112 × 112 × 64 values or as many, and as much
+    // again for cuDNN.
     let values_each = 8 * 112 * 112 * 64;
     let bytes_each = match precision {
         Precision::Fp32 => 4 * values_each,
@@ -165,8 +169,8 @@ fn batch_within(free: u64, precision: Precision) -> usize {
 pub enum Precision {
     /// 32-bit floating point.
     Fp32,
-    /// bfloat16: up to twice as fast on processors that multiply it in hardware. The CPU needs AVX-512 or
-    /// AVX-NE-CONVERT for it.
+    /// bfloat16: up to twice as fast on processors that multiply it in hardware. The CPU needs
+    /// AVX-512 or AVX-NE-CONVERT for it.
     Bf16,
     /// 16-bit floating point, on GPUs only.
     Fp16,
@@ -195,7 +199,8 @@ impl Precision {
     }
 }
 
-/// Whether this processor multiplies bf16 in hardware. oneDNN computes with bf16 on others too, but no faster.
+/// Whether this processor multiplies bf16 in hardware. oneDNN computes with bf16 on others too, but
+/// no faster.
 fn multiplies_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512bf16");

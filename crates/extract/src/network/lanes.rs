@@ -1,8 +1,10 @@
-//! How cores are divided: into lanes, each of which decodes images and takes them through the network.
+//! How cores are divided: into lanes, each of which decodes images and takes them through the
+//! network.
 //!
-//! A core that decodes and then computes is never idle, whatever the images cost to decode. No two groups of threads must
-//! be balanced against each other. On the CPU a lane is one thread: when several threads of libtorch share a layer, they
-//! wait for each other at the end of each of the 53 convolutions. On a GPU the lanes decode, and take turns to compute.
+//! A core that decodes and then computes is never idle, whatever the images cost to decode. No two
+//! groups of threads must be balanced against each other. On the CPU a lane is one thread: when
+//! several threads of libtorch share a layer, they wait for each other at the end of each of the 53
+//! convolutions. On a GPU the lanes decode, and take turns to compute.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,13 +18,14 @@ use crate::{Device, Error, Observer, Preprocess, Result};
 
 /// An image that is ready for the network.
 pub(crate) struct Prepared<T> {
-    /// RGB of the image's views, `u8 [views, 224, 224, 3]`. An image without views passes by the network.
+    /// RGB of the image's views, `u8 [views, 224, 224, 3]`. An image without views passes by the
+    /// network.
     pub(crate) views: Vec<u8>,
     /// What else is known of the image. The lanes hand it on.
     pub(crate) about: T,
 }
 
-/// How many threads do what, in batches of how many images.
+/// How many threads decode and compute, in batches of how many images.
 #[derive(Debug)]
 pub(crate) struct Lanes {
     device: Device,
@@ -36,8 +39,8 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
-    /// Divides `n_threads` for work on `n_images` images in `n_views` views: one lane a thread, unless there are fewer
-    /// batches or images, which are decoded as a whole.
+    /// Divides `n_threads` for work on `n_images` images in `n_views` views. Each thread is a lane,
+    /// unless there are fewer batches or images: one lane decodes all views of an image.
     pub(crate) fn new(device: Device, n_threads: usize, n_images: usize, n_views: usize, batch: usize) -> Self {
         let (n_threads, n_images) = (n_threads.max(1), n_images.max(1));
         let n_seen = n_images * n_views;
@@ -45,7 +48,8 @@ impl Lanes {
         let (n_lanes, fill) = match device {
             // A batch costs the same however full it is.
             Device::Cpu => (most.min(n_seen.div_ceil(batch)), batch),
-            // The GPU is quicker than the decoding: rather half-empty batches than idle decoders.
+            // The GPU is faster than the decoders: batches are rather half empty than decoders
+            // idle.
             Device::Cuda(_) | Device::Mps => (most, batch.min(n_seen.div_ceil(most))),
         };
         Lanes {
@@ -63,8 +67,8 @@ impl Lanes {
 
     /// Takes `n` images through the network.
     ///
-    /// `read` gets an image by its place. `done` gets the place, what `read` said about the image, and the 2048 features
-    /// of each of its views, in no particular order of the images.
+    /// `read` gets an image by its place. `done` gets the place, what `read` said about the image,
+    /// and the 2048 features of each of its views, in no particular order of the images.
     ///
     /// # Errors
     /// The first error of any lane, of `read`, of `done` or of the observer.
@@ -85,7 +89,8 @@ impl Lanes {
                 source: std::io::Error::other(error),
             })?;
         if self.device == Device::Cpu {
-            // libtorch keeps the number for each thread. No lane computes while another still sets its own.
+            // libtorch keeps the number for each thread. No lane computes while another still sets
+            // its own.
             pool.broadcast(|_| tch::set_num_threads(self.threads_each as i32));
         }
         let (next, batch) = (AtomicUsize::new(0), AtomicUsize::new(self.batch));
@@ -227,11 +232,13 @@ impl<T> Lane<'_, T> {
         Ok(())
     }
 
-    /// Takes up to a batch of views through the network, and hands over the images that are complete then.
+    /// Takes up to a batch of views through the network, and hands over the images that are
+    /// complete then.
     fn run_batch(&mut self) -> std::result::Result<(), Stop> {
         let n = self.pixels.len().min(self.lanes.fill * Preprocess::BYTES);
         let mut batch: Vec<u8> = self.pixels.drain(..n).collect();
-        // The shape is always the same, so that an image's features do not depend on its neighbours.
+        // The shape is always the same, so that an image's features do not depend on its
+        // neighbours.
         batch.resize(self.lanes.batch * Preprocess::BYTES, 0);
         let features = as_memory_allows(&batch, self.batch, |images| self.network.forward(images))?;
         self.features.extend(&features[..n / Preprocess::BYTES * WIDTH]);
@@ -253,7 +260,8 @@ impl<T> Lane<'_, T> {
     }
 }
 
-/// Runs images at once, or in parts if the device is out of memory. `batch` remembers how many images fit.
+/// Runs images at once, or in parts if the device is out of memory. `batch` remembers how many
+/// images fit.
 fn as_memory_allows(images: &[u8], batch: &AtomicUsize, run: impl Fn(&[u8]) -> Result<Vec<f32>>) -> Result<Vec<f32>> {
     let mut features = Vec::with_capacity(images.len() / Preprocess::BYTES * WIDTH);
     let mut rest = images;
@@ -266,7 +274,8 @@ fn as_memory_allows(images: &[u8], batch: &AtomicUsize, run: impl Fn(&[u8]) -> R
                 rest = &rest[part.len()..];
             }
             Err(Error::Torch(message)) if fitting > 1 && message.contains("out of memory") => {
-                // Another lane may have halved `batch` meanwhile: never more than half of what this lane tried.
+                // Another lane may have halved `batch` meanwhile: never more than half of what this
+                // lane tried.
                 batch.fetch_min(fitting / 2, Ordering::Relaxed);
                 tracing::warn!(
                     "out of memory with batches of {fitting} images: going on with {}",

@@ -1,8 +1,9 @@
-//! ResNet-50 on libtorch: its weights, its convolutions, the device that runs them, and the threads that feed it.
+//! ResNet-50 on libtorch: its weights, its convolutions, the device that runs them, and the threads
+//! that feed it.
 //!
-//! [`weights`] says which weights there are and [`weights_store`] fetches them; [`parameters`] checks what they hold.
-//! [`resnet50`] folds them into convolutions, some of which are [`winograd`]'s. [`lanes`] keeps a [`device`] busy.
-//! [`bridge`] is the only module that calls C++.
+//! [`weights`] says which weights there are and [`weights_store`] fetches them; [`parameters`]
+//! checks what they hold. [`resnet50`] folds them into convolutions, some of which are
+//! [`winograd`]'s. [`lanes`] keeps a [`device`] busy. [`bridge`] is the only module that calls C++.
 
 pub(crate) mod bridge;
 pub(crate) mod device;

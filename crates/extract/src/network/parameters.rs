@@ -31,11 +31,12 @@ impl Parameters {
         values
     }
 
-    /// Reads the parameters with these shapes from a safetensors file. `sha256` is what the file must have, if given.
+    /// Reads the parameters with these shapes from a safetensors file. `sha256` is what the file
+    /// must have, if given.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read, [`Error::WeightsDigest`] if it has another SHA-256, and
-    /// [`Error::Weights`] if it is no safetensors file or has other tensors.
+    /// [`Error::Io`] if the file cannot be read, [`Error::WeightsDigest`] if it has another
+    /// SHA-256, and [`Error::Weights`] if it is no safetensors file or has other tensors.
     pub(crate) fn read(path: &Path, shapes: Vec<ParameterShape>, sha256: Option<&str>) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io(path))?;
         // The digest takes as long as all else: it is computed beside it.
@@ -114,14 +115,15 @@ impl Parameters {
 
     /// Parameters without training: the same numbers on every machine.
     ///
-    /// The weights of convolutions are uniform with a variance of 2 / fan-in (He et al., 2015, arXiv:1502.01852). Batch
-    /// norms are the identity, except that the last of each block halves: otherwise sixteen residual sums would
-    /// overflow fp16. There is only integer arithmetic, one multiplication and one conversion, so that the bits are the
-    /// same everywhere.
+    /// The weights of convolutions are uniform with a variance of 2 / fan-in (He et al., 2015,
+    /// arXiv:1502.01852). Batch norms are the identity, except that the last of each block halves:
+    /// otherwise sixteen residual sums would overflow fp16. There is only integer arithmetic, one
+    /// multiplication and one conversion, so that the bits are the same everywhere.
     pub(crate) fn untrained(shapes: Vec<ParameterShape>) -> Self {
         let mut state = 0_u64;
         let mut uniform = || {
-            // splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+            // splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+            // 2014.
             state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
             let mut z = state;
             z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -145,7 +147,8 @@ impl Parameters {
         Parameters(shapes.into_iter().map(make).collect())
     }
 
-    /// SHA-256 of the recipe of [`untrained`](Self::untrained), which stands for these parameters in keys.
+    /// SHA-256 of the recipe of [`untrained`](Self::untrained), which stands for these parameters
+    /// in keys.
     pub(crate) fn untrained_sha256() -> String {
         /// Names what `untrained` does: a change there needs a change here.
         const RECIPE: &str =

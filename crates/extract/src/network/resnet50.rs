@@ -8,35 +8,37 @@ use super::parameters::{ParameterShape, Parameters};
 use super::winograd::{self, WinogradConv};
 use crate::{Device, Precision, Preprocess, Result};
 
-/// The number of features: channels before global average pooling.
+/// The number of features of an image in one view: the channels before global average pooling.
 pub const WIDTH: usize = 2048;
 
 /// Added to the variance in every batch norm, as in torchvision.
 const EPSILON: f64 = 1e-5;
 
-/// ImageNet's mean and standard deviation of red, green and blue in 0..1, with which the weights were trained.
+/// The mean and standard deviation of red, green and blue (0 to 1) on ImageNet. The weights were
+/// trained on pixels that were normalized with them.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const STANDARD_DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// Bottleneck blocks in each of the four stages, and the channels inside them; a block's output has four times as many.
+/// The number of bottleneck blocks in each of the four stages, and the channels inside them. The
+/// output of a block has four times as many channels.
 const STAGES: [(usize, i64); 4] = [(3, 64), (4, 128), (6, 256), (3, 512)];
 const EXPANSION: i64 = 4;
 
-/// A convolution and the batch norm behind it, by torchvision's names.
+/// A convolution and the batch norm after it, by torchvision's names.
 struct ConvNorm {
     conv: String,
     norm: String,
     /// Output channels, input channels, side of the kernel.
     shape: [i64; 3],
     stride: i64,
-    /// Height and width of what goes in.
+    /// Height and width of the input.
     input_side: i64,
 }
 
 impl ConvNorm {
-    /// The number format of this convolution. In bf16 the first one stays in fp32, because all else is made of its output: that
-    /// costs 1 % of the time and takes four fifths of the error away (1 − cosine of features, at worst of five photographs:
-    /// 1.4e-3 without, 2.8e-4 with).
+    /// The number format of this convolution. In bf16 the first convolution stays in fp32, because
+    /// all others build on its output. That costs 1 % of the time and removes four fifths of the
+    /// error: 1 − cosine of features, the worst of five photographs, is 2.8e-4 instead of 1.4e-3.
     fn precision(&self, precision: Precision) -> Precision {
         match precision {
             Precision::Bf16 if self.input_side == Preprocess::SIDE as i64 => Precision::Fp32,
@@ -44,8 +46,9 @@ impl ConvNorm {
         }
     }
 
-    /// Whether Winograd's filtering is used. Of an image with a side of 7 pixels it would make four tiles, which are too few to
-    /// make up for four times as many weights; and bf16 is too coarse for its intermediate numbers.
+    /// Whether Winograd's filtering computes this convolution. It has four times as many weights,
+    /// for which the four tiles of a 7 × 7 input are too few. For its intermediate numbers bf16 is
+    /// too coarse.
     fn is_winograd(&self, target: Target) -> bool {
         let [_, _, side] = self.shape;
         target.kernels == Kernels::OneDnn
@@ -55,7 +58,8 @@ impl ConvNorm {
     }
 }
 
-/// The plan of one bottleneck block (He et al., 2015, arXiv:1512.03385), version 1.5: the 3 × 3 convolution has the stride.
+/// The plan of one bottleneck block (He et al., 2015, arXiv:1512.03385), version 1.5: the 3 × 3
+/// convolution has the stride.
 struct Bottleneck {
     convs: [ConvNorm; 3],
     downsample: Option<ConvNorm>,
@@ -74,7 +78,7 @@ fn stem() -> ConvNorm {
 fn bottlenecks() -> Vec<Bottleneck> {
     let mut blocks = Vec::new();
     let mut n_in = 64;
-    // The stem and the pooling behind it halve the side twice.
+    // The stem and the pooling after it each halve the side.
     let mut side = Preprocess::SIDE as i64 / 4;
     for (stage, (n_blocks, n_mid)) in STAGES.into_iter().enumerate() {
         for block in 0..n_blocks {
@@ -109,7 +113,7 @@ fn bottlenecks() -> Vec<Bottleneck> {
     blocks
 }
 
-/// Every parameter of ResNet-50 without its top.
+/// Name and shape of every parameter of ResNet-50 without its top.
 pub(crate) fn parameter_shapes() -> Vec<ParameterShape> {
     let of = |plan: &ConvNorm| {
         let [n_out, n_in, side] = plan.shape;
@@ -126,7 +130,7 @@ pub(crate) fn parameter_shapes() -> Vec<ParameterShape> {
     plans().flat_map(|plan| of(&plan)).collect()
 }
 
-/// Every convolution in the order in which [`Network`] takes them.
+/// Every convolution, in the order in which [`Network`] builds them.
 fn plans() -> impl Iterator<Item = ConvNorm> {
     let in_blocks = bottlenecks()
         .into_iter()
@@ -134,19 +138,19 @@ fn plans() -> impl Iterator<Item = ConvNorm> {
     std::iter::once(stem()).chain(in_blocks)
 }
 
-/// Who computes the convolutions.
+/// The library that computes the convolutions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kernels {
     /// libtorch's convolutions, with the activation as a step of its own.
     Plain,
-    /// oneDNN's convolutions, fused with what follows.
+    /// oneDNN's convolutions, fused with the activation and the residual sum.
     OneDnn,
-    /// cuDNN's convolutions, fused with what follows.
+    /// cuDNN's convolutions, fused with the activation and the residual sum.
     CuDnn,
 }
 
 impl Kernels {
-    /// The best there is for a device.
+    /// The fastest kernels that this libtorch has for a device.
     pub(crate) fn best(device: Device) -> Self {
         match device {
             Device::Cpu if bridge::has_onednn() => Kernels::OneDnn,
@@ -164,7 +168,7 @@ impl Kernels {
     }
 }
 
-/// What the network is built for.
+/// Where and how the network runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
     pub(crate) kernels: Kernels,
@@ -176,7 +180,7 @@ pub(crate) struct Target {
 
 /// Weight and bias of a convolution with the batch norm folded in.
 struct Folded {
-    /// `[out, h, w, in]`: channels last; or as [`winograd`] has it.
+    /// `[out, h, w, in]`, channels last. For Winograd's filtering `[36, out, in]`.
     weight: Vec<f32>,
     bias: Vec<f32>,
 }
@@ -207,7 +211,7 @@ impl Folded {
     }
 }
 
-/// A convolution with the batch norm folded in, where and as the network runs it.
+/// A convolution with the batch norm folded in, on the device and in the layout of its kernels.
 #[derive(Debug)]
 enum Conv {
     Plain(Unpacked),
@@ -353,7 +357,8 @@ impl Block {
 
 /// ResNet-50 without its top, for inference, batch norms folded, in channels-last layout.
 ///
-/// Threads that run it at once have a [`share`](Network::share) each; on a GPU they take turns, and only copies overlap.
+/// Each thread has a [`share`](Network::share) of it. On a GPU the threads take turns, and only
+/// copies overlap.
 #[derive(Debug)]
 pub(crate) struct Network {
     target: Target,
@@ -368,7 +373,8 @@ pub(crate) struct Network {
 
 impl Network {
     pub(crate) fn new(parameters: &Parameters, target: Target) -> Result<Self> {
-        // Folding reads every weight: all cores. Packing is libtorch's, which has threads of its own.
+        // Folding reads every weight, on all cores. Packing is done by libtorch, on threads of its
+        // own.
         let plans: Vec<ConvNorm> = plans().collect();
         let fold = |plan: &ConvNorm| {
             let mut folded = Folded::new(plan, parameters);
@@ -379,7 +385,7 @@ impl Network {
         };
         let folded: Vec<Folded> = plans.par_iter().map(fold).collect();
         tch::no_grad(|| {
-            // Each folded weight is dropped when it is packed: its memory serves the next.
+            // Each folded weight is dropped when it is packed, and the next uses its memory.
             let convs = plans
                 .iter()
                 .zip(folded)
@@ -417,7 +423,7 @@ impl Network {
 
     /// Embeds RGB images, `u8 [n, 224, 224, 3]`; the result is `f32 [n, 2048]` in C order.
     ///
-    /// `n` is the batch that the network was built for, or on a GPU any number.
+    /// `n` is the batch that the network was built for. On a GPU it can be any number.
     pub(crate) fn forward(&self, images: &[u8]) -> Result<Vec<f32>> {
         tch::no_grad(|| {
             let x = self.pixels.upload(images)?;
@@ -444,13 +450,13 @@ impl Network {
     }
 }
 
-/// How 8-bit pixels become what the network takes: (x / 255 − mean) / standard deviation, in single precision and in this
-/// order, so that the numbers are those of torchvision's ToTensor and Normalize.
+/// Normalizes 8-bit pixels: (x / 255 − mean) / standard deviation, in single precision and in this
+/// order. The numbers are those of torchvision's `ToTensor` and `Normalize`.
 #[derive(Debug)]
 enum Pixels {
-    /// By table, for each channel.
+    /// By a table for each channel.
     Cpu(Box<[[f32; 256]; 3]>),
-    /// On the device, which takes them as they are.
+    /// On the device, to which the 8-bit pixels are copied.
     Gpu {
         device: Device,
         mean: Tensor,
@@ -491,7 +497,7 @@ impl Pixels {
         }
     }
 
-    /// Brings images, `u8 [n, 224, 224, 3]`, to the device; on the CPU they are normalized at once.
+    /// Copies images, `u8 [n, 224, 224, 3]`, to the device. On the CPU it normalizes them too.
     fn upload(&self, images: &[u8]) -> Result<Tensor> {
         let side = Preprocess::SIDE as i64;
         let shape = [(images.len() / Preprocess::BYTES) as i64, side, side, 3];
@@ -567,7 +573,8 @@ mod tests {
     #[test]
     fn the_parameters_are_those_of_torchvision() {
         let parameters = parameter_shapes();
-        // torchvision's resnet50 has 25,557,032 parameters, of which 2,049,000 in fc, and 53,120 running statistics.
+        // torchvision's resnet50 has 25,557,032 parameters, of which 2,049,000 in fc, and 53,120
+        // running statistics.
         let n: i64 = parameters
             .iter()
             .map(|parameter| parameter.shape.iter().product::<i64>())

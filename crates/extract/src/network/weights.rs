@@ -39,9 +39,10 @@ impl NamedWeights {
         NamedWeights {
             name: "resnet50-imagenet1k-a1",
             description: "timm's \"ResNet strikes back\" recipe A1, 80.2 % top-1, Apache-2.0, 102 MB",
-            // The branch `main`, because we do not know the revision that has this digest. The digest alone pins the
-            // bytes: if the file is replaced there, the download is refused (`Error::DownloadDigest`), until someone
-            // names the old revision here. Weights that were fetched before, and mirrors, are not affected.
+            // The branch `main`, because we do not know the revision that has this digest. The
+            // digest alone pins the bytes: if the file is replaced there, the download is refused
+            // (`Error::DownloadDigest`), until someone names the old revision here. Weights that
+            // were fetched before, and mirrors, are not affected.
             path: "timm/resnet50.a1_in1k/resolve/main/model.safetensors",
             sha256: "773525d5821de224f8f30c33377b7a795d7863e08522698200d3217d3f2a41bb",
         },
@@ -101,8 +102,8 @@ impl WeightsSource {
         }
     }
 
-    /// SHA-256 of the weights' file, as 64 hexadecimal digits. [`Untrained`](WeightsSource::Untrained) has no file: its
-    /// SHA-256 is that of its recipe.
+    /// SHA-256 of the weights' file, as 64 hexadecimal digits.
+    /// [`Untrained`](WeightsSource::Untrained) has no file: its SHA-256 is that of its recipe.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read.

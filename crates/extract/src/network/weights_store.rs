@@ -31,7 +31,8 @@ pub struct WeightsStore {
 }
 
 impl WeightsStore {
-    /// A store in `folder`; `mirror` stands in for the hub's address, for example `https://mirror.example.org`.
+    /// A store in `folder`; `mirror` stands in for the hub's address, for example
+    /// `https://mirror.example.org`.
     pub fn new(folder: PathBuf, mirror: Option<String>) -> Self {
         WeightsStore {
             folder,
@@ -40,8 +41,8 @@ impl WeightsStore {
         }
     }
 
-    /// The same store with another limit on how long a server may send nothing before the download fails; 30 s if it is
-    /// not set.
+    /// The same store with another limit on how long a server may send nothing before the download
+    /// fails; 30 s if it is not set.
     #[must_use]
     pub fn with_stall_limit(self, stall_limit: Duration) -> Self {
         WeightsStore { stall_limit, ..self }
@@ -80,13 +81,14 @@ impl WeightsStore {
 
     /// The path of these weights, which are downloaded unless they are there.
     ///
-    /// A download goes on where an earlier one broke off. The file gets its name only when its SHA-256 is right. An
-    /// interrupt ends the download within a second.
+    /// A download goes on where an earlier one broke off. The file gets its name only when its
+    /// SHA-256 is right. An interrupt ends the download within a second.
     ///
     /// # Errors
-    /// [`Error::Download`] if the network fails or the server sends nothing for 30 s, [`Error::DownloadDigest`] if it
-    /// sends other bytes, [`Error::WeightsDigest`] if the file that is there has other bytes, [`Error::Io`] if a file
-    /// cannot be read or written, and [`Error::Interrupted`].
+    /// [`Error::Download`] if the network fails or the server sends nothing for 30 s,
+    /// [`Error::DownloadDigest`] if it sends other bytes, [`Error::WeightsDigest`] if the file that
+    /// is there has other bytes, [`Error::Io`] if a file cannot be read or written, and
+    /// [`Error::Interrupted`].
     pub fn fetch(&self, weights: &NamedWeights, observer: &dyn Observer) -> Result<PathBuf> {
         let path = self.path(weights);
         if path.is_file() {
@@ -102,7 +104,8 @@ impl WeightsStore {
         }
         fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
         let partial = path.with_extension("safetensors.part");
-        // Held until the file has its name: two processes may want the same weights, and the second waits here.
+        // Held until the file has its name: two processes may want the same weights, and the second
+        // waits here.
         let Some(mut file) = self.lock(weights, &partial)? else {
             return Ok(path);
         };
@@ -207,11 +210,12 @@ enum News {
 /// News, or what went wrong.
 type Received = std::result::Result<News, String>;
 
-/// Asks for a file from byte `from` on. The answer comes first, then the bytes, or a message of what went wrong.
-/// Nothing comes if the file ends at `from`.
+/// Asks for a file from byte `from` on. The answer comes first, then the bytes, or a message of
+/// what went wrong. Nothing comes if the file ends at `from`.
 ///
-/// A thread of its own waits for the server, so that its caller can see an interrupt meanwhile. The thread ends when the
-/// server has sent nothing for `stall_limit`, or when nobody receives any more.
+/// A thread of its own waits for the server, so that its caller can see an interrupt meanwhile. The
+/// thread ends when the server has sent nothing for `stall_limit`, or when nobody receives any
+/// more.
 fn request(url: String, from: u64, stall_limit: Duration) -> std::io::Result<Receiver<Received>> {
     let (send, receive) = sync_channel(4);
     thread::Builder::new().name("download".to_owned()).spawn(move || {

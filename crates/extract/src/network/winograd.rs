@@ -1,10 +1,14 @@
-//! 3 × 3 convolutions with a quarter of the multiplications: Winograd's minimal filtering F(4 × 4, 3 × 3), as in Lavin and
-//! Gray, "Fast Algorithms for Convolutional Neural Networks", 2015, arXiv:1509.09308.
+//! 3 × 3 convolutions with a quarter of the multiplications: Winograd's minimal filtering F(4 × 4,
+//! 3 × 3), as in Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015,
+//! arXiv:1509.09308.
 //!
-//! Tiles of 6 × 6 inputs become 36 numbers for each channel, which are multiplied with the 36 of the transformed filter
-//! and become 4 × 4 outputs. The products, summed over the channels, are 36 matrix products, which oneDNN does as one
-//! 1 × 1 convolution with 36 groups. On a processor whose oneDNN runs at nine tenths of its peak, which is where it runs here,
-//! nothing else is left to gain.
+//! Each tile of 6 × 6 inputs is transformed to 36 numbers for each channel. They are multiplied by
+//! the 36 numbers of the transformed filter, summed over the channels, and transformed to 4 × 4
+//! outputs. The sums are 36 matrix products, which oneDNN computes as one 1 × 1 convolution with 36
+//! groups.
+//!
+//! oneDNN's direct convolutions already run at nine tenths of the processor's peak: only fewer
+//! multiplications can be faster.
 
 use std::sync::Arc;
 
@@ -14,19 +18,20 @@ use tch::{Kind, Tensor};
 use super::bridge::{self, Activation, PackedConv, Shape};
 use crate::Result;
 
-/// The side of a tile of inputs, and of the outputs made of it.
+/// The side of a tile of inputs, and of its outputs.
 const INPUTS: usize = 6;
 const OUTPUTS: usize = 4;
 
-/// Numbers of a transformed tile.
+/// The numbers of a transformed tile, for each channel.
 const NUMBERS: usize = INPUTS * INPUTS;
 
-/// Channels that are transformed together: a register of 256 bits.
+/// The channels that are transformed together: they fill a register of 256 bits.
 const LANES: usize = 8;
 
 type Lanes = [f32; LANES];
 
-/// A 3 × 3 convolution with stride 1, padding 1 and a ReLU behind it, in single precision, channels last.
+/// A 3 × 3 convolution with stride 1, padding 1 and a ReLU after it, in single precision, channels
+/// last.
 #[derive(Debug)]
 pub(crate) struct WinogradConv {
     products: PackedConv,
@@ -36,7 +41,8 @@ pub(crate) struct WinogradConv {
 }
 
 impl WinogradConv {
-    /// A convolution of inputs `[batch, in, side, side]`, whose `weight` is [`transform_filters`]' `[36, out, in]`.
+    /// A convolution of inputs `[batch, in, side, side]`. `weight` is `[36, out, in]`, the result
+    /// of [`transform_filters`].
     ///
     /// # Panics
     /// If the numbers of channels are not multiples of 8.
@@ -106,7 +112,8 @@ fn n_tiles(side: usize) -> usize {
     side.div_ceil(OUTPUTS).pow(2)
 }
 
-/// The transform of filters, `[out, 3, 3, in]`, is `[36, out, in]`: G·g·Gᵀ, computed in double precision.
+/// Transforms filters `[out, 3, 3, in]` to `[36, out, in]`: G·g·Gᵀ of each filter g, in double
+/// precision.
 pub(crate) fn transform_filters(filters: &[f32], n_in: usize) -> Vec<f32> {
     const G: [[f64; 3]; INPUTS] = [
         [1.0 / 4.0, 0.0, 0.0],
@@ -133,7 +140,8 @@ pub(crate) fn transform_filters(filters: &[f32], n_in: usize) -> Vec<f32> {
     transformed
 }
 
-/// Transforms images `[n, side, side, channels]` to `[n, tiles, 36, channels]`: Bᵀ·d·B of each tile d.
+/// Transforms images `[n, side, side, channels]` to `[n, tiles, 36, channels]`: Bᵀ·d·B of each tile
+/// d.
 struct TransformInputs<'a> {
     inputs: &'a [f32],
     side: usize,
@@ -156,7 +164,7 @@ impl WithSimd for TransformInputs<'_> {
         let images = inputs.chunks_exact(side * side * n_channels);
         for (image, transformed) in images.zip(transformed.chunks_exact_mut(n_tiles(side) * NUMBERS * n_channels)) {
             for (tile, numbers) in transformed.chunks_exact_mut(NUMBERS * n_channels).enumerate() {
-                // The tile begins one pixel above and left of its outputs.
+                // The tile begins one pixel above and to the left of its outputs.
                 let (top, left) = (OUTPUTS * (tile / n_across), OUTPUTS * (tile % n_across));
                 for channel in (0..n_channels).step_by(LANES) {
                     let mut d = [[[0.0; LANES]; INPUTS]; INPUTS];
@@ -211,7 +219,8 @@ fn transform_input(t: &mut [Lanes; INPUTS]) {
     }
 }
 
-/// Transforms products `[n, tiles, 36, channels]` to images `[n, side, side, channels]`: relu(Aᵀ·m·A + bias) of each tile m.
+/// Transforms products `[n, tiles, 36, channels]` to images `[n, side, side, channels]`:
+/// relu(Aᵀ·m·A + bias) of each tile m.
 struct TransformOutputs<'a> {
     products: &'a [f32],
     side: usize,

@@ -44,7 +44,8 @@ fn features_depend_neither_on_neighbours_nor_on_position_nor_on_threads() {
             let expected = embed(&extractor(&config, 1, IMAGES), View::Squash, &paths);
             assert!(expected.iter().flatten().all(|value| value.is_finite()));
             assert_ne!(expected[0], expected[1]);
-            // Random partitions: each part has an extractor of its own, as after an interruption or from the cache.
+            // Random partitions: each part has an extractor of its own, as after an interruption or
+            // from the cache.
             for (seed, n_threads, part) in [(1, 2, 3), (2, 3, IMAGES), (3, 16, 1)] {
                 for places in shuffled(IMAGES, seed).chunks(part) {
                     let part: Vec<&PathBuf> = places.iter().map(|&place| &paths[place]).collect();

@@ -219,8 +219,8 @@ fn images_below_a_folder_are_found_beside_links_that_go_round_in_circles() {
     assert_eq!(images_below(&train).unwrap(), names.map(|name| train.join(name)));
 }
 
-/// Root may read every folder: then there is nothing to test here. `only_a_failing_disk_and_the_first_folder_end_a_scan`
-/// tests the rule.
+/// Root may read every folder: then there is nothing to test here.
+/// `only_a_failing_disk_and_the_first_folder_end_a_scan` tests the rule.
 #[cfg(unix)]
 #[test]
 fn a_folder_that_may_not_be_read_is_named_and_passed_over() {

@@ -131,7 +131,8 @@ fn a_name_that_nobody_knows_is_an_error_that_lists_the_known_ones() {
     );
 }
 
-/// A server on this machine that answers each request with the next of these responses, and gives back the requests.
+/// A server on this machine that answers each request with the next of these responses, and gives
+/// back the requests.
 fn serve(responses: Vec<Vec<u8>>) -> (String, std::thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -148,7 +149,8 @@ fn serve(responses: Vec<Vec<u8>>) -> (String, std::thread::JoinHandle<Vec<String
     (address, requests)
 }
 
-/// A server that sends half of a body and then nothing, until the connection is closed from the other side.
+/// A server that sends half of a body and then nothing, until the connection is closed from the
+/// other side.
 fn stall(response: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
