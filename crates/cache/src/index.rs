@@ -1,13 +1,14 @@
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use luthier_artifact::{Digest, FileStat, Key, remove, vector_bytes};
-use ndarray::{ArrayView2, ArrayViewMut2};
+use luthier_artifact::{Digest, FileStat, Key, Observer, remove, vector_bytes};
+use ndarray::ArrayViewMut2;
 use rusqlite::types::Value;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, ffi, params, params_from_iter,
@@ -18,7 +19,7 @@ use crate::run::Run;
 use crate::{Error, Execution, PastExecution, Result, salvage};
 
 /// Changes with `schema.sql`; kept in SQLite's `user_version`.
-const LAYOUT: i64 = 2;
+const LAYOUT: i64 = 3;
 
 /// With the layout added, SQLite's `application_id`. A layout that does not stand in both places is damage.
 const APPLICATION: i64 = 0x4c55_5400;
@@ -26,8 +27,14 @@ const APPLICATION: i64 = 0x4c55_5400;
 /// How long to wait for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How often a long statement looks whether the user interrupts.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// After how many rows a long loop looks whether the user interrupts.
+const ROWS_BETWEEN_LOOKS: usize = 1024;
+
 /// Tables that are copied row by row out of a damaged index. Features are searched for.
-const SMALL_TABLES: [&str; 4] = ["execution", "run", "export", "file"];
+const SMALL_TABLES: [&str; 5] = ["execution", "run", "export", "file", "folder"];
 
 /// `index.sqlite`: everything small, and the features of single images.
 ///
@@ -109,6 +116,26 @@ impl Index {
             let value = query(&transaction)?;
             transaction.commit()?;
             Ok(value)
+        })
+    }
+
+    /// Runs `work`, and ends the statement that it is in when the user interrupts: a single statement
+    /// can take minutes in a large index. What the statement has changed is undone.
+    pub(super) fn watched<T>(&self, observer: &dyn Observer, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let handle = self.opened().connection.get_interrupt_handle();
+        let (done, is_done) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            // In vain between two statements, so again and again.
+            scope.spawn(move || {
+                while is_done.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                    if observer.is_interrupted() {
+                        handle.interrupt();
+                    }
+                }
+            });
+            let value = work();
+            drop(done);
+            value
         })
     }
 
@@ -324,6 +351,10 @@ impl Index {
     ) -> Result<()> {
         let (first, _) = below(folder);
         self.write(|connection| {
+            connection.execute(
+                "INSERT OR IGNORE INTO folder (path, checksum) VALUES (?, ?)",
+                params![folder, folder_checksum(folder)],
+            )?;
             let mut insert = connection.prepare_cached(
                 "INSERT OR REPLACE INTO file (path, size, mtime_ns, inode, digest, checksum) VALUES (?, ?, ?, ?, ?, ?)",
             )?;
@@ -373,12 +404,37 @@ impl Index {
         })
     }
 
-    pub(super) fn store_vectors(&self, rows: ArrayView2<'_, f32>) -> Result<()> {
-        self.write(|connection| {
-            for row in rows.outer_iter() {
-                insert_vector(connection, &vector_bytes(row))?;
+    /// The places of those vectors that are not stored as they are here: missing or damaged.
+    ///
+    /// The stored bytes are compared with the given ones, which is cheaper than a digest of them.
+    pub(super) fn unstored(&self, vectors: &[Vec<u8>]) -> Result<Vec<usize>> {
+        self.with(|connection| {
+            let transaction = connection.transaction()?;
+            let mut select = transaction.prepare_cached("SELECT bytes FROM vector WHERE digest = ?")?;
+            let mut unstored = Vec::new();
+            for (place, bytes) in vectors.iter().enumerate() {
+                let mut found = select.query([Digest::of(bytes).as_bytes()])?;
+                let is_stored = match found.next()? {
+                    Some(found) => found.get_ref(0)?.as_blob()? == bytes,
+                    None => false,
+                };
+                if !is_stored {
+                    unstored.push(place);
+                }
             }
-            Ok(())
+            Ok(unstored)
+        })
+    }
+
+    /// Stores vectors, also in the place of damaged ones.
+    pub(super) fn store_vectors(&self, vectors: &[&Vec<u8>]) -> Result<()> {
+        if vectors.is_empty() {
+            return Ok(());
+        }
+        self.write(|connection| {
+            vectors
+                .iter()
+                .try_for_each(|bytes| insert_vector(connection, bytes).map(drop))
         })
     }
 
@@ -519,6 +575,19 @@ impl Index {
         })
     }
 
+    /// The folders that were scanned; rows that fail their checksum are left out.
+    pub(super) fn folders(&self) -> Result<Vec<PathBuf>> {
+        self.with(|connection| {
+            let mut select = connection.prepare("SELECT path, checksum FROM folder ORDER BY path")?;
+            let rows = select.query_map([], |row| {
+                let path: String = row.get(0)?;
+                let is_whole = row.get::<_, Vec<u8>>(1)? == folder_checksum(&path);
+                Ok(is_whole.then(|| path.into()))
+            })?;
+            rows.filter_map(rusqlite::Result::transpose).collect()
+        })
+    }
+
     /// The bytes of the pages that hold something.
     pub(super) fn bytes_in_use(&self) -> Result<u64> {
         self.with(|connection| {
@@ -529,23 +598,28 @@ impl Index {
     }
 
     /// Deletes rows of features, given by descriptor and image, and counts them.
-    pub(super) fn forget_features(&self, rows: &[(Digest, Digest)]) -> Result<u64> {
+    pub(super) fn forget_features(&self, rows: &[(Digest, Digest)], observer: &dyn Observer) -> Result<u64> {
         let keys = |(descriptor, image): &(Digest, Digest)| vec![blob(descriptor), blob(image)];
         self.forget(
             "feature WHERE extractor = ? AND image = ?",
             rows.iter().map(keys).collect(),
+            observer,
         )
     }
 
     /// Deletes the vectors that no row of features has.
-    pub(super) fn forget_unused_vectors(&self) -> Result<u64> {
+    pub(super) fn forget_unused_vectors(&self, observer: &dyn Observer) -> Result<u64> {
         let rows = vec![Vec::new()];
-        self.forget("vector WHERE digest NOT IN (SELECT vector FROM feature)", rows)
+        self.forget(
+            "vector WHERE digest NOT IN (SELECT vector FROM feature)",
+            rows,
+            observer,
+        )
     }
 
     /// Checks every row of features and every vector, deletes those that are damaged or of no use, and counts the rows:
     /// all, and those that were deleted.
-    pub(super) fn forget_damaged_features(&self) -> Result<(u64, u64)> {
+    pub(super) fn forget_damaged_features(&self, observer: &dyn Observer) -> Result<(u64, u64)> {
         // The rows first: another process may add some meanwhile, and a row comes together with its vector.
         let rows: Vec<(Digest, Digest, Option<Digest>)> = self.with(|connection| {
             connection
@@ -562,6 +636,9 @@ impl Index {
             let mut vectors = select.query([])?;
             let (mut whole, mut damaged) = (HashSet::new(), Vec::new());
             while let Some(vector) = vectors.next()? {
+                if (whole.len() + damaged.len()).is_multiple_of(ROWS_BETWEEN_LOOKS) {
+                    go_on(observer)?;
+                }
                 let expected = digest(vector, 0)?;
                 if Digest::of(vector.get_ref(1)?.as_blob()?) == expected {
                     whole.insert(expected);
@@ -576,33 +653,40 @@ impl Index {
             .filter(|(_, _, vector)| vector.is_none_or(|vector| !whole.contains(&vector)))
             .map(|(descriptor, image, _)| (descriptor, image))
             .collect();
-        self.forget_features(&useless)?;
+        self.forget_features(&useless, observer)?;
         self.forget_vectors(&damaged)?;
         Ok((n_rows, useless.len() as u64))
     }
 
-    pub(super) fn forget_executions(&self, keys: &[Digest]) -> Result<u64> {
+    pub(super) fn forget_executions(&self, keys: &[Digest], observer: &dyn Observer) -> Result<u64> {
         self.forget(
             "execution WHERE key = ?",
             keys.iter().map(|key| vec![blob(key)]).collect(),
+            observer,
         )
     }
 
-    pub(super) fn forget_runs(&self, ids: &[i64]) -> Result<u64> {
+    pub(super) fn forget_runs(&self, ids: &[i64], observer: &dyn Observer) -> Result<u64> {
         self.forget(
             "run WHERE id = ?",
             ids.iter().map(|id| vec![Value::Integer(*id)]).collect(),
+            observer,
         )
     }
 
-    pub(super) fn forget_files(&self, paths: &[PathBuf]) -> Result<u64> {
-        let texts = paths
-            .iter()
-            .map(|path| vec![Value::Text(path.to_string_lossy().into_owned())]);
-        self.forget("file WHERE path = ?", texts.collect())
+    pub(super) fn forget_files(&self, paths: &[PathBuf], observer: &dyn Observer) -> Result<u64> {
+        self.forget("file WHERE path = ?", paths.iter().map(path_value).collect(), observer)
     }
 
-    /// Deletes the runs, exports and files' stats that fail their checksum, and counts them.
+    pub(super) fn forget_folders(&self, paths: &[PathBuf], observer: &dyn Observer) -> Result<u64> {
+        self.forget(
+            "folder WHERE path = ?",
+            paths.iter().map(path_value).collect(),
+            observer,
+        )
+    }
+
+    /// Deletes the runs, exports, folders and files' stats that fail their checksum, and counts them.
     pub(super) fn forget_damaged_records(&self) -> Result<u64> {
         self.write(|connection| {
             let mut n_forgotten = 0;
@@ -612,6 +696,14 @@ impl Index {
                 .collect::<rusqlite::Result<_>>()?;
             for id in ids.into_iter().filter(|id| !whole.contains(id)) {
                 n_forgotten += connection.execute("DELETE FROM run WHERE id = ?", [id])?;
+            }
+            let folders: Vec<(String, Vec<u8>)> = (connection.prepare("SELECT path, checksum FROM folder")?)
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            for (path, sum) in folders {
+                if sum != folder_checksum(&path) {
+                    n_forgotten += connection.execute("DELETE FROM folder WHERE path = ?", [path])?;
+                }
             }
             for (table, last) in [("file", "digest"), ("export", "source")] {
                 let mut damaged = Vec::new();
@@ -637,19 +729,26 @@ impl Index {
         })
     }
 
-    fn forget(&self, what: &str, rows: Vec<Vec<Value>>) -> Result<u64> {
+    fn forget(&self, what: &str, rows: Vec<Vec<Value>>, observer: &dyn Observer) -> Result<u64> {
         if rows.is_empty() {
             return Ok(0);
         }
         self.write(|connection| {
             let mut delete = connection.prepare(&format!("DELETE FROM {what}"))?;
             let mut n_forgotten = 0;
-            for row in &rows {
+            for (place, row) in rows.iter().enumerate() {
+                if place.is_multiple_of(ROWS_BETWEEN_LOOKS) {
+                    go_on(observer)?;
+                }
                 n_forgotten += delete.execute(params_from_iter(row))?;
             }
             Ok(n_forgotten as u64)
         })
     }
+}
+
+fn path_value(path: &PathBuf) -> Vec<Value> {
+    vec![Value::Text(path.to_string_lossy().into_owned())]
 }
 
 fn blob(digest: &Digest) -> Value {
@@ -715,23 +814,24 @@ impl FileId {
 
 fn connect(path: &Path) -> Result<Connection> {
     let wrap = wrap(path);
-    let connection = Connection::open(path).map_err(&wrap)?;
+    let connection = Connection::open(path).map_err(understand).map_err(&wrap)?;
     // Before it has read the header, SQLite does not know.
-    layout(&connection).map_err(&wrap)?;
-    let mut connection = match connection.is_readonly("main").map_err(&wrap)? {
+    layout(&connection).map_err(understand).map_err(&wrap)?;
+    let mut connection = match connection.is_readonly("main").map_err(understand).map_err(&wrap)? {
         true => return Err(why_read_only(path, connection)),
         false => connection,
     };
-    prepare(&connection).map_err(&wrap)?;
+    prepare(&connection).map_err(understand).map_err(&wrap)?;
     use_write_ahead_log(path, &connection)?;
     // Two processes may both find no tables: the second waits for the lock and finds them.
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(understand)
         .map_err(&wrap)?;
-    if layout(&transaction).map_err(&wrap)? == 0 {
-        make(&transaction).map_err(&wrap)?;
+    if layout(&transaction).map_err(understand).map_err(&wrap)? == 0 {
+        make(&transaction).map_err(understand).map_err(&wrap)?;
     }
-    transaction.commit().map_err(&wrap)?;
+    transaction.commit().map_err(understand).map_err(&wrap)?;
     check_layout(path, &connection)?;
     Ok(connection)
 }
@@ -783,46 +883,63 @@ fn use_write_ahead_log(path: &Path, connection: &Connection) -> Result<()> {
                     found,
                 });
             }
-            done => return done.map(drop).map_err(wrap(path)),
+            done => return done.map(drop).map_err(understand).map_err(wrap(path)),
         }
     }
 }
 
-/// Whether the tables are those that this program knows.
+/// Whether the index is one of this layout, whole as far as its tables go. What the user added to it,
+/// such as an index or a view, does no harm.
 fn check_layout(path: &Path, connection: &Connection) -> Result<()> {
     let wrap = wrap(path);
-    let found = layout(connection).map_err(&wrap)?;
+    let found = layout(connection).map_err(understand).map_err(&wrap)?;
     if found != LAYOUT {
         let application: i64 = connection
             .pragma_query_value(None, "application_id", |row| row.get(0))
+            .map_err(understand)
             .map_err(&wrap)?;
-        return Err(
-            if application == APPLICATION + found || (found, application) == (1, 0) {
-                Error::Layout {
-                    path: path.to_owned(),
-                    expected: LAYOUT,
-                    found,
-                }
-            } else {
-                wrap(corrupt("header is damaged"))
-            },
-        );
+        // Layout 1 had no application id.
+        let is_layout = application == APPLICATION + found || (found, application) == (1, 0);
+        return Err(if is_layout {
+            Error::Layout {
+                path: path.to_owned(),
+                expected: LAYOUT,
+                found,
+            }
+        } else {
+            wrap(corrupt("header is damaged"))
+        });
     }
-    let schema = |connection: &Connection| -> rusqlite::Result<Vec<[String; 4]>> {
-        connection
-            .prepare(
-                "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name",
-            )?
-            .query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?
-            .collect()
-    };
     let expected = Connection::open_in_memory()
-        .and_then(|empty| make(&empty).and_then(|()| schema(&empty)))
+        .and_then(|empty| make(&empty).and_then(|()| structure(&empty)))
         .map_err(&wrap)?;
-    if schema(connection).map_err(&wrap)? != expected {
-        return Err(wrap(corrupt("tables are not those of a cache")));
+    let found = structure(connection).map_err(understand).map_err(&wrap)?;
+    match expected.difference(&found).next() {
+        None => Ok(()),
+        Some(missing) => Err(wrap(corrupt(&format!("{missing} is missing")))),
     }
-    Ok(())
+}
+
+/// The columns of each table, and what of them must be unique, whatever the text that defines them.
+fn structure(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+    let columns = "
+        SELECT printf('column %s.%s %s %d %d', tables.name, columns.name, columns.type, columns.\"notnull\", columns.pk)
+        FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns
+        WHERE tables.type = 'table'";
+    let unique = "
+        SELECT printf('unique key %s(%s)', tables.name, group_concat(columns.name))
+        FROM sqlite_schema AS tables, pragma_index_list(tables.name) AS keys, pragma_index_info(keys.name) AS columns
+        WHERE tables.type = 'table' AND keys.\"unique\" AND keys.origin <> 'c'
+        GROUP BY tables.name, keys.name";
+    let mut found = BTreeSet::new();
+    for query in [columns, unique] {
+        let mut select = connection.prepare(query)?;
+        let rows = select.query_map([], |row| row.get(0))?;
+        for row in rows {
+            found.insert(row?);
+        }
+    }
+    Ok(found)
 }
 
 fn layout(connection: &Connection) -> rusqlite::Result<i64> {
@@ -830,9 +947,23 @@ fn layout(connection: &Connection) -> rusqlite::Result<i64> {
 }
 
 fn wrap(path: &Path) -> impl Fn(rusqlite::Error) -> Error {
-    move |source| Error::Index {
-        path: path.to_owned(),
-        source,
+    move |source| match source.sqlite_error_code() {
+        Some(ErrorCode::OperationInterrupted) => Error::Interrupted,
+        _ => Error::Index {
+            path: path.to_owned(),
+            source,
+        },
+    }
+}
+
+/// Ends a loop of statements that the user interrupted, as SQLite ends a statement.
+fn go_on(observer: &dyn Observer) -> rusqlite::Result<()> {
+    match observer.is_interrupted() {
+        true => Err(rusqlite::Error::SqliteFailure(
+            ffi::Error::new(ffi::SQLITE_INTERRUPT),
+            None,
+        )),
+        false => Ok(()),
     }
 }
 
@@ -840,25 +971,29 @@ fn corrupt(what: &str) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), Some(what.to_owned()))
 }
 
-/// Whether an error says that the file does not hold what was written. Statements and tables are always the same, so
-/// that a statement that SQLite does not understand, and a value of another type, say so too.
+/// Whether an error says that the file does not hold what was written: SQLite finds a page damaged, or
+/// a value has another type than every value that is written there.
 pub(crate) fn is_damaged(error: &rusqlite::Error) -> bool {
     match error {
-        rusqlite::Error::SqliteFailure(failure, _) => matches!(
-            failure.code,
-            ErrorCode::NotADatabase
-                | ErrorCode::DatabaseCorrupt
-                | ErrorCode::ConstraintViolation
-                | ErrorCode::TypeMismatch
-                | ErrorCode::TooBig
-                | ErrorCode::Unknown
-        ),
-        rusqlite::Error::SqlInputError { .. }
-        | rusqlite::Error::FromSqlConversionFailure(..)
+        rusqlite::Error::SqliteFailure(failure, _) => {
+            matches!(failure.code, ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+        }
+        rusqlite::Error::FromSqlConversionFailure(..)
         | rusqlite::Error::IntegralValueOutOfRange(..)
         | rusqlite::Error::InvalidColumnType(..)
         | rusqlite::Error::Utf8Error(..) => true,
         _ => false,
+    }
+}
+
+/// While an index is opened, an error in a statement is damage: the statements are always the same, so
+/// SQLite does not understand the header or the schema. It says so for example of a flipped byte in
+/// the number of the file's format.
+fn understand(error: rusqlite::Error) -> rusqlite::Error {
+    match &error {
+        rusqlite::Error::SqlInputError { .. } => corrupt(&error.to_string()),
+        rusqlite::Error::SqliteFailure(failure, _) if failure.code == ErrorCode::Unknown => corrupt(&error.to_string()),
+        _ => error,
     }
 }
 
@@ -1099,6 +1234,10 @@ fn file_checksum(path: &str, stat: &FileStat, digest: &Digest) -> [u8; 16] {
     ])
 }
 
+fn folder_checksum(path: &str) -> [u8; 16] {
+    checksum(&[b"folder", path.as_bytes()])
+}
+
 fn export_checksum(path: &str, stat: &FileStat, source: &Digest) -> [u8; 16] {
     checksum(&[b"export", &file_checksum(path, stat, source)])
 }
@@ -1144,4 +1283,37 @@ fn execution(row: &Row<'_>) -> rusqlite::Result<Option<Execution>> {
         seconds: row.get(4)?,
         references,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Interrupts the second time that it is asked.
+    #[derive(Default)]
+    struct Impatient(AtomicUsize);
+
+    impl Observer for Impatient {
+        fn begin(&self, _: &str, _: u64) {}
+        fn advance(&self, _: u64) {}
+        fn end(&self) {}
+        fn is_interrupted(&self) -> bool {
+            self.0.fetch_add(1, Ordering::Relaxed) > 0
+        }
+    }
+
+    #[test]
+    fn a_statement_that_would_take_for_ever_ends_when_the_user_interrupts() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = Index::open(&folder.path().join("index.sqlite")).unwrap();
+        let for_ever = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+        let count = || index.with(|connection| connection.query_row(for_ever, [], |row| row.get::<_, i64>(0)));
+        let start = Instant::now();
+        let error = index.watched(&Impatient::default(), count).unwrap_err();
+        assert!(matches!(error, Error::Interrupted), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert_eq!(index.watched(&(), || index.count("run")).unwrap(), 0);
+    }
 }

@@ -24,7 +24,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use index::Index;
 pub(crate) use index::is_damaged;
 use lock::Lock;
-use luthier_artifact::{Artifact, Digest, FeatureRows, FeatureTable, FileStat, Key, KeyPart, TEMPORARY, remove};
+use luthier_artifact::{
+    Artifact, Digest, FeatureRows, FeatureTable, FileStat, Key, KeyPart, TEMPORARY, remove, vector_bytes,
+};
 use ndarray::{Array2, ArrayViewMut2, Axis};
 use objects::Objects;
 use run::Run;
@@ -33,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 pub use self::error::{Error, Result};
-pub use self::gc::{DryRun, GcLimits, GcReport, PruneReport};
+pub use self::gc::{DryRun, GcLimits, GcReport, GoneFolders, KeptFolder, PruneReport};
 pub use self::table::StoredTable;
 pub use self::upkeep::{CacheStats, DescriptorStats, LastRun, OutputStats, VerifyReport};
 
@@ -202,12 +204,19 @@ impl Cache {
         &self.folder
     }
 
-    /// Stores an artifact.
+    /// Stores an artifact, unless it is stored already, whole.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
     pub fn put(&self, artifact: &impl Artifact) -> Result<Digest> {
-        self.objects.put(&artifact.encode())
+        let bytes = artifact.encode();
+        if let Some(below) = &self.below {
+            let digest = Digest::of(&bytes);
+            if below.object(&digest)?.is_some() {
+                return Ok(digest);
+            }
+        }
+        self.objects.put(&bytes)
     }
 
     /// The artifact with this digest, or `None` if it is not in the cache, damaged, or of another format.
@@ -486,13 +495,24 @@ impl Cache {
         })
     }
 
-    /// Stores a table: its rows as an artifact, its features beside those of single images.
+    /// Stores a table: its rows as an artifact, its features beside those of single images. What is
+    /// stored already, whole, is not written again.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Index`] if it cannot be written.
     pub fn put_table(&self, table: &FeatureTable) -> Result<Digest> {
         for rows in table.features().axis_chunks_iter(Axis(0), ROWS_AT_ONCE) {
-            self.index.store_vectors(rows)?;
+            let vectors: Vec<Vec<u8>> = rows.outer_iter().map(vector_bytes).collect();
+            let unstored = self.index.unstored(&vectors)?;
+            let mut unstored: Vec<&Vec<u8>> = unstored.into_iter().map(|place| &vectors[place]).collect();
+            if self.below.is_some() && !unstored.is_empty() {
+                let asked: Vec<Vec<u8>> = unstored.iter().copied().cloned().collect();
+                let lacking = self.ask_below(|index| index.unstored(&asked).map(Some))?;
+                if let Some(lacking) = lacking {
+                    unstored = lacking.into_iter().map(|place| unstored[place]).collect();
+                }
+            }
+            self.index.store_vectors(&unstored)?;
         }
         self.put(&table.rows())
     }
@@ -538,4 +558,51 @@ fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use luthier_artifact::ExtractorInfo;
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn a_cache_that_cannot_be_written_stores_only_what_the_folder_lacks() {
+        let mut table = FeatureTable {
+            classes: vec!["harp".into()],
+            extractor: ExtractorInfo {
+                views: vec!["squash".into()],
+                combine: "mean".into(),
+                decode: "scaled".into(),
+                weights: "untrained".into(),
+                weights_sha256: "00".into(),
+                precision: "fp32".into(),
+            },
+            labels: vec![0, 0],
+            images: [b"a", b"b"].map(|image| Digest::of(image)).to_vec(),
+            features: array![[1.0, 2.0], [3.0, 4.0]],
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let digest = Cache::open(folder.path()).unwrap().put_table(&table).unwrap();
+        // As root, every folder can be written.
+        let cause = Error::ReadOnly {
+            path: folder.path().to_owned(),
+        };
+        let cache = Cache::open_read_only(folder.path(), &cause).unwrap();
+        let stored = || {
+            (
+                cache.index.count("vector").unwrap(),
+                cache.objects.list().unwrap().len(),
+            )
+        };
+        assert_eq!(cache.put_table(&table).unwrap(), digest);
+        assert_eq!(stored(), (0, 0));
+        assert_eq!(cache.table(&digest).unwrap().unwrap().load().unwrap(), table);
+
+        table.features[[1, 0]] = 5.0;
+        let digest = cache.put_table(&table).unwrap();
+        assert_eq!(stored(), (1, 1), "one row and the list of rows");
+        assert_eq!(cache.table(&digest).unwrap().unwrap().load().unwrap(), table);
+    }
 }

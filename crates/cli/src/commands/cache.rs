@@ -3,7 +3,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use luthier_cache::{CacheStats, DescriptorStats, DryRun, GcLimits, GcReport, PruneReport, Reuse, VerifyReport};
+use luthier_cache::{
+    CacheStats, DescriptorStats, DryRun, GcLimits, GcReport, GoneFolders, PruneReport, Reuse, VerifyReport,
+};
 use serde::Serialize;
 
 use super::open_cache;
@@ -72,7 +74,7 @@ pub(crate) struct Arguments {
     cache: CacheSettings,
 }
 
-pub(crate) fn run(command: Command, _: &Progress) -> Result<ExitCode> {
+pub(crate) fn run(command: Command, progress: &Progress) -> Result<ExitCode> {
     let open = |arguments: &Arguments| {
         open_cache(
             &Settings {
@@ -84,7 +86,7 @@ pub(crate) fn run(command: Command, _: &Progress) -> Result<ExitCode> {
     };
     match command {
         Command::Stats(arguments) => print(&arguments, &open(&arguments)?.stats()?, describe_stats),
-        Command::Verify(arguments) => print(&arguments, &open(&arguments)?.verify()?, describe_check),
+        Command::Verify(arguments) => print(&arguments, &open(&arguments)?.verify(progress)?, describe_check),
         Command::Gc {
             arguments,
             keep_runs,
@@ -98,11 +100,11 @@ pub(crate) fn run(command: Command, _: &Progress) -> Result<ExitCode> {
                 days: keep_days,
                 bytes: max_size,
             };
-            let report = open(&arguments)?.gc(&limits, mode(dry_run))?;
+            let report = open(&arguments)?.gc(&limits, mode(dry_run), progress)?;
             print(&arguments, &report, |report| describe_gc(report, dry_run))
         }
         Command::PruneImages { arguments, dry_run } => {
-            let report = open(&arguments)?.prune_images(mode(dry_run))?;
+            let report = open(&arguments)?.prune_images(mode(dry_run), GoneFolders::Keep, progress)?;
             print(&arguments, &report, |report| describe_pruning(report, dry_run))
         }
     }
@@ -230,13 +232,21 @@ fn describe_gc(report: &GcReport, dry_run: bool) -> String {
 }
 
 fn describe_pruning(report: &PruneReport, dry_run: bool) -> String {
-    format!(
-        "{} features of {} ({}) and {} no longer there",
+    let mut text = format!(
+        "{} features of {} ({}) and {} no longer there\n",
         if dry_run { "would forget" } else { "forgot" },
         counted(report.features, "image"),
         size(report.feature_bytes),
         counted(report.files, "file")
-    )
+    );
+    for kept in &report.kept_folders {
+        text += &format!(
+            "kept {}: folder {} has no files now; is its drive plugged in?\n",
+            counted(kept.files, "file"),
+            kept.folder.display()
+        );
+    }
+    text
 }
 
 const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
