@@ -1,4 +1,4 @@
-//! What keeps the cache small: `gc`, `prune-images`.
+//! What keeps the cache small: `gc` and `prune-images`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -14,19 +14,19 @@ use crate::{Cache, Execution, References, Result, now};
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// How long an interrupted run counts as a use of what it stored, where nothing else is said.
+/// How long an interrupted run keeps what it stored, unless the limits say otherwise.
 const DAYS_TO_RESUME: u64 = 30;
 
-/// What [`Cache::gc`] keeps: what runs used that are within every limit.
+/// What [`Cache::gc`] keeps: what was used by the runs that are within every limit.
 ///
-/// A run that was begun and not finished counts beside the finished ones, for 30 days, or for the days given here.
+/// An unfinished run counts beside the finished ones, for 30 days, or for the days given here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GcLimits {
-    /// The last so many finished runs of every project.
+    /// This many finished runs of every project, the last ones.
     pub runs: Option<usize>,
-    /// Runs of the last so many days.
+    /// The runs of this many days.
     pub days: Option<u64>,
-    /// The runs used last, as many as leave the cache no larger than this.
+    /// The runs that were used last, as many as leave the cache no larger than this many bytes.
     pub bytes: Option<u64>,
 }
 
@@ -82,7 +82,8 @@ pub struct PruneReport {
     pub kept_folders: Vec<KeptFolder>,
 }
 
-/// A folder that is missing, cannot be read or holds no file, with files that are not taken for gone.
+/// A folder that is missing, cannot be read or holds no file, with files that are not taken for
+/// gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeptFolder {
     /// The folder that was scanned, or a link below it that leads nowhere.
@@ -109,13 +110,14 @@ impl Used {
 }
 
 impl Cache {
-    /// Removes what no run used that is to be kept, and what dead processes left behind.
+    /// Removes what no kept run used, and what dead processes left behind.
     ///
     /// # Errors
-    /// [`Error::InUse`](crate::Error::InUse) if another process has the cache open: it may be about to
-    /// name what it stored. [`Error::Io`](crate::Error::Io) or [`Error::Index`](crate::Error::Index) if
-    /// something cannot be read or removed. [`Error::Interrupted`](crate::Error::Interrupted) soon after
-    /// the observer says so; then only a part of what no kept run used is removed.
+    /// [`Error::InUse`](crate::Error::InUse) if another process has the cache open: it may be about
+    /// to name what it stored. [`Error::Io`](crate::Error::Io) or
+    /// [`Error::Index`](crate::Error::Index) if something cannot be read or removed.
+    /// [`Error::Interrupted`](crate::Error::Interrupted) soon after the observer says so; then only
+    /// a part of what no kept run used is removed.
     pub fn gc(&self, limits: &GcLimits, dry_run: DryRun, observer: &dyn Observer) -> Result<GcReport> {
         self.check_writable()?;
         let _alone = self.lock.exclusive()?;
@@ -184,7 +186,7 @@ impl Cache {
                 .sum(),
         };
         if dry_run == DryRun::No {
-            // Files first: on a full disk they make the room that the index needs.
+            // Files first: on a full disk this makes the room that the index needs.
             left_over.iter().try_for_each(|path| remove(path))?;
             for object in &objects {
                 go_on(observer)?;
@@ -201,9 +203,9 @@ impl Cache {
 
     /// Forgets the features of images that are gone, and the stats of files that are gone.
     ///
-    /// An image is kept if the last run of a project had it, finished or interrupted, or if a file that
-    /// is known by its stat may still hold it. A file is gone only if it is missing from a folder that
-    /// is there. These are not gone:
+    /// An image is kept if the last run of a project had it, finished or interrupted, or if a file
+    /// that is known by its stat may still hold it. A file is gone only if it is missing from a
+    /// folder that is there. These are not gone:
     /// - a file that has changed or cannot be looked at: the next scan will tell what it holds;
     /// - the files of a scanned folder that is missing, cannot be read, or holds no file at all. An
     ///   unplugged drive leaves an empty folder behind, or none. Hidden files do not count;
@@ -293,7 +295,7 @@ impl Cache {
             used.objects.extend(images);
             of_run.extend(descriptors.into_iter().map(|descriptor| descriptor.digest));
         }
-        // A run that was interrupted while it embedded has not yet recorded which descriptors it uses.
+        // A run that was interrupted while it embedded has not recorded its descriptors yet.
         let descriptors = if of_run.is_empty() { descriptors } else { &of_run };
         let images = self.images_of(run)?;
         let rows = (descriptors.iter()).flat_map(|descriptor| images.iter().map(|image| (*descriptor, *image)));
@@ -339,7 +341,7 @@ impl Cache {
 
     fn shrink(&self) -> Result<()> {
         match self.index.shrink() {
-            // What was removed is removed; the space is used again.
+            // The rows are removed, and the index will use their space again.
             Err(error) if error.is_disk_full() => {
                 tracing::warn!("{error}: the index keeps its size for now");
                 Ok(())
@@ -370,8 +372,8 @@ impl DataFolders {
         }
     }
 
-    /// Where a missing file was, if that place holds no file now: a folder that was scanned, or a link
-    /// below it.
+    /// Where a missing file was, if that place holds no file now: a folder that was scanned, or a
+    /// link below it.
     fn without_files(&mut self, path: &Path) -> Option<PathBuf> {
         let above: Vec<&Path> = path.ancestors().collect();
         let is_scanned = |folder: &&Path| self.scanned.iter().any(|scanned| scanned == folder);
@@ -395,8 +397,8 @@ impl DataFolders {
     }
 }
 
-/// Whether a folder holds a file that is not hidden, at any depth. What is missing or cannot be read
-/// holds none.
+/// Whether a folder holds a file that is not hidden, at any depth. What is missing or cannot be
+/// read holds none.
 fn holds_a_file(folder: &Path) -> bool {
     let is_hidden = |path: &Path| {
         path.file_name()
@@ -412,7 +414,7 @@ fn holds_a_file(folder: &Path) -> bool {
     entries(folder).is_ok_and(|paths| paths.iter().filter(|path| !is_hidden(path)).any(holds))
 }
 
-/// The runs within the limits but that of size, the one used last first.
+/// The runs within all limits except the limit of size. The run that was used last comes first.
 fn within<'a>(runs: &'a [Run], limits: &GcLimits, now: u64) -> Vec<&'a Run> {
     let mut newest_first: Vec<&Run> = runs.iter().collect();
     newest_first.sort_by_key(|run| std::cmp::Reverse((run.time, run.id)));

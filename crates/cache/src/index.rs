@@ -18,10 +18,11 @@ use crate::lock::{Gate, Pass};
 use crate::run::Run;
 use crate::{Error, Execution, PastExecution, Result, salvage};
 
-/// Changes with `schema.sql`; kept in SQLite's `user_version`.
+/// Changes with `schema.sql` and with what its columns hold. Kept in SQLite's `user_version`.
 const LAYOUT: i64 = 3;
 
-/// With the layout added, SQLite's `application_id`. A layout that does not stand in both places is damage.
+/// SQLite's `application_id` is this number plus the layout. If the two places disagree on the
+/// layout, the header is damaged.
 const APPLICATION: i64 = 0x4c55_5400;
 
 /// How long to wait for another process's transaction.
@@ -33,20 +34,21 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 /// After how many rows a long loop looks whether the user interrupts.
 const ROWS_BETWEEN_LOOKS: usize = 1024;
 
-/// Tables that are copied row by row out of a damaged index. Features are searched for.
+/// The tables that are copied row by row from a damaged index. Features are searched for page by
+/// page.
 const SMALL_TABLES: [&str; 5] = ["execution", "run", "export", "file", "folder"];
 
 /// `index.sqlite`: everything small, and the features of single images.
 ///
-/// A damaged index is replaced by a new one with all that is whole. Other processes may have the damaged file open, and
-/// what they write must not go down with it: whoever writes passes the [`Gate`] for the time of one transaction, sees
-/// there whether the file is still the one at its path, and opens the other if it is not; whoever replaces the file
-/// passes alone. So a committed row lies in the file at the path, or lay in the damaged file before it was searched.
-/// What is read needs no such care, because all of it has checksums.
+/// A damaged index is replaced by a new one with all that is whole. Other processes may have the
+/// damaged file open, and their writes must not be lost with it. So a transaction that writes holds
+/// the [`Gate`] shared. It first checks that the file that is open is still the file at the path,
+/// and opens the file at the path if it is not. Replacing the file holds the gate exclusively. The
+/// crate's documentation says why this is enough.
 #[derive(Debug)]
 pub(super) struct Index {
     path: PathBuf,
-    /// An index that is only read has none.
+    /// `None` for an index that is only read.
     gate: Option<Gate>,
     opened: Mutex<Opened>,
 }
@@ -75,8 +77,8 @@ impl Index {
         })
     }
 
-    /// Opens an index that cannot be written. SQLite then takes no locks and leaves the write-ahead log aside: rows may be
-    /// missing or fail their checksums, and both are misses.
+    /// Opens an index that cannot be written. SQLite then takes no locks and ignores the
+    /// write-ahead log. Rows may be missing or fail their checksums; both are misses.
     pub(super) fn open_read_only(path: &Path) -> Result<Self> {
         let wrap = wrap(path);
         let name = path
@@ -95,7 +97,8 @@ impl Index {
         })
     }
 
-    /// Runs a query. If it meets damage, it runs again on what is whole: it must begin from nothing each time.
+    /// Runs a query. If the query meets damage, it runs again on what is whole, so it must start
+    /// from nothing each time.
     pub(super) fn with<T>(&self, mut query: impl FnMut(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut opened = self.opened();
         match query(&mut opened.connection) {
@@ -108,8 +111,8 @@ impl Index {
         .map_err(wrap(&self.path))
     }
 
-    /// Runs statements in one transaction, which takes the write lock at its start:
-    /// a read that turns into a write could fail for good if another process wrote in between.
+    /// Runs statements in one transaction. It takes the write lock at its start: a transaction that
+    /// begins with a read could fail for good if another process wrote in between.
     pub(super) fn write<T>(&self, mut query: impl FnMut(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         self.alter(|connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -119,13 +122,13 @@ impl Index {
         })
     }
 
-    /// Runs `work`, and ends the statement that it is in when the user interrupts: a single statement
-    /// can take minutes in a large index. What the statement has changed is undone.
+    /// Runs `work`. When the user interrupts, SQLite ends the statement that is running, and undoes
+    /// what the statement has changed. A single statement can take minutes in a large index.
     pub(super) fn watched<T>(&self, observer: &dyn Observer, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let handle = self.opened().connection.get_interrupt_handle();
         let (done, is_done) = mpsc::channel::<()>();
         std::thread::scope(|scope| {
-            // In vain between two statements, so again and again.
+            // Between two statements an interrupt has no effect, so it is repeated.
             scope.spawn(move || {
                 while is_done.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                     if observer.is_interrupted() {
@@ -147,20 +150,21 @@ impl Index {
         })
     }
 
-    /// What SQLite finds wrong with the file, if anything. Then the index is replaced by a new one with all that is whole.
+    /// What SQLite finds wrong with the file, if anything. The index is then replaced by a new one
+    /// with all that is whole.
     pub(super) fn check(&self) -> Result<Option<String>> {
         let complaint: String =
             self.with(|connection| connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)))?;
         if complaint == "ok" {
             return Ok(None);
         }
-        // A complaint about a page begins with a line about the database.
+        // The first line of a complaint about a page only names the database.
         let complaint = complaint.lines().last().unwrap_or_default().to_owned();
         self.mend(&mut self.opened(), &corrupt(&complaint))?;
         Ok(Some(complaint))
     }
 
-    /// Runs what writes, in the file that is at the path now.
+    /// Runs a query that writes, on the file that is at the path now.
     fn alter<T>(&self, mut query: impl FnMut(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
         let gate = self.gate.as_ref().ok_or_else(|| Error::ReadOnly {
             path: self.path.clone(),
@@ -171,7 +175,7 @@ impl Index {
             let current = FileId::of(&self.path);
             if opened.file != current {
                 *opened = Opened::new(&self.path).inspect_err(|error| {
-                    // What is to be mended is this file. After any other error the next attempt opens it.
+                    // This is the file to mend. After any other error the next attempt opens it.
                     if error.is_damaged() {
                         opened.file = current;
                     }
@@ -197,7 +201,7 @@ impl Index {
         Ok(())
     }
 
-    /// A panic elsewhere cannot leave a transaction half done: SQLite rolls it back on drop.
+    /// A poisoned lock does no harm: SQLite rolls a transaction back when it is dropped.
     fn opened(&self) -> MutexGuard<'_, Opened> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -314,7 +318,8 @@ impl Index {
         folder: &str,
         files: impl Iterator<Item = (&'a str, FileStat)> + Clone,
     ) -> Result<Vec<Option<Digest>>> {
-        // The rows below a folder in one sweep beside the files, both in order, instead of a lookup for each.
+        // One sweep over the rows below the folder, beside the files. Both are in order, so no file
+        // needs a lookup of its own.
         let (first, end) = below(folder);
         self.with(|connection| {
             let mut select = connection.prepare_cached(
@@ -395,7 +400,7 @@ impl Index {
         })
     }
 
-    /// Stores features of images, and which they are, in one transaction.
+    /// Stores the vectors of images in one transaction.
     pub(super) fn store_features(&self, descriptor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
         self.write(|connection| {
             rows.iter().try_for_each(|(image, features)| {
@@ -426,7 +431,7 @@ impl Index {
         })
     }
 
-    /// Stores vectors, also in the place of damaged ones.
+    /// Stores vectors. Replaces damaged ones.
     pub(super) fn store_vectors(&self, vectors: &[&Vec<u8>]) -> Result<()> {
         if vectors.is_empty() {
             return Ok(());
@@ -438,7 +443,8 @@ impl Index {
         })
     }
 
-    /// Reads vectors into the rows of a matrix; the result is the places of those that are missing or damaged.
+    /// Reads vectors into the rows of a matrix. The result is the places of the vectors that are
+    /// missing or damaged.
     pub(super) fn read_vectors(&self, vectors: &[Digest], mut into: ArrayViewMut2<'_, f32>) -> Result<Vec<usize>> {
         self.with(|connection| {
             let transaction = connection.transaction()?;
@@ -463,7 +469,7 @@ impl Index {
         })
     }
 
-    /// Forgets vectors and that any image has them.
+    /// Forgets vectors, and every row that says that an image has one of them.
     pub(super) fn forget_vectors(&self, vectors: &[Digest]) -> Result<()> {
         if vectors.is_empty() {
             return Ok(());
@@ -473,7 +479,7 @@ impl Index {
             for vector in vectors {
                 delete.execute([vector.as_bytes()])?;
             }
-            // In one sweep, and with them all that name another lost vector: they come and go together.
+            // In one sweep over all rows. A row and its vector come and go together.
             connection.execute(
                 "DELETE FROM feature WHERE vector NOT IN (SELECT digest FROM vector)",
                 [],
@@ -617,10 +623,10 @@ impl Index {
         )
     }
 
-    /// Checks every row of features and every vector, deletes those that are damaged or of no use, and counts the rows:
-    /// all, and those that were deleted.
+    /// Checks every row of features and every vector, and deletes what is damaged or of no use. The
+    /// result is the number of rows, and of deleted rows.
     pub(super) fn forget_damaged_features(&self, observer: &dyn Observer) -> Result<(u64, u64)> {
-        // The rows first: another process may add some meanwhile, and a row comes together with its vector.
+        // The rows first: another process may add a row meanwhile, and adds its vector with it.
         let rows: Vec<(Digest, Digest, Option<Digest>)> = self.with(|connection| {
             connection
                 .prepare("SELECT extractor, image, vector, checksum FROM feature")?
@@ -686,7 +692,8 @@ impl Index {
         )
     }
 
-    /// Deletes the runs, exports, folders and files' stats that fail their checksum, and counts them.
+    /// Deletes the runs, exports, folders and files' stats that fail their checksum, and counts
+    /// them.
     pub(super) fn forget_damaged_records(&self) -> Result<u64> {
         self.write(|connection| {
             let mut n_forgotten = 0;
@@ -757,7 +764,8 @@ fn blob(digest: &Digest) -> Value {
 
 impl Drop for Index {
     fn drop(&mut self) {
-        // The last to close an index removes its log, by name: that must not be the log of another file.
+        // The last connection that closes an index removes its log, by name. The name must not
+        // belong to another file.
         let gate = self.gate.as_ref();
         self.opened
             .get_mut()
@@ -795,7 +803,8 @@ struct FileId {
 }
 
 impl FileId {
-    /// `None` if there is no file, and where files have no such numbers: there a file that is open cannot be replaced.
+    /// `None` if there is no file, and on systems without such numbers. There, an open file cannot
+    /// be replaced.
     #[cfg(unix)]
     fn of(path: &Path) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;
@@ -815,7 +824,7 @@ impl FileId {
 fn connect(path: &Path) -> Result<Connection> {
     let wrap = wrap(path);
     let connection = Connection::open(path).map_err(understand).map_err(&wrap)?;
-    // Before it has read the header, SQLite does not know.
+    // SQLite knows whether the file can be written only after it has read the header.
     layout(&connection).map_err(understand).map_err(&wrap)?;
     let mut connection = match connection.is_readonly("main").map_err(understand).map_err(&wrap)? {
         true => return Err(why_read_only(path, connection)),
@@ -823,7 +832,7 @@ fn connect(path: &Path) -> Result<Connection> {
     };
     prepare(&connection).map_err(understand).map_err(&wrap)?;
     use_write_ahead_log(path, &connection)?;
-    // Two processes may both find no tables: the second waits for the lock and finds them.
+    // Two processes may both find no tables. The second waits for the lock, and then finds them.
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(understand)
@@ -836,7 +845,8 @@ fn connect(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// SQLite opens a file for reading alone if it may not be written, or if its header asks for a newer SQLite.
+/// Why SQLite opened a file only for reading: the file cannot be written, or its header asks for a
+/// newer SQLite.
 fn why_read_only(path: &Path, connection: Connection) -> Error {
     drop(connection);
     match File::options().append(true).open(path) {
@@ -847,13 +857,14 @@ fn why_read_only(path: &Path, connection: Connection) -> Error {
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    // Damage is found where it lies, not where it leads to.
+    // Finds damage where it is, before it has effects elsewhere.
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "page_size", salvage::PAGE as i64)?;
-    // In KiB. Features of a hundred thousand images are looked up in pages that fit.
+    // In KiB. This holds the pages that are read to look up a hundred thousand images.
     connection.pragma_update(None, "cache_size", -65_536)?;
-    // With WAL, NORMAL survives a killed process; only a power cut can lose the last transactions, never damage the file.
+    // With the log, NORMAL survives a killed process. A power cut can lose the last transactions,
+    // and never damages the file.
     connection.pragma_update(None, "synchronous", "NORMAL")
 }
 
@@ -863,8 +874,8 @@ fn make(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "user_version", LAYOUT)
 }
 
-/// The log is a property of the file: the first process switches it on. While another does the same, SQLite gives up at
-/// once, without regard to the timeout.
+/// Switches the write-ahead log on. It is a property of the file, so only the first process changes
+/// anything. While another process does the same, SQLite fails at once, whatever the timeout.
 fn use_write_ahead_log(path: &Path, connection: &Connection) -> Result<()> {
     let start = Instant::now();
     loop {
@@ -888,8 +899,8 @@ fn use_write_ahead_log(path: &Path, connection: &Connection) -> Result<()> {
     }
 }
 
-/// Whether the index is one of this layout, whole as far as its tables go. What the user added to it,
-/// such as an index or a view, does no harm.
+/// Checks that the index has this layout, with every table. What a user added to it, such as an
+/// index or a view, does no harm.
 fn check_layout(path: &Path, connection: &Connection) -> Result<()> {
     let wrap = wrap(path);
     let found = layout(connection).map_err(understand).map_err(&wrap)?;
@@ -920,7 +931,7 @@ fn check_layout(path: &Path, connection: &Connection) -> Result<()> {
     }
 }
 
-/// The columns of each table, and what of them must be unique, whatever the text that defines them.
+/// The columns and the unique keys of each table, whatever the text that defines them.
 fn structure(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     let columns = "
         SELECT printf('column %s.%s %s %d %d', tables.name, columns.name, columns.type, columns.\"notnull\", columns.pk)
@@ -956,7 +967,8 @@ fn wrap(path: &Path) -> impl Fn(rusqlite::Error) -> Error {
     }
 }
 
-/// Ends a loop of statements that the user interrupted, as SQLite ends a statement.
+/// Ends a loop of statements when the user interrupts, with the error with which SQLite ends a
+/// statement.
 fn go_on(observer: &dyn Observer) -> rusqlite::Result<()> {
     match observer.is_interrupted() {
         true => Err(rusqlite::Error::SqliteFailure(
@@ -971,8 +983,8 @@ fn corrupt(what: &str) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), Some(what.to_owned()))
 }
 
-/// Whether an error says that the file does not hold what was written: SQLite finds a page damaged, or
-/// a value has another type than every value that is written there.
+/// Whether an error says that the file does not hold what was written. Either SQLite finds a page
+/// damaged, or a value has a type that is never written there.
 pub(crate) fn is_damaged(error: &rusqlite::Error) -> bool {
     match error {
         rusqlite::Error::SqliteFailure(failure, _) => {
@@ -986,9 +998,9 @@ pub(crate) fn is_damaged(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// While an index is opened, an error in a statement is damage: the statements are always the same, so
-/// SQLite does not understand the header or the schema. It says so for example of a flipped byte in
-/// the number of the file's format.
+/// Takes an error in a statement for damage while an index is being opened. The statements are
+/// always the same there, so SQLite does not understand the header or the schema. A flipped byte in
+/// the number of the file's format is such a case.
 fn understand(error: rusqlite::Error) -> rusqlite::Error {
     match &error {
         rusqlite::Error::SqlInputError { .. } => corrupt(&error.to_string()),
@@ -997,7 +1009,8 @@ fn understand(error: rusqlite::Error) -> rusqlite::Error {
     }
 }
 
-/// Replaces a damaged index, unless another process did so since the file was `seen`, and opens the one at the path.
+/// Replaces a damaged index, unless another process has replaced it since the file was `seen`. Then
+/// opens the index at the path.
 fn mend(path: &Path, gate: &Gate, seen: Option<FileId>, cause: &rusqlite::Error) -> Result<Opened> {
     let _alone = gate.alone()?;
     put_back(path)?;
@@ -1007,9 +1020,10 @@ fn mend(path: &Path, gate: &Gate, seen: Option<FileId>, cause: &rusqlite::Error)
     Opened::new(path)
 }
 
-/// Puts a new index with all that is whole in the place of a damaged one, which is kept for whoever wants to look at it.
+/// Replaces a damaged index by a new one with all that is whole. The damaged one is kept for
+/// inspection.
 ///
-/// Killed between two steps, it leaves what [`put_back`] undoes.
+/// If the process is killed between two steps, [`put_back`] undoes the steps.
 fn replace(path: &Path, cause: &rusqlite::Error) -> Result<()> {
     let (new, aside) = (beside(path, ".new"), beside(path, ".damaged"));
     for left_over in [
@@ -1023,17 +1037,18 @@ fn replace(path: &Path, cause: &rusqlite::Error) -> Result<()> {
         remove(&beside(path, left_over))?;
     }
     let (n_features, n_rows) = fill(path, &beside(path, "-wal"), &new).inspect_err(|_| {
-        // A disk that is full now would stay full.
+        // On a full disk this makes room.
         let _ = remove(&new);
     })?;
     File::open(&new)
         .and_then(|file| file.sync_all())
         .map_err(Error::io(&new))?;
-    // With a second name for the damaged file there is an index at every instant; not every file system knows them.
+    // With a second name for the damaged file there is an index at every instant. Not every file
+    // system has second names.
     fs::hard_link(path, &aside)
         .or_else(|_| fs::rename(path, &aside))
         .map_err(Error::io(path))?;
-    // A log that stayed behind would be taken for the new file's.
+    // SQLite would take a log that stays behind for the log of the new file.
     for of_log in ["-wal", "-shm"] {
         rename_if_there(&beside(path, of_log), &beside(path, &format!(".damaged{of_log}")))?;
     }
@@ -1048,7 +1063,7 @@ fn replace(path: &Path, cause: &rusqlite::Error) -> Result<()> {
     Ok(())
 }
 
-/// Passes the gate together with other writers.
+/// Takes the gate shared. First undoes a replacement that was cut off.
 fn enter<'a>(path: &Path, gate: &'a Gate) -> Result<Pass<'a>> {
     loop {
         let pass = gate.together()?;
@@ -1061,8 +1076,8 @@ fn enter<'a>(path: &Path, gate: &'a Gate) -> Result<Pass<'a>> {
     }
 }
 
-/// Whether the damaged index has its second name and nothing is in its place: with the gate passed, whoever was replacing
-/// it is dead.
+/// Whether a replacement was cut off: the damaged index has its second name, and no new index has
+/// taken its place. The caller holds the gate, so the process that was replacing the index is dead.
 fn is_half_replaced(path: &Path) -> bool {
     let aside = beside(path, ".damaged");
     match FileId::of(path) {
@@ -1071,8 +1086,8 @@ fn is_half_replaced(path: &Path) -> bool {
     }
 }
 
-/// Undoes a replacement that was cut off. The damaged index has its log again, in which rows may be that are nowhere else,
-/// and is searched anew when the damage is met.
+/// Undoes a replacement that was cut off. The damaged index gets its log back, which may hold rows
+/// that are nowhere else. It is searched again when the damage is next met.
 fn put_back(path: &Path) -> Result<()> {
     if !is_half_replaced(path) {
         return Ok(());
@@ -1080,7 +1095,7 @@ fn put_back(path: &Path) -> Result<()> {
     for of_log in ["-wal", "-shm"] {
         rename_if_there(&beside(path, &format!(".damaged{of_log}")), &beside(path, of_log))?;
     }
-    // Last, because this tells that there is something to undo.
+    // Last, because the second name says that there is something to undo.
     let aside = beside(path, ".damaged");
     if path.exists() {
         return Ok(remove(&aside)?);
@@ -1088,7 +1103,7 @@ fn put_back(path: &Path) -> Result<()> {
     fs::rename(&aside, path).map_err(Error::io(path))
 }
 
-/// The path of the index with something after its name.
+/// The path of the index with a suffix after its name.
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_extension(format!("sqlite{suffix}"))
 }
@@ -1100,12 +1115,13 @@ fn rename_if_there(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// Makes a new index of what is whole in a damaged one, and counts it.
+/// Makes a new index of what is whole in a damaged one. The result is the number of images whose
+/// features it has, and of other rows.
 fn fill(old: &Path, old_log: &Path, new: &Path) -> Result<(usize, usize)> {
     let connection = connect(new)?;
     let wrap = wrap(new);
     connection.execute_batch("BEGIN").map_err(&wrap)?;
-    // Before SQLite reads the old file, which may write its log into it.
+    // Before SQLite reads the old file: SQLite may write the log into it.
     let mut n_features = 0;
     salvage::carve(old, old_log, |row| {
         let insert = if is_feature(&row) {
@@ -1128,7 +1144,7 @@ fn fill(old: &Path, old_log: &Path, new: &Path) -> Result<(usize, usize)> {
     Ok((n_features, n_rows))
 }
 
-/// Whether a row, in the order of its columns, is one of features and passes its checksum.
+/// Whether a row, given by its columns in order, is a row of features that passes its checksum.
 fn is_feature(row: &[Value]) -> bool {
     match row {
         [
@@ -1165,7 +1181,7 @@ fn runs(connection: &Connection) -> rusqlite::Result<Vec<Run>> {
     Ok(runs)
 }
 
-/// Stores a run under its id, or, if that is 0, as the newest.
+/// Stores a run under its id. A run with the id 0 is stored as the newest.
 fn store_run(connection: &Connection, run: &Run) -> rusqlite::Result<()> {
     let record = run.record();
     connection.execute(
@@ -1193,14 +1209,15 @@ fn checksum(parts: &[&[u8]]) -> [u8; 16] {
         .expect("a digest has 32 bytes")
 }
 
-/// The first text that begins with the folder's path and a separator, and the first that comes after all of them.
+/// The bounds of the paths below a folder: the first possible path, and the first path that comes
+/// after all of them.
 fn below(folder: &str) -> (String, String) {
     let folder = folder.strip_suffix(MAIN_SEPARATOR).unwrap_or(folder);
     let after = char::from(MAIN_SEPARATOR as u8 + 1);
     (format!("{folder}{MAIN_SEPARATOR}"), format!("{folder}{after}"))
 }
 
-/// Inserts a vector, also in the place of a damaged one; the result is its digest.
+/// Inserts a vector, or replaces a damaged one. The result is its digest.
 fn insert_vector(connection: &Connection, bytes: &[u8]) -> rusqlite::Result<Digest> {
     let digest = Digest::of(bytes);
     connection
@@ -1246,7 +1263,8 @@ fn run_checksum(id: i64, project: &str, record: &str) -> [u8; 16] {
     checksum(&[b"run", &id.to_le_bytes(), project.as_bytes(), record.as_bytes()])
 }
 
-/// Columns 0 to 2: size, mtime_ns, inode. SQLite's integers are signed; the bits stay.
+/// The stat in columns 0 to 2: size, mtime_ns, inode. SQLite's integers are signed, but the bits
+/// stay the same.
 fn file_stat(row: &Row<'_>) -> rusqlite::Result<FileStat> {
     Ok(FileStat {
         size: row.get::<_, i64>(0)? as u64,

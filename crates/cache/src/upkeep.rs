@@ -78,7 +78,7 @@ pub struct LastRun {
 /// What [`Cache::verify`] found and forgot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
-    /// What SQLite found wrong with the index, which was then made anew of what is whole.
+    /// What SQLite found wrong with the index. A new index was then made of what is whole.
     pub damaged_index: Option<String>,
     /// Artifacts that were read.
     pub objects: usize,
@@ -90,10 +90,11 @@ pub struct VerifyReport {
     pub damaged_features: u64,
     /// Executions whose record or outputs were damaged or gone, now forgotten.
     pub forgotten_executions: u64,
-    /// Other rows that failed their checksum, now removed: runs, exports, folders, files known by their stat.
+    /// Other rows that failed their checksum, now removed: runs, exports, folders, files known by
+    /// their stat.
     pub damaged_records: u64,
-    /// Files that dead processes left behind, now removed; `None` if other processes use the cache, for then nobody can
-    /// tell.
+    /// Files that dead processes left behind, now removed. `None` if other processes use the cache:
+    /// the files may then be theirs.
     pub left_over_files: Option<usize>,
 }
 
@@ -137,9 +138,9 @@ impl Cache {
     /// Reads everything against its digest or checksum, and forgets what does not agree.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`] if nothing can be forgotten, [`Error::Io`] or [`Error::Index`] if something
-    /// cannot be read at all. [`Error::Interrupted`] soon after the observer says so; what was found
-    /// damaged until then may be forgotten already, and nothing else is.
+    /// [`Error::ReadOnly`] if nothing can be forgotten, [`Error::Io`] or [`Error::Index`] if
+    /// something cannot be read at all. [`Error::Interrupted`] soon after the observer says so;
+    /// what was found damaged until then may be forgotten already, and nothing else is.
     pub fn verify(&self, observer: &dyn Observer) -> Result<VerifyReport> {
         self.check_writable()?;
         self.index.watched(observer, || self.verify_watched(observer))
@@ -177,7 +178,7 @@ impl Cache {
         Ok(report)
     }
 
-    /// What is counted: the folder's own contents.
+    /// What `stats` counts: the contents of the folder, not of the temporary one.
     fn shown(&self) -> (&Objects, &Index) {
         match &self.below {
             Some(below) => (&below.objects, &below.index),
@@ -194,7 +195,8 @@ impl Cache {
         }
     }
 
-    /// The unfinished files of dead processes. Only for who has the cache alone: those of living ones look the same.
+    /// The unfinished files of dead processes. Those of living processes look the same, so the
+    /// caller must hold the lock exclusively.
     pub(super) fn left_over(&self) -> Result<Vec<PathBuf>> {
         let unfinished = ["index.sqlite.new", "index.sqlite.new-wal", "index.sqlite.new-shm"]
             .map(|name| self.folder.join(name))

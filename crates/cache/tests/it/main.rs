@@ -216,7 +216,7 @@ fn a_table_that_is_stored_already_is_not_written_again() {
     for damage in [
         "UPDATE vector SET bytes = x'0000803f00000041'",
         "UPDATE vector SET bytes = x'00'",
-        "DELETE FROM vector WHERE rowid = 1",
+        "DELETE FROM vector WHERE rowid = (SELECT min(rowid) FROM vector)",
     ] {
         folder.tamper(damage);
         let before = commits(&watcher);
