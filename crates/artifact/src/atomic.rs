@@ -13,7 +13,7 @@ pub const TEMPORARY: &str = ".luthier-unfinished-";
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 18;
 
-/// No process takes a day between two writes to a file.
+/// No living process waits this long between two writes to a file.
 const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A file that was written.
@@ -21,19 +21,19 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Written {
     /// Where it was put.
     pub path: PathBuf,
-    /// What tells it from a file that another process put there since.
+    /// Its stat, which tells it from a file that another process has put there since.
     pub stat: FileStat,
 }
 
-/// Writes a file so that a reader, at any instant and after any crash, sees the old bytes or the new
-/// ones, never a part.
+/// Writes a file so that a reader, at any instant and after any crash, sees the old bytes or the
+/// new ones, never a part.
 ///
-/// Missing parent folders are made. The bytes go to a temporary file beside the file, which is synced
-/// and renamed.
+/// Missing parent folders are made. The bytes go to a temporary file beside the file, which is
+/// synced and renamed.
 ///
 /// A new file gets the permissions that the umask leaves. A file that is replaced keeps its
-/// permissions. If `path` is a symbolic link, the link stays and the file that it leads to is replaced,
-/// or made if there is none; its folder must exist.
+/// permissions. If `path` is a symbolic link, the link stays and the file that it leads to is
+/// replaced, or made if there is none; its folder must exist.
 ///
 /// # Errors
 /// [`Error::Io`] naming `path`; the old file is then untouched and no temporary file is left.
@@ -71,8 +71,8 @@ pub fn write_atomically_with(
     })
 }
 
-/// A temporary file beside the file that it will replace, with that file's permissions from the start,
-/// so that private bytes are never readable by others.
+/// A temporary file beside the file that it will replace, with that file's permissions from the
+/// start, so that private bytes are never readable by others.
 #[cfg(unix)]
 fn temporary_for(target: &Path) -> io::Result<NamedTempFile> {
     use std::os::unix::fs::PermissionsExt;
@@ -116,9 +116,9 @@ fn folder_of(file: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-/// Makes the names in a folder durable: a file that was renamed or linked there is still there after a
-/// power cut. Does nothing on a file system that cannot sync a folder, and on Windows, which has no
-/// such call and needs none.
+/// Makes the names in a folder durable: a file that was renamed or linked there is still there
+/// after a power cut. Does nothing on a file system that cannot sync a folder, and on Windows,
+/// which has no such call and needs none.
 ///
 /// # Errors
 /// Whatever the system says.
@@ -139,8 +139,8 @@ pub fn sync_folder(_: &Path) -> io::Result<()> {
 /// Takes an operation for done if the file system does not know it.
 ///
 /// Some file systems, such as those of memory cards and of Windows shares, know no permissions or
-/// cannot sync a folder. They say `EPERM`, `EACCES`, `ENOTSUP`, `ENOSYS` or `EINVAL`. That is no reason
-/// not to write there.
+/// cannot sync a folder. They say `EPERM`, `EACCES`, `ENOTSUP`, `ENOSYS` or `EINVAL`. That is no
+/// reason not to write there.
 ///
 /// # Errors
 /// Any other error.
@@ -158,18 +158,18 @@ pub fn if_supported(done: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes the unfinished files that killed processes left in a folder that [`write_atomically`] writes
-/// to.
+/// Removes the unfinished files that killed processes left in a folder that [`write_atomically`]
+/// writes to.
 ///
-/// The unfinished files of living processes look the same, so those that were written to within a day
-/// stay.
+/// The unfinished files of living processes look the same, so those that were written to within a
+/// day stay.
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read, or a file not removed.
 pub fn remove_unfinished(folder: &Path) -> Result<()> {
     let now = SystemTime::now();
     for path in temporary(folder)? {
-        // One that is gone meanwhile is finished.
+        // A file that is gone meanwhile was finished.
         let written = fs::metadata(&path).and_then(|metadata| metadata.modified());
         if written.is_ok_and(|written| written + LONGEST_PAUSE < now) {
             remove(&path)?;
@@ -178,7 +178,7 @@ pub fn remove_unfinished(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a file. A file that is gone already is no error: other processes remove files too.
+/// Removes a file. It is no error if the file is gone already: other processes remove files too.
 ///
 /// # Errors
 /// [`Error::Io`] if the file is there and cannot be removed.
@@ -189,7 +189,7 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// The temporary files in a folder, of living and dead processes.
+/// The temporary files in a folder, of living and of dead processes.
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read.
@@ -201,7 +201,7 @@ pub fn temporary(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(entries(folder)?.into_iter().filter(is_temporary).collect())
 }
 
-/// What is in a folder, in no order; nothing if there is no such folder.
+/// The paths in a folder, in no order. There are none if there is no such folder.
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read.

@@ -15,8 +15,8 @@ pub struct KeyPart {
 
 /// What the result of a stage depends on. Two keys are the same if all their parts are.
 ///
-/// The digest is blake3 over the stage's name, its version, and each part's name and value,
-/// every one of them preceded by its length as 8 little-endian bytes.
+/// The digest is blake3 over the stage's name, its version, and each part's name and value. Each
+/// text is preceded by its length as 8 little-endian bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     /// The stage's name.
@@ -58,7 +58,8 @@ impl Key {
             .map(|part| part.value.as_str())
     }
 
-    /// The parts whose values differ from `earlier`, as (name, earlier value, value); a missing part is `None`.
+    /// The parts whose values differ from `earlier`, as (name, earlier value, value). A missing
+    /// part is `None`.
     pub fn differences<'a>(&'a self, earlier: &'a Key) -> Vec<(&'a str, Option<&'a str>, Option<&'a str>)> {
         let ours = self.parts.iter().map(|part| part.name.as_str());
         let gone = earlier

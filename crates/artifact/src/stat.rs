@@ -3,11 +3,11 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A file younger than this when it was read may change again without a new modification time,
-/// because file systems count time in ticks of up to two seconds (FAT).
+/// A file that changed less than this long before it was read may change again without a new
+/// modification time. File systems count time in ticks of up to two seconds (FAT).
 const MTIME_TICK: Duration = Duration::from_secs(2);
 
-/// What tells, without reading it, whether a file is still the one that was read.
+/// What tells whether a file is still the one that was read, without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileStat {
     /// Length in bytes.
@@ -46,7 +46,8 @@ impl FileStat {
         fs::metadata(path).map(|metadata| FileStat::new(&metadata))
     }
 
-    /// Whether the file was at rest at `now`, so that any later change gives it another modification time.
+    /// Whether the file had not changed shortly before `now`, so that any later change gives it
+    /// another modification time.
     pub fn is_settled(&self, now: SystemTime) -> bool {
         let tick = now - MTIME_TICK;
         let tick_ns = tick

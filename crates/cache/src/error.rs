@@ -36,7 +36,7 @@ pub enum Error {
         /// What SQLite said.
         source: rusqlite::Error,
     },
-    /// Something that the cache should have and has not. What was to be computed from it must be computed again.
+    /// The cache has lost something that it should have. The stage that makes it must run again.
     #[error("{what} {} is lost or damaged", digest.short())]
     Lost {
         /// What it is, for example `artifact`.
@@ -50,13 +50,13 @@ pub enum Error {
         /// The lock file.
         path: PathBuf,
     },
-    /// The cache may be read, not written, and what was asked for is a change.
+    /// The cache can only be read, and something was to be changed.
     #[error("{}: expected a cache that can be written, found one that can only be read", path.display())]
     ReadOnly {
         /// The cache's folder.
         path: PathBuf,
     },
-    /// The file system refuses locks, without which processes would disturb each other.
+    /// The file system has no locks. Without locks, processes would disturb each other.
     #[error("{}: expected a file system with file locks, found one without: {source}", path.display())]
     Locks {
         /// The lock file.
@@ -64,7 +64,8 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The system refuses a lock though the lock file is open for reading and writing, which is all that a lock needs.
+    /// The system refuses a lock, although the lock file is open for reading and writing. A lock
+    /// needs no more than that.
     #[error(
         "{}: expected a lock on a file that is open for reading and writing, found it refused: {source}",
         path.display()
@@ -75,7 +76,7 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The file system has no shared memory, through which processes that share the index agree.
+    /// The file system has no shared memory, which the processes that share an index need.
     #[error("{}: expected a file system with shared memory for journal mode wal, found mode {found}", path.display())]
     SharedMemory {
         /// The index file.
@@ -123,7 +124,7 @@ impl Error {
             Error::Io { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
-            // SQLite makes room in its shared memory by writing, and has one code for all that can fail there.
+            // SQLite grows its shared memory by writing, and has one code for every failure there.
             Error::Index { source, .. } => {
                 source.sqlite_error_code() == Some(ErrorCode::DiskFull)
                     || extended_code(source) == Some(SQLITE_IOERR_SHMSIZE)
@@ -166,7 +167,7 @@ impl Error {
         matches!(self, Error::Index { source, .. } if crate::is_damaged(source))
     }
 
-    /// Whether something may be read, not written.
+    /// Whether something can be read and not written.
     pub(crate) fn is_read_only(&self) -> bool {
         match self {
             Error::Io { source, .. } => matches!(

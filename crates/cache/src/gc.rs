@@ -1,31 +1,32 @@
-//! What keeps the cache small: `gc`, `prune-images`.
+//! What keeps the cache small: `gc` and `prune-images`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
-use luthier_artifact::{Digest, FileStat, images_of, remove};
+use luthier_artifact::{Digest, FileStat, Observer, entries, images_of, remove};
 use serde::Serialize;
 
 use crate::run::{Run, RunState};
+use crate::upkeep::go_on;
 use crate::{Cache, Execution, References, Result, now};
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// How long an interrupted run counts as a use of what it stored, where nothing else is said.
+/// How long an interrupted run keeps what it stored, unless the limits say otherwise.
 const DAYS_TO_RESUME: u64 = 30;
 
-/// What [`Cache::gc`] keeps: what runs used that are within every limit.
+/// What [`Cache::gc`] keeps: what was used by the runs that are within every limit.
 ///
-/// A run that was begun and not finished counts beside the finished ones, for 30 days, or for the days given here.
+/// An unfinished run counts beside the finished ones, for 30 days, or for the days given here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GcLimits {
-    /// The last so many finished runs of every project.
+    /// This many finished runs of every project, the last ones.
     pub runs: Option<usize>,
-    /// Runs of the last so many days.
+    /// The runs of this many days.
     pub days: Option<u64>,
-    /// The runs used last, as many as leave the cache no larger than this.
+    /// The runs that were used last, as many as leave the cache no larger than this many bytes.
     pub bytes: Option<u64>,
 }
 
@@ -36,6 +37,15 @@ pub enum DryRun {
     Yes,
     /// Remove.
     No,
+}
+
+/// What [`Cache::prune_images`] does with the files of a folder that holds no file now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoneFolders {
+    /// Keep what is known of them: their drive may not be plugged in.
+    Keep,
+    /// Forget them as if they had been deleted one by one.
+    Forget,
 }
 
 /// What [`Cache::gc`] removed, or would remove.
@@ -68,6 +78,18 @@ pub struct PruneReport {
     pub feature_bytes: u64,
     /// Files that were known by their stat and are gone.
     pub files: u64,
+    /// The folders that hold no file now, and whose files are therefore not taken for gone.
+    pub kept_folders: Vec<KeptFolder>,
+}
+
+/// A folder that is missing, cannot be read or holds no file, with files that are not taken for
+/// gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeptFolder {
+    /// The folder that was scanned, or a link below it that leads nowhere.
+    pub folder: PathBuf,
+    /// How many files were known below it.
+    pub files: u64,
 }
 
 /// What runs used.
@@ -88,14 +110,22 @@ impl Used {
 }
 
 impl Cache {
-    /// Removes what no run used that is to be kept, and what dead processes left behind.
+    /// Removes what no kept run used, and what dead processes left behind.
     ///
     /// # Errors
-    /// [`Error::InUse`](crate::Error::InUse) if another process has the cache open: it may be about to name what it stored.
-    /// [`Error::Io`](crate::Error::Io) or [`Error::Index`](crate::Error::Index) if something cannot be read or removed.
-    pub fn gc(&self, limits: &GcLimits, dry_run: DryRun) -> Result<GcReport> {
+    /// [`Error::InUse`](crate::Error::InUse) if another process has the cache open: it may be about
+    /// to name what it stored. [`Error::Io`](crate::Error::Io) or
+    /// [`Error::Index`](crate::Error::Index) if something cannot be read or removed.
+    /// [`Error::Interrupted`](crate::Error::Interrupted) soon after the observer says so; then only
+    /// a part of what no kept run used is removed.
+    pub fn gc(&self, limits: &GcLimits, dry_run: DryRun, observer: &dyn Observer) -> Result<GcReport> {
         self.check_writable()?;
         let _alone = self.lock.exclusive()?;
+        self.index
+            .watched(observer, || self.gc_watched(limits, dry_run, observer))
+    }
+
+    fn gc_watched(&self, limits: &GcLimits, dry_run: DryRun, observer: &dyn Observer) -> Result<GcReport> {
         let stored: HashMap<Digest, u64> = (self.objects.list()?.into_iter())
             .map(|object| (object.digest, object.bytes))
             .collect();
@@ -107,6 +137,7 @@ impl Cache {
         let mut used = Used::default();
         let mut kept = HashSet::new();
         for run in within(&runs, limits, now()) {
+            go_on(observer)?;
             let more = self.used_by(run, &descriptors)?;
             if let Some(limit) = limits.bytes {
                 let objects: u64 = (used.objects.union(&more.objects))
@@ -155,36 +186,70 @@ impl Cache {
                 .sum(),
         };
         if dry_run == DryRun::No {
-            // Files first: on a full disk they make the room that the index needs.
+            // Files first: on a full disk this makes the room that the index needs.
             left_over.iter().try_for_each(|path| remove(path))?;
-            (objects.iter()).try_for_each(|object| remove(&self.objects.path(object)))?;
-            self.index.forget_features(&features)?;
-            self.index.forget_unused_vectors()?;
-            self.index.forget_executions(&executions)?;
-            self.index.forget_runs(&old_runs)?;
+            for object in &objects {
+                go_on(observer)?;
+                remove(&self.objects.path(object))?;
+            }
+            self.index.forget_features(&features, observer)?;
+            self.index.forget_unused_vectors(observer)?;
+            self.index.forget_executions(&executions, observer)?;
+            self.index.forget_runs(&old_runs, observer)?;
             self.shrink()?;
         }
         Ok(report)
     }
 
-    /// Forgets the features of images that are gone: that are neither in the last run of a project, finished or
-    /// interrupted, nor the bytes of a file that is known by its stat and still there. Also forgets the stats of files that
-    /// are gone.
+    /// Forgets the features of images that are gone, and the stats of files that are gone.
+    ///
+    /// An image is kept if the last run of a project had it, finished or interrupted, or if a file
+    /// that is known by its stat may still hold it. A file is gone only if it is missing from a
+    /// folder that is there. These are not gone:
+    /// - a file that has changed or cannot be looked at: the next scan will tell what it holds;
+    /// - the files of a scanned folder that is missing, cannot be read, or holds no file at all. An
+    ///   unplugged drive leaves an empty folder behind, or none. Hidden files do not count;
+    /// - the files below a link that leads nowhere, or to a folder without files.
+    ///
+    /// The report names such folders. [`GoneFolders::Forget`] takes their files for gone.
     ///
     /// # Errors
     /// Those of [`gc`](Cache::gc).
-    pub fn prune_images(&self, dry_run: DryRun) -> Result<PruneReport> {
+    pub fn prune_images(
+        &self,
+        dry_run: DryRun,
+        gone_folders: GoneFolders,
+        observer: &dyn Observer,
+    ) -> Result<PruneReport> {
         self.check_writable()?;
         let _alone = self.lock.exclusive()?;
+        self.index
+            .watched(observer, || self.prune_watched(dry_run, gone_folders, observer))
+    }
+
+    fn prune_watched(
+        &self,
+        dry_run: DryRun,
+        gone_folders: GoneFolders,
+        observer: &dyn Observer,
+    ) -> Result<PruneReport> {
         let mut images = HashSet::new();
-        let mut gone = Vec::new();
-        for (path, stat, digest) in self.index.files()? {
-            match FileStat::of(&path) {
-                Ok(found) if found == stat => drop(images.insert(digest)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => gone.push(path),
-                // Another file, or one that cannot be looked at now: the next scan will tell.
-                _ => {}
+        let (mut gone, mut there): (Vec<PathBuf>, Vec<PathBuf>) = Default::default();
+        let mut folders = DataFolders::new(self.index.folders()?);
+        let mut kept: BTreeMap<PathBuf, u64> = BTreeMap::new();
+        for (path, _, digest) in self.index.files()? {
+            go_on(observer)?;
+            if is_missing(&path) {
+                match folders.without_files(&path) {
+                    Some(folder) if gone_folders == GoneFolders::Keep => *kept.entry(folder).or_default() += 1,
+                    _ => {
+                        gone.push(path);
+                        continue;
+                    }
+                }
             }
+            images.insert(digest);
+            there.push(path);
         }
         let last = GcLimits {
             runs: Some(1),
@@ -200,15 +265,21 @@ impl Cache {
             .filter(|(_, image)| !images.contains(image))
             .collect();
         if dry_run == DryRun::No {
-            self.index.forget_features(&features)?;
-            self.index.forget_unused_vectors()?;
-            self.index.forget_files(&gone)?;
+            let is_used = |folder: &PathBuf| there.iter().any(|path| path.starts_with(folder));
+            let unused: Vec<PathBuf> = folders.scanned.into_iter().filter(|folder| !is_used(folder)).collect();
+            self.index.forget_features(&features, observer)?;
+            self.index.forget_unused_vectors(observer)?;
+            self.index.forget_files(&gone, observer)?;
+            self.index.forget_folders(&unused, observer)?;
             self.shrink()?;
         }
         Ok(PruneReport {
             features: features.len() as u64,
             feature_bytes: features.len() as u64 * row_bytes,
             files: gone.len() as u64,
+            kept_folders: (kept.into_iter())
+                .map(|(folder, files)| KeptFolder { folder, files })
+                .collect(),
         })
     }
 
@@ -224,7 +295,7 @@ impl Cache {
             used.objects.extend(images);
             of_run.extend(descriptors.into_iter().map(|descriptor| descriptor.digest));
         }
-        // A run that was interrupted while it embedded has not yet recorded which descriptors it uses.
+        // A run that was interrupted while it embedded has not recorded its descriptors yet.
         let descriptors = if of_run.is_empty() { descriptors } else { &of_run };
         let images = self.images_of(run)?;
         let rows = (descriptors.iter()).flat_map(|descriptor| images.iter().map(|image| (*descriptor, *image)));
@@ -270,7 +341,7 @@ impl Cache {
 
     fn shrink(&self) -> Result<()> {
         match self.index.shrink() {
-            // What was removed is removed; the space is used again.
+            // The rows are removed, and the index will use their space again.
             Err(error) if error.is_disk_full() => {
                 tracing::warn!("{error}: the index keeps its size for now");
                 Ok(())
@@ -280,7 +351,70 @@ impl Cache {
     }
 }
 
-/// The runs within the limits but that of size, the one used last first.
+/// Whether nothing is at a path. Whatever cannot be looked at may be there.
+fn is_missing(path: &Path) -> bool {
+    let missing = |kind| matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory);
+    FileStat::of(path).is_err_and(|error| missing(error.kind()))
+}
+
+/// The folders that were scanned.
+struct DataFolders {
+    scanned: Vec<PathBuf>,
+    /// What [`holds_a_file`] said of a folder.
+    holds_a_file: HashMap<PathBuf, bool>,
+}
+
+impl DataFolders {
+    fn new(scanned: Vec<PathBuf>) -> Self {
+        DataFolders {
+            scanned,
+            holds_a_file: HashMap::new(),
+        }
+    }
+
+    /// Where a missing file was, if that place holds no file now: a folder that was scanned, or a
+    /// link below it.
+    fn without_files(&mut self, path: &Path) -> Option<PathBuf> {
+        let above: Vec<&Path> = path.ancestors().collect();
+        let is_scanned = |folder: &&Path| self.scanned.iter().any(|scanned| scanned == folder);
+        let mut places: Vec<&Path> = above.iter().copied().filter(is_scanned).collect();
+        // A record of the folder may have been damaged.
+        let data_folder = *places.first().or(above.get(1))?;
+        if places.is_empty() {
+            places.push(data_folder);
+        }
+        let is_link = |place: &&Path| fs::symlink_metadata(place).is_ok_and(|metadata| metadata.is_symlink());
+        places.extend(
+            above
+                .into_iter()
+                .take_while(|place| *place != data_folder)
+                .filter(is_link),
+        );
+        let place = places
+            .into_iter()
+            .find(|place| !*(self.holds_a_file.entry(place.to_path_buf())).or_insert_with(|| holds_a_file(place)))?;
+        Some(place.to_owned())
+    }
+}
+
+/// Whether a folder holds a file that is not hidden, at any depth. What is missing or cannot be
+/// read holds none.
+fn holds_a_file(folder: &Path) -> bool {
+    let is_hidden = |path: &Path| {
+        path.file_name()
+            .unwrap_or_default()
+            .as_encoded_bytes()
+            .starts_with(b".")
+    };
+    let holds = |path: &PathBuf| match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => holds_a_file(path),
+        Ok(_) => true,
+        Err(_) => false,
+    };
+    entries(folder).is_ok_and(|paths| paths.iter().filter(|path| !is_hidden(path)).any(holds))
+}
+
+/// The runs within all limits except the limit of size. The run that was used last comes first.
 fn within<'a>(runs: &'a [Run], limits: &GcLimits, now: u64) -> Vec<&'a Run> {
     let mut newest_first: Vec<&Run> = runs.iter().collect();
     newest_first.sort_by_key(|run| std::cmp::Reverse((run.time, run.id)));

@@ -1,13 +1,14 @@
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use luthier_artifact::{Digest, FileStat, Key, remove, vector_bytes};
-use ndarray::{ArrayView2, ArrayViewMut2};
+use luthier_artifact::{Digest, FileStat, Key, Observer, remove, vector_bytes};
+use ndarray::ArrayViewMut2;
 use rusqlite::types::Value;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, ffi, params, params_from_iter,
@@ -17,29 +18,37 @@ use crate::lock::{Gate, Pass};
 use crate::run::Run;
 use crate::{Error, Execution, PastExecution, Result, salvage};
 
-/// Changes with `schema.sql`; kept in SQLite's `user_version`.
-const LAYOUT: i64 = 2;
+/// Changes with `schema.sql` and with what its columns hold. Kept in SQLite's `user_version`.
+const LAYOUT: i64 = 3;
 
-/// With the layout added, SQLite's `application_id`. A layout that does not stand in both places is damage.
+/// SQLite's `application_id` is this number plus the layout. If the two places disagree on the
+/// layout, the header is damaged.
 const APPLICATION: i64 = 0x4c55_5400;
 
 /// How long to wait for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Tables that are copied row by row out of a damaged index. Features are searched for.
-const SMALL_TABLES: [&str; 4] = ["execution", "run", "export", "file"];
+/// How often a long statement looks whether the user interrupts.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// After how many rows a long loop looks whether the user interrupts.
+const ROWS_BETWEEN_LOOKS: usize = 1024;
+
+/// The tables that are copied row by row from a damaged index. Features are searched for page by
+/// page.
+const SMALL_TABLES: [&str; 5] = ["execution", "run", "export", "file", "folder"];
 
 /// `index.sqlite`: everything small, and the features of single images.
 ///
-/// A damaged index is replaced by a new one with all that is whole. Other processes may have the damaged file open, and
-/// what they write must not go down with it: whoever writes passes the [`Gate`] for the time of one transaction, sees
-/// there whether the file is still the one at its path, and opens the other if it is not; whoever replaces the file
-/// passes alone. So a committed row lies in the file at the path, or lay in the damaged file before it was searched.
-/// What is read needs no such care, because all of it has checksums.
+/// A damaged index is replaced by a new one with all that is whole. Other processes may have the
+/// damaged file open, and their writes must not be lost with it. So a transaction that writes holds
+/// the [`Gate`] shared. It first checks that the file that is open is still the file at the path,
+/// and opens the file at the path if it is not. Replacing the file holds the gate exclusively. The
+/// crate's documentation says why this is enough.
 #[derive(Debug)]
 pub(super) struct Index {
     path: PathBuf,
-    /// An index that is only read has none.
+    /// `None` for an index that is only read.
     gate: Option<Gate>,
     opened: Mutex<Opened>,
 }
@@ -68,8 +77,8 @@ impl Index {
         })
     }
 
-    /// Opens an index that cannot be written. SQLite then takes no locks and leaves the write-ahead log aside: rows may be
-    /// missing or fail their checksums, and both are misses.
+    /// Opens an index that cannot be written. SQLite then takes no locks and ignores the
+    /// write-ahead log. Rows may be missing or fail their checksums; both are misses.
     pub(super) fn open_read_only(path: &Path) -> Result<Self> {
         let wrap = wrap(path);
         let name = path
@@ -88,7 +97,8 @@ impl Index {
         })
     }
 
-    /// Runs a query. If it meets damage, it runs again on what is whole: it must begin from nothing each time.
+    /// Runs a query. If the query meets damage, it runs again on what is whole, so it must start
+    /// from nothing each time.
     pub(super) fn with<T>(&self, mut query: impl FnMut(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut opened = self.opened();
         match query(&mut opened.connection) {
@@ -101,14 +111,34 @@ impl Index {
         .map_err(wrap(&self.path))
     }
 
-    /// Runs statements in one transaction, which takes the write lock at its start:
-    /// a read that turns into a write could fail for good if another process wrote in between.
+    /// Runs statements in one transaction. It takes the write lock at its start: a transaction that
+    /// begins with a read could fail for good if another process wrote in between.
     pub(super) fn write<T>(&self, mut query: impl FnMut(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         self.alter(|connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = query(&transaction)?;
             transaction.commit()?;
             Ok(value)
+        })
+    }
+
+    /// Runs `work`. When the user interrupts, SQLite ends the statement that is running, and undoes
+    /// what the statement has changed. A single statement can take minutes in a large index.
+    pub(super) fn watched<T>(&self, observer: &dyn Observer, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let handle = self.opened().connection.get_interrupt_handle();
+        let (done, is_done) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            // Between two statements an interrupt has no effect, so it is repeated.
+            scope.spawn(move || {
+                while is_done.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                    if observer.is_interrupted() {
+                        handle.interrupt();
+                    }
+                }
+            });
+            let value = work();
+            drop(done);
+            value
         })
     }
 
@@ -120,20 +150,21 @@ impl Index {
         })
     }
 
-    /// What SQLite finds wrong with the file, if anything. Then the index is replaced by a new one with all that is whole.
+    /// What SQLite finds wrong with the file, if anything. The index is then replaced by a new one
+    /// with all that is whole.
     pub(super) fn check(&self) -> Result<Option<String>> {
         let complaint: String =
             self.with(|connection| connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)))?;
         if complaint == "ok" {
             return Ok(None);
         }
-        // A complaint about a page begins with a line about the database.
+        // The first line of a complaint about a page only names the database.
         let complaint = complaint.lines().last().unwrap_or_default().to_owned();
         self.mend(&mut self.opened(), &corrupt(&complaint))?;
         Ok(Some(complaint))
     }
 
-    /// Runs what writes, in the file that is at the path now.
+    /// Runs a query that writes, on the file that is at the path now.
     fn alter<T>(&self, mut query: impl FnMut(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
         let gate = self.gate.as_ref().ok_or_else(|| Error::ReadOnly {
             path: self.path.clone(),
@@ -144,7 +175,7 @@ impl Index {
             let current = FileId::of(&self.path);
             if opened.file != current {
                 *opened = Opened::new(&self.path).inspect_err(|error| {
-                    // What is to be mended is this file. After any other error the next attempt opens it.
+                    // This is the file to mend. After any other error the next attempt opens it.
                     if error.is_damaged() {
                         opened.file = current;
                     }
@@ -170,7 +201,7 @@ impl Index {
         Ok(())
     }
 
-    /// A panic elsewhere cannot leave a transaction half done: SQLite rolls it back on drop.
+    /// A poisoned lock does no harm: SQLite rolls a transaction back when it is dropped.
     fn opened(&self) -> MutexGuard<'_, Opened> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -287,7 +318,8 @@ impl Index {
         folder: &str,
         files: impl Iterator<Item = (&'a str, FileStat)> + Clone,
     ) -> Result<Vec<Option<Digest>>> {
-        // The rows below a folder in one sweep beside the files, both in order, instead of a lookup for each.
+        // One sweep over the rows below the folder, beside the files. Both are in order, so no file
+        // needs a lookup of its own.
         let (first, end) = below(folder);
         self.with(|connection| {
             let mut select = connection.prepare_cached(
@@ -324,6 +356,10 @@ impl Index {
     ) -> Result<()> {
         let (first, _) = below(folder);
         self.write(|connection| {
+            connection.execute(
+                "INSERT OR IGNORE INTO folder (path, checksum) VALUES (?, ?)",
+                params![folder, folder_checksum(folder)],
+            )?;
             let mut insert = connection.prepare_cached(
                 "INSERT OR REPLACE INTO file (path, size, mtime_ns, inode, digest, checksum) VALUES (?, ?, ?, ?, ?, ?)",
             )?;
@@ -364,7 +400,7 @@ impl Index {
         })
     }
 
-    /// Stores features of images, and which they are, in one transaction.
+    /// Stores the vectors of images in one transaction.
     pub(super) fn store_features(&self, descriptor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
         self.write(|connection| {
             rows.iter().try_for_each(|(image, features)| {
@@ -373,16 +409,42 @@ impl Index {
         })
     }
 
-    pub(super) fn store_vectors(&self, rows: ArrayView2<'_, f32>) -> Result<()> {
-        self.write(|connection| {
-            for row in rows.outer_iter() {
-                insert_vector(connection, &vector_bytes(row))?;
+    /// The places of those vectors that are not stored as they are here: missing or damaged.
+    ///
+    /// The stored bytes are compared with the given ones, which is cheaper than a digest of them.
+    pub(super) fn unstored(&self, vectors: &[Vec<u8>]) -> Result<Vec<usize>> {
+        self.with(|connection| {
+            let transaction = connection.transaction()?;
+            let mut select = transaction.prepare_cached("SELECT bytes FROM vector WHERE digest = ?")?;
+            let mut unstored = Vec::new();
+            for (place, bytes) in vectors.iter().enumerate() {
+                let mut found = select.query([Digest::of(bytes).as_bytes()])?;
+                let is_stored = match found.next()? {
+                    Some(found) => found.get_ref(0)?.as_blob()? == bytes,
+                    None => false,
+                };
+                if !is_stored {
+                    unstored.push(place);
+                }
             }
-            Ok(())
+            Ok(unstored)
         })
     }
 
-    /// Reads vectors into the rows of a matrix; the result is the places of those that are missing or damaged.
+    /// Stores vectors. Replaces damaged ones.
+    pub(super) fn store_vectors(&self, vectors: &[&Vec<u8>]) -> Result<()> {
+        if vectors.is_empty() {
+            return Ok(());
+        }
+        self.write(|connection| {
+            vectors
+                .iter()
+                .try_for_each(|bytes| insert_vector(connection, bytes).map(drop))
+        })
+    }
+
+    /// Reads vectors into the rows of a matrix. The result is the places of the vectors that are
+    /// missing or damaged.
     pub(super) fn read_vectors(&self, vectors: &[Digest], mut into: ArrayViewMut2<'_, f32>) -> Result<Vec<usize>> {
         self.with(|connection| {
             let transaction = connection.transaction()?;
@@ -407,7 +469,7 @@ impl Index {
         })
     }
 
-    /// Forgets vectors and that any image has them.
+    /// Forgets vectors, and every row that says that an image has one of them.
     pub(super) fn forget_vectors(&self, vectors: &[Digest]) -> Result<()> {
         if vectors.is_empty() {
             return Ok(());
@@ -417,7 +479,7 @@ impl Index {
             for vector in vectors {
                 delete.execute([vector.as_bytes()])?;
             }
-            // In one sweep, and with them all that name another lost vector: they come and go together.
+            // In one sweep over all rows. A row and its vector come and go together.
             connection.execute(
                 "DELETE FROM feature WHERE vector NOT IN (SELECT digest FROM vector)",
                 [],
@@ -519,6 +581,19 @@ impl Index {
         })
     }
 
+    /// The folders that were scanned; rows that fail their checksum are left out.
+    pub(super) fn folders(&self) -> Result<Vec<PathBuf>> {
+        self.with(|connection| {
+            let mut select = connection.prepare("SELECT path, checksum FROM folder ORDER BY path")?;
+            let rows = select.query_map([], |row| {
+                let path: String = row.get(0)?;
+                let is_whole = row.get::<_, Vec<u8>>(1)? == folder_checksum(&path);
+                Ok(is_whole.then(|| path.into()))
+            })?;
+            rows.filter_map(rusqlite::Result::transpose).collect()
+        })
+    }
+
     /// The bytes of the pages that hold something.
     pub(super) fn bytes_in_use(&self) -> Result<u64> {
         self.with(|connection| {
@@ -529,24 +604,29 @@ impl Index {
     }
 
     /// Deletes rows of features, given by descriptor and image, and counts them.
-    pub(super) fn forget_features(&self, rows: &[(Digest, Digest)]) -> Result<u64> {
+    pub(super) fn forget_features(&self, rows: &[(Digest, Digest)], observer: &dyn Observer) -> Result<u64> {
         let keys = |(descriptor, image): &(Digest, Digest)| vec![blob(descriptor), blob(image)];
         self.forget(
             "feature WHERE extractor = ? AND image = ?",
             rows.iter().map(keys).collect(),
+            observer,
         )
     }
 
     /// Deletes the vectors that no row of features has.
-    pub(super) fn forget_unused_vectors(&self) -> Result<u64> {
+    pub(super) fn forget_unused_vectors(&self, observer: &dyn Observer) -> Result<u64> {
         let rows = vec![Vec::new()];
-        self.forget("vector WHERE digest NOT IN (SELECT vector FROM feature)", rows)
+        self.forget(
+            "vector WHERE digest NOT IN (SELECT vector FROM feature)",
+            rows,
+            observer,
+        )
     }
 
-    /// Checks every row of features and every vector, deletes those that are damaged or of no use, and counts the rows:
-    /// all, and those that were deleted.
-    pub(super) fn forget_damaged_features(&self) -> Result<(u64, u64)> {
-        // The rows first: another process may add some meanwhile, and a row comes together with its vector.
+    /// Checks every row of features and every vector, and deletes what is damaged or of no use. The
+    /// result is the number of rows, and of deleted rows.
+    pub(super) fn forget_damaged_features(&self, observer: &dyn Observer) -> Result<(u64, u64)> {
+        // The rows first: another process may add a row meanwhile, and adds its vector with it.
         let rows: Vec<(Digest, Digest, Option<Digest>)> = self.with(|connection| {
             connection
                 .prepare("SELECT extractor, image, vector, checksum FROM feature")?
@@ -562,6 +642,9 @@ impl Index {
             let mut vectors = select.query([])?;
             let (mut whole, mut damaged) = (HashSet::new(), Vec::new());
             while let Some(vector) = vectors.next()? {
+                if (whole.len() + damaged.len()).is_multiple_of(ROWS_BETWEEN_LOOKS) {
+                    go_on(observer)?;
+                }
                 let expected = digest(vector, 0)?;
                 if Digest::of(vector.get_ref(1)?.as_blob()?) == expected {
                     whole.insert(expected);
@@ -576,33 +659,41 @@ impl Index {
             .filter(|(_, _, vector)| vector.is_none_or(|vector| !whole.contains(&vector)))
             .map(|(descriptor, image, _)| (descriptor, image))
             .collect();
-        self.forget_features(&useless)?;
+        self.forget_features(&useless, observer)?;
         self.forget_vectors(&damaged)?;
         Ok((n_rows, useless.len() as u64))
     }
 
-    pub(super) fn forget_executions(&self, keys: &[Digest]) -> Result<u64> {
+    pub(super) fn forget_executions(&self, keys: &[Digest], observer: &dyn Observer) -> Result<u64> {
         self.forget(
             "execution WHERE key = ?",
             keys.iter().map(|key| vec![blob(key)]).collect(),
+            observer,
         )
     }
 
-    pub(super) fn forget_runs(&self, ids: &[i64]) -> Result<u64> {
+    pub(super) fn forget_runs(&self, ids: &[i64], observer: &dyn Observer) -> Result<u64> {
         self.forget(
             "run WHERE id = ?",
             ids.iter().map(|id| vec![Value::Integer(*id)]).collect(),
+            observer,
         )
     }
 
-    pub(super) fn forget_files(&self, paths: &[PathBuf]) -> Result<u64> {
-        let texts = paths
-            .iter()
-            .map(|path| vec![Value::Text(path.to_string_lossy().into_owned())]);
-        self.forget("file WHERE path = ?", texts.collect())
+    pub(super) fn forget_files(&self, paths: &[PathBuf], observer: &dyn Observer) -> Result<u64> {
+        self.forget("file WHERE path = ?", paths.iter().map(path_value).collect(), observer)
     }
 
-    /// Deletes the runs, exports and files' stats that fail their checksum, and counts them.
+    pub(super) fn forget_folders(&self, paths: &[PathBuf], observer: &dyn Observer) -> Result<u64> {
+        self.forget(
+            "folder WHERE path = ?",
+            paths.iter().map(path_value).collect(),
+            observer,
+        )
+    }
+
+    /// Deletes the runs, exports, folders and files' stats that fail their checksum, and counts
+    /// them.
     pub(super) fn forget_damaged_records(&self) -> Result<u64> {
         self.write(|connection| {
             let mut n_forgotten = 0;
@@ -612,6 +703,14 @@ impl Index {
                 .collect::<rusqlite::Result<_>>()?;
             for id in ids.into_iter().filter(|id| !whole.contains(id)) {
                 n_forgotten += connection.execute("DELETE FROM run WHERE id = ?", [id])?;
+            }
+            let folders: Vec<(String, Vec<u8>)> = (connection.prepare("SELECT path, checksum FROM folder")?)
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            for (path, sum) in folders {
+                if sum != folder_checksum(&path) {
+                    n_forgotten += connection.execute("DELETE FROM folder WHERE path = ?", [path])?;
+                }
             }
             for (table, last) in [("file", "digest"), ("export", "source")] {
                 let mut damaged = Vec::new();
@@ -637,19 +736,26 @@ impl Index {
         })
     }
 
-    fn forget(&self, what: &str, rows: Vec<Vec<Value>>) -> Result<u64> {
+    fn forget(&self, what: &str, rows: Vec<Vec<Value>>, observer: &dyn Observer) -> Result<u64> {
         if rows.is_empty() {
             return Ok(0);
         }
         self.write(|connection| {
             let mut delete = connection.prepare(&format!("DELETE FROM {what}"))?;
             let mut n_forgotten = 0;
-            for row in &rows {
+            for (place, row) in rows.iter().enumerate() {
+                if place.is_multiple_of(ROWS_BETWEEN_LOOKS) {
+                    go_on(observer)?;
+                }
                 n_forgotten += delete.execute(params_from_iter(row))?;
             }
             Ok(n_forgotten as u64)
         })
     }
+}
+
+fn path_value(path: &PathBuf) -> Vec<Value> {
+    vec![Value::Text(path.to_string_lossy().into_owned())]
 }
 
 fn blob(digest: &Digest) -> Value {
@@ -658,7 +764,8 @@ fn blob(digest: &Digest) -> Value {
 
 impl Drop for Index {
     fn drop(&mut self) {
-        // The last to close an index removes its log, by name: that must not be the log of another file.
+        // The last connection that closes an index removes its log, by name. The name must not
+        // belong to another file.
         let gate = self.gate.as_ref();
         self.opened
             .get_mut()
@@ -696,7 +803,8 @@ struct FileId {
 }
 
 impl FileId {
-    /// `None` if there is no file, and where files have no such numbers: there a file that is open cannot be replaced.
+    /// `None` if there is no file, and on systems without such numbers. There, an open file cannot
+    /// be replaced.
     #[cfg(unix)]
     fn of(path: &Path) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;
@@ -715,28 +823,30 @@ impl FileId {
 
 fn connect(path: &Path) -> Result<Connection> {
     let wrap = wrap(path);
-    let connection = Connection::open(path).map_err(&wrap)?;
-    // Before it has read the header, SQLite does not know.
-    layout(&connection).map_err(&wrap)?;
-    let mut connection = match connection.is_readonly("main").map_err(&wrap)? {
+    let connection = Connection::open(path).map_err(understand).map_err(&wrap)?;
+    // SQLite knows whether the file can be written only after it has read the header.
+    layout(&connection).map_err(understand).map_err(&wrap)?;
+    let mut connection = match connection.is_readonly("main").map_err(understand).map_err(&wrap)? {
         true => return Err(why_read_only(path, connection)),
         false => connection,
     };
-    prepare(&connection).map_err(&wrap)?;
+    prepare(&connection).map_err(understand).map_err(&wrap)?;
     use_write_ahead_log(path, &connection)?;
-    // Two processes may both find no tables: the second waits for the lock and finds them.
+    // Two processes may both find no tables. The second waits for the lock, and then finds them.
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(understand)
         .map_err(&wrap)?;
-    if layout(&transaction).map_err(&wrap)? == 0 {
-        make(&transaction).map_err(&wrap)?;
+    if layout(&transaction).map_err(understand).map_err(&wrap)? == 0 {
+        make(&transaction).map_err(understand).map_err(&wrap)?;
     }
-    transaction.commit().map_err(&wrap)?;
+    transaction.commit().map_err(understand).map_err(&wrap)?;
     check_layout(path, &connection)?;
     Ok(connection)
 }
 
-/// SQLite opens a file for reading alone if it may not be written, or if its header asks for a newer SQLite.
+/// Why SQLite opened a file only for reading: the file cannot be written, or its header asks for a
+/// newer SQLite.
 fn why_read_only(path: &Path, connection: Connection) -> Error {
     drop(connection);
     match File::options().append(true).open(path) {
@@ -747,13 +857,14 @@ fn why_read_only(path: &Path, connection: Connection) -> Error {
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    // Damage is found where it lies, not where it leads to.
+    // Finds damage where it is, before it has effects elsewhere.
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "page_size", salvage::PAGE as i64)?;
-    // In KiB. Features of a hundred thousand images are looked up in pages that fit.
+    // In KiB. This holds the pages that are read to look up a hundred thousand images.
     connection.pragma_update(None, "cache_size", -65_536)?;
-    // With WAL, NORMAL survives a killed process; only a power cut can lose the last transactions, never damage the file.
+    // With the log, NORMAL survives a killed process. A power cut can lose the last transactions,
+    // and never damages the file.
     connection.pragma_update(None, "synchronous", "NORMAL")
 }
 
@@ -763,8 +874,8 @@ fn make(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "user_version", LAYOUT)
 }
 
-/// The log is a property of the file: the first process switches it on. While another does the same, SQLite gives up at
-/// once, without regard to the timeout.
+/// Switches the write-ahead log on. It is a property of the file, so only the first process changes
+/// anything. While another process does the same, SQLite fails at once, whatever the timeout.
 fn use_write_ahead_log(path: &Path, connection: &Connection) -> Result<()> {
     let start = Instant::now();
     loop {
@@ -783,46 +894,63 @@ fn use_write_ahead_log(path: &Path, connection: &Connection) -> Result<()> {
                     found,
                 });
             }
-            done => return done.map(drop).map_err(wrap(path)),
+            done => return done.map(drop).map_err(understand).map_err(wrap(path)),
         }
     }
 }
 
-/// Whether the tables are those that this program knows.
+/// Checks that the index has this layout, with every table. What a user added to it, such as an
+/// index or a view, does no harm.
 fn check_layout(path: &Path, connection: &Connection) -> Result<()> {
     let wrap = wrap(path);
-    let found = layout(connection).map_err(&wrap)?;
+    let found = layout(connection).map_err(understand).map_err(&wrap)?;
     if found != LAYOUT {
         let application: i64 = connection
             .pragma_query_value(None, "application_id", |row| row.get(0))
+            .map_err(understand)
             .map_err(&wrap)?;
-        return Err(
-            if application == APPLICATION + found || (found, application) == (1, 0) {
-                Error::Layout {
-                    path: path.to_owned(),
-                    expected: LAYOUT,
-                    found,
-                }
-            } else {
-                wrap(corrupt("header is damaged"))
-            },
-        );
+        // Layout 1 had no application id.
+        let is_layout = application == APPLICATION + found || (found, application) == (1, 0);
+        return Err(if is_layout {
+            Error::Layout {
+                path: path.to_owned(),
+                expected: LAYOUT,
+                found,
+            }
+        } else {
+            wrap(corrupt("header is damaged"))
+        });
     }
-    let schema = |connection: &Connection| -> rusqlite::Result<Vec<[String; 4]>> {
-        connection
-            .prepare(
-                "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name",
-            )?
-            .query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?
-            .collect()
-    };
     let expected = Connection::open_in_memory()
-        .and_then(|empty| make(&empty).and_then(|()| schema(&empty)))
+        .and_then(|empty| make(&empty).and_then(|()| structure(&empty)))
         .map_err(&wrap)?;
-    if schema(connection).map_err(&wrap)? != expected {
-        return Err(wrap(corrupt("tables are not those of a cache")));
+    let found = structure(connection).map_err(understand).map_err(&wrap)?;
+    match expected.difference(&found).next() {
+        None => Ok(()),
+        Some(missing) => Err(wrap(corrupt(&format!("{missing} is missing")))),
     }
-    Ok(())
+}
+
+/// The columns and the unique keys of each table, whatever the text that defines them.
+fn structure(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+    let columns = "
+        SELECT printf('column %s.%s %s %d %d', tables.name, columns.name, columns.type, columns.\"notnull\", columns.pk)
+        FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns
+        WHERE tables.type = 'table'";
+    let unique = "
+        SELECT printf('unique key %s(%s)', tables.name, group_concat(columns.name))
+        FROM sqlite_schema AS tables, pragma_index_list(tables.name) AS keys, pragma_index_info(keys.name) AS columns
+        WHERE tables.type = 'table' AND keys.\"unique\" AND keys.origin <> 'c'
+        GROUP BY tables.name, keys.name";
+    let mut found = BTreeSet::new();
+    for query in [columns, unique] {
+        let mut select = connection.prepare(query)?;
+        let rows = select.query_map([], |row| row.get(0))?;
+        for row in rows {
+            found.insert(row?);
+        }
+    }
+    Ok(found)
 }
 
 fn layout(connection: &Connection) -> rusqlite::Result<i64> {
@@ -830,9 +958,24 @@ fn layout(connection: &Connection) -> rusqlite::Result<i64> {
 }
 
 fn wrap(path: &Path) -> impl Fn(rusqlite::Error) -> Error {
-    move |source| Error::Index {
-        path: path.to_owned(),
-        source,
+    move |source| match source.sqlite_error_code() {
+        Some(ErrorCode::OperationInterrupted) => Error::Interrupted,
+        _ => Error::Index {
+            path: path.to_owned(),
+            source,
+        },
+    }
+}
+
+/// Ends a loop of statements when the user interrupts, with the error with which SQLite ends a
+/// statement.
+fn go_on(observer: &dyn Observer) -> rusqlite::Result<()> {
+    match observer.is_interrupted() {
+        true => Err(rusqlite::Error::SqliteFailure(
+            ffi::Error::new(ffi::SQLITE_INTERRUPT),
+            None,
+        )),
+        false => Ok(()),
     }
 }
 
@@ -840,21 +983,14 @@ fn corrupt(what: &str) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), Some(what.to_owned()))
 }
 
-/// Whether an error says that the file does not hold what was written. Statements and tables are always the same, so
-/// that a statement that SQLite does not understand, and a value of another type, say so too.
+/// Whether an error says that the file does not hold what was written. Either SQLite finds a page
+/// damaged, or a value has a type that is never written there.
 pub(crate) fn is_damaged(error: &rusqlite::Error) -> bool {
     match error {
-        rusqlite::Error::SqliteFailure(failure, _) => matches!(
-            failure.code,
-            ErrorCode::NotADatabase
-                | ErrorCode::DatabaseCorrupt
-                | ErrorCode::ConstraintViolation
-                | ErrorCode::TypeMismatch
-                | ErrorCode::TooBig
-                | ErrorCode::Unknown
-        ),
-        rusqlite::Error::SqlInputError { .. }
-        | rusqlite::Error::FromSqlConversionFailure(..)
+        rusqlite::Error::SqliteFailure(failure, _) => {
+            matches!(failure.code, ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+        }
+        rusqlite::Error::FromSqlConversionFailure(..)
         | rusqlite::Error::IntegralValueOutOfRange(..)
         | rusqlite::Error::InvalidColumnType(..)
         | rusqlite::Error::Utf8Error(..) => true,
@@ -862,7 +998,19 @@ pub(crate) fn is_damaged(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// Replaces a damaged index, unless another process did so since the file was `seen`, and opens the one at the path.
+/// Takes an error in a statement for damage while an index is being opened. The statements are
+/// always the same there, so SQLite does not understand the header or the schema. A flipped byte in
+/// the number of the file's format is such a case.
+fn understand(error: rusqlite::Error) -> rusqlite::Error {
+    match &error {
+        rusqlite::Error::SqlInputError { .. } => corrupt(&error.to_string()),
+        rusqlite::Error::SqliteFailure(failure, _) if failure.code == ErrorCode::Unknown => corrupt(&error.to_string()),
+        _ => error,
+    }
+}
+
+/// Replaces a damaged index, unless another process has replaced it since the file was `seen`. Then
+/// opens the index at the path.
 fn mend(path: &Path, gate: &Gate, seen: Option<FileId>, cause: &rusqlite::Error) -> Result<Opened> {
     let _alone = gate.alone()?;
     put_back(path)?;
@@ -872,9 +1020,10 @@ fn mend(path: &Path, gate: &Gate, seen: Option<FileId>, cause: &rusqlite::Error)
     Opened::new(path)
 }
 
-/// Puts a new index with all that is whole in the place of a damaged one, which is kept for whoever wants to look at it.
+/// Replaces a damaged index by a new one with all that is whole. The damaged one is kept for
+/// inspection.
 ///
-/// Killed between two steps, it leaves what [`put_back`] undoes.
+/// If the process is killed between two steps, [`put_back`] undoes the steps.
 fn replace(path: &Path, cause: &rusqlite::Error) -> Result<()> {
     let (new, aside) = (beside(path, ".new"), beside(path, ".damaged"));
     for left_over in [
@@ -888,17 +1037,18 @@ fn replace(path: &Path, cause: &rusqlite::Error) -> Result<()> {
         remove(&beside(path, left_over))?;
     }
     let (n_features, n_rows) = fill(path, &beside(path, "-wal"), &new).inspect_err(|_| {
-        // A disk that is full now would stay full.
+        // On a full disk this makes room.
         let _ = remove(&new);
     })?;
     File::open(&new)
         .and_then(|file| file.sync_all())
         .map_err(Error::io(&new))?;
-    // With a second name for the damaged file there is an index at every instant; not every file system knows them.
+    // With a second name for the damaged file there is an index at every instant. Not every file
+    // system has second names.
     fs::hard_link(path, &aside)
         .or_else(|_| fs::rename(path, &aside))
         .map_err(Error::io(path))?;
-    // A log that stayed behind would be taken for the new file's.
+    // SQLite would take a log that stays behind for the log of the new file.
     for of_log in ["-wal", "-shm"] {
         rename_if_there(&beside(path, of_log), &beside(path, &format!(".damaged{of_log}")))?;
     }
@@ -913,7 +1063,7 @@ fn replace(path: &Path, cause: &rusqlite::Error) -> Result<()> {
     Ok(())
 }
 
-/// Passes the gate together with other writers.
+/// Takes the gate shared. First undoes a replacement that was cut off.
 fn enter<'a>(path: &Path, gate: &'a Gate) -> Result<Pass<'a>> {
     loop {
         let pass = gate.together()?;
@@ -926,8 +1076,8 @@ fn enter<'a>(path: &Path, gate: &'a Gate) -> Result<Pass<'a>> {
     }
 }
 
-/// Whether the damaged index has its second name and nothing is in its place: with the gate passed, whoever was replacing
-/// it is dead.
+/// Whether a replacement was cut off: the damaged index has its second name, and no new index has
+/// taken its place. The caller holds the gate, so the process that was replacing the index is dead.
 fn is_half_replaced(path: &Path) -> bool {
     let aside = beside(path, ".damaged");
     match FileId::of(path) {
@@ -936,8 +1086,8 @@ fn is_half_replaced(path: &Path) -> bool {
     }
 }
 
-/// Undoes a replacement that was cut off. The damaged index has its log again, in which rows may be that are nowhere else,
-/// and is searched anew when the damage is met.
+/// Undoes a replacement that was cut off. The damaged index gets its log back, which may hold rows
+/// that are nowhere else. It is searched again when the damage is next met.
 fn put_back(path: &Path) -> Result<()> {
     if !is_half_replaced(path) {
         return Ok(());
@@ -945,7 +1095,7 @@ fn put_back(path: &Path) -> Result<()> {
     for of_log in ["-wal", "-shm"] {
         rename_if_there(&beside(path, &format!(".damaged{of_log}")), &beside(path, of_log))?;
     }
-    // Last, because this tells that there is something to undo.
+    // Last, because the second name says that there is something to undo.
     let aside = beside(path, ".damaged");
     if path.exists() {
         return Ok(remove(&aside)?);
@@ -953,7 +1103,7 @@ fn put_back(path: &Path) -> Result<()> {
     fs::rename(&aside, path).map_err(Error::io(path))
 }
 
-/// The path of the index with something after its name.
+/// The path of the index with a suffix after its name.
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_extension(format!("sqlite{suffix}"))
 }
@@ -965,12 +1115,13 @@ fn rename_if_there(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// Makes a new index of what is whole in a damaged one, and counts it.
+/// Makes a new index of what is whole in a damaged one. The result is the number of images whose
+/// features it has, and of other rows.
 fn fill(old: &Path, old_log: &Path, new: &Path) -> Result<(usize, usize)> {
     let connection = connect(new)?;
     let wrap = wrap(new);
     connection.execute_batch("BEGIN").map_err(&wrap)?;
-    // Before SQLite reads the old file, which may write its log into it.
+    // Before SQLite reads the old file: SQLite may write the log into it.
     let mut n_features = 0;
     salvage::carve(old, old_log, |row| {
         let insert = if is_feature(&row) {
@@ -993,7 +1144,7 @@ fn fill(old: &Path, old_log: &Path, new: &Path) -> Result<(usize, usize)> {
     Ok((n_features, n_rows))
 }
 
-/// Whether a row, in the order of its columns, is one of features and passes its checksum.
+/// Whether a row, given by its columns in order, is a row of features that passes its checksum.
 fn is_feature(row: &[Value]) -> bool {
     match row {
         [
@@ -1030,7 +1181,7 @@ fn runs(connection: &Connection) -> rusqlite::Result<Vec<Run>> {
     Ok(runs)
 }
 
-/// Stores a run under its id, or, if that is 0, as the newest.
+/// Stores a run under its id. A run with the id 0 is stored as the newest.
 fn store_run(connection: &Connection, run: &Run) -> rusqlite::Result<()> {
     let record = run.record();
     connection.execute(
@@ -1058,14 +1209,15 @@ fn checksum(parts: &[&[u8]]) -> [u8; 16] {
         .expect("a digest has 32 bytes")
 }
 
-/// The first text that begins with the folder's path and a separator, and the first that comes after all of them.
+/// The bounds of the paths below a folder: the first possible path, and the first path that comes
+/// after all of them.
 fn below(folder: &str) -> (String, String) {
     let folder = folder.strip_suffix(MAIN_SEPARATOR).unwrap_or(folder);
     let after = char::from(MAIN_SEPARATOR as u8 + 1);
     (format!("{folder}{MAIN_SEPARATOR}"), format!("{folder}{after}"))
 }
 
-/// Inserts a vector, also in the place of a damaged one; the result is its digest.
+/// Inserts a vector, or replaces a damaged one. The result is its digest.
 fn insert_vector(connection: &Connection, bytes: &[u8]) -> rusqlite::Result<Digest> {
     let digest = Digest::of(bytes);
     connection
@@ -1099,6 +1251,10 @@ fn file_checksum(path: &str, stat: &FileStat, digest: &Digest) -> [u8; 16] {
     ])
 }
 
+fn folder_checksum(path: &str) -> [u8; 16] {
+    checksum(&[b"folder", path.as_bytes()])
+}
+
 fn export_checksum(path: &str, stat: &FileStat, source: &Digest) -> [u8; 16] {
     checksum(&[b"export", &file_checksum(path, stat, source)])
 }
@@ -1107,7 +1263,8 @@ fn run_checksum(id: i64, project: &str, record: &str) -> [u8; 16] {
     checksum(&[b"run", &id.to_le_bytes(), project.as_bytes(), record.as_bytes()])
 }
 
-/// Columns 0 to 2: size, mtime_ns, inode. SQLite's integers are signed; the bits stay.
+/// The stat in columns 0 to 2: size, mtime_ns, inode. SQLite's integers are signed, but the bits
+/// stay the same.
 fn file_stat(row: &Row<'_>) -> rusqlite::Result<FileStat> {
     Ok(FileStat {
         size: row.get::<_, i64>(0)? as u64,
@@ -1144,4 +1301,37 @@ fn execution(row: &Row<'_>) -> rusqlite::Result<Option<Execution>> {
         seconds: row.get(4)?,
         references,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Interrupts the second time that it is asked.
+    #[derive(Default)]
+    struct Impatient(AtomicUsize);
+
+    impl Observer for Impatient {
+        fn begin(&self, _: &str, _: u64) {}
+        fn advance(&self, _: u64) {}
+        fn end(&self) {}
+        fn is_interrupted(&self) -> bool {
+            self.0.fetch_add(1, Ordering::Relaxed) > 0
+        }
+    }
+
+    #[test]
+    fn a_statement_that_would_take_for_ever_ends_when_the_user_interrupts() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = Index::open(&folder.path().join("index.sqlite")).unwrap();
+        let for_ever = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+        let count = || index.with(|connection| connection.query_row(for_ever, [], |row| row.get::<_, i64>(0)));
+        let start = Instant::now();
+        let error = index.watched(&Impatient::default(), count).unwrap_err();
+        assert!(matches!(error, Error::Interrupted), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert_eq!(index.watched(&(), || index.count("run")).unwrap(), 0);
+    }
 }

@@ -1,9 +1,132 @@
-//! The cache: content-addressed objects beside one SQLite index.
+//! Keeps artifacts and features on disk, so that nothing is computed twice.
 //!
-//! Rules that every function here keeps:
-//! - an object is whole or absent: it is written beside its place, synced and renamed;
-//! - a row names an object only after the object is synced;
-//! - whatever is read is checked against its digest or checksum, and what does not agree is a miss and a warning.
+//! The cache knows no stage by name, and neither images, tensors nor statistics. A stage asks for
+//! the result of a key; if there is none, it runs and records what it made.
+//!
+//! # What is stored where
+//!
+//! | place in the folder | holds |
+//! |---|---|
+//! | `objects/ab/cdef…` | artifacts, each named by the blake3 digest of its bytes |
+//! | `index.sqlite` | features of single images, executions, runs, what is known of files |
+//! | `lock` | held shared while the cache is open, exclusively to remove what is whole |
+//! | `index.lock` | held shared by a transaction that writes, exclusively to replace the index |
+//! | `index.sqlite.damaged` | a damaged index that was replaced; `gc` removes it |
+//!
+//! An *execution* says what a stage made of a key. It records what it refers to: its outputs, the
+//! descriptors and the lists of images. A *descriptor* is the digest of what made a vector of an
+//! image, such as the network, its weights and the view. A *run* says which keys a project used; a
+//! project is known by the folder that it writes to.
+//!
+//! # Rules that every function keeps
+//!
+//! - An object is whole or absent. It is written to a temporary file, synced and renamed.
+//! - A row names an object only after the object is synced.
+//! - Whatever is read is checked against its digest or checksum. What does not agree is a warning
+//!   and a miss: the stage that makes it runs again.
+//! - What was stored before a crash is there after it. A power cut can undo the last transactions,
+//!   and never damages the index.
+//!
+//! # Many processes
+//!
+//! Any number of processes and threads may share a cache. SQLite's write-ahead log keeps their
+//! transactions apart. Each process holds `lock` shared while it has the cache open. Whatever
+//! removes what is whole, such as `gc`, takes `lock` exclusively, and refuses to run if another
+//! process has the cache open: that process may be about to name what it has stored. What is
+//! damaged may be removed at any time. The system releases a lock when its process ends, however it
+//! ends.
+//!
+//! One cache on several machines is not supported: SQLite's shared memory belongs to one machine.
+//! A file system without locks or shared memory is an error with a way out, and so is a full disk.
+//!
+//! # Features
+//!
+//! A vector of features is stored once, by the digest of its bytes. One table maps descriptor and
+//! image to a vector's digest; another maps the digest to the bytes. The artifact `FeatureRows`
+//! names the vector of each row: 72 bytes an image instead of 8 KB. Adding one image to a hundred
+//! thousand therefore writes a small file. Matrices and `.npy` files are read in blocks.
+//!
+//! If a vector is lost, the cache forgets it. It also forgets which images had it, and the table
+//! that was being read. The stage that makes the table then runs again.
+//!
+//! # A damaged index is replaced
+//!
+//! The index is damaged if SQLite finds a page damaged, if a value has a type that is never written
+//! there, if `user_version` and `application_id` disagree, or if a table lacks a column or a unique
+//! key. What a user adds to the index, such as an index of their own, is no damage. Neither is any
+//! other error of SQLite: it is reported, and the file stays.
+//!
+//! The index may turn out to be damaged in the middle of a run. The process that meets the damage
+//! replaces the index (`index.rs`):
+//!
+//! 1. It takes `index.lock` exclusively, and so waits until no transaction writes.
+//! 2. It makes a new index. Features cost hours, so they are not left to SQLite, which stops at a
+//!    damaged page. Every page of the file and of its log is searched for rows of features
+//!    (`salvage.rs`). A row's checksum tells whether it is genuine. Only damaged rows are lost.
+//! 3. It copies the rows that SQLite can still read from the small tables: executions, runs, files.
+//! 4. It syncs the new index. The damaged file, with its log, becomes `index.sqlite.damaged`. The
+//!    new index takes its name.
+//!
+//! Other processes may still have the damaged file open. Their writes must not be lost with it:
+//!
+//! - A transaction that writes takes `index.lock` shared. It first checks whether the file that it
+//!   has open is still the file at the path. If not, it opens the file at the path.
+//! - Closing the index takes `index.lock` shared too. SQLite removes the log by name when the last
+//!   connection closes, and that name must not belong to another file.
+//! - Reading does not take `index.lock`, because everything that is read has a checksum.
+//!
+//! So every committed row is either in the file at the path, or was in the damaged file before that
+//! file was searched.
+//!
+//! A process may be killed while it replaces the index. The next process that takes `index.lock`
+//! sees this and undoes the replacement: the damaged index gets its name and its log back. It is
+//! searched again when the damage is next met.
+//!
+//! **While a connection is open in the process, never open `index.sqlite` except through SQLite.**
+//! Closing another descriptor of the file would release all of the process's POSIX locks on it.
+//!
+//! # A cache that cannot be written
+//!
+//! A cache that can only be read is still read, with a warning. New results go to a temporary
+//! folder and are gone when the process ends. The same holds for the knowledge of what is damaged
+//! in the cache: the process remembers it, but cannot remove it. A run must therefore open the
+//! cache once, however often it starts over.
+//!
+//! SQLite takes no locks on such an index and ignores its log. Rows may be missing or fail their
+//! checksums; both are misses.
+//!
+//! # What is known of files
+//!
+//! The digest of a file is remembered with its size, modification time and inode. While these three
+//! are unchanged, the file is not read again. There is one exception: a file that changed less than
+//! two seconds before it was read is not remembered. It could change again within one tick of the
+//! file system's clock, and its modification time would not show it. `--rehash` reads every file.
+//!
+//! The folders that were scanned are remembered too. `prune-images` ([`Cache::prune_images`]) takes
+//! a file for deleted only if its folder is there and still holds files. Otherwise the drive may
+//! not be plugged in, and the features of its images are kept.
+//!
+//! Files written for the user are remembered in the same way, with the digest of what they were
+//! made from. They are written again only if their source or the files themselves changed.
+//!
+//! # What is kept
+//!
+//! A run is recorded before each stage that computes, and again when it is finished. A run that
+//! equals the last run counts as the last run, used again. `gc` ([`Cache::gc`]) keeps what the runs
+//! within its limits used: their executions, the outputs, and what the executions refer to. A
+//! reference to descriptors and lists of images keeps the vector of each descriptor and listed
+//! image. A run that was interrupted while it embedded has recorded no descriptors yet. All vectors
+//! of its images are kept. What an unfinished run stored stays for 30 days, so that the run can be
+//! resumed.
+//!
+//! `gc`, `verify` and `prune-images` end within a second or two when the user interrupts. What they
+//! removed until then was damaged or unused; nothing else is lost. Only the replacement of a
+//! damaged index goes on to its end.
+//!
+//! # Layouts
+//!
+//! The layout of the index is numbered. An index of another layout, older or newer, is refused with
+//! an error, and the file stays as it is.
 
 mod error;
 mod gc;
@@ -24,7 +147,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use index::Index;
 pub(crate) use index::is_damaged;
 use lock::Lock;
-use luthier_artifact::{Artifact, Digest, FeatureRows, FeatureTable, FileStat, Key, KeyPart, TEMPORARY, remove};
+use luthier_artifact::{
+    Artifact, Digest, FeatureRows, FeatureTable, FileStat, Key, KeyPart, TEMPORARY, remove, vector_bytes,
+};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use objects::Objects;
 use run::Run;
@@ -33,11 +158,11 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 pub use self::error::{Error, Result};
-pub use self::gc::{DryRun, GcLimits, GcReport, PruneReport};
+pub use self::gc::{DryRun, GcLimits, GcReport, GoneFolders, KeptFolder, PruneReport};
 pub use self::table::{StoredTable, StoredVectors};
 pub use self::upkeep::{CacheStats, DescriptorStats, LastRun, OutputStats, VerifyReport};
 
-/// How many rows of features are read or written while the index is held: some megabytes.
+/// How many rows of features are read or written at once: some megabytes.
 const ROWS_AT_ONCE: usize = 1024;
 
 /// One output of a stage.
@@ -93,21 +218,22 @@ pub struct PastExecution {
 
 /// The cache in one folder. Any number of processes and threads may use it at once.
 ///
-/// A folder that can only be read is a cache all the same: what is stored then goes to a temporary folder, and ends with
-/// the process, as does the knowledge of what turned out to be damaged in the folder.
+/// A folder that can only be read works too. Whatever is stored then goes to a temporary folder and
+/// is gone when the process ends. So is the knowledge of what is damaged in the folder.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
     objects: Objects,
     index: Index,
     lock: Lock,
-    /// What can only be read.
+    /// The cache in the folder, if it can only be read.
     below: Option<Below>,
-    /// Where `objects` and `index` are, if they cannot be in the folder. Removed last.
+    /// The folder of `objects` and `index`, if the cache can only be read. Declared last, because
+    /// it must be removed last.
     temporary: Option<TempDir>,
 }
 
-/// A cache that can only be read, below the one that is written.
+/// A cache that can only be read, below a temporary one that is written.
 #[derive(Debug)]
 struct Below {
     objects: Objects,
@@ -133,12 +259,13 @@ impl Below {
 impl Cache {
     /// Opens the cache in `folder`, which is made if it is missing.
     ///
-    /// A damaged index is moved aside with a warning, and a new one begins with what is whole in it. A cache that can only
-    /// be read gives what it has, with a warning that nothing is added.
+    /// A damaged index is moved aside with a warning, and a new one begins with what is whole in
+    /// it. A cache that can only be read gives what it has, with a warning that nothing is added.
     ///
     /// # Errors
-    /// [`Error::Io`] if the folder cannot be made, [`Error::Locks`] and [`Error::SharedMemory`] if its file system is not
-    /// fit for a cache, [`Error::Layout`] if another version of Luthier wrote it.
+    /// [`Error::Io`] if the folder cannot be made. [`Error::Locks`], [`Error::LockRefused`] and
+    /// [`Error::SharedMemory`] if its file system is not fit for a cache. [`Error::Layout`] if
+    /// another version of Luthier wrote it.
     pub fn open(folder: &Path) -> Result<Self> {
         match Cache::open_writable(folder) {
             Err(error) if error.is_read_only() && folder.join("index.sqlite").is_file() => {
@@ -152,12 +279,13 @@ impl Cache {
         let root = folder.join("objects");
         fs::create_dir_all(&root).map_err(Error::io(&root))?;
         let lock = Lock::shared(&folder.join("lock"))?;
-        // SQLite would open the files that are there, and fail only when it needs another.
+        // SQLite opens the files that are there even in a folder that cannot be written, and fails
+        // only when it needs another file.
         tempfile::Builder::new()
             .prefix(TEMPORARY)
             .tempfile_in(folder)
             .map_err(Error::io(folder))?;
-        // A cache never belongs into version control, and users rarely think of it.
+        // A cache never belongs in version control, and users rarely think of it.
         let ignore = folder.join(".gitignore");
         if !ignore.exists() {
             luthier_artifact::write_atomically(&ignore, b"*\n")?;
@@ -202,15 +330,22 @@ impl Cache {
         &self.folder
     }
 
-    /// Stores an artifact.
+    /// Stores an artifact, unless it is stored already, whole.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
     pub fn put(&self, artifact: &impl Artifact) -> Result<Digest> {
-        self.objects.put(&artifact.encode())
+        let bytes = artifact.encode();
+        if let Some(below) = &self.below {
+            let digest = Digest::of(&bytes);
+            if below.object(&digest)?.is_some() {
+                return Ok(digest);
+            }
+        }
+        self.objects.put(&bytes)
     }
 
-    /// The artifact with this digest, or `None` if it is not in the cache, damaged, or of another format.
+    /// The artifact with this digest, or `None` if it is missing, damaged or of another format.
     ///
     /// # Errors
     /// [`Error::Io`] if it is there and cannot be read.
@@ -242,11 +377,11 @@ impl Cache {
         let Some(below) = &self.below else {
             return Ok(self.objects.contains(digest));
         };
-        // What is damaged and cannot be removed must be known to be damaged each time.
+        // A damaged object below cannot be removed, so it must be read each time.
         Ok(self.objects.contains(digest) || below.object(digest)?.is_some())
     }
 
-    /// What the cache below answers; nothing if there is none, or if it is damaged.
+    /// The answer of the cache below; the default if there is none, or if it is damaged.
     fn ask_below<T: Default>(&self, ask: impl FnOnce(&Index) -> Result<T>) -> Result<T> {
         match self.below.as_ref().map(|below| ask(&below.index)) {
             None => Ok(T::default()),
@@ -258,7 +393,8 @@ impl Cache {
         }
     }
 
-    /// What the index answers to several questions, or else the cache below, if it has not lost what it names.
+    /// The answers of the index to several questions. The cache below fills the gaps, except with
+    /// digests of what it has lost.
     fn ask_both(&self, ask: impl Fn(&Index) -> Result<Vec<Option<Digest>>>) -> Result<Vec<Option<Digest>>> {
         let mut answers = ask(&self.index)?;
         let Some(below) = &self.below else { return Ok(answers) };
@@ -301,8 +437,8 @@ impl Cache {
         Ok(self.recorded(key)?.map(|execution| execution.key))
     }
 
-    /// Among all recorded keys of the same stage, the one that differs from `key` in the fewest parts: `key` itself if it
-    /// is recorded.
+    /// The recorded key of the same stage that differs from `key` in the fewest parts. This is
+    /// `key` itself if it is recorded.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
@@ -313,7 +449,7 @@ impl Cache {
         Ok(keys.min_by_key(|other| (key.differences(other).len(), other.digest())))
     }
 
-    /// What the recorded executions of a stage cost, in the order in which runs last used them.
+    /// The costs of a stage's recorded executions, in the order in which runs last used them.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
@@ -345,8 +481,8 @@ impl Cache {
         self.index.record_embedded(key, n_images)
     }
 
-    /// Puts down that a run has begun to compute, with the keys of the stages that it has reached: what it stores must not
-    /// be taken for unused if it is interrupted.
+    /// Records that a run has begun to compute, with the keys of the stages that it has reached. If
+    /// the run is interrupted, `gc` keeps what it has stored.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
@@ -357,14 +493,14 @@ impl Cache {
         })
     }
 
-    /// Records a finished run of a project with the keys of its stages, and what the cache spared it. A run with the keys of
-    /// the last one is the last one, used again.
+    /// Records a finished run of a project, with the keys of its stages and what the cache spared
+    /// it. A run with the same keys as the last run counts as the last run, used again.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn record_run(&self, project: &str, stages: &[RunStage], reuse: Reuse) -> Result<()> {
         self.index.change_runs(project, |runs| {
-            // It has done what was begun.
+            // The run has finished what these runs began.
             runs.retain(|run| run.state == RunState::Finished || !run.is_part_of(stages));
             let run = Run::finished(project.to_owned(), now(), stages.to_vec(), reuse);
             match runs.iter_mut().rfind(|run| run.state == RunState::Finished) {
@@ -392,9 +528,10 @@ impl Cache {
         Ok(run.map(|run| run.stages).unwrap_or_default())
     }
 
-    /// The digests of files' bytes as they were read when the files had these stats; the same order.
+    /// The digests that the files' bytes had when the files had these stats, in the order of
+    /// `files`.
     ///
-    /// `files` are paths below `folder`, which is absolute; they must be in order.
+    /// `files` are paths below `folder`, in order. `folder` is absolute.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
@@ -409,10 +546,11 @@ impl Cache {
         self.ask_both(|index| index.file_digests(folder, files.clone()))
     }
 
-    /// Remembers what files below `folder` held, so that they need not be read again while their stats stay.
+    /// Remembers the digests of files below `folder`, the folder that is scanned. A file need not
+    /// be read again while its stat stays the same.
     ///
-    /// A file changed within the two seconds before `since`, when its stat was taken, is left out: it could have changed again
-    /// under the same stat.
+    /// `since` is when the stats were taken. A file that changed in the two seconds before is left
+    /// out: it could have changed again under the same stat.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
@@ -449,8 +587,8 @@ impl Cache {
     /// Features by their digests, `f32 [n, width]`.
     ///
     /// # Errors
-    /// [`Error::Lost`] if one of them is gone or damaged; it is then forgotten, so that it will be computed again.
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::Lost`] if a vector is gone or damaged. The cache then forgets it, so that it is
+    /// computed again. [`Error::Index`] if the index fails.
     pub fn vectors(&self, vectors: &[Digest], width: usize) -> Result<Array2<f32>> {
         let mut features = Array2::zeros((vectors.len(), width));
         self.read_vectors(vectors, features.view_mut())?;
@@ -486,7 +624,8 @@ impl Cache {
         })
     }
 
-    /// Stores a table: its rows as an artifact, its features beside those of single images.
+    /// Stores a table: its rows as an artifact, its features beside those of single images. What is
+    /// stored already, whole, is not written again.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Index`] if it cannot be written.
@@ -495,13 +634,23 @@ impl Cache {
         self.put(&table.rows())
     }
 
-    /// Stores vectors, `f32 [n, d]`, by their digests.
+    /// Stores vectors, `f32 [n, d]`, by their digests. Vectors that are stored already, and whole, are not written again.
     ///
     /// # Errors
     /// [`Error::Index`] if they cannot be written.
     pub fn put_vectors(&self, vectors: ArrayView2<'_, f32>) -> Result<()> {
         for rows in vectors.axis_chunks_iter(Axis(0), ROWS_AT_ONCE) {
-            self.index.store_vectors(rows)?;
+            let vectors: Vec<Vec<u8>> = rows.outer_iter().map(vector_bytes).collect();
+            let unstored = self.index.unstored(&vectors)?;
+            let mut unstored: Vec<&Vec<u8>> = unstored.into_iter().map(|place| &vectors[place]).collect();
+            if self.below.is_some() && !unstored.is_empty() {
+                let asked: Vec<Vec<u8>> = unstored.iter().copied().cloned().collect();
+                let lacking = self.ask_below(|index| index.unstored(&asked).map(Some))?;
+                if let Some(lacking) = lacking {
+                    unstored = lacking.into_iter().map(|place| unstored[place]).collect();
+                }
+            }
+            self.index.store_vectors(&unstored)?;
         }
         Ok(())
     }
@@ -532,8 +681,8 @@ impl Cache {
         Ok(exported == Some((stat, *source)))
     }
 
-    /// Remembers that the file with this stat was written to `path` from `source`. Another process may have put its own
-    /// file there since.
+    /// Remembers that the file with this stat was written to `path` from `source`. Another process
+    /// may have written its own file to `path` since.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
@@ -547,4 +696,51 @@ fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use luthier_artifact::ExtractorInfo;
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn a_cache_that_cannot_be_written_stores_only_what_the_folder_lacks() {
+        let mut table = FeatureTable {
+            classes: vec!["harp".into()],
+            extractor: ExtractorInfo {
+                views: vec!["squash".into()],
+                combine: "mean".into(),
+                decode: "scaled".into(),
+                weights: "untrained".into(),
+                weights_sha256: "00".into(),
+                precision: "fp32".into(),
+            },
+            labels: vec![0, 0],
+            images: [b"a", b"b"].map(|image| Digest::of(image)).to_vec(),
+            features: array![[1.0, 2.0], [3.0, 4.0]],
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let digest = Cache::open(folder.path()).unwrap().put_table(&table).unwrap();
+        // As root, every folder can be written.
+        let cause = Error::ReadOnly {
+            path: folder.path().to_owned(),
+        };
+        let cache = Cache::open_read_only(folder.path(), &cause).unwrap();
+        let stored = || {
+            (
+                cache.index.count("vector").unwrap(),
+                cache.objects.list().unwrap().len(),
+            )
+        };
+        assert_eq!(cache.put_table(&table).unwrap(), digest);
+        assert_eq!(stored(), (0, 0));
+        assert_eq!(cache.table(&digest).unwrap().unwrap().load().unwrap(), table);
+
+        table.features[[1, 0]] = 5.0;
+        let digest = cache.put_table(&table).unwrap();
+        assert_eq!(stored(), (1, 1), "one row and the list of rows");
+        assert_eq!(cache.table(&digest).unwrap().unwrap().load().unwrap(), table);
+    }
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// What the system says if a lock asks for more than the file was opened for. The number is the same
-/// on every Unix.
+/// What the system says if a lock asks for more than the file was opened for. The number is the
+/// same on every Unix.
 const EBADF: i32 = 9;
 
 /// The lock of the whole cache. A process holds it shared while it has the cache open. Whatever
@@ -41,7 +41,8 @@ impl Lock {
 
 impl Drop for Exclusive<'_> {
     fn drop(&mut self) {
-        // Linux turns an exclusive lock into a shared one in place. Elsewhere it must be released first.
+        // Linux turns an exclusive lock into a shared one in place. Elsewhere it must be released
+        // first.
         let LockFile { path, file } = &self.0.0;
         if let Err(error) = file.unlock().and_then(|()| file.lock_shared()) {
             tracing::warn!("{}: {error}", path.display());
@@ -49,8 +50,8 @@ impl Drop for Exclusive<'_> {
     }
 }
 
-/// The lock of the index. A transaction that writes holds it shared. Whoever replaces the file of the
-/// index holds it exclusively.
+/// The lock of the index. A transaction that writes holds it shared. Whoever replaces the file of
+/// the index holds it exclusively.
 #[derive(Debug)]
 pub(super) struct Gate(LockFile);
 
@@ -110,8 +111,8 @@ impl LockFile {
         self.file.lock_shared().map_err(|error| self.refused(error))
     }
 
-    /// Why the system refused a lock. A wait that a signal interrupted is not repeated by the standard
-    /// library, and says nothing about the file system.
+    /// Why the system refused a lock. A wait that a signal interrupted is not repeated by the
+    /// standard library, and says nothing about the file system.
     fn refused(&self, source: io::Error) -> Error {
         let path = self.path.clone();
         match source.kind() {

@@ -39,7 +39,8 @@ impl Objects {
         Ok(digest)
     }
 
-    /// The bytes with this digest, or `None` if there are none or the file holds others; such a file is removed.
+    /// The bytes with this digest, or `None` if there are none. A file that holds other bytes is
+    /// removed.
     pub(super) fn get(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
         let path = self.path(digest);
         let bytes = match fs::read(&path) {
@@ -54,7 +55,7 @@ impl Objects {
             "{}: bytes do not match their digest; forgotten, to be computed again",
             path.display()
         );
-        // Where it cannot be removed it is a miss all the same.
+        // If the file cannot be removed, it is still a miss.
         if let Err(error) = remove(&path) {
             tracing::debug!("{error}");
         }
@@ -66,7 +67,7 @@ impl Objects {
         self.path(digest).is_file()
     }
 
-    /// Temporary files of writers, living or dead.
+    /// The temporary files of writers, living or dead.
     pub(super) fn temporary(&self) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
         for shard in entries(&self.root)? {
@@ -75,7 +76,7 @@ impl Objects {
         Ok(files)
     }
 
-    /// Every stored file, ordered by digest. Files with other names are not ours and are left alone.
+    /// Every stored file, ordered by digest. Files with other names are left alone.
     pub(super) fn list(&self) -> Result<Vec<ObjectFile>> {
         let mut files = Vec::new();
         for shard in entries(&self.root)? {

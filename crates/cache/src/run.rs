@@ -27,9 +27,9 @@ pub struct Reuse {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
-    /// A stage began to run, and the end is not known: the run goes on, or it was interrupted.
+    /// A stage began to run. Either the run goes on, or it was interrupted.
     Begun,
-    /// All that was asked for is there.
+    /// Every stage that was asked for has its result.
     Finished,
 }
 
@@ -73,7 +73,7 @@ impl Run {
         }
     }
 
-    /// What is stored beside id and project.
+    /// What is stored beside the id and the project.
     pub(super) fn record(&self) -> String {
         let record = Record {
             time: self.time,

@@ -1,9 +1,9 @@
-//! What is still whole in a damaged index.
+//! Finds what is still whole in a damaged index.
 //!
-//! SQLite refuses to read on behind a damaged page, and a damaged page near the root of a table hides most of its rows.
-//! Features cost hours, so they are not asked of SQLite: every page is searched for them. A row's checksum tells whether
-//! what was found is one, and a row that was deleted long ago does no harm: features never change.
-//! See "Database File Format" in SQLite's documentation, sections 1.6, 2.1 and 4.
+//! SQLite stops reading at a damaged page. A damaged page near the root of a table hides most of
+//! the table's rows. Features cost hours, so every page is searched for them. A row's checksum
+//! tells whether it is genuine. A row that was deleted long ago does no harm, because features
+//! never change. See "Database File Format" in SQLite's documentation, sections 1.6, 2.1 and 4.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,13 +18,13 @@ use crate::{Error, Result};
 /// The index is made with this size of page.
 pub(super) const PAGE: usize = 4096;
 
-/// No row of features comes near: a length beyond it is damage.
+/// No row of features is nearly as long. A longer length is damage.
 const LARGEST_ROW: usize = 1 << 24;
 
 const LOG_HEADER: u64 = 32;
 const FRAME_HEADER: usize = 24;
 
-/// Copies the rows of a table, as far as SQLite can read them. They are checked when they are used.
+/// Copies the rows of tables, as far as SQLite can read them. Rows are checked when they are used.
 pub(super) fn copy_readable(old: &Path, new: &Connection, tables: &[&str]) -> rusqlite::Result<usize> {
     let Ok(old) = Connection::open_with_flags(old, OpenFlags::SQLITE_OPEN_READ_ONLY) else {
         return Ok(0);
@@ -50,7 +50,8 @@ pub(super) fn copy_readable(old: &Path, new: &Connection, tables: &[&str]) -> ru
     Ok(n_copied)
 }
 
-/// Finds every row of a table with row ids, in the file and in its write-ahead log, that `accept` takes for genuine.
+/// Finds the rows of tables with row ids, in the file and in its write-ahead log. `accept` says
+/// whether a row is genuine.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be read, and what `accept` returns.
@@ -124,7 +125,8 @@ impl Pages {
         Ok(pages)
     }
 
-    /// Frames of the log's current round carry the salts of its header; older ones are left over from the round before.
+    /// The frames of the log's current round carry the salts of its header. Other frames are left
+    /// over from earlier rounds.
     fn find_latest(&mut self) -> io::Result<()> {
         let Some(log) = self.log.as_mut().filter(|_| self.log_bytes >= LOG_HEADER) else {
             return Ok(());
@@ -210,7 +212,8 @@ fn cells(page: &[u8], start: usize) -> Vec<usize> {
         .collect()
 }
 
-/// The length of a cell's payload, what of it lies in the page, and the number of the page where it goes on.
+/// The length of a cell's payload, the part that lies in the page, and the number of the page where
+/// it goes on.
 fn begin(page: &[u8], cell: usize) -> Option<(usize, &[u8], u32)> {
     let (length, n) = varint(page.get(cell..)?)?;
     let (_row_id, m) = varint(page.get(cell + n..)?)?;

@@ -1,5 +1,5 @@
--- The index of the cache. Every row carries a checksum over all that a result depends on: a damaged row is a miss, never
--- a wrong result.
+-- The index of the cache. Every row has a checksum over all that a result depends on, so that a
+-- damaged row is a miss, never a wrong result.
 
 -- What a file's bytes were when it last had this stat.
 CREATE TABLE IF NOT EXISTS file (
@@ -11,7 +11,14 @@ CREATE TABLE IF NOT EXISTS file (
     checksum BLOB NOT NULL
 ) WITHOUT ROWID;
 
--- Which vector an extractor made of an image.
+-- The folders that were scanned. They tell a drive that is not plugged in from photographs that were
+-- deleted.
+CREATE TABLE IF NOT EXISTS folder (
+    path     TEXT PRIMARY KEY,
+    checksum BLOB NOT NULL
+) WITHOUT ROWID;
+
+-- Which vector an image has of a descriptor, which this table calls extractor.
 CREATE TABLE IF NOT EXISTS feature (
     extractor BLOB NOT NULL,
     image     BLOB NOT NULL,
@@ -26,8 +33,8 @@ CREATE TABLE IF NOT EXISTS vector (
     bytes  BLOB NOT NULL
 );
 
--- What a stage made of a key: names and digests of its outputs, as JSON. For estimates only, without a checksum: how long
--- it took, and how many images went through the network, if they did.
+-- What a stage made of a key: the names and digests of its outputs, and what they refer to, as JSON.
+-- Seconds and embedded images are for estimates only, and are not part of the checksum.
 CREATE TABLE IF NOT EXISTS execution (
     key      BLOB PRIMARY KEY,
     stage    TEXT NOT NULL,
@@ -38,8 +45,8 @@ CREATE TABLE IF NOT EXISTS execution (
     checksum BLOB NOT NULL
 ) WITHOUT ROWID;
 
--- The runs of a project, newest last: when, how far, with which keys, and what the cache spared them, as JSON.
--- A project is known by its output folder.
+-- The runs of a project, newest last: when, how far, with which keys, and what the cache spared them,
+-- as JSON. A project is known by its output folder.
 CREATE TABLE IF NOT EXISTS run (
     id       INTEGER PRIMARY KEY,
     project  TEXT NOT NULL,
@@ -47,7 +54,8 @@ CREATE TABLE IF NOT EXISTS run (
     checksum BLOB NOT NULL
 );
 
--- Files written for the user, and from what: they are written again only if either changed.
+-- Files written for the user, and what they were made from. A file is written again only if one of
+-- the two changed.
 CREATE TABLE IF NOT EXISTS export (
     path     TEXT PRIMARY KEY,
     size     INTEGER NOT NULL,

@@ -22,8 +22,8 @@ impl StoredTable<'_> {
     /// The features of some rows, `f32 [range.len(), width]`.
     ///
     /// # Errors
-    /// [`Error::Lost`] if one of them is gone or damaged; the cache then forgets the table too, so that the stage that
-    /// makes it runs again. [`Error::Index`] if the index fails.
+    /// [`Error::Lost`] if one of them is gone or damaged. The cache then forgets the table too, so
+    /// that the stage that makes it runs again. [`Error::Index`] if the index fails.
     pub fn features(&self, range: Range<usize>) -> Result<Array2<f32>> {
         let mut features = Array2::zeros((range.len(), self.rows.width));
         self.read(range, features.view_mut())?;

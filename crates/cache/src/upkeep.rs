@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
 
-use luthier_artifact::{Digest, KeyPart, remove, temporary};
+use luthier_artifact::{Digest, KeyPart, Observer, remove, temporary};
 use serde::Serialize;
 
 use crate::index::Index;
@@ -78,7 +78,7 @@ pub struct LastRun {
 /// What [`Cache::verify`] found and forgot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
-    /// What SQLite found wrong with the index, which was then made anew of what is whole.
+    /// What SQLite found wrong with the index. A new index was then made of what is whole.
     pub damaged_index: Option<String>,
     /// Artifacts that were read.
     pub objects: usize,
@@ -90,10 +90,11 @@ pub struct VerifyReport {
     pub damaged_features: u64,
     /// Executions whose record or outputs were damaged or gone, now forgotten.
     pub forgotten_executions: u64,
-    /// Other rows that failed their checksum, now removed: runs, exports, files known by their stat.
+    /// Other rows that failed their checksum, now removed: runs, exports, folders, files known by
+    /// their stat.
     pub damaged_records: u64,
-    /// Files that dead processes left behind, now removed; `None` if other processes use the cache, for then nobody can
-    /// tell.
+    /// Files that dead processes left behind, now removed. `None` if other processes use the cache:
+    /// the files may then be theirs.
     pub left_over_files: Option<usize>,
 }
 
@@ -137,25 +138,33 @@ impl Cache {
     /// Reads everything against its digest or checksum, and forgets what does not agree.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`] if nothing can be forgotten, [`Error::Io`] or [`Error::Index`] if something cannot be read at all.
-    pub fn verify(&self) -> Result<VerifyReport> {
+    /// [`Error::ReadOnly`] if nothing can be forgotten, [`Error::Io`] or [`Error::Index`] if
+    /// something cannot be read at all. [`Error::Interrupted`] soon after the observer says so;
+    /// what was found damaged until then may be forgotten already, and nothing else is.
+    pub fn verify(&self, observer: &dyn Observer) -> Result<VerifyReport> {
         self.check_writable()?;
+        self.index.watched(observer, || self.verify_watched(observer))
+    }
+
+    fn verify_watched(&self, observer: &dyn Observer) -> Result<VerifyReport> {
         let mut report = VerifyReport {
             damaged_index: self.index.check()?,
             ..VerifyReport::default()
         };
         for object in self.objects.list()? {
+            go_on(observer)?;
             report.objects += 1;
             report.damaged_objects += usize::from(self.objects.get(&object.digest)?.is_none());
         }
-        (report.features, report.damaged_features) = self.index.forget_damaged_features()?;
+        (report.features, report.damaged_features) = self.index.forget_damaged_features(observer)?;
         let mut forgotten = Vec::new();
         for key in self.index.execution_keys()? {
+            go_on(observer)?;
             if self.execution(&key)?.is_none() {
                 forgotten.push(key);
             }
         }
-        report.forgotten_executions = self.index.forget_executions(&forgotten)?;
+        report.forgotten_executions = self.index.forget_executions(&forgotten, observer)?;
         report.damaged_records = self.index.forget_damaged_records()?;
         report.left_over_files = match self.lock.exclusive() {
             Ok(_alone) => {
@@ -169,7 +178,7 @@ impl Cache {
         Ok(report)
     }
 
-    /// What is counted: the folder's own contents.
+    /// What `stats` counts: the contents of the folder, not of the temporary one.
     fn shown(&self) -> (&Objects, &Index) {
         match &self.below {
             Some(below) => (&below.objects, &below.index),
@@ -186,7 +195,8 @@ impl Cache {
         }
     }
 
-    /// The unfinished files of dead processes. Only for who has the cache alone: those of living ones look the same.
+    /// The unfinished files of dead processes. Those of living processes look the same, so the
+    /// caller must hold the lock exclusively.
     pub(super) fn left_over(&self) -> Result<Vec<PathBuf>> {
         let unfinished = ["index.sqlite.new", "index.sqlite.new-wal", "index.sqlite.new-shm"]
             .map(|name| self.folder.join(name))
@@ -196,6 +206,14 @@ impl Cache {
             .chain(temporary(&self.folder)?)
             .chain(self.objects.temporary()?)
             .collect())
+    }
+}
+
+/// Ends work that the user interrupted.
+pub(super) fn go_on(observer: &dyn Observer) -> Result<()> {
+    match observer.is_interrupted() {
+        true => Err(Error::Interrupted),
+        false => Ok(()),
     }
 }
 

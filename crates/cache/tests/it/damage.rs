@@ -213,7 +213,7 @@ fn check_flip(truth: &Truth, files: &[(PathBuf, Vec<u8>)], (file, byte, mask): (
     let cache = Cache::open(folder.root.path()).unwrap_or_else(|error| panic!("{place}: {error}"));
     let n_misses = truth.count_misses(&cache, &place);
     if byte.is_multiple_of(4) {
-        cache.verify().unwrap_or_else(|error| panic!("{place}: {error}"));
+        cache.verify(&()).unwrap_or_else(|error| panic!("{place}: {error}"));
         cache.stats().unwrap_or_else(|error| panic!("{place}: {error}"));
         truth.count_misses(&cache, &place);
     }
@@ -223,7 +223,7 @@ fn check_flip(truth: &Truth, files: &[(PathBuf, Vec<u8>)], (file, byte, mask): (
     // In an index of rows, a flip can hide a row from SQLite without its notice: then only `verify` tells.
     let is_hidden = truth.count_misses(&cache, &place) > 0;
     if is_hidden {
-        assert!(cache.verify().unwrap().damaged_index.is_some(), "{place}: not found");
+        assert!(cache.verify(&()).unwrap().damaged_index.is_some(), "{place}: not found");
         truth.store(&cache);
         assert_eq!(truth.count_misses(&cache, &place), 0, "{place}: stored again");
     }
@@ -438,6 +438,64 @@ fn tables_of_another_form_are_damage() {
 }
 
 #[test]
+fn a_missing_table_is_damage_and_the_features_stay() {
+    let outside = tempfile::tempdir().unwrap();
+    let truth = Truth::new(&outside.path().join("export"));
+    for (table, expected) in [("export", 1), ("folder", 0), ("run", 1)] {
+        let folder = lay_out(&stored(&truth, true));
+        folder.tamper(&format!("DROP TABLE {table}"));
+        assert_eq!(truth.count_misses(&folder.open(), table), expected, "{table}");
+        assert!(folder.root.path().join("index.sqlite.damaged").exists(), "{table}");
+    }
+}
+
+#[test]
+fn what_a_user_adds_to_the_index_is_no_damage() {
+    let outside = tempfile::tempdir().unwrap();
+    let truth = Truth::new(&outside.path().join("export"));
+    for addition in [
+        "CREATE INDEX by_stage ON execution (stage)",
+        "CREATE VIEW sizes AS SELECT digest, length(bytes) AS size FROM vector",
+        "CREATE TABLE notes (text)",
+        "ALTER TABLE run ADD COLUMN note TEXT",
+        "ANALYZE",
+        // The same table, defined by another text.
+        "PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = replace(sql, '  ', ' ') WHERE name = 'feature';
+         PRAGMA writable_schema = OFF",
+    ] {
+        let folder = lay_out(&stored(&truth, true));
+        folder.tamper(addition);
+        let cache = folder.open();
+        assert_eq!(truth.count_misses(&cache, addition), 0, "{addition}");
+        truth.store(&cache);
+        drop(cache);
+        assert!(!folder.root.path().join("index.sqlite.damaged").exists(), "{addition}");
+    }
+}
+
+#[test]
+fn a_statement_that_fails_for_another_reason_than_damage_leaves_the_index_as_it_is() {
+    let outside = tempfile::tempdir().unwrap();
+    let truth = Truth::new(&outside.path().join("export"));
+    for (failure, reason) in [
+        ("RAISE(FAIL, 'constraint violation')", "constraint violation"),
+        ("no_such_function(1)", "no_such_function"),
+        ("zeroblob(2000000000)", "too big"),
+    ] {
+        let folder = lay_out(&stored(&truth, true));
+        folder.tamper(&format!(
+            "CREATE TRIGGER refuse BEFORE INSERT ON export BEGIN SELECT {failure}; END"
+        ));
+        let cache = folder.open();
+        let error = truth.try_store(&cache).unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+        assert!(!folder.root.path().join("index.sqlite.damaged").exists(), "{reason}");
+        assert_eq!(truth.count_misses(&cache, reason), 0);
+    }
+}
+
+#[test]
 fn a_folder_that_may_only_be_read_is_read_and_nothing_is_added() {
     if has_run_unprivileged("damage::a_folder_that_may_only_be_read_is_read_and_nothing_is_added") {
         return;
@@ -490,7 +548,7 @@ fn rows_of_runs_and_exports_are_checked_too() {
         folder.tamper(sql);
         let cache = folder.open();
         assert_eq!(truth.count_misses(&cache, sql), expected, "{sql}");
-        assert_eq!(cache.verify().unwrap().damaged_records, 1, "{sql}");
-        assert_eq!(cache.verify().unwrap().damaged_records, 0, "{sql}");
+        assert_eq!(cache.verify(&()).unwrap().damaged_records, 1, "{sql}");
+        assert_eq!(cache.verify(&()).unwrap().damaged_records, 0, "{sql}");
     }
 }

@@ -180,7 +180,7 @@ fn a_table_is_read_back_whole_or_in_blocks_and_equal_rows_are_stored_once() {
     assert_eq!(cache.table(&digest).unwrap().unwrap().load().unwrap(), table());
     let stored = cache.table(&digest).unwrap().unwrap();
     assert_eq!(stored.features(1..3).unwrap(), array![[3.0, 4.0], [1.0, 2.0]]);
-    assert_eq!(cache.verify().unwrap().damaged_features, 0);
+    assert_eq!(cache.verify(&()).unwrap().damaged_features, 0);
     assert_eq!(
         cache.table(&digest).unwrap().unwrap().load().unwrap(),
         table(),
@@ -189,6 +189,45 @@ fn a_table_is_read_back_whole_or_in_blocks_and_equal_rows_are_stored_once() {
     let connection = Connection::open(folder.root.path().join("index.sqlite")).unwrap();
     let count = connection.query_row("SELECT count(*) FROM vector", [], |row| row.get::<_, i64>(0));
     assert_eq!(count.unwrap(), 2);
+}
+
+/// How many commits other connections have made is not told, only whether there were some.
+fn commits(watcher: &Connection) -> i64 {
+    watcher
+        .pragma_query_value(None, "data_version", |row| row.get(0))
+        .unwrap()
+}
+
+#[test]
+fn a_table_that_is_stored_already_is_not_written_again() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let digest = cache.put_table(&table()).unwrap();
+    let watcher = Connection::open(folder.root.path().join("index.sqlite")).unwrap();
+    let before = commits(&watcher);
+    let log = fs::metadata(folder.root.path().join("index.sqlite-wal")).unwrap().len();
+    assert_eq!(cache.put_table(&table()).unwrap(), digest);
+    assert_eq!(commits(&watcher), before);
+    assert_eq!(
+        fs::metadata(folder.root.path().join("index.sqlite-wal")).unwrap().len(),
+        log
+    );
+
+    for damage in [
+        "UPDATE vector SET bytes = x'0000803f00000041'",
+        "UPDATE vector SET bytes = x'00'",
+        "DELETE FROM vector WHERE rowid = (SELECT min(rowid) FROM vector)",
+    ] {
+        folder.tamper(damage);
+        let before = commits(&watcher);
+        assert_eq!(cache.put_table(&table()).unwrap(), digest);
+        assert_ne!(commits(&watcher), before, "{damage}");
+        assert_eq!(
+            cache.table(&digest).unwrap().unwrap().load().unwrap(),
+            table(),
+            "{damage}"
+        );
+    }
 }
 
 #[test]
@@ -253,7 +292,7 @@ fn damaged_rows_are_misses_and_verify_forgets_them() {
     assert_eq!(cache.execution(&key.digest()).unwrap(), None);
     assert_eq!(cache.file_digests(root, file()).unwrap(), [None]);
 
-    let report = cache.verify().unwrap();
+    let report = cache.verify(&()).unwrap();
     assert_eq!(
         (
             report.damaged_features,
@@ -262,7 +301,7 @@ fn damaged_rows_are_misses_and_verify_forgets_them() {
         ),
         (1, 1, 0)
     );
-    let report = cache.verify().unwrap();
+    let report = cache.verify(&()).unwrap();
     assert_eq!(
         (report.features, report.damaged_features, report.forgotten_executions),
         (0, 0, 0)

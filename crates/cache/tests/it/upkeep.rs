@@ -1,12 +1,14 @@
 //! What `gc` and `prune-images` keep, what `verify` finds, and which layouts are read.
 
 use std::fs;
-use std::path::PathBuf;
-use std::time::SystemTime;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
-use luthier_artifact::{Digest, FileStat, Key};
+use luthier_artifact::{Digest, FileStat, Key, Observer};
 use luthier_cache::{
-    Cache, Descriptor, DryRun, Error, Execution, GcLimits, GcReport, LastRun, Output, References, Reuse, RunStage,
+    Cache, Descriptor, DryRun, Error, Execution, GcLimits, GcReport, GoneFolders, KeptFolder, LastRun, Output,
+    PruneReport, References, Reuse, RunStage,
 };
 
 use crate::{DESCRIPTOR, Folder, features, manifest, table};
@@ -101,16 +103,16 @@ fn gc_keeps_what_the_last_runs_used_and_waits_for_others_to_leave() {
 
     let other_process = folder.open();
     assert!(matches!(
-        cache.gc(&runs(1), DryRun::No).unwrap_err(),
+        cache.gc(&runs(1), DryRun::No, &()).unwrap_err(),
         Error::InUse { .. }
     ));
     drop(other_process);
-    let planned = cache.gc(&runs(1), DryRun::Yes).unwrap();
+    let planned = cache.gc(&runs(1), DryRun::Yes, &()).unwrap();
     assert!(folder.object(old).exists());
-    assert_eq!(cache.gc(&runs(1), DryRun::No).unwrap(), planned);
+    assert_eq!(cache.gc(&runs(1), DryRun::No, &()).unwrap(), planned);
     assert_eq!((planned.objects, planned.executions, planned.runs), (1, 1, 1));
     assert!(!folder.object(old).exists() && folder.object(new).exists());
-    assert_eq!(cache.gc(&runs(1), DryRun::No).unwrap(), GcReport::default());
+    assert_eq!(cache.gc(&runs(1), DryRun::No, &()).unwrap(), GcReport::default());
 }
 
 #[test]
@@ -122,7 +124,7 @@ fn gc_keeps_the_features_of_every_descriptor_and_drops_those_of_others() {
     extract(&cache, "harp", &[old]);
     let extracted = extract(&cache, "harp", &[squash, crop]);
     cache.record_run("/project", &[scanned, extracted], REUSE).unwrap();
-    assert_eq!(cache.gc(&runs(1), DryRun::No).unwrap().features, 2);
+    assert_eq!(cache.gc(&runs(1), DryRun::No, &()).unwrap().features, 2);
     for (descriptor, expected) in [(squash, 2), (crop, 2), (old, 0)] {
         assert_eq!(features(&cache, &descriptor, &images(), 2048).len(), expected);
     }
@@ -140,10 +142,10 @@ fn gc_keeps_what_an_interrupted_run_embedded_until_a_run_has_used_it() {
     cache.store_features(&descriptor, &rows).unwrap();
     assert_eq!(cache.stats().unwrap().runs, 1, "it was begun twice, and is one");
     assert_eq!(cache.last_run("/project").unwrap(), [], "it has not finished");
-    assert_eq!(cache.gc(&runs(0), DryRun::No).unwrap(), GcReport::default());
+    assert_eq!(cache.gc(&runs(0), DryRun::No, &()).unwrap(), GcReport::default());
 
     cache.record_run("/project", &[scanned], REUSE).unwrap();
-    assert_eq!(cache.gc(&runs(0), DryRun::Yes).unwrap().features, 2);
+    assert_eq!(cache.gc(&runs(0), DryRun::Yes, &()).unwrap().features, 2);
 }
 
 #[test]
@@ -164,7 +166,7 @@ fn gc_knows_the_images_of_a_run_by_its_tables_if_the_manifest_is_damaged() {
     let extracted = record(&cache, key, &[train], references);
     cache.record_run("/project", &[scanned, extracted], REUSE).unwrap();
     fs::write(folder.object(manifest), "damaged").unwrap();
-    assert_eq!(cache.gc(&runs(1), DryRun::No).unwrap().features, 0);
+    assert_eq!(cache.gc(&runs(1), DryRun::No, &()).unwrap().features, 0);
     assert_eq!(features(&cache, &digest, &table.images, 2).len(), 3);
     assert_eq!(cache.table(&train).unwrap().unwrap().load().unwrap(), table);
 }
@@ -187,7 +189,7 @@ fn gc_follows_the_references_of_a_stage_that_no_one_has_heard_of() {
     // The list is no output: only the reference keeps it.
     let stage = record(&cache, Key::stage("dream", 1).finish(), &[], references);
     cache.record_run("/project", &[stage], REUSE).unwrap();
-    let report = cache.gc(&runs(1), DryRun::No).unwrap();
+    let report = cache.gc(&runs(1), DryRun::No, &()).unwrap();
     assert_eq!((report.features, report.objects, report.executions), (2, 1, 0));
     assert!(folder.object(list).exists() && !folder.object(not_listed).exists());
     assert_eq!(features(&cache, &used, &images(), 8).len(), 2);
@@ -231,7 +233,7 @@ fn verify_takes_nothing_from_a_run_that_embeds_meanwhile() {
             }
         });
         while !run.is_finished() {
-            assert_eq!(cache.verify().unwrap().damaged_features, 0);
+            assert_eq!(cache.verify(&()).unwrap().damaged_features, 0);
         }
     });
     assert_eq!(features(&cache, &descriptor, &images, 256).len(), N_IMAGES);
@@ -267,58 +269,242 @@ fn gc_by_size_keeps_what_was_used_last() {
         let extracted = extract(&cache, &class, &[*descriptor]);
         cache.record_run(&class, &[scanned, extracted], REUSE).unwrap();
     }
-    let all = cache.gc(&GcLimits::default(), DryRun::Yes).unwrap();
+    let all = cache.gc(&GcLimits::default(), DryRun::Yes, &()).unwrap();
     assert_eq!(all, GcReport::default(), "no limit, nothing goes");
-    let none = cache.gc(&runs(0), DryRun::Yes).unwrap();
+    let none = cache.gc(&runs(0), DryRun::Yes, &()).unwrap();
     let total = none.object_bytes + none.feature_bytes;
     let bytes = |bytes| GcLimits {
         bytes: Some(bytes),
         ..GcLimits::default()
     };
-    assert_eq!(cache.gc(&bytes(total), DryRun::Yes).unwrap(), GcReport::default());
-    let less = cache.gc(&bytes(total - 1), DryRun::No).unwrap();
+    assert_eq!(cache.gc(&bytes(total), DryRun::Yes, &()).unwrap(), GcReport::default());
+    let less = cache.gc(&bytes(total - 1), DryRun::No, &()).unwrap();
     assert_eq!((less.features, less.runs, less.objects), (2, 1, 1));
     let counts = descriptors.map(|descriptor| features(&cache, &descriptor, &images(), 2048).len());
     assert_eq!(counts, [0, 2, 2], "the oldest went");
-    assert_eq!(cache.gc(&bytes(0), DryRun::No).unwrap().runs, 2);
+    assert_eq!(cache.gc(&bytes(0), DryRun::No, &()).unwrap().runs, 2);
+}
+
+/// A data folder whose files are known to the cache, with features of each.
+struct Photos<'a> {
+    cache: &'a Cache,
+    folder: PathBuf,
+}
+
+impl<'a> Photos<'a> {
+    fn new(cache: &'a Cache, folder: PathBuf, names: &[&str]) -> Self {
+        let photos = Photos { cache, folder };
+        for name in names {
+            let path = photos.folder.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "").unwrap();
+            let past = SystemTime::now() - Duration::from_secs(100);
+            let file = fs::File::options().append(true).open(&path).unwrap();
+            file.set_modified(past).unwrap();
+            let known = [(*name, FileStat::of(&path).unwrap(), image(name))];
+            cache
+                .remember_files(&photos.folder, known.into_iter(), SystemTime::now())
+                .unwrap();
+            let rows = [(image(name), vec![0.5; 8])];
+            cache.store_features(&Digest::of(DESCRIPTOR), &rows).unwrap();
+        }
+        photos
+    }
+
+    /// Prunes, and then tells which images have features.
+    #[track_caller]
+    fn check(&self, gone_folders: GoneFolders, names: &[&str], expected: &[bool]) -> PruneReport {
+        let planned = self.cache.prune_images(DryRun::Yes, gone_folders, &()).unwrap();
+        let done = self.cache.prune_images(DryRun::No, gone_folders, &()).unwrap();
+        assert_eq!(done, planned);
+        let images: Vec<Digest> = names.iter().map(|name| image(name)).collect();
+        let found = self.cache.feature_digests(&Digest::of(DESCRIPTOR), &images).unwrap();
+        let is_known: Vec<bool> = found.iter().map(Option::is_some).collect();
+        assert_eq!(is_known, expected, "{names:?}");
+        assert_eq!(done.features as usize, expected.iter().filter(|known| !**known).count());
+        done
+    }
+}
+
+/// The image in a file.
+fn image(name: &str) -> Digest {
+    Digest::of(format!("image {name}").as_bytes())
+}
+
+fn kept(folder: &Path, files: u64) -> Vec<KeptFolder> {
+    let folder = folder.to_owned();
+    vec![KeptFolder { folder, files }]
 }
 
 #[test]
 fn pruning_forgets_images_that_no_last_run_had_and_no_file_holds() {
     let folder = Folder::new();
     let cache = folder.open();
-    let descriptor = Digest::of(DESCRIPTOR);
     let (scanned, _) = scan(&cache, "harp");
-    let extracted = extract(&cache, "harp", &[descriptor]);
+    let extracted = extract(&cache, "harp", &[Digest::of(DESCRIPTOR)]);
     cache.record_run("/project", &[scanned, extracted], REUSE).unwrap();
-    let (kept, gone) = (Digest::of(b"still a file"), Digest::of(b"no file any more"));
-    let file = |name: &str, digest| {
-        let path: PathBuf = folder.root.path().join(name);
-        fs::write(&path, "").unwrap();
-        let past = std::time::SystemTime::now() - std::time::Duration::from_secs(100);
-        fs::File::options()
-            .append(true)
-            .open(&path)
-            .unwrap()
-            .set_modified(past)
-            .unwrap();
-        let stat = FileStat::of(&path).unwrap();
-        let file = [(name, stat, digest)].into_iter();
+    let names = ["harp/kept.jpg", "harp/gone.jpg"];
+    let photos = Photos::new(&cache, folder.root.path().join("data"), &names);
+    fs::remove_file(photos.folder.join(names[1])).unwrap();
+    let report = photos.check(GoneFolders::Keep, &names, &[true, false]);
+    assert_eq!((report.files, report.kept_folders), (1, Vec::new()));
+    let of_run = cache.feature_digests(&Digest::of(DESCRIPTOR), &images()).unwrap();
+    assert!(of_run.iter().all(Option::is_some));
+}
+
+#[test]
+fn pruning_takes_no_unplugged_drive_for_deleted_photographs() {
+    let names = ["harp/1.jpg", "lute/2.jpg"];
+    // What is left of the data folder, and of the folder above it, which is the drive's.
+    let (missing, empty, empty_above, with_hidden): (fn(&Path), fn(&Path), fn(&Path), fn(&Path)) = (
+        |data| fs::remove_dir_all(data.parent().unwrap()).unwrap(),
+        |data| {
+            fs::remove_dir_all(data).unwrap();
+            fs::create_dir(data).unwrap();
+        },
+        |data| fs::remove_dir_all(data).unwrap(),
+        |data| {
+            fs::remove_dir_all(data).unwrap();
+            fs::create_dir_all(data.join("harp")).unwrap();
+            fs::write(data.join(".directory"), "icon").unwrap();
+        },
+    );
+    for (place, unplug) in [missing, empty, empty_above, with_hidden].into_iter().enumerate() {
+        let folder = Folder::new();
+        let cache = folder.open();
+        let outside = tempfile::tempdir().unwrap();
+        let photos = Photos::new(&cache, outside.path().join("drive/data"), &names);
+        unplug(&photos.folder);
+        let report = photos.check(GoneFolders::Keep, &names, &[true, true]);
+        assert_eq!(
+            (report.files, report.kept_folders),
+            (0, kept(&photos.folder, 2)),
+            "case {place}"
+        );
+        let report = photos.check(GoneFolders::Forget, &names, &[false, false]);
+        assert_eq!((report.files, report.kept_folders), (2, Vec::new()), "case {place}");
+        let report = cache.prune_images(DryRun::No, GoneFolders::Keep, &()).unwrap();
+        assert_eq!(report, PruneReport::default(), "case {place}");
+    }
+}
+
+#[test]
+fn pruning_takes_a_deleted_class_for_deleted_photographs() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let names = ["harp/1.jpg", "lute/2.jpg", "lute/3.jpg"];
+    let outside = tempfile::tempdir().unwrap();
+    let photos = Photos::new(&cache, outside.path().join("data"), &names);
+    fs::remove_dir_all(photos.folder.join("lute")).unwrap();
+    let report = photos.check(GoneFolders::Keep, &names, &[true, false, false]);
+    assert_eq!((report.files, report.kept_folders), (2, Vec::new()));
+}
+
+#[cfg(unix)]
+#[test]
+fn pruning_keeps_what_links_to_an_unplugged_drive_lead_to() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let outside = tempfile::tempdir().unwrap();
+    let (data, drive) = (outside.path().join("data"), outside.path().join("drive"));
+    for folder in [&data, &drive] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    std::os::unix::fs::symlink(&drive, data.join("lute")).unwrap();
+    let names = ["harp/1.jpg", "harp/2.jpg", "lute/3.jpg"];
+    let photos = Photos::new(&cache, data, &names);
+    fs::remove_file(photos.folder.join(names[1])).unwrap();
+    for unplug in [
+        |drive: &Path| fs::remove_file(drive.join("3.jpg")),
+        |drive: &Path| fs::remove_dir(drive),
+    ] {
+        unplug(&drive).unwrap();
+        let images: Vec<Digest> = names.iter().map(|name| image(name)).collect();
+        let report = cache.prune_images(DryRun::No, GoneFolders::Keep, &()).unwrap();
+        assert_eq!(report.kept_folders, kept(&photos.folder.join("lute"), 1));
+        let found = cache.feature_digests(&Digest::of(DESCRIPTOR), &images).unwrap();
+        assert!(found[0].is_some() && found[1].is_none() && found[2].is_some());
+    }
+}
+
+#[test]
+fn pruning_keeps_the_images_of_files_that_changed_or_cannot_be_looked_at() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let outside = tempfile::tempdir().unwrap();
+    let too_long = "x".repeat(300);
+    let names = ["harp/touched.jpg", "harp/other.jpg"];
+    let photos = Photos::new(&cache, outside.path().join("data"), &names);
+    fs::write(photos.folder.join(names[0]), "perhaps the same image").unwrap();
+    // The system refuses to look at a name of this length, for every user.
+    let stat = FileStat::of(&photos.folder.join(names[1])).unwrap();
+    let file = [(too_long.as_str(), stat, image("too long"))];
+    cache
+        .remember_files(&photos.folder, file.into_iter(), SystemTime::now())
+        .unwrap();
+    let rows = [(image("too long"), vec![0.5; 8])];
+    cache.store_features(&Digest::of(DESCRIPTOR), &rows).unwrap();
+    let names = [names[0], names[1], "too long"];
+    let report = photos.check(GoneFolders::Keep, &names, &[true, true, true]);
+    assert_eq!((report.files, report.kept_folders), (0, Vec::new()));
+}
+
+/// Interrupts after it was asked so many times.
+struct Interrupt {
+    after: usize,
+    asked: AtomicUsize,
+}
+
+impl Observer for Interrupt {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+    fn is_interrupted(&self) -> bool {
+        self.asked.fetch_add(1, Ordering::Relaxed) >= self.after
+    }
+}
+
+#[test]
+fn verify_gc_and_pruning_end_when_the_user_interrupts_and_lose_nothing() {
+    let expected_features = 2;
+    let mut n_interrupted = 0;
+    for after in 0..12 {
+        let folder = Folder::new();
+        let cache = folder.open();
+        let [used, unused] = [b"used", b"not."].map(|name| Digest::of(name));
+        extract(&cache, "lute", &[unused]);
+        let (scanned, list) = scan(&cache, "harp");
+        let extracted = extract(&cache, "harp", &[used]);
         cache
-            .remember_files(folder.root.path(), file, SystemTime::now())
+            .record_run("/project", &[scanned.clone(), extracted], REUSE)
             .unwrap();
-        cache.store_features(&descriptor, &[(digest, vec![0.5; 2048])]).unwrap();
-        path
-    };
-    file("kept.jpg", kept);
-    fs::remove_file(file("gone.jpg", gone)).unwrap();
-    let planned = cache.prune_images(DryRun::Yes).unwrap();
-    assert_eq!(cache.prune_images(DryRun::No).unwrap(), planned);
-    assert_eq!((planned.features, planned.files), (1, 1));
-    let [a, b] = images();
-    let found = cache.feature_digests(&descriptor, &[a, b, kept, gone]).unwrap();
-    let is_known: Vec<bool> = found.iter().map(Option::is_some).collect();
-    assert_eq!(is_known, [true, true, true, false]);
+        let observer = || Interrupt {
+            after,
+            asked: AtomicUsize::new(0),
+        };
+        let outcomes = [
+            cache.verify(&observer()).map(drop),
+            cache.gc(&runs(1), DryRun::No, &observer()).map(drop),
+            cache.prune_images(DryRun::No, GoneFolders::Keep, &observer()).map(drop),
+        ];
+        for outcome in outcomes {
+            match outcome {
+                Ok(()) => assert_ne!(after, 0, "it does not ask at all"),
+                Err(Error::Interrupted) => n_interrupted += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        // The lock is free again, and what a run used is there.
+        drop(cache);
+        let cache = folder.open();
+        assert!(folder.object(list).exists() && cache.execution(&scanned.key).unwrap().is_some());
+        assert_eq!(features(&cache, &used, &images(), 2048).len(), expected_features);
+        cache.gc(&runs(1), DryRun::No, &()).unwrap();
+        assert_eq!(features(&cache, &used, &images(), 2048).len(), expected_features);
+        assert_eq!(features(&cache, &unused, &images(), 2048).len(), 0);
+        assert_eq!(cache.verify(&()).unwrap().damaged_features, 0);
+    }
+    assert!(n_interrupted >= 6, "{n_interrupted} interrupted");
 }
 
 #[test]
@@ -335,11 +521,17 @@ fn unfinished_files_of_dead_processes_are_removed_by_who_is_alone() {
         fs::write(path, "half").unwrap();
     }
     let other_process = folder.open();
-    assert_eq!(cache.verify().unwrap().left_over_files, None);
+    assert_eq!(cache.verify(&()).unwrap().left_over_files, None);
     assert!(left_over.iter().all(|path| path.exists()), "they may be the other's");
     drop(other_process);
-    assert_eq!(cache.gc(&GcLimits::default(), DryRun::Yes).unwrap().left_over_files, 3);
-    assert_eq!(cache.verify().unwrap().left_over_files, Some(3));
+    assert_eq!(
+        cache
+            .gc(&GcLimits::default(), DryRun::Yes, &())
+            .unwrap()
+            .left_over_files,
+        3
+    );
+    assert_eq!(cache.verify(&()).unwrap().left_over_files, Some(3));
     assert!(left_over.iter().all(|path| !path.exists()) && object.exists());
 }
 
@@ -353,7 +545,7 @@ fn a_cache_of_a_newer_layout_is_refused() {
         matches!(
             error,
             Error::Layout {
-                expected: 2,
+                expected: 3,
                 found: 99,
                 ..
             }
@@ -370,7 +562,7 @@ fn a_cache_of_layout_1_is_refused_and_left_alone() {
     let before = fs::read(folder.root.path().join("index.sqlite")).unwrap();
     let error = Cache::open(folder.root.path()).unwrap_err().to_string();
     assert!(
-        error.ends_with("index.sqlite: cache has layout 1, this luthier reads layout 2"),
+        error.ends_with("index.sqlite: cache has layout 1, this luthier reads layout 3"),
         "{error}"
     );
     assert!(fs::read(folder.root.path().join("index.sqlite")).unwrap() == before);

@@ -4,7 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
-use luthier_cache::{CacheStats, DescriptorStats, DryRun, GcLimits, GcReport, PruneReport, Reuse, VerifyReport};
+use luthier_cache::{
+    CacheStats, DescriptorStats, DryRun, GcLimits, GcReport, GoneFolders, PruneReport, Reuse, VerifyReport,
+};
 use serde::Serialize;
 
 use super::{OutputArguments, OutputFormat, open_cache};
@@ -55,8 +57,14 @@ pub(crate) enum Command {
     /// An image no longer exists if two things are true. The last run of every project did without it. And no file that
     /// Luthier has read, and that is unchanged since, has its bytes. If the image comes back, it goes through the network
     /// again.
+    ///
+    /// A data folder that is missing, or has no files now, may be on a drive that is not plugged in: what is known of its
+    /// images is kept, unless --gone-folders is given.
     #[command(after_help = "Example:\n  luthier cache prune-images --dry-run")]
     PruneImages {
+        /// Also forget the images of data folders that are missing or have no files now
+        #[arg(long)]
+        gone_folders: bool,
         /// Only say how much would be forgotten
         #[arg(long)]
         dry_run: bool,
@@ -73,7 +81,7 @@ pub(crate) struct Arguments {
     cache: CacheSettings,
 }
 
-pub(crate) fn run(command: Command, _: &Progress) -> Result<ExitCode> {
+pub(crate) fn run(command: Command, progress: &Progress) -> Result<ExitCode> {
     let open = |arguments: &Arguments| {
         open_cache(&Settings {
             cache: arguments.cache.clone(),
@@ -82,7 +90,7 @@ pub(crate) fn run(command: Command, _: &Progress) -> Result<ExitCode> {
     };
     match command {
         Command::Stats(arguments) => print(&arguments, &open(&arguments)?.stats()?, describe_stats),
-        Command::Verify(arguments) => print(&arguments, &open(&arguments)?.verify()?, describe_check),
+        Command::Verify(arguments) => print(&arguments, &open(&arguments)?.verify(progress)?, describe_check),
         Command::Gc {
             arguments,
             keep_runs,
@@ -97,12 +105,17 @@ pub(crate) fn run(command: Command, _: &Progress) -> Result<ExitCode> {
                 bytes: max_size,
             };
             let mode = mode(dry_run);
-            let report = open(&arguments)?.gc(&limits, mode)?;
+            let report = open(&arguments)?.gc(&limits, mode, progress)?;
             print(&arguments, &report, |report| describe_gc(report, mode))
         }
-        Command::PruneImages { arguments, dry_run } => {
+        Command::PruneImages {
+            arguments,
+            gone_folders,
+            dry_run,
+        } => {
             let mode = mode(dry_run);
-            let report = open(&arguments)?.prune_images(mode)?;
+            let gone_folders = if gone_folders { GoneFolders::Forget } else { GoneFolders::Keep };
+            let report = open(&arguments)?.prune_images(mode, gone_folders, progress)?;
             print(&arguments, &report, |report| describe_pruning(report, mode))
         }
     }
@@ -232,8 +245,8 @@ fn describe_gc(report: &GcReport, mode: DryRun) -> String {
 }
 
 fn describe_pruning(report: &PruneReport, mode: DryRun) -> String {
-    format!(
-        "{} features of {} ({}) and {} no longer there",
+    let mut text = format!(
+        "{} features of {} ({}) and {} no longer there\n",
         match mode {
             DryRun::Yes => "would forget",
             DryRun::No => "forgot",
@@ -241,7 +254,15 @@ fn describe_pruning(report: &PruneReport, mode: DryRun) -> String {
         counted(report.features, "image"),
         size(report.feature_bytes),
         counted(report.files, "file")
-    )
+    );
+    for kept in &report.kept_folders {
+        text += &format!(
+            "kept {}: folder {} has no files now; is its drive plugged in? (--gone-folders forgets it)\n",
+            counted(kept.files, "file"),
+            kept.folder.display()
+        );
+    }
+    text
 }
 
 /// A number of bytes for people.

@@ -378,7 +378,7 @@ pub(crate) fn inspect(project: &Project, expect: Expect, when: &str) -> u64 {
         .into_iter()
         .filter(|stats| stats.descriptor != hashes);
     let committed = networks.map(|stats| stats.images).sum();
-    let found = cache.verify().unwrap();
+    let found = cache.verify(&()).unwrap();
     assert_eq!((found.damaged_objects, found.damaged_features), (0, 0), "{when}");
     if expect == Expect::AllWhole {
         assert_eq!(found.forgotten_executions, 0, "{when}");
