@@ -1,7 +1,7 @@
 //! Link arguments that every package with a binary, a test or a benchmark on libtorch passes from its build script.
 //!
 //! Cargo hands `cargo::rustc-link-arg` to the targets of the package that prints it and to no other, so
-//! `luthier-extract`, `luthier` and `luthier-benches` each have a build script that calls [`link_libtorch`].
+//! `luthier-extract`, `luthier`, `luthier-cli` and `luthier-benches` each have a build script that calls [`link_libtorch`].
 //! Each depends on `torch-sys` directly, because that is what makes cargo set `DEP_TCH_LIBTORCH_LIB`.
 
 use std::env;

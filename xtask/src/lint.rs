@@ -50,7 +50,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
         )?,
         check(
             "one build",
-            "let the crate `luthier` and xtask ask for these features too, as the workspace's Cargo.toml does for others",
+            "let luthier-cli and xtask ask for these features too, as the workspace's Cargo.toml does for others",
             || one_build::violations(workspace),
         )?,
         check("lines of prose", "break them", || prose::violations(workspace))?,
