@@ -65,7 +65,7 @@ const RULES: [Rule; 10] = [
         package: "luthier-eval",
         reaches: &["resvg", "luthier-artifact"],
         avoids: &[
-            TENSORS, IMAGES, STATISTICS, NETWORK, TERMINAL, EXTRACT, FEATURES, CLASSIFY, PROGRAM,
+            TENSORS, IMAGES, STATISTICS, STORE, NETWORK, TERMINAL, EXTRACT, FEATURES, CLASSIFY, PROGRAM,
         ],
     },
     Rule {
