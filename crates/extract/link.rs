@@ -2,9 +2,9 @@
 //! its build script.
 //!
 //! Cargo hands `cargo::rustc-link-arg` to the targets of the package that prints it and to no
-//! other, so `luthier-extract`, `luthier` and `luthier-benches` each have a build script that calls
-//! [`link_libtorch`]. Each depends on `torch-sys` directly, because that is what makes cargo set
-//! `DEP_TCH_LIBTORCH_LIB`.
+//! other, so `luthier-extract`, `luthier`, `luthier-cli` and `luthier-benches` each have a build script
+//! that calls [`link_libtorch`]. Each depends on `torch-sys` directly, because that is what makes
+//! cargo set `DEP_TCH_LIBTORCH_LIB`.
 
 use std::env;
 use std::path::{Path, PathBuf};

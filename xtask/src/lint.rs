@@ -4,7 +4,9 @@ mod edges;
 mod one_build;
 mod prose;
 
+use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -50,7 +52,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
         )?,
         check(
             "one build",
-            "let the crate `luthier` and xtask ask for these features too, as the workspace's Cargo.toml does for others",
+            "let luthier-cli and xtask ask for these features too, as the workspace's Cargo.toml does for others",
             || one_build::violations(workspace),
         )?,
         check("lines of prose", "break them", || prose::violations(workspace))?,
@@ -93,6 +95,15 @@ fn output(mut command: Command) -> Result<Option<String>> {
     Ok(Some(
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
     ))
+}
+
+/// What lies in a folder, ordered by name.
+#[expect(clippy::disallowed_methods, reason = "the result is sorted")]
+fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("{}: not read", folder.display()))?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
 }
 
 /// What `cargo tree` says, a package a line.

@@ -107,7 +107,7 @@ mod tests {
             &[][..],
             &["--help"],
             &["--", "--nocapture"],
-            &["-p", "luthier", "--", "--", "-V"],
+            &["-p", "luthier-cli", "--", "--", "-V"],
         ] {
             let typed = ["xtask", "test"].iter().chain(line).map(OsString::from).collect();
             let Ok(Command::Test { args }) = Command::from_arguments(typed) else {

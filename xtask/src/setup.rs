@@ -18,7 +18,7 @@ use libtorch::{Device, Libtorch};
 use crate::workspace::Workspace;
 
 /// Packages that carry the path of libtorch: see `crates/extract/link.rs`.
-const LINKED_PACKAGES: [&str; 3] = ["luthier-extract", "luthier", "luthier-benches"];
+const LINKED_PACKAGES: [&str; 4] = ["luthier-extract", "luthier", "luthier-cli", "luthier-benches"];
 
 /// What `cargo xtask setup` can be asked for.
 #[derive(clap::Args)]
@@ -74,4 +74,37 @@ fn provide(workspace: &Workspace, device: Device) -> Result<(Libtorch, bool)> {
     };
     link::replace(workspace, &libtorch)?;
     Ok((libtorch, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// A package that is missing would keep the path of a libtorch that has gone.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the result is sorted")]
+    fn every_package_that_carries_the_path_of_libtorch_is_known() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let crates = fs::read_dir(root.join("crates"))
+            .unwrap()
+            .map(|folder| folder.unwrap().path());
+        let mut linked: Vec<String> = crates
+            .chain([root.join("benches")])
+            .filter(|folder| {
+                fs::read_to_string(folder.join("build.rs")).is_ok_and(|build| build.contains("link_libtorch"))
+            })
+            .map(|folder| {
+                let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+                let name = manifest.lines().find_map(|line| line.strip_prefix("name = "));
+                name.unwrap().trim_matches('"').to_owned()
+            })
+            .collect();
+        linked.sort();
+        let mut known = LINKED_PACKAGES;
+        known.sort_unstable();
+        assert_eq!(linked, known);
+    }
 }

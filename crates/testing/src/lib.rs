@@ -186,6 +186,9 @@ fn writes_everywhere() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::hint::black_box;
+    use std::panic::catch_unwind;
+
     use super::*;
 
     fn requires(require_all: &str, without: &str, need: Need) -> bool {
@@ -209,6 +212,15 @@ mod tests {
         assert!(requires("1", "weights photographs", Need::Strace));
         assert!(!requires("1", "weights  strace", Need::Strace));
         assert!(requires("1", "weights-strace", Need::Strace));
+    }
+
+    /// Tests and the program are of one profile. It checks what our own code computes and assumes.
+    #[test]
+    fn arithmetic_overflow_panics_in_tests() {
+        let overflows = || black_box(u8::MAX) + black_box(1);
+        assert!(catch_unwind(overflows).is_err(), "overflow-checks are off");
+        let asserts = || debug_assert!(black_box(false));
+        assert!(catch_unwind(asserts).is_err(), "debug-assertions are off");
     }
 
     /// Runs itself again, where that is needed and possible.

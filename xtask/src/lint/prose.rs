@@ -1,7 +1,6 @@
 //! Lines of the documentation that are too long to read in a terminal or a diff.
 
 use std::fs;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
@@ -14,7 +13,10 @@ const MAX: usize = 100;
 pub(super) fn violations(workspace: &Workspace) -> Result<Option<String>> {
     let mut found = Vec::new();
     for folder in [workspace.root.clone(), workspace.root.join("docs")] {
-        for path in documents(folder)? {
+        for path in super::files_in(&folder)? {
+            if path.extension().is_none_or(|extension| extension != "md") {
+                continue;
+            }
             let text = fs::read_to_string(&path).with_context(|| format!("{}: not read", path.display()))?;
             let name = path.strip_prefix(&workspace.root).unwrap_or(&path).display();
             let of_file = long_lines(&text).into_iter();
@@ -22,15 +24,6 @@ pub(super) fn violations(workspace: &Workspace) -> Result<Option<String>> {
         }
     }
     Ok((!found.is_empty()).then(|| found.join("\n")))
-}
-
-#[expect(clippy::disallowed_methods, reason = "the result is sorted")]
-fn documents(folder: PathBuf) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(&folder).with_context(|| format!("{}: not read", folder.display()))?;
-    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
-    paths.sort();
-    Ok(paths)
 }
 
 /// The numbers of the lines of prose that are too long, with their widths.
