@@ -1314,9 +1314,9 @@ mod tests {
     struct Impatient(AtomicUsize);
 
     impl Observer for Impatient {
-        fn begin(&self, _: &str, _: u64) {}
-        fn advance(&self, _: u64) {}
-        fn end(&self) {}
+        fn task(&self, _: &str, _: u64) -> Box<dyn luthier_artifact::Task + '_> {
+            Box::new(())
+        }
         fn is_interrupted(&self) -> bool {
             self.0.fetch_add(1, Ordering::Relaxed) > 0
         }

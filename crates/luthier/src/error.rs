@@ -156,6 +156,12 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// An image is not the one that was read any more; it is still where it was.
+    #[error("changed since it was predicted, and left where it is")]
+    OtherImage {
+        /// The image's file.
+        path: PathBuf,
+    },
     /// An image could not be put where it belongs; it is still where it was.
     #[error("not put to {}: {source}", to.display())]
     NotPut {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
-use luthier_artifact::{ExtractorInfo, Observer};
+use luthier_artifact::{Digest, ExtractorInfo, Observer};
 use luthier_classify::{Model, Scorer, Threshold};
 use luthier_extract::{
     Device, Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, View, Views, WeightsSource, WeightsStore,
@@ -61,6 +61,9 @@ impl Default for PredictorConfig {
 /// What a model says of an image.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Prediction {
+    /// The digest of the bytes that were read.
+    #[serde(skip)]
+    pub image: Digest,
     /// The most probable class, or [`UNKNOWN`].
     pub answer: String,
     /// The distance to the nearest class, in standard deviations, with [`keep_known`](PredictorConfig::keep_known).
@@ -134,35 +137,36 @@ impl Predictor {
     /// # Errors
     /// [`Error::Extract`] if the network fails.
     pub fn predict_files(&self, files: &[PathBuf]) -> Result<Vec<std::result::Result<Prediction, String>>> {
-        let mut predictions = Vec::with_capacity(files.len());
-        self.predict(files, &(), |_, prediction| {
+        let images: Vec<ImageSource> = files.iter().cloned().map(ImageSource::File).collect();
+        let mut predictions = Vec::with_capacity(images.len());
+        self.predict(&images, &(), |_, prediction| {
             predictions.push(prediction);
             Ok::<(), Error>(())
         })?;
         Ok(predictions)
     }
 
-    /// Predicts image files. `each` gets the place of each file in `files` and its prediction, in order and as soon as it is
-    /// there; of an image that cannot be read it gets the reason.
+    /// Predicts images, from files or from memory. `each` gets the place of each image in `images` and its prediction, in
+    /// order and as soon as it is there. For an image that cannot be read it gets the reason.
     ///
     /// # Errors
     /// [`Error::Extract`] if the network fails or the observer interrupts, and whatever `each` returns.
     pub fn predict<E: From<Error>>(
         &self,
-        files: &[PathBuf],
+        images: &[ImageSource],
         observer: &dyn Observer,
         mut each: impl FnMut(usize, std::result::Result<Prediction, String>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let images: Vec<ImageInput> = (files.iter())
-            .map(|path| ImageInput {
-                source: ImageSource::File(path.clone()),
+        let inputs: Vec<ImageInput> = (images.iter())
+            .map(|source| ImageInput {
+                source: source.clone(),
                 digest: None,
                 views: self.views.as_slice().to_vec(),
             })
             .collect();
         let mut failure = None;
         let (mut waiting, mut next) = (BTreeMap::new(), 0);
-        let done = self.extractor.embed(&images, observer, |place, embedded| {
+        let done = self.extractor.embed(&inputs, observer, |place, embedded| {
             waiting.insert(place, self.outcome(embedded));
             while let Some(outcome) = waiting.remove(&next) {
                 // The extractor's callback knows only its own errors: others are kept for later.
@@ -179,19 +183,19 @@ impl Predictor {
 
     /// The prediction, or why there is none.
     fn outcome(&self, embedded: Embedded) -> Result<std::result::Result<Prediction, String>> {
-        let rows = match embedded {
+        let (image, rows) = match embedded {
             Embedded::Unreadable { reason, .. } => return Ok(Err(reason)),
-            Embedded::Features { rows, .. } => rows,
+            Embedded::Features { digest, rows, .. } => (digest, rows),
         };
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
         let features = self.views.combine(&rows);
         if let Some((place, value)) = features.iter().enumerate().find(|(_, value)| !value.is_finite()) {
             return Ok(Err(format!("feature {place} is {value}, expected a finite number")));
         }
-        self.prediction(&features).map(Ok)
+        self.prediction(image, &features).map(Ok)
     }
 
-    fn prediction(&self, features: &[f32]) -> Result<Prediction> {
+    fn prediction(&self, image: Digest, features: &[f32]) -> Result<Prediction> {
         let row = aview1(features).insert_axis(Axis(0));
         let probabilities = self.scorer.predict_proba(row)?;
         let mut ranked: Vec<(usize, f64)> = probabilities.row(0).iter().copied().enumerate().collect();
@@ -210,6 +214,7 @@ impl Predictor {
         let class = |label: usize| self.model.classes[label].clone();
         let best_first = ranked.into_iter().take(self.top_k);
         Ok(Prediction {
+            image,
             answer: if is_known { class(best) } else { UNKNOWN.to_owned() },
             distance,
             predictions: best_first

@@ -98,10 +98,12 @@ impl Sorter {
     /// If the same bytes are there under its name, nothing more is done than to remove a file that is moved. If other bytes
     /// are there, the file gets a number: `1-2.jpg`.
     ///
+    /// `read` is the digest of the bytes that the answer is about, if it is known.
+    ///
     /// # Errors
-    /// [`Error::NoFileName`], [`Error::Io`], [`Error::NotPut`] and [`Error::NotRemoved`]; the file is then still where it
-    /// was.
-    pub fn put(&mut self, file: &Path, answer: &str) -> Result<PathBuf> {
+    /// [`Error::OtherImage`] if the file has other bytes than those that were read, [`Error::NoFileName`], [`Error::Io`],
+    /// [`Error::NotPut`] and [`Error::NotRemoved`]; the file is then still where it was.
+    pub fn put(&mut self, file: &Path, answer: &str, read: Option<&Digest>) -> Result<PathBuf> {
         let Some(name) = file.file_name() else {
             return Err(Error::NoFileName { path: file.to_owned() });
         };
@@ -110,6 +112,9 @@ impl Sorter {
             self.prepare(&folder)?;
         }
         let own = Digest::of_file(file).map_err(Error::io(file))?;
+        if read.is_some_and(|read| *read != own) {
+            return Err(Error::OtherImage { path: file.to_owned() });
+        }
         let first = folder.join(name);
         let mut taken = self.taken.remove(&first).unwrap_or_default();
         let put = self.put_beside(&mut taken, file, name, &own, &folder);
@@ -412,8 +417,8 @@ mod tests {
         for run in ["first", "second"] {
             let mut plan = sorter(Transfer::Copy, DryRun::Yes, &new);
             let mut act = sorter(Transfer::Copy, DryRun::No, &new);
-            let planned: Vec<PathBuf> = files.iter().map(|file| plan.put(file, "drum").unwrap()).collect();
-            let done: Vec<PathBuf> = files.iter().map(|file| act.put(file, "drum").unwrap()).collect();
+            let planned: Vec<PathBuf> = files.iter().map(|file| plan.put(file, "drum", None).unwrap()).collect();
+            let done: Vec<PathBuf> = files.iter().map(|file| act.put(file, "drum", None).unwrap()).collect();
             assert_eq!(planned, done, "{run}");
             let names = ["1.jpg", "1-2.jpg", "1.jpg", "1-4.jpg"].map(|name| new.join("drum").join(name));
             assert_eq!(done, names, "{run}");
@@ -432,11 +437,23 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_was_replaced_since_it_was_read_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let file = write(&root.path().join("1.jpg"), "two");
+        let mut sorter = sorter(Transfer::Move, DryRun::No, &root.path().join("new"));
+        let error = sorter.put(&file, "drum", Some(&Digest::of(b"one"))).unwrap_err();
+        assert!(matches!(error, Error::OtherImage { path } if path == file));
+        assert!(file.exists());
+        sorter.put(&file, "drum", Some(&Digest::of(b"two"))).unwrap();
+        check(root.path(), &[("new/drum/1.jpg", "two")]);
+    }
+
+    #[test]
     fn a_plan_touches_nothing() {
         let root = tempfile::tempdir().unwrap();
         let file = write(&root.path().join("1.jpg"), "one");
         let mut plan = sorter(Transfer::Move, DryRun::Yes, &root.path().join("new"));
-        plan.put(&file, "harp").unwrap();
+        plan.put(&file, "harp", None).unwrap();
         check(root.path(), &[("1.jpg", "one")]);
         assert!(!root.path().join("new").exists());
         assert!(
@@ -452,7 +469,9 @@ mod tests {
         let bytes = fs::read_to_string(file).unwrap();
         let mtime = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         File::open(file).unwrap().set_modified(mtime).unwrap();
-        let target = sorter(Transfer::Move, DryRun::No, folder).put(file, "harp").unwrap();
+        let target = sorter(Transfer::Move, DryRun::No, folder)
+            .put(file, "harp", None)
+            .unwrap();
         assert_eq!(fs::read_to_string(&target).unwrap(), bytes);
         assert_eq!(fs::metadata(&target).unwrap().modified().unwrap(), mtime);
         assert!(fs::symlink_metadata(file).is_err(), "it is still there");
@@ -502,7 +521,7 @@ mod tests {
         fs::create_dir_all(folder_of(&target)).unwrap();
         fs::hard_link(&file, &target).unwrap();
         let mut sorter = sorter(Transfer::Move, DryRun::No, &root.path().join("new"));
-        assert_eq!(sorter.put(&file, "drum").unwrap(), target);
+        assert_eq!(sorter.put(&file, "drum", None).unwrap(), target);
         check(root.path(), &[("new/drum/1.jpg", "one")]);
     }
 
@@ -516,7 +535,9 @@ mod tests {
         let through_link = root.path().join("same/drum/1.jpg");
         for path in [&file, &through_link] {
             assert_eq!(
-                sorter(Transfer::Move, DryRun::No, &new).put(path, "drum").unwrap(),
+                sorter(Transfer::Move, DryRun::No, &new)
+                    .put(path, "drum", None)
+                    .unwrap(),
                 file
             );
             check(&new, &[("drum/1.jpg", "one")]);
@@ -524,7 +545,9 @@ mod tests {
         // What only leads to a file of the same name is left as well.
         let link = root.path().join("1.jpg");
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        sorter(Transfer::Move, DryRun::No, &new).put(&link, "drum").unwrap();
+        sorter(Transfer::Move, DryRun::No, &new)
+            .put(&link, "drum", None)
+            .unwrap();
         check(&new, &[("drum/1.jpg", "one")]);
     }
 
@@ -547,7 +570,7 @@ mod tests {
                     let mut sorter = sorter(transfer, DryRun::No, new);
                     for name in names {
                         let file = write(&old.join(name), &format!("{thread} {}", name.display()));
-                        sorter.put(&file, "drum").unwrap();
+                        sorter.put(&file, "drum", None).unwrap();
                     }
                 });
             }
@@ -574,7 +597,7 @@ mod tests {
                     let mut sorter = sorter(Transfer::Move, DryRun::No, new);
                     for file in files {
                         // One that another has moved meanwhile is not there any more.
-                        if let Err(error) = sorter.put(file, "drum") {
+                        if let Err(error) = sorter.put(file, "drum", None) {
                             assert!(error.to_string().contains("No such file"), "{error}");
                         }
                     }
@@ -593,7 +616,7 @@ mod tests {
         let file = write(&root.path().join("1.jpg"), "one");
         write(&root.path().join("new/drum"), "a file");
         let error = sorter(Transfer::Move, DryRun::No, &root.path().join("new"))
-            .put(&file, "drum")
+            .put(&file, "drum", None)
             .unwrap_err();
         let folder = root.path().join("new/drum");
         assert!(
@@ -630,14 +653,14 @@ mod tests {
         let n = 500;
         for number in 0..n {
             let file = write(&root.path().join(format!("{number}/front.jpg")), &number.to_string());
-            sorter.put(&file, "harp").unwrap();
+            sorter.put(&file, "harp", None).unwrap();
         }
         // The names that were looked at: none twice.
         let taken = &sorter.taken[&root.path().join("new/harp/front.jpg")];
         assert_eq!((taken.n_seen, taken.files.len()), (n, n));
         let again = root.path().join("250/front.jpg");
         let target = root.path().join("new/harp/front-251.jpg");
-        assert_eq!(sorter.put(&again, "harp").unwrap(), target);
+        assert_eq!(sorter.put(&again, "harp", None).unwrap(), target);
     }
 
     #[test]

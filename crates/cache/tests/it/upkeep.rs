@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use luthier_artifact::{Digest, FileStat, Key, Observer};
+use luthier_artifact::{Digest, FileStat, Key, Observer, Task};
 use luthier_cache::{
     Cache, Descriptor, DryRun, Error, Execution, GcLimits, GcReport, GoneFolders, KeptFolder, LastRun, Output,
     PruneReport, References, Reuse, RunStage,
@@ -456,9 +456,9 @@ struct Interrupt {
 }
 
 impl Observer for Interrupt {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
+    fn task(&self, _: &str, _: u64) -> Box<dyn Task + '_> {
+        Box::new(())
+    }
     fn is_interrupted(&self) -> bool {
         self.asked.fetch_add(1, Ordering::Relaxed) >= self.after
     }

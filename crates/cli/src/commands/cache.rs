@@ -114,7 +114,11 @@ pub(crate) fn run(command: Command, progress: &Progress) -> Result<ExitCode> {
             dry_run,
         } => {
             let mode = mode(dry_run);
-            let gone_folders = if gone_folders { GoneFolders::Forget } else { GoneFolders::Keep };
+            let gone_folders = if gone_folders {
+                GoneFolders::Forget
+            } else {
+                GoneFolders::Keep
+            };
             let report = open(&arguments)?.prune_images(mode, gone_folders, progress)?;
             print(&arguments, &report, |report| describe_pruning(report, mode))
         }

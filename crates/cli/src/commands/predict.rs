@@ -13,7 +13,7 @@ use clap::Args;
 use luthier::words::{counted, printable};
 use luthier::{Arrivals, MODEL_FILE, Prediction, Predictor, PredictorConfig, Sorter, Transfer, UNKNOWN};
 use luthier_cache::DryRun;
-use luthier_extract::{Observer as _, Task};
+use luthier_extract::{ImageSource, Observer as _, Task};
 
 use self::inputs::{Input, Source, sources};
 use self::printer::{Format, Printed, Printer};
@@ -184,7 +184,7 @@ impl Session<'_> {
             }
             Source::Stdin(mut piped) => {
                 while let Some(items) = piped.next(self.progress)? {
-                    let inputs = items.into_iter().map(Input::of).collect::<Result<_>>()?;
+                    let inputs = items.into_iter().map(Input::of).collect();
                     let inputs = self.unsorted(inputs);
                     self.predict(&inputs, &())?;
                 }
@@ -214,10 +214,11 @@ impl Session<'_> {
             // One that is named twice cannot be moved twice.
             let mut seen = HashSet::new();
             inputs.retain(|input| {
-                input.piped.is_some() || seen.insert(fs::canonicalize(&input.path).unwrap_or(input.path.clone()))
+                let path = input.path();
+                path.is_none_or(|path| seen.insert(fs::canonicalize(path).unwrap_or(path.to_owned())))
             });
             let n = inputs.len();
-            inputs.retain(|input| !sorter.passes_over(&input.path));
+            inputs.retain(|input| input.path().is_none_or(|path| !sorter.passes_over(path)));
             if inputs.len() < n {
                 let passed_over = counted(n - inputs.len(), "image");
                 self.progress
@@ -236,22 +237,22 @@ impl Session<'_> {
             progress,
             n_failed,
         } = self;
-        if sorter.is_some() && inputs.iter().any(|input| input.piped.is_some()) {
+        if sorter.is_some() && inputs.iter().any(|input| input.path().is_none()) {
             bail!(
                 Problem::usage("standard input is an image, which has no name: expected paths to copy or move")
                     .hint("leave out --copy-to and --move-to, or name the file")
             );
         }
         printer.make_room(inputs.iter().map(|input| input.name.as_str()));
-        let files: Vec<PathBuf> = inputs.iter().map(|input| input.path.clone()).collect();
+        let images: Vec<ImageSource> = inputs.iter().map(|input| input.source.clone()).collect();
         let mut finish = |input: &Input, outcome: Result<Prediction, String>| -> Result<()> {
             let (answer, mut error) = match outcome {
                 Ok(answer) => (Some(answer), None),
                 Err(error) => (None, Some(error)),
             };
             let mut to = None;
-            if let (Some(sorter), Some(answer)) = (sorter.as_mut(), &answer) {
-                match sorter.put(&input.path, &answer.answer) {
+            if let (Some(sorter), Some(answer), Some(path)) = (sorter.as_mut(), &answer, input.path()) {
+                match sorter.put(path, &answer.answer, Some(&answer.image)) {
                     Ok(target) => to = Some(target.display().to_string()),
                     // Every other image would meet it too.
                     Err(error) if error.is_disk_full() => {
@@ -282,7 +283,7 @@ impl Session<'_> {
                 done => done.context("stdout"),
             }
         };
-        predictor.predict(&files, *progress, |place, prediction| {
+        predictor.predict(&images, *progress, |place, prediction| {
             task.advance(1);
             finish(&inputs[place], prediction)
         })

@@ -1,12 +1,10 @@
 //! Where images come from: arguments, standard input, and a folder that is watched.
 
 use std::collections::HashSet;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use luthier_extract::images_below;
-use tempfile::{NamedTempFile, TempPath};
+use anyhow::{Result, bail};
+use luthier_extract::{ImageSource, images_below};
 
 use super::piped::{Item, Piped};
 use crate::problem::Problem;
@@ -23,37 +21,35 @@ pub(super) enum Source {
 
 /// An image to predict.
 pub(super) struct Input {
-    pub(super) path: PathBuf,
+    pub(super) source: ImageSource,
     /// What it is called in the output.
     pub(super) name: String,
-    /// Whether it came as bytes: then this is their file, which goes when it is dropped.
-    pub(super) piped: Option<TempPath>,
 }
 
 impl Input {
     pub(super) fn file(path: PathBuf) -> Self {
         Input {
             name: path.display().to_string(),
-            path,
-            piped: None,
+            source: ImageSource::File(path),
         }
     }
 
-    /// An image by its bytes goes through a file, as all others do.
-    pub(super) fn of(item: Item) -> Result<Self> {
-        let bytes = match item {
-            Item::Path(path) => return Ok(Input::file(path)),
-            Item::Image(bytes) => bytes,
-        };
-        let mut file = NamedTempFile::new().context("a temporary file for the image on standard input")?;
-        file.write_all(&bytes)
-            .with_context(|| file.path().display().to_string())?;
-        let file = file.into_temp_path();
-        Ok(Input {
-            path: file.to_owned(),
-            name: "-".to_owned(),
-            piped: Some(file),
-        })
+    pub(super) fn of(item: Item) -> Self {
+        match item {
+            Item::Path(path) => Input::file(path),
+            Item::Image(bytes) => Input {
+                source: ImageSource::Bytes(bytes.into()),
+                name: "-".to_owned(),
+            },
+        }
+    }
+
+    /// The path of the file, if the image is in one.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.source {
+            ImageSource::File(path) => Some(path),
+            ImageSource::Bytes(_) => None,
+        }
     }
 }
 

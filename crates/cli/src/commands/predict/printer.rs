@@ -96,6 +96,7 @@ impl Printer {
                 answer,
                 distance,
                 predictions,
+                ..
             }) => {
                 let distance = distance.map(|distance| distance.to_string()).unwrap_or_default();
                 for (rank, ClassProbability { class, probability }) in (1..).zip(predictions) {
