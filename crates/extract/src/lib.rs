@@ -30,6 +30,6 @@ pub use network::device::{Device, Precision};
 pub use network::resnet50::WIDTH;
 pub use network::weights::{NamedWeights, WeightsSource};
 pub use network::weights_store::WeightsStore;
-pub use scan::{DataSource, Rehash, Scan, images_below, scan};
+pub use scan::{DataSource, FoundImages, PassedOver, Rehash, Scan, find_images, images_below, scan};
 pub use stage::{ExtractConfig, Extraction, SkippedImages};
 pub use views::{Combine, Views};

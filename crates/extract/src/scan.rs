@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -70,7 +71,7 @@ pub struct Scan {
     pub n_read: usize,
     /// The folders that could not be listed, each with the reason. Their images are missing in the
     /// manifest.
-    pub passed_over: Vec<(PathBuf, String)>,
+    pub passed_over: Vec<PassedOver>,
 }
 
 /// Lists the image files of a data set and the digests of their bytes.
@@ -129,16 +130,53 @@ pub enum Rehash {
     Yes,
 }
 
+/// A folder whose images are missing because the folder cannot be listed.
+///
+/// It may not be read, such as `lost+found`, or it is a link to a folder that holds the link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedOver {
+    /// The folder or link.
+    pub path: PathBuf,
+    /// Why it cannot be listed, in words for a user.
+    pub reason: String,
+}
+
+impl fmt::Display for PassedOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: passed over: {}", self.path.display(), self.reason)
+    }
+}
+
+/// What [`find_images`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundImages {
+    /// The image files, ordered by path.
+    pub images: Vec<PathBuf>,
+    /// The folders that could not be listed.
+    pub passed_over: Vec<PassedOver>,
+}
+
 /// The image files below a folder, at any depth, ordered by path; hidden ones are left out.
 ///
-/// A folder that may not be read, and a link to a folder that holds the link, are passed over with
-/// a warning.
+/// Folders that cannot be listed are passed over with a warning.
 ///
 /// # Errors
 /// [`Error::Io`] if `folder` may not be read, or if a disk fails.
 pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let FoundImages { images, passed_over } = find_images(folder)?;
+    for folder in passed_over {
+        tracing::warn!("{folder}");
+    }
+    Ok(images)
+}
+
+/// The same as [`images_below`], for callers that list a folder again and again: nothing is warned of.
+///
+/// # Errors
+/// [`Error::Io`] if `folder` may not be read, or if a disk fails.
+pub fn find_images(folder: &Path) -> Result<FoundImages> {
     let walk = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
-    let mut images = Vec::new();
+    let (mut images, mut passed_over) = (Vec::new(), Vec::new());
     for entry in walk.filter_entry(|entry| !is_hidden(entry)) {
         match entry.map_err(|error| Obstacle::new(folder, error)) {
             Ok(entry) if entry.file_type().is_file() && is_image_name(entry.path()) => images.push(entry.into_path()),
@@ -147,12 +185,12 @@ pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
                 // Reading the file will tell what is wrong with it.
                 Consequence::UnreadableImage => images.push(obstacle.path),
                 Consequence::Ignored => {}
-                Consequence::PassedOver => obstacle.warn(),
+                Consequence::PassedOver => passed_over.push(obstacle.into()),
                 Consequence::Failed => return Err(obstacle.into()),
             },
         }
     }
-    Ok(images)
+    Ok(FoundImages { images, passed_over })
 }
 
 fn is_hidden(entry: &DirEntry) -> bool {
@@ -220,9 +258,14 @@ impl Obstacle {
             Consequence::Failed
         }
     }
+}
 
-    fn warn(&self) {
-        tracing::warn!("{}: passed over: {}", self.path.display(), self.error);
+impl From<Obstacle> for PassedOver {
+    fn from(Obstacle { path, error, .. }: Obstacle) -> Self {
+        PassedOver {
+            path,
+            reason: error.to_string(),
+        }
     }
 }
 
@@ -257,7 +300,7 @@ struct Listed {
 struct Listing {
     files: Vec<Listed>,
     n_ignored: usize,
-    passed_over: Vec<(PathBuf, String)>,
+    passed_over: Vec<PassedOver>,
 }
 
 /// Adds what is below `folder` to a listing.
@@ -291,9 +334,10 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
                     }
                     Consequence::UnreadableImage | Consequence::Ignored => *n_ignored += 1,
                     Consequence::PassedOver => {
-                        obstacle.warn();
                         classes.retain(|class| *class != obstacle.path);
-                        passed_over.push((obstacle.path, obstacle.error.to_string()));
+                        let folder = PassedOver::from(obstacle);
+                        tracing::warn!("{folder}");
+                        passed_over.push(folder);
                     }
                     Consequence::Failed => return Err(obstacle.into()),
                 }

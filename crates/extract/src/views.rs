@@ -113,8 +113,14 @@ mod tests {
 
     #[test]
     fn no_view_and_a_view_twice_are_refused() {
-        assert!(Views::new(vec![], Combine::Mean).is_err());
+        assert_eq!(
+            Views::new(vec![], Combine::Mean),
+            Err("expected at least one view, found none".to_owned())
+        );
         let twice = vec![View::Crop, View::Squash, View::Crop];
-        assert!(Views::new(twice, Combine::Mean).unwrap_err().contains("crop twice"));
+        assert_eq!(
+            Views::new(twice, Combine::Mean),
+            Err("expected each view once, found crop twice".to_owned())
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use luthier_artifact::{FileStat, Observer};
-use luthier_extract::images_below;
+use luthier_extract::{FoundImages, find_images};
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher, WatcherKind};
 
@@ -36,6 +36,8 @@ pub struct Arrivals {
     is_changed: bool,
     /// When the folder is listed next: with news, and without.
     next_listing: [Instant; 2],
+    /// The folders that cannot be listed, of which the user was told.
+    warned_of: HashSet<PathBuf>,
 }
 
 impl Arrivals {
@@ -63,6 +65,7 @@ impl Arrivals {
             files: Files::new(RecommendedWatcher::kind()),
             is_changed: false,
             next_listing: [Instant::now(); 2],
+            warned_of: HashSet::new(),
         })
     }
 
@@ -77,7 +80,13 @@ impl Arrivals {
             let start = Instant::now();
             if start >= if self.is_changed { with_news } else { without } {
                 self.is_changed = false;
-                self.files.list(images_below(&self.folder)?, start);
+                let FoundImages { images, passed_over } = find_images(&self.folder)?;
+                for folder in passed_over {
+                    if self.warned_of.insert(folder.path.clone()) {
+                        tracing::warn!("{folder}");
+                    }
+                }
+                self.files.list(images, start);
                 let end = Instant::now();
                 // Where images arrive all the time, a tenth of it goes into listing a large folder.
                 let pause = 9 * (end - start);
@@ -246,7 +255,7 @@ mod tests {
             fs::write(&self.file, bytes).unwrap();
             let file = File::options().write(true).open(&self.file).unwrap();
             file.set_modified(self.changed + after).unwrap();
-            let listed = images_below(self.folder.path()).unwrap();
+            let listed = find_images(self.folder.path()).unwrap().images;
             self.files.list(listed, self.start + after);
         }
 

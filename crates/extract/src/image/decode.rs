@@ -176,11 +176,9 @@ mod tests {
     fn every_truncation_of_a_jpeg_is_noticed() {
         let bytes = encode(&gradient().into(), ImageFormat::Jpeg);
         for length in 1..bytes.len() {
-            assert!(
-                decode(&bytes[..length], Decoding::Exact).is_err(),
-                "{length} of {} bytes",
-                bytes.len()
-            );
+            let found = message(&bytes[..length]);
+            let is_expected = found.starts_with("damaged JPEG: ") || found.starts_with("not an image: ");
+            assert!(is_expected, "{length} of {} bytes: {found}", bytes.len());
         }
         assert_eq!(
             message(&bytes[..bytes.len() - 10]),

@@ -4,6 +4,8 @@ mod golden;
 mod inputs;
 mod lanes;
 mod music10;
+#[cfg(target_arch = "x86_64")]
+mod precision;
 mod scan;
 mod stage;
 mod weights;

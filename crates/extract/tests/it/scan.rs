@@ -5,7 +5,7 @@ use std::path::Path;
 
 use luthier_artifact::{Content, Split};
 use luthier_cache::Cache;
-use luthier_extract::{DataSource, Error, Rehash, Scan, images_below, scan};
+use luthier_extract::{DataSource, Error, PassedOver, Rehash, Scan, find_images, images_below, scan};
 
 use crate::photo;
 
@@ -198,14 +198,11 @@ fn links_that_go_round_in_circles_are_named_and_passed_over() {
         &scan.manifest.entries[1].content,
         Content::Unreadable(reason) if reason.contains("Too many levels of symbolic links")
     ));
-    let reason = "a link to a folder that holds it".to_owned();
-    assert_eq!(
-        scan.passed_over,
-        [
-            (folders.path("train/drum/up"), reason.clone()),
-            (folders.path("train/here"), reason)
-        ]
-    );
+    let passed_over = ["train/drum/up", "train/here"].map(|link| PassedOver {
+        path: folders.path(link),
+        reason: "a link to a folder that holds it".to_owned(),
+    });
+    assert_eq!(scan.passed_over, passed_over);
     assert_eq!(scan.n_ignored, 1, "the link that is not named like an image");
 }
 
@@ -216,7 +213,17 @@ fn images_below_a_folder_are_found_beside_links_that_go_round_in_circles() {
     loops(&folders);
     let train = folders.path("train");
     let names = ["drum/1.jpg", "drum/knot.jpg", "harp/1.jpg"];
-    assert_eq!(images_below(&train).unwrap(), names.map(|name| train.join(name)));
+    let found = find_images(&train).unwrap();
+    assert_eq!(found.images, names.map(|name| train.join(name)));
+    let passed_over: Vec<String> = found.passed_over.iter().map(PassedOver::to_string).collect();
+    let expected = ["drum/up", "here"].map(|link| {
+        format!(
+            "{}: passed over: a link to a folder that holds it",
+            train.join(link).display()
+        )
+    });
+    assert_eq!(passed_over, expected);
+    assert_eq!(images_below(&train).unwrap(), found.images);
 }
 
 /// Root may read every folder: then there is nothing to test here.
@@ -242,7 +249,7 @@ fn a_folder_that_may_not_be_read_is_named_and_passed_over() {
     }
     let scan = scan.unwrap();
     assert_eq!(scan.manifest.classes, ["drum", "harp"]);
-    let passed_over: Vec<_> = scan.passed_over.iter().map(|(path, _)| path).collect();
+    let passed_over: Vec<_> = scan.passed_over.iter().map(|folder| &folder.path).collect();
     assert_eq!(passed_over, [&private, &lost]);
     assert_eq!(below.unwrap().len(), 2);
 }
