@@ -754,8 +754,8 @@ impl Index {
     }
 }
 
-fn path_value(path: &PathBuf) -> Vec<Value> {
-    vec![Value::Text(path.to_string_lossy().into_owned())]
+fn path_value(path: impl AsRef<Path>) -> Vec<Value> {
+    vec![Value::Text(path.as_ref().to_string_lossy().into_owned())]
 }
 
 fn blob(digest: &Digest) -> Value {

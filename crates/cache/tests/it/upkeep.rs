@@ -356,20 +356,20 @@ fn pruning_forgets_images_that_no_last_run_had_and_no_file_holds() {
 fn pruning_takes_no_unplugged_drive_for_deleted_photographs() {
     let names = ["harp/1.jpg", "lute/2.jpg"];
     // What is left of the data folder, and of the folder above it, which is the drive's.
-    let (missing, empty, empty_above, with_hidden): (fn(&Path), fn(&Path), fn(&Path), fn(&Path)) = (
+    let cases: [fn(&Path); 4] = [
         |data| fs::remove_dir_all(data.parent().unwrap()).unwrap(),
+        |data| fs::remove_dir_all(data).unwrap(),
         |data| {
             fs::remove_dir_all(data).unwrap();
             fs::create_dir(data).unwrap();
         },
-        |data| fs::remove_dir_all(data).unwrap(),
         |data| {
             fs::remove_dir_all(data).unwrap();
             fs::create_dir_all(data.join("harp")).unwrap();
             fs::write(data.join(".directory"), "icon").unwrap();
         },
-    );
-    for (place, unplug) in [missing, empty, empty_above, with_hidden].into_iter().enumerate() {
+    ];
+    for (place, unplug) in cases.into_iter().enumerate() {
         let folder = Folder::new();
         let cache = folder.open();
         let outside = tempfile::tempdir().unwrap();
