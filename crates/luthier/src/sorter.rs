@@ -10,7 +10,7 @@ use std::fs::{self, File, FileTimes, Metadata};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use luthier_artifact::{Digest, TEMPORARY, remove_unfinished};
+use luthier_artifact::{Digest, TEMPORARY, if_supported, remove_unfinished, sync_folder};
 use luthier_cache::DryRun;
 use tempfile::NamedTempFile;
 
@@ -276,33 +276,6 @@ fn copy(file: &Path, target: &Path) -> io::Result<Vec<u8>> {
     if_supported(copy.set_times(FileTimes::new().set_modified(metadata.modified()?)))?;
     sync_folder(folder)?;
     Ok(bytes)
-}
-
-/// Some file systems, such as those of memory cards, know no permissions, or cannot sync a folder: that is no reason not to
-/// sort into them.
-fn if_supported(done: io::Result<()>) -> io::Result<()> {
-    match done {
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::PermissionDenied | ErrorKind::Unsupported | ErrorKind::InvalidInput
-            ) =>
-        {
-            Ok(())
-        }
-        done => done,
-    }
-}
-
-/// A file that was linked or renamed is there after a power cut only once its folder is written.
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if_supported(File::open(folder)?.sync_all())
-}
-
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 fn folder_of(file: &Path) -> &Path {
