@@ -139,12 +139,12 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
     let hint = match error {
         error if error.is_disk_full() => MAKE_ROOM.to_owned(),
         error if error.lacks_locks() => {
-            "put the cache on a local disk with --cache-dir: network folders often have no locks or no shared memory"
+            "put the cache on a local disk with --cache-dir: network folders often lack locks or shared memory"
                 .to_owned()
         }
         error if error.is_busy() => {
-            "another process keeps it locked, or its file system's locks do not work: end that process, or put the cache \
-             on a local disk with --cache-dir"
+            "another process has it locked, or the locks of its file system do not work: end that process, or put the \
+             cache on a local disk with --cache-dir"
                 .to_owned()
         }
         CacheError::Layout { expected, found, .. } if found < expected => {
@@ -156,17 +156,18 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
         CacheError::LockRefused { .. } => {
             "put the cache on a local disk with --cache-dir, and please report which file system refused".to_owned()
         }
-        CacheError::ReadOnly { .. } => {
-            "make it writable for you, or ask whoever keeps it; runs only read it meanwhile".to_owned()
-        }
-        CacheError::InUse { .. } => "wait until it ends, then try again".to_owned(),
+        CacheError::ReadOnly { .. } => "ask its owner for the right to write; until then, runs only read it".to_owned(),
+        CacheError::InUse { .. } => "wait until that process ends, then try again".to_owned(),
         CacheError::Index { path, .. } => format!(
-            "see that the disk is sound and has room, and that {} may be written; or use another folder with --cache-dir",
+            "check that the disk works and has room, and that you may write {}; or use another folder with --cache-dir",
             path.display()
         ),
-        CacheError::Lost { .. } => "run again; `luthier cache verify` forgets all that is damaged".to_owned(),
+        CacheError::Lost { .. } => "run again; `luthier cache verify` forgets everything that is damaged".to_owned(),
         CacheError::Io { source, .. } => return way_out_of_io(source),
-        CacheError::Format { .. } | CacheError::Locks { .. } | CacheError::SharedMemory { .. } | CacheError::Interrupted => return None,
+        CacheError::Format { .. }
+        | CacheError::Locks { .. }
+        | CacheError::SharedMemory { .. }
+        | CacheError::Interrupted => return None,
     };
     Some(hint)
 }
@@ -175,7 +176,7 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
 fn way_out_of_io(error: &io::Error) -> Option<String> {
     match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            Some("make it writable for you, or use other folders with --cache-dir and --out".to_owned())
+            Some("get the right to write there, or use other folders with --cache-dir and --out".to_owned())
         }
         _ => make_room(error),
     }

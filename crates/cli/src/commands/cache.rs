@@ -205,7 +205,7 @@ fn describe_descriptor(descriptor: &DescriptorStats) -> String {
 fn describe_check(report: &VerifyReport) -> String {
     let mut text = String::new();
     if let Some(complaint) = &report.damaged_index {
-        text += &format!("index damaged and made anew: {complaint}\n");
+        text += &format!("the index was damaged and has been rebuilt: {complaint}\n");
     }
     text += &format!(
         "{} read, {} damaged and removed\nfeatures of {} read, {} damaged and removed\n\
@@ -218,8 +218,8 @@ fn describe_check(report: &VerifyReport) -> String {
         counted(report.damaged_records, "damaged record")
     );
     match report.left_over_files {
-        Some(n) => text += &format!("{} of dead processes removed\n", counted(n, "unfinished file")),
-        None => text += "unfinished files left alone: another luthier process uses this cache\n",
+        Some(n) => text += &format!("{} of processes that died removed\n", counted(n, "unfinished file")),
+        None => text += "unfinished files kept: another luthier process uses this cache\n",
     }
     text
 }

@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
     /// More images, named in the same ways
     #[arg(long, value_name = "IMAGE", num_args = 1.., alias = "image_path")]
     image_path: Vec<PathBuf>,
-    /// Predict the images in this folder, then each image that arrives, until Ctrl-C
+    /// Predict all images below this folder, then each image that arrives, until Ctrl-C
     #[arg(long, value_name = "DIR")]
     watch: Option<PathBuf>,
     /// How many classes to name for each image

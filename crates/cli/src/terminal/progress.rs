@@ -167,8 +167,9 @@ impl Task for Bar {
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        *bar() = None;
+        // In this order: a message in between must not stand beside the bar.
         self.0.finish_and_clear();
+        *bar() = None;
     }
 }
 

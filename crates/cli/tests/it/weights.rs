@@ -47,7 +47,7 @@ fn the_report_says_that_the_weights_are_untrained() {
 fn known_weights_are_listed_and_their_place_is_told() {
     let project = Project::empty();
     let list = project.run(&["weights", "list"]).ok().stdout;
-    assert!(list.starts_with("resnet50-imagenet1k-v1   to be downloaded"), "{list}");
+    assert!(list.starts_with("resnet50-imagenet1k-v1   not downloaded"), "{list}");
     assert!(list.contains("\nuntrained "), "{list}");
     let ran = project.run(&["weights", "path", "resnet50-imagenet1k-v1"]);
     assert!(
