@@ -257,7 +257,7 @@ pub(crate) fn duplicates(config: &DuplicatesConfig, images: Digest, runner: &mut
         let found: LookAlikes = load(cache, &look_alikes)?;
         Ok(match found.groups.len() {
             0 => "no images look the same".to_owned(),
-            n => format!("{} that look the same", counted(n, "group")),
+            n => format!("{} of look-alikes", counted(n, "group")),
         })
     })?;
     Ok(look_alikes)
@@ -483,7 +483,7 @@ pub(crate) fn neighbours(
         let (train, test) = (open_table(cache, &data.train)?, open_table(cache, &data.test)?);
         Ok(vec![("neighbours", cache.put(&config.run(&train, &test, &rows)?)?)])
     })?;
-    runner.tell(|| Ok(format!("of {}", counted(rows.len(), "mistake"))))?;
+    runner.tell(|| Ok(format!("nearest images of {}", counted(rows.len(), "mistake"))))?;
     Ok(outputs.get("neighbours"))
 }
 
