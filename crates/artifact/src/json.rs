@@ -69,7 +69,7 @@ mod tests {
         );
         assert_eq!(
             refused(br#"["pairs/1",[[1,true]]]"#),
-            "expected pairs/1, found invalid type: boolean `true`, expected f64 at line 1 column 18"
+            "expected pairs/1, found invalid type: boolean `true`, expected f64 at line 1 column 19"
         );
     }
 }
