@@ -4,6 +4,7 @@
 //! - [`Artifact`]: a type with a canonical byte form; [`Manifest`] and [`FeatureRows`] are the two that travel between crates
 //! - [`Key`]: what a stage's result depends on, each part kept by name, so that a miss can be explained
 //! - [`ReadRows`]: features that are read a block of rows at a time, wherever they are kept
+//! - [`CrossValidationInfo`]: what the choice of C found, which the model file and the report carry
 //! - [`Observer`]: what work that takes a while reports to, and what may stop it
 //! - [`UnknownName`]: the error of an enum whose variants are known by name
 //!
@@ -21,6 +22,7 @@ mod observer;
 mod rows;
 mod stat;
 mod table;
+mod training;
 
 pub use atomic::{
     TEMPORARY, Written, entries, remove, remove_unfinished, temporary, write_atomically, write_atomically_with,
@@ -31,10 +33,11 @@ pub use key::{Key, KeyBuilder, KeyPart};
 pub use manifest::{Content, Manifest, ManifestEntry, Split, class_of};
 pub use matrix::{Tensors, TensorsBuilder};
 pub use names::UnknownName;
-pub use observer::Observer;
+pub use observer::{Interrupted, Observer};
 pub use rows::{ReadError, ReadRows};
 pub use stat::FileStat;
 pub use table::{ExtractorInfo, FeatureRows, FeatureTable, vector_bytes, vector_digest};
+pub use training::{CandidateC, CrossValidationInfo, LearningPoint, Threshold};
 
 /// A value with one canonical byte form: equal values encode to equal bytes.
 pub trait Artifact: Sized {

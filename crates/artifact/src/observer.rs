@@ -13,6 +13,13 @@ pub trait Observer: Sync {
     fn is_interrupted(&self) -> bool;
 }
 
+/// The user wants the work to stop.
+///
+/// Rows that are read for an [`Observer`] end with this error inside [`ReadError`](crate::ReadError).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
 /// Shows nothing and never interrupts.
 impl Observer for () {
     fn begin(&self, _: &str, _: u64) {}

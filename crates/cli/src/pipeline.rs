@@ -110,19 +110,20 @@ pub(crate) fn train(
     file_of: &dyn Fn(&Digest) -> Option<String>,
     runner: &mut Runner<'_>,
 ) -> Result<Option<Trained>> {
-    let cache = runner.cache;
+    let (cache, progress) = (runner.cache, runner.progress);
     let projection = runner.stage("features", features.key(train), || {
         let table = open_table(cache, &train)?;
-        let projection = features.run(&table);
+        let projection = features.run(&table, progress);
         let projection = projection.map_err(|error| name_image(error.into(), table.rows(), file_of))?;
         Ok(vec![("projection", cache.put(&projection)?)])
     })?;
     let Some(projection) = projection.map(|outputs| outputs.get("projection")) else {
         return Ok(None);
     };
-    let trained = runner.stage("classify", classify.key(train, projection), || {
+    let trained = runner.stage("classify", classify.key(train, projection, None), || {
         let (table, projection) = (open_table(cache, &train)?, load::<Projection>(cache, &projection)?);
-        let Classified { model, held_out } = classify.run(&Training::new(table.rows(), &table), &projection)?;
+        let training = Training::new(table.rows(), &table);
+        let Classified { model, held_out } = classify.run(&training, &projection, progress)?;
         Ok(vec![("model", cache.put(&model)?), ("held-out", cache.put(&held_out)?)])
     })?;
     Ok(trained.map(|outputs| Trained {

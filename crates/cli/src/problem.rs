@@ -55,11 +55,7 @@ impl Problem {
             .or_else(|| file_error(error).and_then(way_out_of_file))
             .or_else(|| error.downcast_ref().and_then(without_cross_validation))
             .or_else(|| error.chain().find_map(|cause| cause.downcast_ref()).and_then(make_room));
-        let status = if matches!(extract, Some(ExtractError::Interrupted)) {
-            130
-        } else {
-            1
-        };
+        let status = if is_interrupted(error) { 130 } else { 1 };
         Problem {
             message: say_once(error),
             hint,
@@ -71,6 +67,15 @@ impl Problem {
     pub(crate) fn status(&self) -> u8 {
         self.status
     }
+}
+
+/// Whether the user ended the work.
+fn is_interrupted(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(ExtractError::Interrupted))
+            || matches!(cause.downcast_ref(), Some(luthier_features::Error::Interrupted))
+            || matches!(cause.downcast_ref(), Some(luthier_classify::Error::Interrupted))
+    })
 }
 
 /// The cache's error behind an error. A transparent error hides from the chain the error that it holds.

@@ -14,7 +14,7 @@ use luthier_extract::{
     Combine, DataSource, Decoding, Device, ExtractConfig, ExtractorConfig, NamedWeights, Precision, Rehash, View,
     Views, WeightsSource,
 };
-use luthier_features::{FeaturesConfig, Keep, Solver};
+use luthier_features::{ComponentCount, FeaturesConfig, Solver};
 
 use crate::problem::Problem;
 
@@ -112,7 +112,7 @@ pub(crate) struct FeaturesSettings {
     variance: Option<f64>,
     /// Keep this many principal components, or `none` to leave the features as they are, only scaled
     #[arg(long, value_name = "N|none", value_parser = components)]
-    components: Option<Keep>,
+    components: Option<ComponentCount>,
     /// Divide what is projected by its standard deviations, so that all components count the same [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     whiten: Option<bool>,
@@ -232,11 +232,11 @@ fn folds(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
-fn components(text: &str) -> std::result::Result<Keep, String> {
+fn components(text: &str) -> std::result::Result<ComponentCount, String> {
     match text {
-        "none" => Ok(Keep::All),
+        "none" => Ok(ComponentCount::All),
         _ => positive(text)
-            .map(Keep::Components)
+            .map(ComponentCount::Exact)
             .map_err(|_| format!("expected a whole number from 1 on or none, found {text}")),
     }
 }
@@ -443,12 +443,12 @@ impl Settings {
             whiten,
             ..
         } = self.features;
-        let keep = match components {
-            Some(keep) => keep,
-            None => Keep::variance(variance.unwrap_or(0.98))?,
+        let n_components = match components {
+            Some(n_components) => n_components,
+            None => ComponentCount::variance(variance.unwrap_or(0.98))?,
         };
         Ok(FeaturesConfig {
-            keep,
+            n_components,
             whiten: whiten.unwrap_or(false),
             solver: self.solver(),
         })
@@ -618,7 +618,10 @@ mod tests {
         });
         let flags = parse(&["--batch=6".into()], "flags").unwrap();
         let settings = flags.or(environment.unwrap()).or(file);
-        assert_eq!(settings.features_config().unwrap().keep, Keep::Variance(0.5));
+        assert_eq!(
+            settings.features_config().unwrap().n_components,
+            ComponentCount::Variance(0.5)
+        );
         assert_eq!(settings.classify_config().unwrap().folds, 4);
         assert_eq!(settings.batch(), Some(6));
         assert_eq!(settings.classify_config().unwrap().c, ChooseC::Auto(Rule::SmallestLoss));
@@ -637,7 +640,10 @@ mod tests {
         let settings = parse(&["--components=98".into()], "flags")
             .unwrap()
             .or(toml("[features]\nvariance = 0.5").unwrap());
-        assert_eq!(settings.features_config().unwrap().keep, Keep::Components(98));
+        assert_eq!(
+            settings.features_config().unwrap().n_components,
+            ComponentCount::Exact(98)
+        );
     }
 
     #[test]

@@ -18,12 +18,11 @@ mod report;
 
 pub use comparison::{Answer, Change, ClassChange, Comparison, Flip, McNemar, Relabelled, ReportedRun, Side, Verdict};
 pub use error::{Error, Result};
-pub use evaluate::{EvaluateConfig, Evaluation, Inputs, Predictions, Row};
+pub use evaluate::{EvaluateConfig, EvaluatedImage, Evaluation, Inputs, Predictions};
 pub use findings::{Duplicates, Findings, ImageRef, Inspection, Likeness, Neighbour, Neighbours, Suspect};
 pub use interval::{BOOTSTRAP_RESAMPLES, Estimate};
 pub use metrics::ClassMetrics;
 pub use reliability::{Reliability, ReliabilityBin};
 pub use report::{
-    CandidateC, Context, CrossValidated, Images, LearningPoint, REPORT_FILES, Skipped, StageTime, Threshold, Thumbnail,
-    Variance, Warning, write_report,
+    Context, CrossValidated, Images, REPORT_FILES, Skipped, StageTime, Thumbnail, Variance, Warning, write_report,
 };

@@ -132,7 +132,7 @@ pub(crate) fn walk(pipeline: &Pipeline, data: &Data, runner: &mut Runner<'_>) ->
     };
     let keys = [
         ("features", pipeline.features.key(extracted.train)),
-        ("classify", pipeline.classify.key(extracted.train, to_come)),
+        ("classify", pipeline.classify.key(extracted.train, to_come, None)),
         ("evaluate", pipeline.evaluate.key(&inputs(&extracted, trained))),
     ];
     for (name, mut key) in keys {
