@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use luthier_benches::features;
 use luthier_classify::LogisticRegression;
-use luthier_features::{FeaturesConfig, Keep, Solver};
+use luthier_features::{ComponentCount, FeaturesConfig, Solver};
 
 fn project(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scaler+pca");
@@ -13,12 +13,12 @@ fn project(criterion: &mut Criterion) {
     for (n, classes) in [(1444, 10), (4793, 30), (50_000, 100)] {
         let (x, _) = features(n, classes);
         let config = FeaturesConfig {
-            keep: Keep::Variance(0.98),
+            n_components: ComponentCount::Variance(0.98),
             whiten: false,
             solver: Solver::Faer,
         };
         group.bench_function(BenchmarkId::new("faer", format!("{n}x2048")), |bencher| {
-            bencher.iter(|| config.run(black_box(x.view())).unwrap());
+            bencher.iter(|| config.run(black_box(x.view()), &()).unwrap());
         });
     }
 }
@@ -29,11 +29,11 @@ fn classify(criterion: &mut Criterion) {
     for (n, classes) in [(1444, 10), (4793, 30)] {
         let (x, labels) = features(n, classes);
         let config = FeaturesConfig {
-            keep: Keep::Components(98),
+            n_components: ComponentCount::Exact(98),
             whiten: false,
             solver: Solver::Faer,
         };
-        let components = config.run(x.view()).unwrap().transform(x.view()).unwrap();
+        let components = config.run(x.view(), &()).unwrap().transform(x.view()).unwrap();
         let regression = LogisticRegression::new(1.0, Solver::Faer).unwrap();
         group.bench_function(BenchmarkId::new("faer", format!("{n}x98x{classes}")), |bencher| {
             bencher.iter(|| regression.fit(black_box(components.view()), &labels, classes).unwrap());

@@ -30,7 +30,7 @@ use luthier_extract::{
     Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, Precision, Preprocess, View,
     WeightsSource, WeightsStore, decode, images_below,
 };
-use luthier_features::{FeaturesConfig, Keep, Solver};
+use luthier_features::{ComponentCount, FeaturesConfig, Solver};
 use ndarray::Array2;
 
 /// Decoded images that one repetition takes through the network.
@@ -53,7 +53,7 @@ fn main() -> Result<()> {
 }
 
 const PROJECTION: FeaturesConfig = FeaturesConfig {
-    keep: Keep::Variance(0.98),
+    n_components: ComponentCount::Variance(0.98),
     whiten: false,
     solver: Solver::Faer,
 };
@@ -114,7 +114,7 @@ impl Luthier {
             }
             ["project", rows, classes, threads] => {
                 let (table, _) = self.table(rows, classes)?;
-                timed(threads, || Ok(PROJECTION.run(table.features())?))
+                timed(threads, || Ok(PROJECTION.run(table.features(), &())?))
             }
             ["regress", rows, classes, tolerance, threads] => {
                 let (table, components) = self.table(rows, classes)?;
@@ -129,8 +129,8 @@ impl Luthier {
             ["search", rows, classes, threads] => {
                 let (table, _) = self.table(rows, classes)?;
                 timed(threads, || {
-                    let projection = PROJECTION.run(table.features())?;
-                    Ok(SEARCH.run(&Training::from(table), &projection)?)
+                    let projection = PROJECTION.run(table.features(), &())?;
+                    Ok(SEARCH.run(&Training::from(table), &projection, &())?)
                 })
             }
             [request, ..] => bail!("{request} with these fields is no request"),
@@ -143,7 +143,7 @@ impl Luthier {
         let [rows, classes] = [rows.parse()?, classes.parse()?];
         if let Entry::Vacant(place) = self.tables.entry([rows, classes]) {
             let (features, labels) = features(rows, classes);
-            let components = PROJECTION.run(features.view())?.transform(features.view())?;
+            let components = PROJECTION.run(features.view(), &())?.transform(features.view())?;
             let table = FeatureTable {
                 classes: (0..classes).map(|class| format!("class {class}")).collect(),
                 extractor: ExtractorInfo {

@@ -4,6 +4,7 @@
 //! - [`Artifact`]: a type with a canonical byte form; [`Manifest`], [`FeatureRows`] and [`ImageRows`] travel between crates
 //! - [`Key`]: what a stage's result depends on, each part kept by name, so that a miss can be explained
 //! - [`ReadRows`]: features that are read a block of rows at a time, wherever they are kept
+//! - [`CrossValidationInfo`]: what the choice of C found, which the model file and the report carry
 //! - [`Observer`]: what work that takes a while reports to, and what may stop it
 //! - [`UnknownName`]: the error of an enum whose variants are known by name
 //!
@@ -23,6 +24,7 @@ mod observer;
 mod rows;
 mod stat;
 mod table;
+mod training;
 
 pub use atomic::{
     TEMPORARY, Written, entries, if_supported, remove, remove_unfinished, sync_folder, temporary, write_atomically,
@@ -36,10 +38,11 @@ pub use key::{Key, KeyBuilder, KeyPart};
 pub use manifest::{Content, Manifest, ManifestEntry, Split, class_of};
 pub use matrix::{Tensors, TensorsBuilder};
 pub use names::UnknownName;
-pub use observer::{Observer, Task};
+pub use observer::{Interrupted, Observer, Task, Watched};
 pub use rows::{ReadError, ReadRows};
 pub use stat::FileStat;
 pub use table::{ExtractorInfo, FeatureRows, FeatureTable, vector_bytes, vector_digest};
+pub use training::{CandidateC, CrossValidationInfo, LearningPoint, Threshold};
 
 /// A value with one canonical byte form: equal values encode to equal bytes.
 pub trait Artifact: Sized {

@@ -16,6 +16,22 @@ pub trait Task: Sync {
     fn advance(&self, units: u64);
 }
 
+/// An [`Observer`] with the task that it watches now, for work that is handed from function to function.
+#[derive(Clone, Copy)]
+pub struct Watched<'a> {
+    /// Asked whether the work goes on.
+    pub observer: &'a dyn Observer,
+    /// Told of each unit that is done.
+    pub task: &'a dyn Task,
+}
+
+/// The user wants the work to stop.
+///
+/// Rows that are read for an [`Observer`] end with this error inside [`ReadError`](crate::ReadError).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
 /// Shows nothing and never interrupts.
 impl Observer for () {
     fn task(&self, _: &str, _: u64) -> Box<dyn Task + '_> {

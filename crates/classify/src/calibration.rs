@@ -1,5 +1,6 @@
 //! How sure a classifier may be, judged on images that were held out: temperature and thresholds.
 
+use luthier_features::check_finite;
 use ndarray::{Array2, ArrayView2};
 
 use crate::softmax::{argmax_rows, softmax_rows};
@@ -24,7 +25,7 @@ impl Temperature {
     ///
     /// # Errors
     /// [`Error::Labels`] unless there is a label a row, [`Error::TooFewRows`] without rows,
-    /// [`Error::LabelOutOfRange`], [`Error::NotFinite`] if a score is infinite or not a number.
+    /// [`Error::LabelOutOfRange`], [`Error::Features`] if a score is infinite or not a number.
     pub fn fit(scores: ArrayView2<'_, f64>, labels: &[usize]) -> Result<Self> {
         check(scores, labels)?;
         if argmax_rows(&scores.to_owned()) == labels {
@@ -144,7 +145,7 @@ fn check(scores: ArrayView2<'_, f64>, labels: &[usize]) -> Result<()> {
     if let Some((row, &label)) = labels.iter().enumerate().find(|&(_, &label)| label >= n_classes) {
         return Err(Error::LabelOutOfRange { row, label, n_classes });
     }
-    crate::logistic::check_finite(scores)
+    Ok(check_finite(scores, 0)?)
 }
 
 #[cfg(test)]
@@ -261,7 +262,11 @@ mod tests {
         ));
         assert!(matches!(
             Temperature::fit(array![[f64::NAN, 0.0]].view(), &[0]),
-            Err(Error::NotFinite { row: 0, column: 0, .. })
+            Err(Error::Features(luthier_features::Error::NotFinite {
+                row: 0,
+                column: 0,
+                ..
+            }))
         ));
     }
 }

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use luthier_artifact::CandidateC;
 
 use crate::{Error, Result};
 
@@ -38,17 +38,6 @@ impl FromStr for ChooseC {
             _ => Err(Error::C { found: text.to_owned() }),
         }
     }
-}
-
-/// How well one C did in cross-validation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CandidateC {
-    /// The inverse strength of regularization.
-    pub c: f64,
-    /// The mean over the folds of the mean log loss (natural logarithm) on the images held out.
-    pub log_loss: f64,
-    /// The standard error of that mean.
-    pub standard_error: f64,
 }
 
 /// Which candidate is chosen.

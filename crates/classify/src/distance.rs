@@ -1,15 +1,14 @@
 use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Llt;
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
-use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
+use faer::{Accum, Mat, MatRef, Side};
+use luthier_features::check_finite;
+use luthier_features::linalg::{par, product, view};
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
-use crate::logistic::{check_finite, check_labels};
+use crate::logistic::check_labels;
 use crate::{Error, Result};
-
-/// faer sums over the parts it cuts work into: their number is fixed, so that results do not depend on the machine.
-const PARTS: usize = 8;
 
 /// The Mahalanobis distance to the nearest class, by which an image unlike anything in training shows.
 ///
@@ -39,7 +38,7 @@ impl ClassDistance {
     /// [`Error::NoSpread`] if the images of each class are all the same.
     pub fn fit(x: ArrayView2<'_, f64>, labels: &[usize], n_classes: usize) -> Result<Self> {
         check_labels(x.nrows(), labels, n_classes)?;
-        check_finite(x)?;
+        check_finite(x, 0)?;
         let (n, p) = x.dim();
         let mut means = Array2::<f64>::zeros((n_classes, p));
         let mut counts = vec![0.0; n_classes];
@@ -63,7 +62,7 @@ impl ClassDistance {
             z.transpose(),
             z,
             1.0 / n as f64,
-            Par::rayon(PARTS),
+            par(),
         );
         let shrinkage = ledoit_wolf(&centred, covariance.as_ref());
         let mean_variance = (0..p).map(|column| covariance[(column, column)]).sum::<f64>() / p as f64;
@@ -80,8 +79,8 @@ impl ClassDistance {
         }
         let factor = Llt::new(covariance.as_ref(), Side::Lower).map_err(|_| Error::NoSpread)?;
         let mut whitening = Mat::<f64>::identity(p, p);
-        solve_lower_triangular_in_place(factor.L(), whitening.as_mut(), Par::rayon(PARTS));
-        let centres = product(&means, whitening.as_ref());
+        solve_lower_triangular_in_place(factor.L(), whitening.as_mut(), par());
+        let centres = product(view(&means), whitening.transpose());
         Ok(ClassDistance {
             whitening: Array2::from_shape_fn((p, p), |(row, column)| whitening[(row, column)] as f32),
             centres: centres.mapv(|value| value as f32),
@@ -114,7 +113,7 @@ impl ClassDistance {
     /// [`distances`](Self::distances) of rows of the right width in C order, given the whitening in double precision.
     pub(crate) fn nearest(&self, whitening: &Array2<f64>, x: &Array2<f64>) -> Vec<f64> {
         let p = self.centres.ncols() as f64;
-        let whitened = product(x, view(whitening));
+        let whitened = product(view(x), view(whitening).transpose());
         let rows: Vec<_> = whitened.rows().into_iter().collect();
         let nearest = rows.into_par_iter().map(|row| {
             let squares = self.centres.rows().into_iter().map(|centre| {
@@ -125,21 +124,6 @@ impl ClassDistance {
         });
         nearest.collect()
     }
-}
-
-/// `matrix · x` of each row `x`.
-fn product(rows: &Array2<f64>, matrix: MatRef<'_, f64>) -> Array2<f64> {
-    let mut products = Array2::zeros((rows.nrows(), matrix.nrows()));
-    let slice = products.as_slice_mut().expect("a new matrix is in C order");
-    matmul(
-        MatMut::from_row_major_slice_mut(slice, rows.nrows(), matrix.nrows()),
-        Accum::Replace,
-        view(rows),
-        matrix.transpose(),
-        1.0,
-        Par::rayon(PARTS),
-    );
-    products
 }
 
 /// How far the covariance `s` of `centred` rows is to be shrunk: equations 14 of Ledoit and Wolf, as scikit-learn's
@@ -157,12 +141,4 @@ fn ledoit_wolf(centred: &Array2<f64>, s: MatRef<'_, f64>) -> f64 {
     } else {
         (chance / distance).clamp(0.0, 1.0)
     }
-}
-
-fn view(x: &Array2<f64>) -> MatRef<'_, f64> {
-    MatRef::from_row_major_slice(
-        x.as_slice().expect("matrices are kept in C order"),
-        x.nrows(),
-        x.ncols(),
-    )
 }

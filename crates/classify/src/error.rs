@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use luthier_artifact::Observer;
+
 /// What can go wrong with training or using a model.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -37,8 +39,8 @@ pub enum Error {
         /// The number of images.
         found: usize,
     },
-    /// Cross-validation has nothing to judge by.
-    #[error("each class has one training image, expected two or more in some class to hold one out")]
+    /// Cross-validation has nothing to judge by: each class has one image, or images that look alike.
+    #[error("no class has two different training images, expected such classes to hold images out")]
     NothingToHoldOut,
     /// There is nothing to judge by.
     #[error("{found} rows, expected at least {expected}")]
@@ -57,16 +59,6 @@ pub enum Error {
     /// Images do not differ within their classes, so that no distance can be measured by how much they do.
     #[error("the images of each class have the same features, expected some that differ")]
     NoSpread,
-    /// A value is infinite or not a number.
-    #[error("feature at row {row}, column {column} is {value}, expected a finite number")]
-    NotFinite {
-        /// The row, counted from 0.
-        row: usize,
-        /// The column, counted from 0.
-        column: usize,
-        /// What was there instead.
-        value: f64,
-    },
     /// A matrix does not have the width the model was trained with.
     #[error("features have {found} columns, expected {expected}")]
     Width {
@@ -87,9 +79,12 @@ pub enum Error {
         /// The number of folds.
         found: usize,
     },
-    /// Scaling or projecting failed.
+    /// Scaling or projecting failed, or a value is infinite or not a number.
     #[error(transparent)]
-    Features(#[from] luthier_features::Error),
+    Features(luthier_features::Error),
+    /// The user interrupted the work.
+    #[error("interrupted")]
+    Interrupted,
     /// The solver ended at coefficients that are not finite.
     #[error("coefficients found by {solver} with C = {c} are not finite")]
     Diverged {
@@ -119,3 +114,23 @@ pub enum Error {
 
 /// The result of an operation on models.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<luthier_features::Error> for Error {
+    fn from(error: luthier_features::Error) -> Self {
+        match error {
+            luthier_features::Error::Interrupted => Error::Interrupted,
+            other => Error::Features(other),
+        }
+    }
+}
+
+impl Error {
+    /// [`Error::Interrupted`] if somebody interrupts.
+    pub(crate) fn if_interrupted(observer: &dyn Observer) -> Result<()> {
+        if observer.is_interrupted() {
+            Err(Error::Interrupted)
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,33 +1,19 @@
-use luthier_artifact::ReadRows;
-
+use luthier_artifact::{LearningPoint, Observer, ReadRows, Watched};
 use ndarray::{ArrayView2, Axis};
-use serde::{Deserialize, Serialize};
 
-use crate::cross_validation::{Folds, tolerance};
+use crate::cross_validation::tolerance;
+use crate::folds::Folds;
 use crate::{CrossValidation, FittedLogisticRegression, LogisticRegression, Result, Training};
 
-/// On which shares of the images is trained.
+/// The shares of the images that models are trained on.
 const SHARES: [f64; 4] = [0.25, 0.5, 0.75, 1.0];
 
-/// What models trained on a share of the images are worth.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LearningPoint {
-    /// The share of the images that were trained on, above 0, at most 1.
-    pub share: f64,
-    /// The mean number of these images.
-    pub n_train: f64,
-    /// The share of the images held out that were predicted rightly.
-    pub accuracy: f64,
-    /// By how much the accuracy is below that of the last point, and its standard error over the images; 0 for the last.
-    pub behind: [f64; 2],
-}
-
 impl CrossValidation {
-    /// Trains with this C on growing shares of each fold's images, and judges the images held out.
+    /// Trains with this C on growing shares of each fold's images, and judges the held-out images.
     ///
-    /// `z` are the components of the training images, `[n, p]`. Other than when C is chosen, scaler and components are those
-    /// of all images, for the curve shows what labels are worth; the folds are the same. Of each class at least one
-    /// image is trained on.
+    /// `z` are the components of the training images, `[n, p]`. The folds are those of [`CrossValidation::run`], but
+    /// scaler and components are fitted to all images, for the curve shows what labels are worth. Each fit has at least
+    /// one image of each class.
     ///
     /// # Errors
     /// Those of [`CrossValidation::run`].
@@ -36,12 +22,17 @@ impl CrossValidation {
         train: &Training<'_, R>,
         z: ArrayView2<'_, f64>,
         c: f64,
+        observer: &dyn Observer,
     ) -> Result<Vec<LearningPoint>> {
         let folds = Folds::deal(train, self.folds, self.seed)?;
+        let task = observer.task("fits of the learning curve", (folds.n_folds * SHARES.len()) as u64);
+        let watched = Watched { observer, task: &*task };
         // One after the other, for each takes a copy of most of the components.
-        let judged: Vec<[Judged; SHARES.len()]> = (0..folds.n_folds)
-            .map(|fold| self.judge_shares(train, z, c, &folds, fold))
-            .collect::<Result<_>>()?;
+        let judged = (0..folds.n_folds)
+            .map(|fold| self.judge_shares(train, z, c, &folds, fold, watched))
+            .collect::<Result<Vec<_>>>();
+        drop(task);
+        let judged: Vec<[JudgedShare; SHARES.len()]> = judged?;
         let of_share = |place: usize| judged.iter().map(move |shares| &shares[place]);
         let last: Vec<bool> = of_share(SHARES.len() - 1)
             .flat_map(|judged| &judged.is_right)
@@ -67,11 +58,12 @@ impl CrossValidation {
         c: f64,
         folds: &Folds,
         fold: usize,
-    ) -> Result<[Judged; SHARES.len()]> {
+        watched: Watched<'_>,
+    ) -> Result<[JudgedShare; SHARES.len()]> {
         let held_out = folds.rows(|of| *of == Some(fold));
         let (z_held_out, labels_held_out) = (z.select(Axis(0), &held_out), train.labels_of(&held_out));
         let mut warm: Option<FittedLogisticRegression> = None;
-        let mut judged: [Judged; SHARES.len()] = Default::default();
+        let mut judged: [JudgedShare; SHARES.len()] = Default::default();
         for (judged, share) in judged.iter_mut().zip(SHARES) {
             let rows = folds.share_of_others(fold, train, share);
             let regression = LogisticRegression {
@@ -80,9 +72,10 @@ impl CrossValidation {
                 ..LogisticRegression::new(c, self.solver)?
             };
             let (z, labels) = (z.select(Axis(0), &rows), train.labels_of(&rows));
-            let fitted = regression.fit_from(z.view(), &labels, train.n_classes(), warm.as_ref())?;
+            let fitted = regression.fit_from(z.view(), &labels, train.n_classes(), warm.as_ref(), watched.observer)?;
+            watched.task.advance(1);
             let predicted = fitted.predict(z_held_out.view())?;
-            *judged = Judged {
+            *judged = JudgedShare {
                 n_trained: rows.len(),
                 is_right: predicted.iter().zip(&labels_held_out).map(|(a, b)| a == b).collect(),
             };
@@ -92,15 +85,15 @@ impl CrossValidation {
     }
 }
 
-/// What a model made of the images that its fold holds out.
+/// How well a model of a share of the images predicts the images that its fold holds out.
 #[derive(Default)]
-struct Judged {
+struct JudgedShare {
     n_trained: usize,
-    /// One an image.
+    /// One entry an image.
     is_right: Vec<bool>,
 }
 
-/// By how much more often `last` is right than `first`, and the standard error of that, from what they say of the same images.
+/// How much more often `last` is right than `first` about the same images, and the standard error of the difference.
 fn difference(last: &[bool], first: &[bool]) -> [f64; 2] {
     let n = last.len() as f64;
     let differences = || (last.iter().zip(first)).map(|(&last, &first)| f64::from(last) - f64::from(first));
@@ -112,7 +105,7 @@ fn difference(last: &[bool], first: &[bool]) -> [f64; 2] {
 #[cfg(test)]
 mod tests {
     use luthier_artifact::{Digest, ExtractorInfo};
-    use luthier_features::{FeaturesConfig, Keep, Solver};
+    use luthier_features::{ComponentCount, FeaturesConfig, Solver};
     use ndarray::Array2;
 
     use super::*;
@@ -140,11 +133,12 @@ mod tests {
             },
             labels: &labels,
             images: &images,
+            look_alikes: &[],
             features: x.view(),
         };
         let cross_validation = CrossValidation {
             features: FeaturesConfig {
-                keep: Keep::All,
+                n_components: ComponentCount::All,
                 whiten: false,
                 solver: Solver::Faer,
             },
@@ -154,7 +148,7 @@ mod tests {
             seed: 7,
         };
         let z = x.mapv(f64::from);
-        let points = cross_validation.learning_curve(&train, z.view(), 1.0).unwrap();
+        let points = cross_validation.learning_curve(&train, z.view(), 1.0, &()).unwrap();
 
         let folds = Folds::deal(&train, 4, 7).unwrap();
         let right_of = |share: f64| -> Vec<bool> {

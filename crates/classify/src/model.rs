@@ -1,12 +1,12 @@
 use std::path::Path;
 
-use luthier_artifact::{Artifact, ExtractorInfo, ReadRows, Tensors, TensorsBuilder};
+use luthier_artifact::{Artifact, CrossValidationInfo, ExtractorInfo, ReadRows, Tensors, TensorsBuilder};
 use luthier_features::{Projection, Solver, for_each_block};
 use ndarray::{Array1, Array2, Axis, concatenate, s};
 use serde::{Deserialize, Serialize};
 
 use crate::softmax::softmax_rows;
-use crate::{CandidateC, ClassDistance, ClassWeight, Error, FittedLogisticRegression, LearningPoint, Result};
+use crate::{ClassDistance, ClassWeight, Error, FittedLogisticRegression, Result};
 
 /// How a model was trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,32 +31,6 @@ pub struct TrainingInfo {
     pub explained_variance_ratio: f64,
     /// Who fitted the regression.
     pub solver: Solver,
-}
-
-/// What cross-validation on the training images found.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CrossValidationInfo {
-    /// The number of folds.
-    pub folds: usize,
-    /// The number of images that were held out in one of them.
-    pub n_held_out: usize,
-    /// How well each candidate did, in ascending order of C.
-    pub candidates: Vec<CandidateC>,
-    /// Thresholds that keep most of the images held out, in ascending order of how many.
-    pub thresholds: Vec<Threshold>,
-    /// What fewer training images would have given, by ascending number.
-    pub learning_curve: Vec<LearningPoint>,
-}
-
-/// What to ask of a prediction, so that a given share of images of known classes pass.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Threshold {
-    /// The share of the images held out in cross-validation that pass both, 0 to 1.
-    pub share: f64,
-    /// The smallest probability of the most probable class.
-    pub probability: f64,
-    /// The largest distance to the nearest class, as [`ClassDistance`] has it; `None` if the model knows no distances.
-    pub distance: Option<f64>,
 }
 
 /// A trained classifier of features: `[n, d]` to the probabilities of `k` classes, by way of `p` components.

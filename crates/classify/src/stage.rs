@@ -1,10 +1,9 @@
-use luthier_artifact::{Digest, Key, ReadRows};
-use luthier_features::{Projection, Solver};
+use luthier_artifact::{CandidateC, CrossValidationInfo, Digest, Key, Observer, ReadRows, Threshold};
+use luthier_features::{Interruptible, Projection, Solver};
 
 use crate::{
-    CandidateC, ChooseC, ClassDistance, ClassWeight, CrossValidation, CrossValidationInfo, HeldOut, HeldOutPredictions,
-    LogisticRegression, Model, Result, Rule, Temperature, Threshold, Training, TrainingInfo, choice, confidences,
-    thresholds_that_keep,
+    ChooseC, ClassDistance, ClassWeight, CrossValidation, Error, HeldOut, HeldOutPredictions, LogisticRegression,
+    Model, Result, Rule, Temperature, Training, TrainingInfo, choice, confidences, thresholds_that_keep,
 };
 
 /// For which shares of held-out images a model carries thresholds.
@@ -25,8 +24,8 @@ pub struct ClassifyConfig {
     pub solver: Solver,
 }
 
-/// What follows from what the models of cross-validation said of images that they had not seen.
-struct Judged {
+/// The choice of C and what else follows from cross-validation.
+struct Choice {
     c: f64,
     temperature: f32,
     info: CrossValidationInfo,
@@ -46,9 +45,12 @@ impl ClassifyConfig {
     /// Changes when the stage gives other results for the same inputs.
     pub const VERSION: u32 = 4;
 
-    /// What the model from the feature table with digest `train` and the projection with digest `projection`
-    /// depends on. With a given C that is neither folds nor seed.
-    pub fn key(&self, train: Digest, projection: Digest) -> Key {
+    /// What the model depends on that is made from the feature table with digest `train` and the projection with digest
+    /// `projection`. `look_alikes` is the digest of what the groups of
+    /// [`Training::with_look_alikes`] come from, if there are groups.
+    ///
+    /// Folds, seed and look-alikes count only if C is chosen: a given C needs no folds.
+    pub fn key(&self, train: Digest, projection: Digest, look_alikes: Option<Digest>) -> Key {
         let ClassifyConfig {
             c,
             class_weight,
@@ -64,7 +66,12 @@ impl ClassifyConfig {
             ChooseC::Fixed(_) => key,
             ChooseC::Auto(_) => key.field("folds", folds).field("seed", seed),
         };
-        key.input("train", train).input("projection", projection).finish()
+        let key = key.input("train", train).input("projection", projection);
+        match (c, look_alikes) {
+            (ChooseC::Auto(_), Some(look_alikes)) => key.input("look-alikes", look_alikes),
+            _ => key,
+        }
+        .finish()
     }
 
     /// Trains the model on the training features.
@@ -74,33 +81,38 @@ impl ClassifyConfig {
     ///
     /// # Errors
     /// [`Error::TooFewImages`](crate::Error::TooFewImages) if a class has no image; with [`ChooseC::Auto`] those of
-    /// [`CrossValidation::run`]; those of [`LogisticRegression::fit`] and [`Projection::transform`].
+    /// [`CrossValidation::run`]; those of [`LogisticRegression::fit`] and [`Projection::transform`];
+    /// [`Error::Interrupted`] soon after the observer says so: it is asked before each block of rows and each iteration
+    /// of a fit.
     pub fn run<R: ReadRows<Feature = f32>>(
         &self,
         train: &Training<'_, R>,
         projection: &Projection,
+        observer: &dyn Observer,
     ) -> Result<Classified> {
         train.check_classes()?;
-        let (c, mut judged) = match self.c {
+        let (c, mut choice) = match self.c {
             ChooseC::Fixed(c) => (c, None),
             ChooseC::Auto(rule) => {
-                let judged = self.judge(train, projection, rule)?;
-                (judged.c, Some(judged))
+                let choice = self.choose(train, projection, rule, observer)?;
+                (choice.c, Some(choice))
             }
         };
-        let z = projection.transform(&train.features)?;
-        if let Some(judged) = &mut judged {
+        let rows = &train.features;
+        let z = projection.transform(Interruptible { rows, observer })?;
+        if let Some(choice) = &mut choice {
             let cross_validation = self.cross_validation(projection);
-            judged.info.learning_curve = cross_validation.learning_curve(train, z.view(), c)?;
+            choice.info.learning_curve = cross_validation.learning_curve(train, z.view(), c, observer)?;
         }
         let regression = LogisticRegression {
             class_weight: self.class_weight,
             ..LogisticRegression::new(c, self.solver)?
         };
-        let classifier = regression.fit(z.view(), train.labels, train.n_classes())?;
-        let temperature = judged.as_ref().map_or(1.0, |judged| judged.temperature);
-        let distance = match &judged {
-            Some(Judged { info, .. }) if info.thresholds.iter().all(|threshold| threshold.distance.is_some()) => {
+        let classifier = regression.fit_observed(z.view(), train.labels, train.n_classes(), observer)?;
+        let temperature = choice.as_ref().map_or(1.0, |choice| choice.temperature);
+        Error::if_interrupted(observer)?;
+        let distance = match &choice {
+            Some(Choice { info, .. }) if info.thresholds.iter().all(|threshold| threshold.distance.is_some()) => {
                 ClassDistance::fit_if_spread(z.view(), train.labels, train.n_classes())?
             }
             _ => None,
@@ -115,7 +127,7 @@ impl ClassifyConfig {
             n_components: projection.pca.n_components(),
             explained_variance_ratio: projection.pca.explained_variance_ratio.sum(),
             solver: self.solver,
-            cross_validation: judged.as_ref().map(|judged| judged.info.clone()),
+            cross_validation: choice.as_ref().map(|choice| choice.info.clone()),
         };
         let model = Model::assemble(
             train.classes.to_vec(),
@@ -126,8 +138,8 @@ impl ClassifyConfig {
             temperature,
             distance,
         );
-        let held_out = match judged {
-            Some(judged) => judged.held_out,
+        let held_out = match choice {
+            Some(choice) => choice.held_out,
             None => HeldOutPredictions::none(train.digest(), train.n_classes()),
         };
         Ok(Classified { model, held_out })
@@ -144,18 +156,19 @@ impl ClassifyConfig {
     }
 
     /// Chooses C among the candidates by cross-validation.
-    fn judge<R: ReadRows<Feature = f32>>(
+    fn choose<R: ReadRows<Feature = f32>>(
         &self,
         train: &Training<'_, R>,
         projection: &Projection,
         rule: Rule,
-    ) -> Result<Judged> {
+        observer: &dyn Observer,
+    ) -> Result<Choice> {
         let HeldOut {
             rows,
             n_folds,
             candidates: judged,
             distances,
-        } = self.cross_validation(projection).run(train, &choice::GRID)?;
+        } = self.cross_validation(projection).run(train, &choice::GRID, observer)?;
         let candidates: Vec<CandidateC> = judged.iter().map(|judged| judged.candidate).collect();
         let chosen = rule.choose(&candidates).expect("the grid has candidates");
         choice::warn_at_edge(&candidates);
@@ -178,7 +191,7 @@ impl ClassifyConfig {
                 distance: thresholds.get(1).map(|nearness| -nearness),
             })
         });
-        Ok(Judged {
+        Ok(Choice {
             c: candidates[chosen].c,
             temperature: temperature.value() as f32,
             info: CrossValidationInfo {
@@ -210,7 +223,9 @@ mod tests {
     };
 
     fn digest(config: ClassifyConfig) -> Digest {
-        config.key(Digest::of(b"train"), Digest::of(b"projection")).digest()
+        config
+            .key(Digest::of(b"train"), Digest::of(b"projection"), None)
+            .digest()
     }
 
     #[test]
@@ -244,16 +259,36 @@ mod tests {
                 digest(config)
             );
             assert_ne!(
-                config.key(Digest::of(b"other"), Digest::of(b"projection")).digest(),
+                config
+                    .key(Digest::of(b"other"), Digest::of(b"projection"), None)
+                    .digest(),
                 digest(config)
             );
             assert_ne!(
-                config.key(Digest::of(b"train"), Digest::of(b"other")).digest(),
+                config.key(Digest::of(b"train"), Digest::of(b"other"), None).digest(),
                 digest(config)
             );
         }
         assert_ne!(digest(ClassifyConfig { folds: 6, ..AUTO }), digest(AUTO));
         assert_ne!(digest(ClassifyConfig { seed: 1, ..AUTO }), digest(AUTO));
+    }
+
+    #[test]
+    fn look_alikes_change_the_key_if_c_is_chosen() {
+        let key = |config: ClassifyConfig, look_alikes: Option<&[u8]>| {
+            config.key(
+                Digest::of(b"train"),
+                Digest::of(b"projection"),
+                look_alikes.map(Digest::of),
+            )
+        };
+        assert_eq!(key(FIXED, Some(b"some")), key(FIXED, None));
+        let (none, some, other) = (key(AUTO, None), key(AUTO, Some(b"some")), key(AUTO, Some(b"other")));
+        assert!(none != some && some != other && none != other);
+        assert_eq!(
+            some.differences(&none),
+            [("look-alikes", None, Some(Digest::of(b"some").to_string().as_str()))]
+        );
     }
 
     #[test]

@@ -1,11 +1,10 @@
 use luthier_artifact::{Digest, ExtractorInfo, FeatureRows, FeatureTable, ReadRows};
-
 use ndarray::ArrayView2;
 
 use crate::{Error, HeldOutPredictions, Result};
 
-/// Images with their labels and features. The features may be in memory, or in the cache, from where they are read in
-/// blocks of rows.
+/// Images with their labels and features. The features are in memory, or are read in blocks of rows from where they
+/// are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Training<'a, R> {
     /// The class names in label order, `k` of them.
@@ -16,6 +15,9 @@ pub struct Training<'a, R> {
     pub labels: &'a [usize],
     /// The image of each row, `[n]`.
     pub images: &'a [Digest],
+    /// Groups of images that look alike: cross-validation holds the images of a group out together. Digests without a
+    /// row have no effect.
+    pub look_alikes: &'a [Vec<Digest>],
     /// `f32 [n, d]`.
     pub features: R,
 }
@@ -27,6 +29,7 @@ impl<'a> From<&'a FeatureTable> for Training<'a, ArrayView2<'a, f32>> {
             extractor: &table.extractor,
             labels: &table.labels,
             images: &table.images,
+            look_alikes: &[],
             features: table.features(),
         }
     }
@@ -40,7 +43,23 @@ impl<'a, R: ReadRows<Feature = f32>> Training<'a, R> {
             extractor: &rows.extractor,
             labels: &rows.labels,
             images: &rows.images,
+            look_alikes: &[],
             features,
+        }
+    }
+}
+
+impl<'a, R> Training<'a, R> {
+    /// These rows, where the images of each group look alike.
+    ///
+    /// Cross-validation holds the images of a group out together, as scikit-learn's `StratifiedGroupKFold` does with
+    /// its `groups`: a model that has seen one of them says too much about the others. Groups that share an image are
+    /// one group. The order of groups and images has no effect.
+    #[must_use]
+    pub fn with_look_alikes(self, groups: &'a [Vec<Digest>]) -> Self {
+        Training {
+            look_alikes: groups,
+            ..self
         }
     }
 }

@@ -16,7 +16,7 @@ use luthier_extract::{
     Combine, DataSource, Decoding, Device, ExtractConfig, ExtractorConfig, NamedWeights, Precision, Rehash, View,
     Views, WeightsSource,
 };
-use luthier_features::{FeaturesConfig, Keep, Solver};
+use luthier_features::{ComponentCount, FeaturesConfig, Solver};
 
 use crate::problem::Problem;
 
@@ -135,7 +135,7 @@ pub(crate) struct FeaturesSettings {
     ///
     /// With `none`, features are scaled, but not projected.
     #[arg(long, value_name = "N|none", value_parser = components, allow_negative_numbers = true)]
-    components: Option<Keep>,
+    components: Option<ComponentCount>,
     /// Scale all components to the same variance
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     whiten: Option<bool>,
@@ -235,11 +235,11 @@ fn folds(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
-fn components(text: &str) -> std::result::Result<Keep, String> {
+fn components(text: &str) -> std::result::Result<ComponentCount, String> {
     match text {
-        "none" => Ok(Keep::All),
+        "none" => Ok(ComponentCount::All),
         _ => positive(text)
-            .map(Keep::Components)
+            .map(ComponentCount::Exact)
             .map_err(|_| format!("expected a whole number from 1 on or none, found {text}")),
     }
 }
@@ -386,12 +386,12 @@ impl Settings {
             whiten,
             ..
         } = self.features;
-        let keep = match components {
-            Some(keep) => keep,
-            None => Keep::variance(variance.unwrap_or(0.98))?,
+        let n_components = match components {
+            Some(n_components) => n_components,
+            None => ComponentCount::variance(variance.unwrap_or(0.98))?,
         };
         Ok(FeaturesConfig {
-            keep,
+            n_components,
             whiten: whiten.unwrap_or(false),
             solver: self.solver(),
         })

@@ -5,8 +5,8 @@ use luthier_artifact::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::log_loss;
-use crate::metrics::{Counts, average};
-use crate::{ClassMetrics, Error, Reliability, Result, Row};
+use crate::metrics::Counts;
+use crate::{ClassMetrics, Error, EvaluatedImage, Reliability, Result};
 
 /// The schema of the reports that can be compared.
 const SCHEMA: &str = "luthier-report/1";
@@ -75,8 +75,8 @@ impl ReportedRun {
         found.expect("a report that was read knows the classes of its predictions")
     }
 
-    fn row(&self, prediction: &Prediction) -> Row {
-        Row::new(
+    fn row(&self, prediction: &Prediction) -> EvaluatedImage {
+        EvaluatedImage::new(
             prediction.image,
             self.label(&prediction.true_class),
             prediction.probabilities.clone(),
@@ -113,7 +113,7 @@ pub struct Comparison {
     pub mcnemar: McNemar,
     /// The share of the images whose predicted class is the true one.
     pub accuracy: Change,
-    /// The unweighted mean of F1 over the classes in common.
+    /// The unweighted mean of F1 over the classes in common that have images or predictions.
     pub macro_f1: Change,
     /// The mean negative logarithm of the true class's probability, in nats.
     pub log_loss: Change,
@@ -273,6 +273,9 @@ impl McNemar {
 }
 
 /// The probability of at most `k` heads in `n` throws of a fair coin.
+///
+/// A sum of binomial coefficients: exact for small `n`, and within 1e-11 for 400,001 throws. statrs 0.19 has the same
+/// function, by a continued fraction that ends too early: for 400,001 throws it is off by 2e-5.
 fn fair_coin_cdf(k: u64, n: u64) -> f64 {
     /// What is taken out of a sum of binomial coefficients before it overflows, as a power of 2.
     const STEP: u64 = 500;
@@ -339,7 +342,7 @@ impl Comparison {
             verdict: mcnemar.verdict(candidate.confidence),
             mcnemar,
             accuracy: change(|run| run.accuracy),
-            macro_f1: change(|run| average(&run.per_class, |_| 1.0).f1),
+            macro_f1: change(|run| run.macro_f1),
             log_loss: change(|run| log_loss(&run.rows)),
             calibration_error: change(|run| run.calibration_error),
             per_class: (classes.iter().zip(old.per_class.iter().zip(&new.per_class)))
@@ -371,7 +374,7 @@ impl Change {
 }
 
 impl Answer {
-    fn new(run: &ReportedRun, row: &Row) -> Self {
+    fn new(run: &ReportedRun, row: &EvaluatedImage) -> Self {
         Answer {
             class: run.classes[row.predicted].clone(),
             probability: row.predicted_probability(),
@@ -404,16 +407,17 @@ impl Side {
 
 /// The figures of a run over some of its predictions.
 struct Measured {
-    rows: Vec<Row>,
+    rows: Vec<EvaluatedImage>,
     accuracy: f64,
     calibration_error: f64,
+    macro_f1: f64,
     per_class: Vec<ClassMetrics>,
 }
 
 impl Measured {
     /// Of `predictions`, whose true classes are among `classes`, at least one.
     fn of<'a>(run: &ReportedRun, predictions: impl Iterator<Item = &'a Prediction>, classes: &[&str]) -> Self {
-        let rows: Vec<Row> = predictions.map(|prediction| run.row(prediction)).collect();
+        let rows: Vec<EvaluatedImage> = predictions.map(|prediction| run.row(prediction)).collect();
         // A class that the other run does not know is none of those that are measured: all such have one place behind them.
         let place = |class: &String| classes.iter().position(|known| known == class).unwrap_or(classes.len());
         let places: Vec<usize> = run.classes.iter().map(place).collect();
@@ -424,6 +428,7 @@ impl Measured {
         Measured {
             accuracy: rows.iter().filter(|row| row.is_correct()).count() as f64 / rows.len() as f64,
             calibration_error: Reliability::of(outcomes).calibration_error,
+            macro_f1: counts.macro_average(classes.len()).f1,
             per_class: counts.per_class().take(classes.len()).collect(),
             rows,
         }

@@ -70,11 +70,11 @@ impl EvaluateConfig {
             probabilities,
             uncalibrated,
         } = predictions;
-        let rows: Vec<Row> = images
+        let rows: Vec<EvaluatedImage> = images
             .iter()
             .zip(truth)
             .zip(probabilities.outer_iter())
-            .map(|((&image, &truth), probabilities)| Row::new(image, truth, probabilities.to_vec()))
+            .map(|((&image, &truth), probabilities)| EvaluatedImage::new(image, truth, probabilities.to_vec()))
             .collect();
         let before = rows.iter().zip(uncalibrated.outer_iter());
 
@@ -101,7 +101,7 @@ impl EvaluateConfig {
                 .filter(|&k| k < n_classes)
                 .map(|k| (k, top_k_accuracy(&rows, k)))
                 .collect(),
-            macro_average: average(&per_class, |_| 1.0),
+            macro_average: counts.macro_average(n_classes),
             weighted_average: average(&per_class, |class| class.support as f64),
             per_class,
             confusion,
@@ -163,7 +163,8 @@ pub struct Evaluation {
     pub confidence: f64,
     /// The share of the images whose predicted class is the true one, with Wilson's score interval.
     pub accuracy: Estimate,
-    /// The unweighted mean of the classes' F1, with the percentile interval of a seeded bootstrap:
+    /// The unweighted mean of F1 over the classes that have test images or predictions, as scikit-learn's
+    /// `f1_score(average="macro")` has it, with the percentile interval of a seeded bootstrap:
     /// [`BOOTSTRAP_RESAMPLES`](crate::BOOTSTRAP_RESAMPLES) resamples of the rows, drawn with ChaCha8,
     /// each as long as the test set, and quantiles interpolated linearly.
     pub macro_f1: Estimate,
@@ -179,19 +180,19 @@ pub struct Evaluation {
     pub top_k: Vec<(usize, f64)>,
     /// One entry a class, in label order.
     pub per_class: Vec<ClassMetrics>,
-    /// The unweighted mean over all classes.
+    /// The unweighted mean over the classes that have test images or predictions.
     pub macro_average: ClassMetrics,
     /// The mean over all classes, weighted by support.
     pub weighted_average: ClassMetrics,
     /// `confusion[truth][predicted]` images, `k × k`.
     pub confusion: Vec<Vec<u64>>,
     /// One entry an image, in the order of the predictions.
-    pub rows: Vec<Row>,
+    pub rows: Vec<EvaluatedImage>,
 }
 
 /// The prediction for one image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct EvaluatedImage {
     /// The digest of the image file's bytes.
     pub image: Digest,
     /// The label of the true class.
@@ -202,7 +203,7 @@ pub struct Row {
     pub probabilities: Vec<f64>,
 }
 
-impl Row {
+impl EvaluatedImage {
     pub(crate) fn new(image: Digest, truth: usize, probabilities: Vec<f64>) -> Self {
         let predicted = (1..probabilities.len()).fold(0, |best, class| {
             if probabilities[class] > probabilities[best] {
@@ -211,7 +212,7 @@ impl Row {
                 best
             }
         });
-        Row {
+        EvaluatedImage {
             image,
             truth,
             predicted,
@@ -242,13 +243,13 @@ impl Row {
     }
 }
 
-pub(crate) fn log_loss(rows: &[Row]) -> f64 {
+pub(crate) fn log_loss(rows: &[EvaluatedImage]) -> f64 {
     let clipped = |p: f64| p.clamp(f64::EPSILON, 1.0 - f64::EPSILON);
     let sum: f64 = rows.iter().map(|row| -clipped(row.true_probability()).ln()).sum();
     sum / rows.len() as f64
 }
 
-fn top_k_accuracy(rows: &[Row], k: usize) -> f64 {
+fn top_k_accuracy(rows: &[EvaluatedImage], k: usize) -> f64 {
     rows.iter().filter(|row| row.true_rank() <= k).count() as f64 / rows.len() as f64
 }
 
@@ -267,7 +268,7 @@ impl Evaluation {
         if self.per_class.len() != k || self.confusion.len() != k || self.confusion.iter().any(|row| row.len() != k) {
             return Some(format!("tables of other than {k} classes"));
         }
-        let outside = |row: &Row| row.truth >= k || row.predicted >= k || row.probabilities.len() != k;
+        let outside = |row: &EvaluatedImage| row.truth >= k || row.predicted >= k || row.probabilities.len() != k;
         self.rows
             .iter()
             .position(outside)
@@ -363,7 +364,14 @@ mod tests {
             evaluation.rows.iter().map(|row| row.predicted).collect::<Vec<_>>(),
             [0, 1]
         );
-        assert_eq!(evaluation.rows.iter().map(Row::true_rank).collect::<Vec<_>>(), [3, 1]);
+        assert_eq!(
+            evaluation
+                .rows
+                .iter()
+                .map(EvaluatedImage::true_rank)
+                .collect::<Vec<_>>(),
+            [3, 1]
+        );
         assert_eq!(evaluation.top_k, [(1, 0.5), (2, 0.5), (3, 1.0)]);
     }
 

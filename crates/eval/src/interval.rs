@@ -1,6 +1,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF, Normal};
 
 use crate::metrics::Counts;
 
@@ -81,48 +82,17 @@ fn below(generator: &mut ChaCha8Rng, n: usize) -> usize {
     ((u128::from(generator.next_u64()) * n as u128) >> 64) as usize
 }
 
+/// The number below which a standard normal variable lies with probability `p`, for `p` between 0 and 1.
+fn normal_quantile(p: f64) -> f64 {
+    Normal::standard().inverse_cdf(p)
+}
+
 /// The `q` quantile of ascending, non-empty `values`, interpolated linearly between neighbours.
 fn quantile(values: &[f64], q: f64) -> f64 {
     let position = q * (values.len() - 1) as f64;
     let below = values[position.floor() as usize];
     let above = values[position.ceil() as usize];
     below + (above - below) * position.fract()
-}
-
-/// The number below which a standard normal variable lies with probability `p`, for `p` between 0 and 1.
-///
-/// Wichura, M. J. (1988), Algorithm AS 241: The percentage points of the normal distribution; relative error about 1e-16.
-#[rustfmt::skip]
-#[expect(clippy::excessive_precision, reason = "the coefficients are those of the paper")]
-fn normal_quantile(p: f64) -> f64 {
-    const CENTER: ([f64; 8], [f64; 8]) = (
-        [3.3871328727963666080e0, 1.3314166789178437745e2, 1.9715909503065514427e3, 1.3731693765509461125e4,
-         4.5921953931549871457e4, 6.7265770927008700853e4, 3.3430575583588128105e4, 2.5090809287301226727e3],
-        [1.0, 4.2313330701600911252e1, 6.8718700749205790830e2, 5.3941960214247511077e3,
-         2.1213794301586595867e4, 3.9307895800092710610e4, 2.8729085735721942674e4, 5.2264952788528545610e3],
-    );
-    const SHOULDER: ([f64; 8], [f64; 8]) = (
-        [1.42343711074968357734e0, 4.63033784615654529590e0, 5.76949722146069140550e0, 3.64784832476320460504e0,
-         1.27045825245236838258e0, 2.41780725177450611770e-1, 2.27238449892691845833e-2, 7.74545014278341407640e-4],
-        [1.0, 2.05319162663775882187e0, 1.67638483018380384940e0, 6.89767334985100004550e-1,
-         1.48103976427480074590e-1, 1.51986665636164571966e-2, 5.47593808499534494600e-4, 1.05075007164441684324e-9],
-    );
-    const TAIL: ([f64; 8], [f64; 8]) = (
-        [6.65790464350110377720e0, 5.46378491116411436990e0, 1.78482653991729133580e0, 2.96560571828504891230e-1,
-         2.65321895265761230930e-2, 1.24266094738807843860e-3, 2.71155556874348757815e-5, 2.01033439929228813265e-7],
-        [1.0, 5.99832206555887937690e-1, 1.36929880922735805310e-1, 1.48753612908506148525e-2,
-         7.86869131145613259100e-4, 1.84631831751005468180e-5, 1.42151175831644588870e-7, 2.04426310338993978564e-15],
-    );
-    let polynomial = |x: f64, coefficients: &[f64; 8]| coefficients.iter().rev().fold(0.0, |sum, c| sum * x + c);
-    let ratio = |x: f64, (above, below): &([f64; 8], [f64; 8])| polynomial(x, above) / polynomial(x, below);
-
-    let from_center = p - 0.5;
-    if from_center.abs() <= 0.425 {
-        return from_center * ratio(0.180625 - from_center * from_center, &CENTER);
-    }
-    let r = (-p.min(1.0 - p).ln()).sqrt();
-    let magnitude = if r <= 5.0 { ratio(r - 1.6, &SHOULDER) } else { ratio(r - 5.0, &TAIL) };
-    magnitude.copysign(from_center)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ mod report;
 
 pub use comparison::{Answer, Change, ClassChange, Comparison, Flip, McNemar, Relabelled, ReportedRun, Side, Verdict};
 pub use error::{Error, Result};
-pub use evaluate::{EvaluateConfig, Evaluation, Predictions, Row};
+pub use evaluate::{EvaluateConfig, EvaluatedImage, Evaluation, Predictions};
 pub use findings::{
     Duplicates, DuplicatesConfig, Findings, HeldOutImages, ImageRef, Likeness, LookAlikeGroup, LookAlikes,
     NearestImages, Neighbour, Neighbours, NeighboursConfig, Scatter, Suspect, Suspects, SuspectsConfig,
@@ -27,6 +27,5 @@ pub use interval::{BOOTSTRAP_RESAMPLES, Estimate};
 pub use metrics::ClassMetrics;
 pub use reliability::{Reliability, ReliabilityBin};
 pub use report::{
-    CandidateC, Context, CrossValidated, Images, LearningPoint, REPORT_FILES, Skipped, StageTime, Threshold, Thumbnail,
-    Variance, Warning, write_report,
+    Context, CrossValidated, Images, REPORT_FILES, Skipped, StageTime, Thumbnail, Variance, Warning, write_report,
 };

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-/// Precision, recall and F1 of one class, or their average over all classes.
+/// Precision, recall and F1 of one class, or their average over classes.
 ///
 /// All three lie in `0..=1`. A quotient without a denominator is 0, as in scikit-learn with `zero_division=0`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,22 +54,48 @@ impl Counts {
         self.both.iter().sum()
     }
 
-    /// The metrics of every class, in label order.
-    pub(crate) fn per_class(&self) -> impl Iterator<Item = ClassMetrics> {
-        (0..self.truth.len()).map(|class| {
-            let (truth, predicted, both) = (self.truth[class], self.predicted[class], self.both[class]);
-            ClassMetrics {
-                precision: share(both, predicted),
-                recall: share(both, truth),
-                f1: share(2 * both, truth + predicted),
-                support: truth,
-            }
-        })
+    /// The number of classes.
+    pub(crate) fn n_classes(&self) -> usize {
+        self.truth.len()
     }
 
-    /// The unweighted mean of the classes' F1; classes without images count.
+    /// The metrics of a class.
+    pub(crate) fn class(&self, class: usize) -> ClassMetrics {
+        let (truth, predicted, both) = (self.truth[class], self.predicted[class], self.both[class]);
+        ClassMetrics {
+            precision: share(both, predicted),
+            recall: share(both, truth),
+            f1: share(2 * both, truth + predicted),
+            support: truth,
+        }
+    }
+
+    /// The metrics of every class, in label order.
+    pub(crate) fn per_class(&self) -> impl Iterator<Item = ClassMetrics> {
+        (0..self.n_classes()).map(|class| self.class(class))
+    }
+
+    /// The classes below `n_classes` that some image has or is predicted to have: scikit-learn averages over these.
+    fn present(&self, n_classes: usize) -> impl Iterator<Item = usize> + Clone {
+        (0..n_classes).filter(|&class| self.truth[class] + self.predicted[class] > 0)
+    }
+
+    /// The unweighted mean of F1 over the classes that are true or predicted, 0 without any.
+    ///
+    /// The same as scikit-learn's `f1_score(average="macro", zero_division=0)`.
     pub(crate) fn macro_f1(&self) -> f64 {
-        self.per_class().map(|class| class.f1).sum::<f64>() / self.truth.len() as f64
+        let (mut sum, mut n) = (0.0, 0);
+        for class in self.present(self.n_classes()) {
+            sum += self.class(class).f1;
+            n += 1;
+        }
+        if n == 0 { 0.0 } else { sum / f64::from(n) }
+    }
+
+    /// The unweighted mean over the classes below `n_classes` that are true or predicted; at least one must be.
+    pub(crate) fn macro_average(&self, n_classes: usize) -> ClassMetrics {
+        let classes: Vec<ClassMetrics> = self.present(n_classes).map(|class| self.class(class)).collect();
+        average(&classes, |_| 1.0)
     }
 }
 
@@ -78,7 +104,7 @@ pub(crate) fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-/// The average over all classes, each with the weight that `weight` gives it.
+/// The average over these classes, each with the weight that `weight` gives it.
 ///
 /// The weights must not all be 0.
 pub(crate) fn average(classes: &[ClassMetrics], weight: impl Fn(&ClassMetrics) -> f64) -> ClassMetrics {
@@ -99,11 +125,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_class_neither_true_nor_predicted_scores_zero_and_counts_in_the_macro_average() {
+    fn a_class_neither_true_nor_predicted_scores_zero_and_is_left_out_of_the_macro_average() {
         let mut counts = Counts::new(3);
         counts.add(0, 0);
         counts.add(1, 1);
-        assert_eq!(counts.macro_f1(), 2.0 / 3.0);
+        assert_eq!((counts.macro_f1(), counts.macro_average(3).f1), (1.0, 1.0));
         let classes: Vec<_> = counts.per_class().collect();
         assert_eq!(
             classes[2],
@@ -115,6 +141,23 @@ mod tests {
             }
         );
         assert_eq!(average(&classes, |class| class.support as f64).f1, 1.0);
+    }
+
+    #[test]
+    fn a_class_that_is_only_true_or_only_predicted_counts_as_zero() {
+        let mut counts = Counts::new(4);
+        counts.add(0, 0);
+        counts.add(0, 0);
+        counts.add(1, 2);
+        assert_eq!(counts.macro_f1(), 1.0 / 3.0);
+        let ClassMetrics {
+            precision,
+            recall,
+            f1,
+            support,
+        } = counts.macro_average(4);
+        assert_eq!([precision, recall, f1], [1.0 / 3.0; 3]);
+        assert_eq!(support, 3);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod words;
 
 use std::path::Path;
 
-use luthier_artifact::{Split, Written, write_atomically};
+use luthier_artifact::{CrossValidationInfo, Split, Written, write_atomically};
 use serde::Serialize;
 
 use crate::{Error, Evaluation, Findings, Result};
@@ -39,58 +39,15 @@ pub struct Warning {
     pub files: Vec<String>,
 }
 
-/// What cross-validation on the training images found.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct CrossValidated {
-    /// The number of folds.
-    pub folds: usize,
-    /// The number of images that were held out in one of them.
-    pub n_held_out: usize,
-    /// How well each candidate did, in ascending order of C.
-    pub candidates: Vec<CandidateC>,
+/// What the report shows of the choice of C.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CrossValidated<'a> {
+    /// What cross-validation on the training images found.
+    pub info: &'a CrossValidationInfo,
     /// The C that was chosen.
     pub c: f64,
     /// By what scores were divided to calibrate the probabilities, positive.
     pub temperature: f64,
-    /// What to ask of a prediction so that most images of known classes pass.
-    pub thresholds: Vec<Threshold>,
-    /// What fewer training images would have given with this C, by ascending number.
-    pub learning_curve: Vec<LearningPoint>,
-}
-
-/// How well one inverse strength of regularization did.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct CandidateC {
-    /// The inverse strength of regularization.
-    pub c: f64,
-    /// The mean over the folds of the mean log loss (natural logarithm) on the images held out.
-    pub log_loss: f64,
-    /// The standard error of that mean.
-    pub standard_error: f64,
-}
-
-/// What a share of the images held out fulfils.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Threshold {
-    /// The share, 0 to 1.
-    pub share: f64,
-    /// The smallest probability of the most probable class.
-    pub probability: f64,
-    /// The largest distance to the nearest class, in standard deviations; `None` if distances are not known.
-    pub distance: Option<f64>,
-}
-
-/// What models trained on a share of the images are worth.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct LearningPoint {
-    /// The share of the images that were trained on, above 0, at most 1.
-    pub share: f64,
-    /// The mean number of these images.
-    pub n_train: f64,
-    /// The share of the images held out that were predicted rightly.
-    pub accuracy: f64,
-    /// By how much the accuracy is below that of the last point, and its standard error over the images; 0 for the last.
-    pub behind: [f64; 2],
 }
 
 /// How much of the variance the principal components explain.
@@ -143,7 +100,7 @@ pub struct Context<'a> {
     /// The variance along the principal components.
     pub variance: Variance<'a>,
     /// How C was chosen and probabilities calibrated; `None` if C was given.
-    pub cross_validation: Option<&'a CrossValidated>,
+    pub cross_validation: Option<CrossValidated<'a>>,
     /// Gives the thumbnail of a file of a split as the bytes of a JPEG whose longer side has at most as many pixels as
     /// asked for, or `None` if there is none. It is called from several threads.
     pub thumbnail: &'a Thumbnail<'a>,

@@ -1,4 +1,4 @@
-use luthier_artifact::ReadError;
+use luthier_artifact::{Interrupted, ReadError};
 
 /// What can go wrong with scaling or projecting features.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,9 @@ pub enum Error {
     /// Rows could not be read from where they are kept.
     #[error(transparent)]
     Read(ReadError),
+    /// The user interrupted the work.
+    #[error("interrupted")]
+    Interrupted,
     /// There is too little to estimate from.
     #[error("features have {found} rows, expected at least {expected}")]
     TooFewRows {
@@ -62,3 +65,14 @@ pub enum Error {
 
 /// The result of an operation on features.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The error of rows that could not be read.
+    pub(crate) fn of_read(error: ReadError) -> Self {
+        if error.is::<Interrupted>() {
+            Error::Interrupted
+        } else {
+            Error::Read(error)
+        }
+    }
+}

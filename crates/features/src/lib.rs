@@ -1,7 +1,7 @@
 //! Scaling features and projecting them onto their principal components, with scikit-learn's numbers.
 //!
 //! - [`StandardScaler`] → [`FittedScaler`]: zero mean and unit variance a column
-//! - [`Pca`] → [`FittedPca`]: the components that [`Keep`] asks for, by either [`Solver`]
+//! - [`Pca`] → [`FittedPca`]: the components that [`ComponentCount`] asks for, by either [`Solver`]
 //! - [`FeaturesConfig`] → [`Projection`]: the stage `features`, which is the one after the other
 //!
 //! - [`ReadRows`]: what they are fitted to, in memory or not; where there are at least as many rows as features, all is
@@ -12,9 +12,10 @@
 //!
 //! This crate knows matrices only: no images, no tensors, no files.
 
+mod columns;
 mod error;
 mod estimator;
-mod linalg;
+pub mod linalg;
 mod moments;
 mod pca;
 mod rows;
@@ -23,7 +24,7 @@ mod stage;
 
 pub use error::{Error, Result};
 pub use moments::Moments;
-pub use pca::{FittedPca, Keep, Pca, Solver};
-pub use rows::{Subset, for_each_block};
+pub use pca::{ComponentCount, FittedPca, Pca, Solver};
+pub use rows::{Interruptible, Subset, check_finite, for_each_block};
 pub use scaler::{FittedScaler, StandardScaler};
 pub use stage::{FeaturesConfig, Projection};

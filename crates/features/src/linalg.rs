@@ -1,4 +1,6 @@
 //! The border between `ndarray`, which holds matrices, and faer, which computes with them.
+//!
+//! Results are the same bytes for any number of threads.
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
@@ -10,11 +12,11 @@ use ndarray::Array2;
 
 use crate::{Error, Result};
 
-/// faer cuts its work into as many parts as it is told, and sums over the parts: the number is fixed, and not that
-/// of the threads, so that results do not depend on the machine's size.
-const PARTS: usize = 8;
-
-fn par() -> Par {
+/// How faer works in parallel: in 8 parts, on as many threads as there are.
+///
+/// faer sums over the parts. Their number is fixed, so that results do not depend on the number of threads.
+pub fn par() -> Par {
+    const PARTS: usize = 8;
     Par::rayon(PARTS)
 }
 
@@ -33,14 +35,17 @@ impl Eigen {
     }
 }
 
-/// faer's view of a matrix in C order.
-pub(crate) fn view(x: &Array2<f64>) -> MatRef<'_, f64> {
+/// faer's view of a matrix.
+///
+/// # Panics
+/// If the matrix is not in C order.
+pub fn view(x: &Array2<f64>) -> MatRef<'_, f64> {
     let slice = x.as_slice().expect("matrices are kept in C order");
     MatRef::from_row_major_slice(slice, x.nrows(), x.ncols())
 }
 
-/// `a · b`, in C order.
-pub(crate) fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Array2<f64> {
+/// `a · b`: `[n, m]` and `[m, p]` to `[n, p]`, in C order.
+pub fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Array2<f64> {
     let (n_rows, n_columns) = (a.nrows(), b.ncols());
     let mut c = Array2::zeros((n_rows, n_columns));
     let slice = c.as_slice_mut().expect("a new array is in C order");

@@ -1,10 +1,11 @@
-use luthier_artifact::{ReadError, ReadRows};
+use luthier_artifact::{Interrupted, Observer, ReadError, ReadRows};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 
 use crate::{Error, Result};
 
-/// As many rows are read, centred and multiplied at a time, whatever the number of threads: results do not depend on
-/// the machine's size. At 2,048 features of `f32` they are 16 MB.
+/// How many rows are read, centred and multiplied at a time: 16 MB at 2,048 features of `f32`.
+///
+/// The number is fixed, so that results do not depend on the number of threads.
 pub(crate) const BLOCK: usize = 2048;
 
 /// Some rows of a table, in the order of `chosen`.
@@ -30,7 +31,7 @@ impl<R: ReadRows> ReadRows for Subset<'_, R> {
     fn read(&self, start: usize, mut block: ArrayViewMut2<'_, R::Feature>) -> std::result::Result<(), ReadError> {
         let chosen = &self.chosen[start..start + block.nrows()];
         let mut row = 0;
-        // ReadRows that follow each other are read at once.
+        // Rows that follow each other are read at once.
         for run in chosen.chunk_by(|a, b| a + 1 == *b) {
             self.rows.read(run[0], block.slice_mut(s![row..row + run.len(), ..]))?;
             row += run.len();
@@ -39,11 +40,41 @@ impl<R: ReadRows> ReadRows for Subset<'_, R> {
     }
 }
 
+/// Rows that can be read as long as nobody interrupts.
+///
+/// What reads them, block by block, ends with [`Error::Interrupted`] after an interruption.
+#[derive(Clone, Copy)]
+pub struct Interruptible<'a, R> {
+    /// The rows.
+    pub rows: R,
+    /// Is asked before each block.
+    pub observer: &'a dyn Observer,
+}
+
+impl<R: ReadRows> ReadRows for Interruptible<'_, R> {
+    type Feature = R::Feature;
+
+    fn n_rows(&self) -> usize {
+        self.rows.n_rows()
+    }
+
+    fn n_features(&self) -> usize {
+        self.rows.n_features()
+    }
+
+    fn read(&self, start: usize, block: ArrayViewMut2<'_, R::Feature>) -> std::result::Result<(), ReadError> {
+        if self.observer.is_interrupted() {
+            return Err(Interrupted.into());
+        }
+        self.rows.read(start, block)
+    }
+}
+
 /// Shows all rows to `visit` in order, a block at a time, each with the place of its first row.
 ///
 /// # Errors
-/// [`Error::Read`] if a block cannot be read, [`Error::NotFinite`] if a feature is infinite or not
-/// a number, and those of `visit`.
+/// [`Error::Read`] if a block cannot be read, [`Error::Interrupted`] if the rows are [`Interruptible`] and somebody
+/// interrupts, [`Error::NotFinite`] if a feature is infinite or not a number, and those of `visit`.
 pub fn for_each_block<R: ReadRows>(
     rows: &R,
     mut visit: impl FnMut(usize, ArrayView2<'_, R::Feature>) -> Result<()> + Send,
@@ -52,7 +83,8 @@ pub fn for_each_block<R: ReadRows>(
     let buffer = || Array2::default((n.min(BLOCK), rows.n_features()));
     let read = |start: usize, block: &mut Array2<R::Feature>| {
         let height = BLOCK.min(n.saturating_sub(start));
-        rows.read(start, block.slice_mut(s![..height, ..])).map_err(Error::Read)
+        rows.read(start, block.slice_mut(s![..height, ..]))
+            .map_err(Error::of_read)
     };
     let (mut block, mut next) = (buffer(), if n > BLOCK { buffer() } else { Array2::default((0, 0)) });
     if n > 0 {
@@ -84,13 +116,16 @@ pub fn for_each_block<R: ReadRows>(
 pub(crate) fn read_all<R: ReadRows>(rows: &R) -> Result<Array2<R::Feature>> {
     let mut all = Array2::default((rows.n_rows(), rows.n_features()));
     for (index, block) in all.axis_chunks_iter_mut(Axis(0), BLOCK).enumerate() {
-        rows.read(index * BLOCK, block).map_err(Error::Read)?;
+        rows.read(index * BLOCK, block).map_err(Error::of_read)?;
     }
     Ok(all)
 }
 
-/// Names the first feature that is infinite or not a number; the first row of `x` is counted as row `start`.
-pub(crate) fn check_finite<T: Copy + Into<f64>>(x: ArrayView2<'_, T>, start: usize) -> Result<()> {
+/// Checks that every feature is a finite number. The first row of `x` is counted as row `start`.
+///
+/// # Errors
+/// [`Error::NotFinite`] names the first feature that is not.
+pub fn check_finite<T: Copy + Into<f64>>(x: ArrayView2<'_, T>, start: usize) -> Result<()> {
     for (row, features) in x.rows().into_iter().enumerate() {
         // A sum without branches over the row, which the compiler vectorizes: zeros if all are finite, else NaN.
         if features.iter().fold(0.0, |sum, &value| sum + 0.0 * value.into()) == 0.0 {

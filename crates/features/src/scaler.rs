@@ -1,8 +1,7 @@
+use luthier_artifact::ReadRows;
 use ndarray::{Array1, Array2, ArrayView2, Zip};
 
-use crate::moments::Columns;
-use luthier_artifact::ReadRows;
-
+use crate::columns::{Columns, is_constant};
 use crate::rows::{check_finite, for_each_block};
 use crate::{Error, Result};
 
@@ -98,14 +97,6 @@ impl FittedScaler {
             Err(Error::Width { expected, found })
         }
     }
-}
-
-/// Whether a variance is indistinguishable from zero, given the error bound of the two-pass algorithm.
-///
-/// scikit-learn's `_is_constant_feature`, after Chan, Golub and LeVeque, "Algorithms for computing the sample
-/// variance: analysis and recommendations".
-pub(crate) fn is_constant(variance: f64, mean: f64, n: f64) -> bool {
-    variance <= n * f64::EPSILON * variance + (n * mean * f64::EPSILON).powi(2)
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
-use luthier_artifact::{Artifact, Digest, Key, ReadRows, Tensors, TensorsBuilder};
+use luthier_artifact::{Artifact, Digest, Key, Observer, ReadRows, Tensors, TensorsBuilder};
 use ndarray::{Array2, s};
 use serde::{Deserialize, Serialize};
 
-use crate::rows::for_each_block;
-use crate::{FittedPca, FittedScaler, Keep, Moments, Pca, Result, Solver};
+use crate::rows::{Interruptible, for_each_block};
+use crate::{ComponentCount, FittedPca, FittedScaler, Moments, Pca, Result, Solver};
 
 /// The stage `features`: scale, then project.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FeaturesConfig {
     /// How many components are kept.
-    pub keep: Keep,
+    #[serde(rename = "keep")]
+    pub n_components: ComponentCount,
     /// Whether what is projected is divided by its standard deviations.
     pub whiten: bool,
     /// Who computes the components.
@@ -22,12 +23,16 @@ impl FeaturesConfig {
 
     /// What the projection of the feature table with digest `train` depends on.
     pub fn key(&self, train: Digest) -> Key {
-        let FeaturesConfig { keep, whiten, solver } = self;
+        let FeaturesConfig {
+            n_components,
+            whiten,
+            solver,
+        } = self;
         let key = Key::stage("features", Self::VERSION);
-        let key = match keep {
-            Keep::Variance(share) => key.field("variance", share),
-            Keep::Components(count) => key.field("components", count),
-            Keep::All => key.field("components", "none"),
+        let key = match n_components {
+            ComponentCount::Variance(share) => key.field("variance", share),
+            ComponentCount::Exact(count) => key.field("components", count),
+            ComponentCount::All => key.field("components", "none"),
         };
         key.field("whiten", whiten)
             .field("solver", solver)
@@ -37,12 +42,13 @@ impl FeaturesConfig {
 
     /// Fits scaler and components to `rows`, `f32 [n, d]`.
     ///
-    /// With at least as many rows as columns they are read once and not kept.
+    /// With at least as many rows as columns they are read once and not kept. The observer is asked before each block of
+    /// 2,048 rows; the eigendecomposition that follows cannot be interrupted.
     ///
     /// # Errors
-    /// Those of [`Pca::fit`].
-    pub fn run(&self, rows: impl ReadRows<Feature = f32>) -> Result<Projection> {
-        let (scaler, pca) = Pca::new(self.keep, self.solver).fit_scaled(rows)?;
+    /// Those of [`Pca::fit`]; [`Error::Interrupted`](crate::Error::Interrupted).
+    pub fn run(&self, rows: impl ReadRows<Feature = f32>, observer: &dyn Observer) -> Result<Projection> {
+        let (scaler, pca) = Pca::new(self.n_components, self.solver).fit_scaled(Interruptible { rows, observer })?;
         Ok(Projection::new(*self, scaler, pca))
     }
 }
@@ -63,8 +69,8 @@ impl Projection {
     ///
     /// # Errors
     /// Those of [`Pca::fit`].
-    pub fn of_moments(config: FeaturesConfig, moments: &Moments) -> Result<Self> {
-        let (scaler, pca) = Pca::new(config.keep, config.solver).fit_scaled_moments(moments)?;
+    pub fn of_moments(config: FeaturesConfig, moments: Moments) -> Result<Self> {
+        let (scaler, pca) = Pca::new(config.n_components, config.solver).fit_scaled_moments(moments)?;
         Ok(Projection::new(config, scaler, pca))
     }
 
@@ -77,8 +83,8 @@ impl Projection {
     ///
     /// # Errors
     /// [`Error::Width`](crate::Error::Width) if they do not have the width seen by `fit`,
-    /// [`Error::Read`](crate::Error::Read) or [`Error::Cache`](crate::Error::Cache) if they cannot be read,
-    /// [`Error::NotFinite`](crate::Error::NotFinite) if a feature is infinite or not a number.
+    /// [`Error::Read`](crate::Error::Read) if they cannot be read, [`Error::Interrupted`](crate::Error::Interrupted) if
+    /// they are [`Interruptible`] and somebody interrupts, [`Error::NotFinite`](crate::Error::NotFinite) if a feature is infinite or not a number.
     pub fn transform(&self, rows: impl ReadRows<Feature = f32>) -> Result<Array2<f64>> {
         let mut projected = Array2::zeros((rows.n_rows(), self.pca.n_components()));
         self.scaler.check_width(rows.n_features())?;
@@ -148,7 +154,7 @@ mod tests {
     use super::*;
 
     const CONFIG: FeaturesConfig = FeaturesConfig {
-        keep: Keep::Variance(0.98),
+        n_components: ComponentCount::Variance(0.98),
         whiten: false,
         solver: Solver::Faer,
     };
@@ -160,7 +166,7 @@ mod tests {
         assert_eq!(CONFIG.key(train).digest(), key);
         assert_ne!(
             FeaturesConfig {
-                keep: Keep::Variance(0.97),
+                n_components: ComponentCount::Variance(0.97),
                 ..CONFIG
             }
             .key(train)
@@ -169,7 +175,7 @@ mod tests {
         );
         assert_ne!(
             FeaturesConfig {
-                keep: Keep::Components(98),
+                n_components: ComponentCount::Exact(98),
                 ..CONFIG
             }
             .key(train)
@@ -178,7 +184,7 @@ mod tests {
         );
         assert_ne!(
             FeaturesConfig {
-                keep: Keep::All,
+                n_components: ComponentCount::All,
                 ..CONFIG
             }
             .key(train)
@@ -208,7 +214,9 @@ mod tests {
 
     #[test]
     fn tensors_that_do_not_fit_together_are_refused() {
-        let mut projection = CONFIG.run(array![[1.0, 2.0], [3.0, 5.0], [4.0, -1.0]].view()).unwrap();
+        let mut projection = CONFIG
+            .run(array![[1.0, 2.0], [3.0, 5.0], [4.0, -1.0]].view(), &())
+            .unwrap();
         projection.pca.mean = array![0.0];
         let error = Projection::decode(&projection.encode()).unwrap_err();
         assert_eq!(

@@ -233,8 +233,15 @@ impl Error {
 
     /// Whether the caller interrupted the work.
     pub fn is_interrupt(&self) -> bool {
-        matches!(self, Error::Extract(luthier_extract::Error::Interrupted))
-            || matches!(self.cache(), Some(luthier_cache::Error::Interrupted))
+        matches!(
+            self,
+            Error::Extract(luthier_extract::Error::Interrupted)
+                | Error::Features(luthier_features::Error::Interrupted)
+                | Error::Classify(
+                    luthier_classify::Error::Interrupted
+                        | luthier_classify::Error::Features(luthier_features::Error::Interrupted)
+                )
+        ) || matches!(self.cache(), Some(luthier_cache::Error::Interrupted))
     }
 
     /// Whether the cache has lost something that can be made again.

@@ -273,10 +273,10 @@ pub(crate) fn features(
     file_of: FileOf<'_>,
     runner: &mut Runner<'_>,
 ) -> Result<Digest> {
-    let cache = runner.cache;
+    let (cache, observer) = (runner.cache, runner.observer);
     let outputs = runner.stage("features", config.key(train), || {
         let table = open_table(cache, &train)?;
-        let projection = config.run(&table);
+        let projection = config.run(&table, observer);
         let projection = projection.map_err(|error| name_image(error.into(), table.rows(), Split::Train, file_of))?;
         Ok(vec![("projection", cache.put(&projection)?)])
     })?;
@@ -306,12 +306,19 @@ pub(crate) fn classify(
     look_alikes: Option<Digest>,
     runner: &mut Runner<'_>,
 ) -> Result<Trained> {
-    let cache = runner.cache;
-    let outputs = runner.stage("classify", config.key(train, projection), || {
+    let (cache, observer) = (runner.cache, runner.observer);
+    let outputs = runner.stage("classify", config.key(train, projection, look_alikes), || {
         let (table, projection) = (open_table(cache, &train)?, load::<Projection>(cache, &projection)?);
-        let _ = look_alikes;
-        let training = Training::new(table.rows(), &table);
-        let Classified { model, held_out } = config.run(&training, &projection)?;
+        let groups: Vec<Vec<Digest>> = match look_alikes {
+            Some(digest) => load::<LookAlikes>(cache, &digest)?
+                .groups
+                .into_iter()
+                .map(|group| group.images)
+                .collect(),
+            None => Vec::new(),
+        };
+        let training = Training::new(table.rows(), &table).with_look_alikes(&groups);
+        let Classified { model, held_out } = config.run(&training, &projection, observer)?;
         Ok(vec![("model", cache.put(&model)?), ("held-out", cache.put(&held_out)?)])
     })?;
     let trained = Trained {

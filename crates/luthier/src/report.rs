@@ -7,8 +7,8 @@ use luthier_artifact::{Split, Written};
 use luthier_cache::Cache;
 use luthier_classify::Model;
 use luthier_eval::{
-    CandidateC, Context, CrossValidated, Duplicates, Findings, ImageRef, Images, LearningPoint, Likeness, StageTime,
-    Threshold, Variance, Warning, write_report,
+    Context, CrossValidated, Duplicates, Findings, ImageRef, Images, Likeness, StageTime, Variance, Warning,
+    write_report,
 };
 use luthier_extract::{WeightsSource, thumbnail};
 
@@ -32,7 +32,6 @@ pub(crate) fn write(
     let evaluation = found.figures.evaluation();
     let findings = found.findings(cache)?;
     let (train, test) = (Named::of(json, Split::Train), Named::of(json, Split::Test));
-    let cross_validated = cross_validated(&model);
     let context = Context {
         evaluation,
         findings: &findings,
@@ -47,7 +46,11 @@ pub(crate) fn write(
             ratios: model.pca_variance_ratios.as_slice().expect("vectors are in one piece"),
             n_components: model.training.n_components,
         },
-        cross_validation: cross_validated.as_ref(),
+        cross_validation: model.training.cross_validation.as_ref().map(|info| CrossValidated {
+            info,
+            c: model.training.c,
+            temperature: model.temperature.into(),
+        }),
         // The figures do not need the pictures: a folder that has moved since costs nothing else.
         thumbnail: &|split, file, side| {
             let bytes = std::fs::read(json.folders.get(split).join(file)).ok()?;
@@ -132,37 +135,6 @@ fn facts(model: &Model, json: &FeaturesJson) -> Vec<(String, String)> {
         fact("Solver", training.solver.to_string()),
         fact("Made with", format!("luthier {}", env!("CARGO_PKG_VERSION"))),
     ]
-}
-
-/// What the report shows of cross-validation.
-fn cross_validated(model: &Model) -> Option<CrossValidated> {
-    let training = &model.training;
-    let found = training.cross_validation.as_ref()?;
-    let candidates = found.candidates.iter().map(|candidate| CandidateC {
-        c: candidate.c,
-        log_loss: candidate.log_loss,
-        standard_error: candidate.standard_error,
-    });
-    let thresholds = found.thresholds.iter().map(|threshold| Threshold {
-        share: threshold.share,
-        probability: threshold.probability,
-        distance: threshold.distance,
-    });
-    let learning_curve = found.learning_curve.iter().map(|point| LearningPoint {
-        share: point.share,
-        n_train: point.n_train,
-        accuracy: point.accuracy,
-        behind: point.behind,
-    });
-    Some(CrossValidated {
-        folds: found.folds,
-        n_held_out: found.n_held_out,
-        candidates: candidates.collect(),
-        c: training.c,
-        temperature: model.temperature.into(),
-        thresholds: thresholds.collect(),
-        learning_curve: learning_curve.collect(),
-    })
 }
 
 /// What a reader must know before believing the figures.

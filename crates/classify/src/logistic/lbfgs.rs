@@ -4,9 +4,11 @@
 
 use std::collections::VecDeque;
 
+use luthier_artifact::Observer;
 use ndarray::Array2;
 
 use super::objective::{Evaluation, Line, Objective, dot, largest};
+use crate::{Error, Result};
 
 /// How many earlier steps shape the direction.
 const HISTORY: usize = 10;
@@ -21,19 +23,38 @@ struct Pair {
     product: f64,
 }
 
-/// The coefficients at the optimum, `[k, p + 1]`, and the number of iterations. Ends early, with what was reached, if
-/// a step no longer changes anything that floating point can tell.
+/// Where the iterations ended.
+pub(super) struct Minimum {
+    /// `[k, p + 1]`.
+    pub(super) coefficients: Array2<f64>,
+    pub(super) iterations: usize,
+    /// Whether another step would lower the objective by less than rounding changes it.
+    ///
+    /// The quadratic model of the objective promises a decrease of `-½ gradientᵀ direction`. Less than
+    /// `ε (1 + |objective|)` cannot be told from 0, because each log loss is the logarithm of a sum from 1 on. On small
+    /// sets of images the gradient is then of the size of its own rounding errors, some 1e-10, and may stay above the
+    /// tolerance for ever.
+    pub(super) is_within_rounding: bool,
+}
+
+/// Goes down to a gradient whose entries are at most `tolerance`. Ends early, with what was reached, if a step no longer
+/// changes anything that floating point can tell.
+///
+/// # Errors
+/// [`Error::Interrupted`]: the observer is asked before each iteration.
 pub(super) fn minimize(
     objective: &Objective<'_>,
     start: Array2<f64>,
     tolerance: f64,
     max_iterations: usize,
-) -> (Array2<f64>, usize) {
+    observer: &dyn Observer,
+) -> Result<Minimum> {
     let mut coefficients = start;
     let mut here = objective.at(&coefficients);
     let mut history: VecDeque<Pair> = VecDeque::with_capacity(HISTORY);
     let mut iterations = 0;
     while largest(&here.gradient) > tolerance && iterations < max_iterations {
+        Error::if_interrupted(observer)?;
         let mut direction = direction(&here.gradient, &history, &objective.curvature(&here.spread));
         let Some(next) = step(objective, &mut coefficients, &mut direction, &here) else {
             break;
@@ -51,7 +72,13 @@ pub(super) fn minimize(
         here = next;
         iterations += 1;
     }
-    (coefficients, iterations)
+    let direction = direction(&here.gradient, &history, &objective.curvature(&here.spread));
+    let decrease = -0.5 * dot(here.gradient.view(), direction.view());
+    Ok(Minimum {
+        coefficients,
+        iterations,
+        is_within_rounding: decrease <= f64::EPSILON * (1.0 + here.value.abs()),
+    })
 }
 
 /// Moves the coefficients along the direction, which becomes the step, as far as is good. `None` if no length will do.

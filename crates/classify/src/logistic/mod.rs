@@ -2,8 +2,8 @@ mod lbfgs;
 mod objective;
 mod reference;
 
-use luthier_artifact::UnknownName;
-use luthier_features::Solver;
+use luthier_artifact::{Observer, UnknownName};
+use luthier_features::{Solver, check_finite};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +26,10 @@ pub struct LogisticRegression {
     pub solver: Solver,
     /// How much each class counts.
     pub class_weight: ClassWeight,
-    /// The fit has converged when no entry of the gradient of `mean log loss + ½ ‖weight‖² / (C n)` is larger.
-    /// smartcore has its own rule; its result is held to this one all the same.
+    /// The fit has converged when no entry of the gradient of `mean log loss + ½ ‖weight‖² / (C n)` is larger, or when
+    /// another step would lower the objective by less than its rounding errors.
+    ///
+    /// smartcore has a rule of its own; its result is measured by the gradient all the same.
     pub tolerance: f64,
     /// faer's solver gives up after this many iterations; smartcore's does after 1,000.
     pub max_iterations: usize,
@@ -90,7 +92,8 @@ pub struct FittedLogisticRegression {
     pub iterations: Option<usize>,
     /// The largest magnitude in the gradient at the end.
     pub gradient_norm: f64,
-    /// Whether the gradient is within the tolerance.
+    /// Whether more iterations would change nothing: the gradient is within the tolerance, or a step no longer lowers
+    /// the objective by more than its rounding errors.
     pub converged: bool,
 }
 
@@ -126,15 +129,29 @@ impl LogisticRegression {
 
     /// Fits `x`, `[n, p]`, to `labels`, one a row, each below `n_classes`.
     ///
-    /// A fit that does not converge is a warning, and told in the result.
+    /// A fit that does not converge is a warning, and [`converged`](FittedLogisticRegression::converged) is false.
     ///
     /// # Errors
     /// [`Error::C`], [`Error::TooFewClasses`] below two classes, [`Error::Labels`] unless there is a label a row,
-    /// [`Error::LabelOutOfRange`], [`Error::TooFewImages`] if a class has no row, [`Error::NotFinite`] if a value is
+    /// [`Error::LabelOutOfRange`], [`Error::TooFewImages`] if a class has no row, [`Error::Features`] if a value is
     /// infinite or not a number, [`Error::ClassWeight`] for weights that the solver does not have,
     /// [`Error::Diverged`] or [`Error::Smartcore`] if the solver fails.
     pub fn fit(&self, x: ArrayView2<'_, f64>, labels: &[usize], n_classes: usize) -> Result<FittedLogisticRegression> {
-        let fitted = self.fit_from(x, labels, n_classes, None)?;
+        self.fit_observed(x, labels, n_classes, &())
+    }
+
+    /// [`fit`](Self::fit), for an observer who may interrupt: faer's solver asks before each iteration.
+    ///
+    /// # Errors
+    /// Those of [`fit`](Self::fit); [`Error::Interrupted`].
+    pub fn fit_observed(
+        &self,
+        x: ArrayView2<'_, f64>,
+        labels: &[usize],
+        n_classes: usize,
+        observer: &dyn Observer,
+    ) -> Result<FittedLogisticRegression> {
+        let fitted = self.fit_from(x, labels, n_classes, None, observer)?;
         if !fitted.converged {
             tracing::warn!(
                 "logistic regression with C = {} stopped at a gradient of {:.1e}, expected {:.1e}: lower C, or keep fewer components",
@@ -146,32 +163,41 @@ impl LogisticRegression {
         Ok(fitted)
     }
 
-    /// [`fit`](Self::fit) without the warning, starting from an earlier fit of as many classes and columns.
+    /// [`fit_observed`](Self::fit_observed) without the warning, starting from an earlier fit of as many classes and columns.
     pub(crate) fn fit_from(
         &self,
         x: ArrayView2<'_, f64>,
         labels: &[usize],
         n_classes: usize,
         start: Option<&FittedLogisticRegression>,
+        observer: &dyn Observer,
     ) -> Result<FittedLogisticRegression> {
         self.check_c()?;
         check_labels(x.nrows(), labels, n_classes)?;
-        check_finite(x)?;
+        check_finite(x, 0)?;
+        Error::if_interrupted(observer)?;
 
         let x = x.as_standard_layout();
         let objective = Objective::new(x.view(), labels, &self.class_weight.of(labels, n_classes), self.c);
-        let (coefficients, iterations) = match self.solver {
+        let (coefficients, iterations, is_within_rounding) = match self.solver {
             Solver::Faer => {
                 let start = start.map_or_else(
                     || Array2::zeros(objective.dim()),
                     FittedLogisticRegression::coefficients,
                 );
-                let (coefficients, iterations) =
-                    lbfgs::minimize(&objective, start, self.tolerance, self.max_iterations);
-                (coefficients, Some(iterations))
+                let minimum = lbfgs::minimize(&objective, start, self.tolerance, self.max_iterations, observer)?;
+                (
+                    minimum.coefficients,
+                    Some(minimum.iterations),
+                    minimum.is_within_rounding,
+                )
             }
             Solver::Smartcore if self.class_weight != ClassWeight::Uniform => return Err(Error::ClassWeight),
-            Solver::Smartcore => (reference::minimize(&x.to_owned(), labels, n_classes, self.c)?, None),
+            Solver::Smartcore => (
+                reference::minimize(&x.to_owned(), labels, n_classes, self.c)?,
+                None,
+                false,
+            ),
         };
         if !coefficients.iter().all(|value| value.is_finite()) {
             return Err(Error::Diverged {
@@ -188,7 +214,7 @@ impl LogisticRegression {
             bias: &bias - bias.sum() / n_classes as f64,
             iterations,
             gradient_norm,
-            converged: gradient_norm <= self.tolerance,
+            converged: gradient_norm <= self.tolerance || is_within_rounding,
         })
     }
 }
@@ -269,18 +295,6 @@ pub(crate) fn check_labels(rows: usize, labels: &[usize], n_classes: usize) -> R
     }
 }
 
-/// Names the first value that is infinite or not a number.
-pub(crate) fn check_finite<T: Copy + Into<f64>>(x: ArrayView2<'_, T>) -> Result<()> {
-    match x.indexed_iter().find(|&(_, &value)| !value.into().is_finite()) {
-        Some(((row, column), &value)) => Err(Error::NotFinite {
-            row,
-            column,
-            value: value.into(),
-        }),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use ndarray::array;
@@ -322,6 +336,56 @@ mod tests {
                 matches!(LogisticRegression::new(c, Solver::Faer), Err(Error::C { .. })),
                 "{c}"
             );
+        }
+    }
+
+    /// Random numbers from 0 to 1.
+    fn uniform(state: &mut u64) -> f64 {
+        *state = (state.wrapping_mul(6364136223846793005)).wrapping_add(1442695040888963407);
+        (*state >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// A random set of 2 to 10 classes with 5 to 20 images each, of up to 60 components of falling variance.
+    fn small_set(seed: u64) -> (Array2<f64>, Vec<usize>, usize) {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1;
+        let n_classes = 2 + (9.0 * uniform(&mut state)) as usize;
+        let labels: Vec<usize> = (0..n_classes)
+            .flat_map(|label| vec![label; 5 + (16.0 * uniform(&mut state)) as usize])
+            .collect();
+        let p = labels.len().min(60) - 1;
+        let centres = Array2::from_shape_simple_fn((n_classes, p), || 2.0 * uniform(&mut state) - 1.0);
+        let x = Array2::from_shape_fn((labels.len(), p), |(row, column)| {
+            let noise = 4.0 * uniform(&mut state) - 2.0;
+            (centres[[labels[row], column]] + noise) * 30.0 / (column + 1) as f64
+        });
+        (x, labels, n_classes)
+    }
+
+    #[test]
+    fn fits_of_small_sets_that_end_at_rounding_errors_have_converged() {
+        let mut n_above_tolerance = 0;
+        for seed in 0..40 {
+            let (x, labels, n_classes) = small_set(seed);
+            for c in [1e-2, 1.0, 1e2, 1e4] {
+                let regression = LogisticRegression::new(c, Solver::Faer).unwrap();
+                let fitted = regression.fit(x.view(), &labels, n_classes).unwrap();
+                n_above_tolerance += usize::from(fitted.gradient_norm > regression.tolerance);
+                assert!(fitted.converged, "seed {seed}, C = {c}: {:e}", fitted.gradient_norm);
+            }
+        }
+        assert!(n_above_tolerance > 0, "no set shows what the test is about");
+    }
+
+    #[test]
+    fn a_fit_with_too_few_iterations_has_not_converged_however_small_the_set() {
+        for seed in 0..40 {
+            let (x, labels, n_classes) = small_set(seed);
+            let regression = LogisticRegression {
+                max_iterations: 5,
+                ..LogisticRegression::new(1.0, Solver::Faer).unwrap()
+            };
+            let fitted = regression.fit(x.view(), &labels, n_classes).unwrap();
+            assert!(!fitted.converged, "seed {seed}: {:e}", fitted.gradient_norm);
         }
     }
 

@@ -2,7 +2,7 @@ use luthier_artifact::{Artifact, FeatureTable};
 use luthier_classify::{
     ChooseC, ClassWeight, ClassifyConfig, CrossValidationInfo, Error, Model, Rule, Solver, Training,
 };
-use luthier_features::{FeaturesConfig, Keep};
+use luthier_features::{ComponentCount, FeaturesConfig};
 use ndarray::{Array2, Axis, s};
 
 use crate::{synthetic, with_threads};
@@ -15,7 +15,7 @@ const AUTO: ClassifyConfig = ClassifyConfig {
     solver: Solver::Faer,
 };
 const FEATURES: FeaturesConfig = FeaturesConfig {
-    keep: Keep::Variance(0.95),
+    n_components: ComponentCount::Variance(0.95),
     whiten: false,
     solver: Solver::Faer,
 };
@@ -27,8 +27,8 @@ fn cross_validation(model: &Model) -> &CrossValidationInfo {
 #[test]
 fn the_c_of_smallest_log_loss_is_chosen_and_the_table_kept() {
     let train = synthetic(3, 30, 20);
-    let projection = FEATURES.run(train.features()).unwrap();
-    let model = AUTO.run(&Training::from(&train), &projection).unwrap().model;
+    let projection = FEATURES.run(train.features(), &()).unwrap();
+    let model = AUTO.run(&Training::from(&train), &projection, &()).unwrap().model;
     let search = &cross_validation(&model).candidates;
     assert_eq!(search.len(), 9);
     assert!(
@@ -53,7 +53,7 @@ fn the_c_of_smallest_log_loss_is_chosen_and_the_table_kept() {
         c: ChooseC::Fixed(model.training.c),
         ..AUTO
     }
-    .run(&Training::from(&train), &projection)
+    .run(&Training::from(&train), &projection, &())
     .unwrap()
     .model;
     assert_eq!((&fixed.training.cross_validation, &fixed.distance), (&None, &None));
@@ -65,9 +65,13 @@ fn the_order_of_rows_and_the_number_of_threads_do_not_change_the_search() {
     let train = synthetic(3, 20, 12);
     let run = |threads: usize| {
         with_threads(threads, || {
-            AUTO.run(&Training::from(&train), &FEATURES.run(train.features()).unwrap())
-                .map(|classified| (classified.model.encode(), classified.held_out.encode()))
-                .unwrap()
+            AUTO.run(
+                &Training::from(&train),
+                &FEATURES.run(train.features(), &()).unwrap(),
+                &(),
+            )
+            .map(|classified| (classified.model.encode(), classified.held_out.encode()))
+            .unwrap()
         })
     };
     assert!(run(1) == run(2));
@@ -78,12 +82,16 @@ fn the_order_of_rows_and_the_number_of_threads_do_not_change_the_search() {
 fn a_fold_too_small_for_the_components_asked_for_keeps_what_it_can() {
     let train = synthetic(2, 6, 30);
     let config = FeaturesConfig {
-        keep: Keep::Components(12),
+        n_components: ComponentCount::Exact(12),
         whiten: false,
         solver: Solver::Faer,
     };
     let model = AUTO
-        .run(&Training::from(&train), &config.run(train.features()).unwrap())
+        .run(
+            &Training::from(&train),
+            &config.run(train.features(), &()).unwrap(),
+            &(),
+        )
         .unwrap()
         .model;
     assert_eq!(
@@ -95,13 +103,13 @@ fn a_fold_too_small_for_the_components_asked_for_keeps_what_it_can() {
 #[test]
 fn one_standard_error_of_loss_buys_a_smaller_c() {
     let train = synthetic(3, 30, 20);
-    let projection = FEATURES.run(train.features()).unwrap();
+    let projection = FEATURES.run(train.features(), &()).unwrap();
     let chosen = |rule| {
         let config = ClassifyConfig {
             c: ChooseC::Auto(rule),
             ..AUTO
         };
-        config.run(&Training::from(&train), &projection).unwrap().model
+        config.run(&Training::from(&train), &projection, &()).unwrap().model
     };
     let (best, simplest) = (chosen(Rule::SmallestLoss), chosen(Rule::OneStandardError));
     assert_eq!(
@@ -133,8 +141,8 @@ fn thresholds_keep_about_the_share_they_promise() {
             half
         };
         let (train, test) = (half(0), half(1));
-        let projection = FEATURES.run(train.features()).unwrap();
-        let model = AUTO.run(&Training::from(&train), &projection).unwrap().model;
+        let projection = FEATURES.run(train.features(), &()).unwrap();
+        let model = AUTO.run(&Training::from(&train), &projection, &()).unwrap().model;
         let probabilities = model.predict_proba(test.features()).unwrap();
         let distances = model.distances(test.features()).unwrap().unwrap();
         let thresholds = &cross_validation(&model).thresholds;
@@ -161,8 +169,8 @@ fn thresholds_keep_about_the_share_they_promise() {
 fn a_class_with_one_image_is_never_held_out() {
     let mut train = synthetic(2, 5, 4);
     train.labels = vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-    let projection = FEATURES.run(train.features()).unwrap();
-    let run = |train: &FeatureTable, c| ClassifyConfig { c, ..AUTO }.run(&Training::from(train), &projection);
+    let projection = FEATURES.run(train.features(), &()).unwrap();
+    let run = |train: &FeatureTable, c| ClassifyConfig { c, ..AUTO }.run(&Training::from(train), &projection, &());
     let model = run(&train, AUTO.c).unwrap().model;
     assert_eq!(cross_validation(&model).n_held_out, 9);
 
@@ -183,6 +191,55 @@ fn a_class_with_one_image_is_never_held_out() {
     let error = run(&train, AUTO.c).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "each class has one training image, expected two or more in some class to hold one out"
+        "no class has two different training images, expected such classes to hold images out"
+    );
+}
+
+#[test]
+fn look_alikes_are_no_judges_of_each_other() {
+    // Each image twice, the second time a hair different and under another digest, and labels that are chance: whoever
+    // has seen the look-alike knows the label.
+    let mut train = synthetic(2, 40, 30);
+    for row in (0..80).step_by(2) {
+        let copy = train.features.row(row).mapv(|value| value + 1e-4);
+        train.features.row_mut(row + 1).assign(&copy);
+    }
+    let labels: Vec<usize> = (0..80u64)
+        .map(|row| usize::from(train.images[(row / 2) as usize].as_bytes()[0] > 127))
+        .collect();
+    let mut order: Vec<usize> = (0..80).collect();
+    order.sort_by_key(|&row| labels[row]);
+    train.features = train.features.select(Axis(0), &order);
+    train.images = order.iter().map(|&row| train.images[row]).collect();
+    train.labels = order.iter().map(|&row| labels[row]).collect();
+    let place = |row: usize| order.iter().position(|&other| other == row).unwrap();
+    let pairs: Vec<_> = (0..80)
+        .step_by(2)
+        .map(|row| vec![train.images[place(row)], train.images[place(row + 1)]])
+        .collect();
+
+    let projection = FEATURES.run(train.features(), &()).unwrap();
+    let best = |training: &Training<'_, _>| {
+        let model = AUTO.run(training, &projection, &()).unwrap().model;
+        let search = &cross_validation(&model).candidates;
+        let accuracy = cross_validation(&model).learning_curve.last().unwrap().accuracy;
+        (
+            search
+                .iter()
+                .map(|candidate| candidate.log_loss)
+                .fold(f64::INFINITY, f64::min),
+            accuracy,
+        )
+    };
+    let (apart, accuracy_apart) = best(&Training::from(&train));
+    let (together, accuracy_together) = best(&Training::from(&train).with_look_alikes(&pairs));
+    // Guessing costs ln 2 = 0.69.
+    assert!(
+        apart < 0.5 && together > 0.6,
+        "log loss {apart} with, {together} without look-alikes in training"
+    );
+    assert!(
+        accuracy_apart > accuracy_together + 0.15,
+        "accuracy {accuracy_apart}, {accuracy_together}"
     );
 }

@@ -1,7 +1,7 @@
 //! scikit-learn's numbers: `fixtures/golden/statistics.json`, made by `statistics.py` beside it.
 
 use luthier_classify::{ClassDistance, ClassWeight, Error, LogisticRegression, Solver};
-use luthier_features::{FeaturesConfig, Keep, StandardScaler};
+use luthier_features::{ComponentCount, FeaturesConfig, StandardScaler};
 use ndarray::{Array2, s};
 use serde::Deserialize;
 
@@ -120,11 +120,11 @@ fn scaler_then_components_then_regression_agree_with_scikit_learn() {
         let x = matrix(&case.x);
         for solver in [Solver::Faer, Solver::Smartcore] {
             let config = FeaturesConfig {
-                keep: Keep::variance(0.9).unwrap(),
+                n_components: ComponentCount::variance(0.9).unwrap(),
                 whiten: false,
                 solver,
             };
-            let components = config.run(x.view()).unwrap().transform(x.view()).unwrap();
+            let components = config.run(x.view(), &()).unwrap().transform(x.view()).unwrap();
             let regression = LogisticRegression::new(1.0, solver).unwrap();
             let fitted = regression
                 .fit(components.view(), &case.labels, case.n_classes())

@@ -2,6 +2,7 @@
 
 mod choice;
 mod golden;
+mod interrupt;
 mod model;
 mod music10;
 mod odd;

@@ -4,7 +4,7 @@ use luthier_artifact::{Artifact, TensorsBuilder};
 use luthier_classify::{
     ChooseC, ClassWeight, ClassifyConfig, Error, LogisticRegression, Model, Rule, Solver, Training,
 };
-use luthier_features::{FeaturesConfig, Keep, Projection};
+use luthier_features::{ComponentCount, FeaturesConfig, Projection};
 use ndarray::{Array1, Array2};
 use proptest::prelude::*;
 use safetensors::{Dtype, SafeTensors};
@@ -19,9 +19,9 @@ const CONFIG: ClassifyConfig = ClassifyConfig {
     solver: Solver::Faer,
 };
 
-fn features(keep: Keep) -> FeaturesConfig {
+fn features(n_components: ComponentCount) -> FeaturesConfig {
     FeaturesConfig {
-        keep,
+        n_components,
         whiten: false,
         solver: Solver::Faer,
     }
@@ -32,7 +32,8 @@ fn model() -> Model {
     CONFIG
         .run(
             &Training::from(&train),
-            &features(Keep::Components(5)).run(train.features()).unwrap(),
+            &features(ComponentCount::Exact(5)).run(train.features(), &()).unwrap(),
+            &(),
         )
         .unwrap()
         .model
@@ -49,8 +50,8 @@ proptest! {
         let mut train = synthetic(n_classes, per_class, d);
         train.features.mapv_inplace(|value| value * scale + offset);
         let c = 10f64.powf(log_c);
-        let projection = features(Keep::Variance(0.95)).run(train.features()).unwrap();
-        let model = ClassifyConfig { c: ChooseC::Fixed(c), ..CONFIG }.run(&Training::from(&train), &projection).unwrap().model;
+        let projection = features(ComponentCount::Variance(0.95)).run(train.features(), &()).unwrap();
+        let model = ClassifyConfig { c: ChooseC::Fixed(c), ..CONFIG }.run(&Training::from(&train), &projection, &()).unwrap().model;
 
         let components = projection.transform(train.features()).unwrap();
         let regression = LogisticRegression::new(c, Solver::Faer).unwrap();
@@ -66,9 +67,9 @@ proptest! {
     #[test]
     fn a_model_decodes_from_its_bytes(n_classes in 2usize..5, per_class in 4usize..9, c in 0.001f64..100.0) {
         let train = synthetic(n_classes, per_class, 6);
-        let projection = features(Keep::Variance(0.9)).run(train.features()).unwrap();
+        let projection = features(ComponentCount::Variance(0.9)).run(train.features(), &()).unwrap();
         for c in [ChooseC::Fixed(c), ChooseC::Auto(Rule::SmallestLoss)] {
-        let model = ClassifyConfig { c, ..CONFIG }.run(&Training::from(&train), &projection).unwrap().model;
+        let model = ClassifyConfig { c, ..CONFIG }.run(&Training::from(&train), &projection, &()).unwrap().model;
         prop_assert_eq!(Model::decode(&model.encode()).unwrap(), model);
         }
     }
@@ -126,8 +127,8 @@ fn a_file_that_is_no_model_is_named_with_what_was_expected_and_found() {
         fs::write(&path, bytes).unwrap();
         assert_eq!(load(), format!("{}: expected model/3, found {found}", path.display()));
     };
-    let projection = features(Keep::Components(5))
-        .run(synthetic(3, 20, 12).features())
+    let projection = features(ComponentCount::Exact(5))
+        .run(synthetic(3, 20, 12).features(), &())
         .unwrap();
     refused(projection.encode(), Projection::FORMAT);
     refused(
@@ -187,12 +188,14 @@ fn features_that_do_not_fit_the_model_are_errors() {
 #[test]
 fn the_head_is_the_classifier_divided_by_the_temperature() {
     let train = synthetic(3, 30, 20);
-    let projection = features(Keep::Variance(0.95)).run(train.features()).unwrap();
+    let projection = features(ComponentCount::Variance(0.95))
+        .run(train.features(), &())
+        .unwrap();
     let config = ClassifyConfig {
         c: ChooseC::Auto(Rule::SmallestLoss),
         ..CONFIG
     };
-    let model = config.run(&Training::from(&train), &projection).unwrap().model;
+    let model = config.run(&Training::from(&train), &projection, &()).unwrap().model;
     assert!((model.temperature - 1.0).abs() > 0.01, "{}", model.temperature);
 
     let z = projection.transform(train.features()).unwrap();

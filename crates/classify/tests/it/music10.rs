@@ -6,7 +6,7 @@ use std::path::Path;
 
 use luthier_artifact::{Digest, ExtractorInfo, FeatureTable};
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, LogisticRegression, Model, Rule, Solver, Training};
-use luthier_features::{FeaturesConfig, Keep};
+use luthier_features::{ComponentCount, FeaturesConfig};
 use luthier_testing::Need;
 use ndarray::{Array2, Axis, s};
 use serde::Deserialize;
@@ -66,13 +66,13 @@ fn read_split(folder: &Path, resize: &str) -> Split {
     }
 }
 
-fn train(split: &Split, keep: Keep, c: ChooseC, solver: Solver) -> Model {
+fn train(split: &Split, n_components: ComponentCount, c: ChooseC, solver: Solver) -> Model {
     let projection = FeaturesConfig {
-        keep,
+        n_components,
         whiten: false,
         solver: Solver::Faer,
     }
-    .run(split.train.features())
+    .run(split.train.features(), &())
     .unwrap();
     ClassifyConfig {
         c,
@@ -81,7 +81,7 @@ fn train(split: &Split, keep: Keep, c: ChooseC, solver: Solver) -> Model {
         seed: 0,
         solver,
     }
-    .run(&Training::from(&split.train), &projection)
+    .run(&Training::from(&split.train), &projection, &())
     .unwrap()
     .model
 }
@@ -107,18 +107,18 @@ fn music10_has_the_errors_and_the_log_loss_of_scikit_learn() {
     let mut failures = Vec::new();
     for expected in results {
         let split = read_split(&folder, &expected.resize);
-        let keep = if expected.n_components < 1.0 {
-            Keep::variance(expected.n_components).unwrap()
+        let n_components = if expected.n_components < 1.0 {
+            ComponentCount::variance(expected.n_components).unwrap()
         } else {
-            Keep::components(expected.n_components as usize).unwrap()
+            ComponentCount::exact(expected.n_components as usize).unwrap()
         };
         let start = std::time::Instant::now();
-        let model = train(&split, keep, ChooseC::Fixed(expected.c), Solver::Faer);
+        let model = train(&split, n_components, ChooseC::Fixed(expected.c), Solver::Faer);
         let seconds = start.elapsed().as_secs_f64();
         let (errors, loss) = judge(&model, &split.test);
         let off = (loss - expected.test_log_loss).abs();
         println!(
-            "{} {keep} C={}: {errors} errors, log loss {loss:.6}, off by {off:.1e}, {:?} iterations, {seconds:.2} s",
+            "{} {n_components} C={}: {errors} errors, log loss {loss:.6}, off by {off:.1e}, {:?} iterations, {seconds:.2} s",
             expected.resize, expected.c, model.training.iterations
         );
         assert!(model.training.converged);
@@ -138,11 +138,11 @@ fn the_solvers_give_the_same_predictions_on_music10() {
     let Some(folder) = Need::Reference.path() else { return };
     let split = read_split(&folder, "squash");
     let features = FeaturesConfig {
-        keep: Keep::Components(40),
+        n_components: ComponentCount::Exact(40),
         whiten: false,
         solver: Solver::Faer,
     };
-    let projection = features.run(split.test.features()).unwrap();
+    let projection = features.run(split.test.features(), &()).unwrap();
     let (fitted_on, all) = (
         projection.transform(split.test.features()).unwrap(),
         projection.transform(split.train.features()).unwrap(),
@@ -172,11 +172,11 @@ fn the_solvers_find_the_same_components_of_music10() {
     table.features = table.features.slice(s![.., ..200]).to_owned();
     let project = |solver| {
         let projection = FeaturesConfig {
-            keep: Keep::Variance(0.98),
+            n_components: ComponentCount::Variance(0.98),
             whiten: false,
             solver,
         }
-        .run(table.features())
+        .run(table.features(), &())
         .unwrap();
         projection.transform(table.features()).unwrap()
     };
@@ -189,13 +189,13 @@ fn the_solvers_find_the_same_components_of_music10() {
 fn time_of_the_regression_on_music10() {
     let Some(folder) = Need::Reference.path() else { return };
     let split = read_split(&folder, "squash");
-    for keep in [Keep::Components(98), Keep::Variance(0.98)] {
+    for n_components in [ComponentCount::Exact(98), ComponentCount::Variance(0.98)] {
         let projection = FeaturesConfig {
-            keep,
+            n_components,
             whiten: false,
             solver: Solver::Faer,
         }
-        .run(split.train.features())
+        .run(split.train.features(), &())
         .unwrap();
         let components = projection.transform(split.train.features()).unwrap();
         for c in [0.01, 1.0, 1e4] {
@@ -207,7 +207,7 @@ fn time_of_the_regression_on_music10() {
                 };
                 let fitted = regression.fit(components.view(), &split.train.labels, 10).unwrap();
                 println!(
-                    "{keep} C={c} {tolerance:e}: {:?} iterations, gradient {:.1e}, {:.2?}",
+                    "{n_components} C={c} {tolerance:e}: {:?} iterations, gradient {:.1e}, {:.2?}",
                     fitted.iterations,
                     fitted.gradient_norm,
                     start.elapsed()
@@ -226,7 +226,7 @@ fn the_choice_of_c_on_music10() {
     let start = std::time::Instant::now();
     let model = train(
         &split,
-        Keep::Variance(0.98),
+        ComponentCount::Variance(0.98),
         ChooseC::Auto(Rule::SmallestLoss),
         Solver::Faer,
     );

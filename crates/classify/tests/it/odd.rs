@@ -5,13 +5,13 @@ use luthier_classify::{
     ChooseC, ClassDistance, ClassWeight, ClassifyConfig, CrossValidation, Error, LogisticRegression, Model, Result,
     Rule, Solver, Training, thresholds_that_keep,
 };
-use luthier_features::{FeaturesConfig, Keep};
+use luthier_features::{ComponentCount, FeaturesConfig};
 use ndarray::{Array2, Axis, concatenate};
 
 use crate::synthetic;
 
 const FEATURES: FeaturesConfig = FeaturesConfig {
-    keep: Keep::Variance(0.95),
+    n_components: ComponentCount::Variance(0.95),
     whiten: false,
     solver: Solver::Faer,
 };
@@ -25,7 +25,7 @@ fn train(table: &FeatureTable, c: ChooseC, features: FeaturesConfig) -> Result<M
         solver: Solver::Faer,
     };
     Ok(config
-        .run(&Training::from(table), &features.run(table.features())?)?
+        .run(&Training::from(table), &features.run(table.features(), &())?, &())?
         .model)
 }
 
@@ -114,7 +114,7 @@ fn constant_features_and_repeated_rows_change_no_prediction() {
 fn two_components_make_a_model() {
     let table = synthetic(3, 30, 10);
     let features = FeaturesConfig {
-        keep: Keep::Components(2),
+        n_components: ComponentCount::Exact(2),
         ..FEATURES
     };
     let model = train(&table, ChooseC::Auto(Rule::SmallestLoss), features).unwrap();
@@ -143,12 +143,12 @@ fn images_unlike_any_class_are_farther_than_nearly_all_that_were_held_out() {
         folds: 5,
         seed: 0,
     };
-    let held_out = cross_validation.run(&Training::from(&table), &[1.0]).unwrap();
+    let held_out = cross_validation.run(&Training::from(&table), &[1.0], &()).unwrap();
     let held_out = held_out.distances.unwrap();
     let negated: Vec<f64> = held_out.iter().map(|distance| -distance).collect();
     let threshold = -thresholds_that_keep(&[&negated], 0.99).unwrap()[0];
 
-    let projection = FEATURES.run(table.features()).unwrap();
+    let projection = FEATURES.run(table.features(), &()).unwrap();
     let z = projection.transform(table.features()).unwrap();
     let distance = ClassDistance::fit(z.view(), &table.labels, 4).unwrap();
     // What was fitted to is nearer than what was held out.

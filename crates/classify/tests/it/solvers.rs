@@ -1,6 +1,6 @@
 use luthier_artifact::Artifact;
 use luthier_classify::{ChooseC, ClassWeight, Classifier, ClassifyConfig, LogisticRegression, Rule, Solver, Training};
-use luthier_features::{FeaturesConfig, Keep};
+use luthier_features::{ComponentCount, FeaturesConfig};
 use ndarray::Array2;
 use smartcore::api::{Predictor, SupervisedEstimator};
 
@@ -12,7 +12,7 @@ fn the_number_of_threads_does_not_change_a_byte() {
     let run = |threads: usize| {
         with_threads(threads, || {
             let config = FeaturesConfig {
-                keep: Keep::Variance(0.98),
+                n_components: ComponentCount::Variance(0.98),
                 whiten: false,
                 solver: Solver::Faer,
             };
@@ -24,7 +24,11 @@ fn the_number_of_threads_does_not_change_a_byte() {
                 solver: Solver::Faer,
             };
             classify
-                .run(&Training::from(&train), &config.run(train.features()).unwrap())
+                .run(
+                    &Training::from(&train),
+                    &config.run(train.features(), &()).unwrap(),
+                    &(),
+                )
                 .unwrap()
                 .model
                 .encode()

@@ -337,7 +337,7 @@ mod tests {
     use clap::FromArgMatches as _;
     use luthier_classify::{ChooseC, Rule};
     use luthier_extract::{Combine, DataSource, Precision, View, Views, WeightsSource};
-    use luthier_features::Keep;
+    use luthier_features::ComponentCount;
 
     use super::*;
 
@@ -369,7 +369,10 @@ mod tests {
     fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
         let file = "[features]\nvariance = 0.5\n[classify]\nfolds = 3\n[extract]\nbatch = 2";
         let settings = settings(&["--batch=6"], "FOLDS=4 BATCH=5", file).unwrap();
-        assert_eq!(settings.features_config().unwrap().keep, Keep::Variance(0.5));
+        assert_eq!(
+            settings.features_config().unwrap().n_components,
+            ComponentCount::Variance(0.5)
+        );
         assert_eq!(settings.classify_config().unwrap().folds, 4);
         assert_eq!(settings.batch(), Some(6));
         assert_eq!(settings.classify_config().unwrap().c, ChooseC::Auto(Rule::SmallestLoss));
@@ -412,7 +415,10 @@ mod tests {
         let file = "[features]\nvariance = 0.5";
         for (flags, environment) in [(&["--components=98"][..], ""), (&[], "COMPONENTS=98")] {
             let settings = settings(flags, environment, file).unwrap();
-            assert_eq!(settings.features_config().unwrap().keep, Keep::Components(98));
+            assert_eq!(
+                settings.features_config().unwrap().n_components,
+                ComponentCount::Exact(98)
+            );
         }
         let both = message("[features]\nvariance = 0.5\ncomponents = 3");
         assert!(both.contains("cannot be used with"), "{both}");

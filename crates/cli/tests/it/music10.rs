@@ -8,7 +8,7 @@ use std::path::Path;
 use luthier_artifact::{Digest, ExtractorInfo, FeatureTable};
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, Rule, Solver, Training};
 use luthier_eval::{EvaluateConfig, Evaluation, Predictions};
-use luthier_features::{FeaturesConfig, Keep};
+use luthier_features::{ComponentCount, FeaturesConfig};
 use luthier_testing::Need;
 use ndarray::{Array2, Axis, concatenate};
 use serde_json::Value;
@@ -199,7 +199,7 @@ fn choose(table: &FeatureTable, rows: &[usize]) -> FeatureTable {
 fn judge_fifths(table: &FeatureTable) -> Evaluation {
     const FOLDS: usize = 5;
     let features = FeaturesConfig {
-        keep: Keep::Variance(0.98),
+        n_components: ComponentCount::Variance(0.98),
         whiten: false,
         solver: Solver::Faer,
     };
@@ -219,8 +219,8 @@ fn judge_fifths(table: &FeatureTable) -> Evaluation {
         let (test, train): (Vec<usize>, Vec<usize>) = (0..order.len()).partition(|place| place % FOLDS == fold);
         let rows = |places: Vec<usize>| places.into_iter().map(|place| order[place]).collect::<Vec<_>>();
         let (test, train) = (rows(test), choose(table, &rows(train)));
-        let projection = features.run(train.features()).unwrap();
-        let model = classify.run(&Training::from(&train), &projection).unwrap().model;
+        let projection = features.run(train.features(), &()).unwrap();
+        let model = classify.run(&Training::from(&train), &projection, &()).unwrap().model;
         println!("C = {}, temperature {:.3}", model.training.c, model.temperature);
         let scores = model.scores(choose(table, &test).features()).unwrap();
         let [after, before] = model.probabilities(scores);

@@ -7,6 +7,7 @@ use askama::Template;
 use super::words::{count, percent, points};
 use super::{CrossValidated, Variance};
 use crate::{Evaluation, Reliability};
+use luthier_artifact::LearningPoint;
 
 /// Room for the numbers and titles of the axes, and for half a number at either end.
 const LEFT: f64 = 44.0;
@@ -405,8 +406,8 @@ pub(super) fn reliability(evaluation: &Evaluation) -> Plot {
 }
 
 /// The log loss of each C in cross-validation.
-pub(super) fn regularization(found: &CrossValidated) -> Option<Plot> {
-    let candidates = &found.candidates;
+pub(super) fn regularization(found: CrossValidated<'_>) -> Option<Plot> {
+    let candidates = &found.info.candidates;
     let (first, last) = (candidates.first()?, candidates.last()?);
     let ends = |sign: f64| {
         let ends = candidates
@@ -469,8 +470,7 @@ pub(super) fn regularization(found: &CrossValidated) -> Option<Plot> {
 }
 
 /// The accuracy in cross-validation against the number of training images.
-pub(super) fn learning(found: &CrossValidated) -> Option<Plot> {
-    let curve = &found.learning_curve;
+pub(super) fn learning(curve: &[LearningPoint]) -> Option<Plot> {
     let last = curve.last()?;
     let ends = |sign: f64| {
         curve

@@ -2,13 +2,13 @@
 
 use std::cmp::Reverse;
 
-use luthier_artifact::Split;
+use luthier_artifact::{CrossValidationInfo, LearningPoint, Split};
 use serde::Serialize;
 
+use super::Context;
 use super::words::{count, points};
-use super::{Context, CrossValidated, LearningPoint};
 use crate::interval::wilson;
-use crate::{Duplicates, Estimate, Evaluation, ImageRef, Likeness, Row};
+use crate::{Duplicates, Estimate, EvaluatedImage, Evaluation, ImageRef, Likeness};
 
 /// With fewer training images than this a class is called small.
 pub(super) const FEW_TRAIN: usize = 20;
@@ -37,7 +37,7 @@ pub(super) struct Mistake<'a> {
     /// Its place among the evaluation's rows.
     pub(super) at: usize,
     pub(super) file: &'a str,
-    pub(super) row: &'a Row,
+    pub(super) row: &'a EvaluatedImage,
     /// The nearest first.
     pub(super) nearest: Vec<Nearest<'a>>,
 }
@@ -197,7 +197,7 @@ impl<'a> Conclusions<'a> {
                 .collect(),
             leakage: leakage(context),
             few_images: few_images(context),
-            more_images: MoreImages::of(context.cross_validation),
+            more_images: MoreImages::of(context.cross_validation.map(|found| found.info)),
             mistakes,
         }
     }
@@ -320,7 +320,7 @@ fn leakage(context: &Context<'_>) -> Leakage {
         }
     }
     let rows = context.evaluation.rows.iter().zip(&leaked);
-    let others: Vec<&Row> = rows.filter(|&(_, &leaked)| !leaked).map(|(row, _)| row).collect();
+    let others: Vec<&EvaluatedImage> = rows.filter(|&(_, &leaked)| !leaked).map(|(row, _)| row).collect();
     let n_correct = others.iter().filter(|row| row.is_correct()).count();
     Leakage {
         n: leaked.len() - others.len(),
@@ -355,7 +355,7 @@ impl MoreImages {
     /// The answer is yes if the gain is above 0 whatever the uncertainty, hardly if it is below [`WORTHWHILE_GAIN`] whatever
     /// the uncertainty, and unknown otherwise. Where the error falls as a power of the number of images down to some floor,
     /// with an exponent from 0 to 1, each doubling brings half to all of what the one before brought.
-    fn of(cross_validation: Option<&CrossValidated>) -> Self {
+    fn of(cross_validation: Option<&CrossValidationInfo>) -> Self {
         let unknown = |explanation: &str| MoreImages {
             answer: Answer::Unknown,
             explanation: explanation.to_owned(),
@@ -434,12 +434,10 @@ mod tests {
             accuracy: 0.9 - behind[0],
             behind,
         };
-        let found = MoreImages::of(Some(&CrossValidated {
+        let found = MoreImages::of(Some(&CrossValidationInfo {
             folds: 5,
             n_held_out,
             candidates: Vec::new(),
-            c: 1.0,
-            temperature: 1.0,
             thresholds: Vec::new(),
             learning_curve: vec![point(0.25, [0.5, 0.001]), point(0.5, behind), point(1.0, [0.0; 2])],
         }));

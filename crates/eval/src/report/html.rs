@@ -18,7 +18,7 @@ use super::pictures::{Pictures, Wanted};
 use super::plot::shade;
 use super::words::{count, counted, level, percent, printable};
 use super::{Context, CrossValidated, Skipped, StageTime, Warning};
-use crate::{BOOTSTRAP_RESAMPLES, ClassMetrics, Estimate, Evaluation, Row};
+use crate::{BOOTSTRAP_RESAMPLES, ClassMetrics, Estimate, EvaluatedImage, Evaluation};
 
 const STYLE: &str = include_str!("../../templates/report.css");
 const SCRIPT: &str = include_str!("../../templates/report.js");
@@ -59,7 +59,7 @@ struct Page<'a> {
     log_loss: String,
     calibration_error: String,
     uncalibrated_error: String,
-    cross_validation: Option<&'a CrossValidated>,
+    cross_validation: Option<CrossValidated<'a>>,
     warnings: Vec<WarningBox<'a>>,
     facts: &'a [(String, String)],
     classes: Vec<ClassLine>,
@@ -339,7 +339,9 @@ pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Stri
             .into(),
         few_images: conclusions.few_images.iter().map(FewLine::of).collect(),
         more_images: &conclusions.more_images,
-        learning: context.cross_validation.and_then(chart::learning),
+        learning: context
+            .cross_validation
+            .and_then(|found| chart::learning(&found.info.learning_curve)),
         variance: chart::variance(context.variance),
         scatter: chart::scatter(evaluation, &context.findings.scatter, &named),
         n_points: named.len(),
@@ -440,7 +442,7 @@ impl Show<'_> {
     }
 
     fn listed(&self, at: usize) -> Listed {
-        let row: &Row = &self.context.evaluation.rows[at];
+        let row: &EvaluatedImage = &self.context.evaluation.rows[at];
         Listed {
             at,
             cell: cell(row.truth, row.predicted),

@@ -1,4 +1,4 @@
-use luthier_artifact::Digest;
+use luthier_artifact::{CandidateC, CrossValidationInfo, Digest, LearningPoint, Threshold};
 use serde::Serialize;
 
 use super::conclusions::{
@@ -21,7 +21,7 @@ struct Report<'a> {
     log_loss: f64,
     top_k: Vec<TopK>,
     calibration: Calibration<'a>,
-    cross_validation: Option<&'a CrossValidated>,
+    cross_validation: Option<CrossValidation<'a>>,
     warnings: &'a [Warning],
     facts: Vec<Fact<'a>>,
     classes: &'a [String],
@@ -41,6 +41,39 @@ struct Report<'a> {
     stages: &'a [StageTime],
     skipped: &'a [Skipped],
     predictions: Vec<Prediction<'a>>,
+}
+
+#[derive(Serialize)]
+struct CrossValidation<'a> {
+    folds: usize,
+    n_held_out: usize,
+    candidates: &'a [CandidateC],
+    c: f64,
+    temperature: f64,
+    thresholds: &'a [Threshold],
+    learning_curve: &'a [LearningPoint],
+}
+
+impl<'a> CrossValidation<'a> {
+    fn of(found: CrossValidated<'a>) -> Self {
+        let CrossValidated { info, c, temperature } = found;
+        let CrossValidationInfo {
+            folds,
+            n_held_out,
+            candidates,
+            thresholds,
+            learning_curve,
+        } = info;
+        CrossValidation {
+            folds: *folds,
+            n_held_out: *n_held_out,
+            candidates,
+            c,
+            temperature,
+            thresholds,
+            learning_curve,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -108,7 +141,7 @@ pub(super) fn report(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Ve
             before: &evaluation.uncalibrated,
             after: &evaluation.reliability,
         },
-        cross_validation: context.cross_validation,
+        cross_validation: context.cross_validation.map(CrossValidation::of),
         warnings: context.warnings,
         facts: context.facts.iter().map(|(name, value)| Fact { name, value }).collect(),
         classes: &evaluation.classes,

@@ -203,7 +203,7 @@ pub(super) fn few_images_csv(few: &[FewImages<'_>]) -> Vec<u8> {
 }
 
 /// One row a point of the learning curve, none without cross-validation.
-pub(super) fn learning_curve_csv(cross_validation: Option<&CrossValidated>) -> Vec<u8> {
+pub(super) fn learning_curve_csv(cross_validation: Option<CrossValidated<'_>>) -> Vec<u8> {
     let header = [
         "share of the training images",
         "training images",
@@ -211,7 +211,7 @@ pub(super) fn learning_curve_csv(cross_validation: Option<&CrossValidated>) -> V
         "behind the last point",
         "standard error of that",
     ];
-    let points = cross_validation.map_or(&[][..], |found| &found.learning_curve);
+    let points = cross_validation.map_or(&[][..], |found| &found.info.learning_curve);
     let rows = points.iter().map(|point| {
         let [behind, standard_error] = point.behind;
         vec![

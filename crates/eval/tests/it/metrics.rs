@@ -25,6 +25,7 @@ struct Case {
     per_class: Vec<(f64, f64, f64, u64)>,
     macro_average: [f64; 3],
     weighted_average: [f64; 3],
+    macro_f1: f64,
     log_loss: f64,
     top_k: Vec<(usize, f64)>,
     calibration_error: f64,
@@ -106,6 +107,7 @@ fn metrics_agree_with_scikit_learn() {
             tolerance,
             &case.name,
         );
+        assert_close(&[found.macro_f1.value], &[case.macro_f1], tolerance, &case.name);
         assert_close(&[found.log_loss], &[case.log_loss], tolerance, &case.name);
         let (found_k, found_top): (Vec<_>, Vec<_>) = found.top_k.iter().copied().unzip();
         let (expected_k, expected_top): (Vec<_>, Vec<_>) = case.top_k.iter().copied().unzip();
@@ -176,6 +178,25 @@ fn the_accuracys_interval_is_scipys() {
             &format!("{hits} of {n} at {confidence}"),
         );
     }
+}
+
+/// The three classes without test images would pull the mean down to nine twelfths.
+#[test]
+fn classes_without_test_images_do_not_lower_macro_f1_or_its_interval() {
+    let case = golden()
+        .cases
+        .into_iter()
+        .find(|case| case.name == "untested classes")
+        .unwrap();
+    let evaluation = case.evaluate();
+    let found = evaluation.macro_f1;
+    assert!((found.value - case.macro_f1).abs() < 1e-12, "{found:?}");
+    assert!(found.value > 0.85 && found.lower > 0.75, "{found:?}");
+    assert!(found.lower < found.value && found.value < found.upper, "{found:?}");
+    assert_eq!(evaluation.macro_average.f1, found.value);
+    // The classes are still listed.
+    assert_eq!(evaluation.per_class.len(), 12);
+    assert_eq!(evaluation.per_class[11].support, 0);
 }
 
 #[test]

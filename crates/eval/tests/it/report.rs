@@ -523,7 +523,7 @@ fn a_perfect_model_has_no_mistakes_to_show() {
     let perfect = evaluation(&classes, 500)
         .rows
         .into_iter()
-        .filter(luthier_eval::Row::is_correct);
+        .filter(luthier_eval::EvaluatedImage::is_correct);
     let (images, truth): (Vec<_>, Vec<_>) = perfect.map(|row| (row.image, row.truth)).unzip();
     let probabilities = ndarray::Array2::from_shape_fn((truth.len(), 2), |(row, class)| f64::from(truth[row] == class));
     let predictions = luthier_eval::Predictions {

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use luthier_artifact::{Digest, Split};
+use luthier_artifact::{CandidateC, CrossValidationInfo, Digest, LearningPoint, Split, Threshold};
 use luthier_eval::{
-    CandidateC, Context, CrossValidated, Duplicates, EvaluateConfig, Evaluation, Findings, ImageRef, Images,
-    LearningPoint, Likeness, Neighbour, Neighbours, Predictions, StageTime, Suspect, Threshold, Variance, write_report,
+    Context, CrossValidated, Duplicates, EvaluateConfig, Evaluation, Findings, ImageRef, Images, Likeness, Neighbour,
+    Neighbours, Predictions, StageTime, Suspect, Variance, write_report,
 };
 use ndarray::Array2;
 
@@ -58,7 +58,7 @@ pub(crate) struct Made<'a> {
     findings: Findings,
     files: Vec<String>,
     labels: Vec<usize>,
-    cross_validation: Option<CrossValidated>,
+    cross_validation: Option<CrossValidationInfo>,
     stages: Vec<StageTime>,
 }
 
@@ -172,13 +172,17 @@ impl<'a> Made<'a> {
                 ratios: &[0.5, 0.3, 0.15, 0.05],
                 n_components: 3,
             },
-            cross_validation: self.cross_validation.as_ref(),
+            cross_validation: self.cross_validation.as_ref().map(|info| CrossValidated {
+                info,
+                c: 0.01,
+                temperature: 1.25,
+            }),
             thumbnail: &|_, _, _| None,
         }
     }
 }
 
-fn cross_validated() -> CrossValidated {
+fn cross_validated() -> CrossValidationInfo {
     let candidates = [0.52, 0.41, 0.36, 0.38, 0.47, 0.61].into_iter().zip(-4..);
     let curve = [0.1, 0.25, 0.5, 0.75, 1.0].into_iter().zip([
         [0.11, 0.012],
@@ -187,7 +191,7 @@ fn cross_validated() -> CrossValidated {
         [0.006, 0.004],
         [0.0, 0.0],
     ]);
-    CrossValidated {
+    CrossValidationInfo {
         folds: 5,
         n_held_out: 1_444,
         candidates: candidates
@@ -197,8 +201,6 @@ fn cross_validated() -> CrossValidated {
                 standard_error: 0.02,
             })
             .collect(),
-        c: 0.01,
-        temperature: 1.25,
         thresholds: vec![Threshold {
             share: 0.95,
             probability: 0.7,

@@ -1,23 +1,29 @@
 use faer::MatRef;
 use ndarray::{Array1, Array2};
 
-use super::{Decomposition, Keep};
+use super::{ComponentCount, Decomposition};
 use crate::linalg::{self, Eigen};
 use crate::{Error, Moments, Result};
 
 /// The components of rows with these moments, their columns divided by `scale`.
 ///
 /// The `d × d` matrix of the comoments, XᵀX, has the components as eigenvectors.
-pub(super) fn decompose_moments(moments: &Moments, scale: &Array1<f64>, keep: Keep) -> Result<Decomposition> {
-    let scaled = moments.scaled(scale);
+pub(super) fn decompose_moments(
+    moments: Moments,
+    scale: &Array1<f64>,
+    n_components: ComponentCount,
+) -> Result<Decomposition> {
+    let n_rows = moments.n_rows();
+    let scaled = moments.into_scaled(scale);
     if scaled.diag().iter().all(|&square| square == 0.0) {
         return Err(Error::NoVariance);
     }
     let slice = scaled.as_slice().expect("a new array is in C order");
     let eigen = linalg::eigen(MatRef::from_column_major_slice(slice, scaled.nrows(), scaled.ncols()))?;
-    let (variances, total_variance) = eigen.variances(moments.n_rows());
+    drop(scaled);
+    let (variances, total_variance) = eigen.variances(n_rows);
     Ok(Decomposition {
-        components: eigen.rows(keep.count(&variances, total_variance)),
+        components: eigen.rows(n_components.count(&variances, total_variance)),
         variances,
         total_variance,
     })
@@ -26,11 +32,11 @@ pub(super) fn decompose_moments(moments: &Moments, scale: &Array1<f64>, keep: Ke
 /// The components of `centred`, `[n, d]` with fewer rows than columns.
 ///
 /// The `n × n` matrix XXᵀ has the same eigenvalues λ as XᵀX, and from its eigenvectors u the components are Xᵀu / √λ.
-pub(super) fn decompose_wide(centred: &Array2<f64>, keep: Keep) -> Result<Decomposition> {
+pub(super) fn decompose_wide(centred: &Array2<f64>, n_components: ComponentCount) -> Result<Decomposition> {
     let x = linalg::view(centred);
     let eigen = linalg::gram_eigen(x)?;
     let (variances, total_variance) = eigen.variances(centred.nrows());
-    let count = keep.count(&variances, total_variance);
+    let count = n_components.count(&variances, total_variance);
 
     // Xᵀu / √λ is orthogonal to the first component up to ε λ₁ / λ only. Where that is too little (a component within
     // rounding errors of no variance at all) the longer side has orthonormal eigenvectors whatever their eigenvalues.

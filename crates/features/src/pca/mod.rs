@@ -14,26 +14,27 @@ use crate::{Error, FittedScaler, Moments, Result, StandardScaler, linalg};
 /// How many principal components are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Keep {
+pub enum ComponentCount {
     /// As many as explain more than this share of the variance, between 0 and 1.
     Variance(f64),
-    /// This number of them, at least 1.
-    Components(usize),
-    /// No reduction: every one that varies beyond rounding errors.
+    /// This number of components, at least 1.
+    #[serde(rename = "components")]
+    Exact(usize),
+    /// All components that vary beyond rounding errors.
     ///
-    /// The features are only rotated, which a penalty on the squared weights does not see: a classifier of all
-    /// components is the one of the scaled features themselves, without a principal component analysis.
+    /// The features are only rotated. A penalty on squared weights does not change with a rotation, so that a
+    /// classifier of all components equals a classifier of the scaled features.
     All,
 }
 
-impl Keep {
+impl ComponentCount {
     /// As many components as explain more than `share` of the variance.
     ///
     /// # Errors
     /// [`Error::Variance`] unless `0 < share < 1`.
     pub fn variance(share: f64) -> Result<Self> {
         if share > 0.0 && share < 1.0 {
-            Ok(Keep::Variance(share))
+            Ok(ComponentCount::Variance(share))
         } else {
             Err(Error::Variance { found: share })
         }
@@ -43,16 +44,18 @@ impl Keep {
     ///
     /// # Errors
     /// [`Error::Components`] if `count` is 0.
-    pub fn components(count: usize) -> Result<Self> {
-        Keep::Components(count).check(usize::MAX)
+    pub fn exact(count: usize) -> Result<Self> {
+        ComponentCount::Exact(count).check(usize::MAX)
     }
 
     /// This value, if it can be had of `available` components.
     fn check(self, available: usize) -> Result<Self> {
         match self {
-            Keep::Variance(share) => Keep::variance(share),
-            Keep::Components(asked) if asked == 0 || asked > available => Err(Error::Components { asked, available }),
-            Keep::Components(_) | Keep::All => Ok(self),
+            ComponentCount::Variance(share) => ComponentCount::variance(share),
+            ComponentCount::Exact(asked) if asked == 0 || asked > available => {
+                Err(Error::Components { asked, available })
+            }
+            ComponentCount::Exact(_) | ComponentCount::All => Ok(self),
         }
     }
 
@@ -62,15 +65,15 @@ impl Keep {
     /// more than `share`, not just to `share`.
     fn count(self, variances: &[f64], total: f64) -> usize {
         match self {
-            Keep::Components(count) => count,
-            Keep::Variance(share) => {
+            ComponentCount::Exact(count) => count,
+            ComponentCount::Variance(share) => {
                 let cumulative = variances.iter().scan(0.0, |sum, variance| {
                     *sum += variance / total;
                     Some(*sum)
                 });
                 (cumulative.take_while(|&sum| sum <= share).count() + 1).min(variances.len())
             }
-            Keep::All => variances
+            ComponentCount::All => variances
                 .iter()
                 .take_while(|&&variance| variance > rounding(variances))
                 .count(),
@@ -78,12 +81,12 @@ impl Keep {
     }
 }
 
-impl fmt::Display for Keep {
+impl fmt::Display for ComponentCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Keep::Variance(share) => share.fmt(f),
-            Keep::Components(count) => count.fmt(f),
-            Keep::All => f.write_str("none"),
+            ComponentCount::Variance(share) => share.fmt(f),
+            ComponentCount::Exact(count) => count.fmt(f),
+            ComponentCount::All => f.write_str("none"),
         }
     }
 }
@@ -122,7 +125,7 @@ fn unknown_solver(found: &str) -> UnknownName {
 /// component is such that its entry of largest magnitude is positive (`svd_flip(u_based_decision=False)`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pca {
-    keep: Keep,
+    n_components: ComponentCount,
     solver: Solver,
 }
 
@@ -153,8 +156,8 @@ struct Decomposition {
 
 impl Pca {
     /// An analysis that keeps the components `keep` asks for.
-    pub fn new(keep: Keep, solver: Solver) -> Self {
-        Pca { keep, solver }
+    pub fn new(n_components: ComponentCount, solver: Solver) -> Self {
+        Pca { n_components, solver }
     }
 
     /// Finds the principal components of `rows`, `[n, d]` of `f32` or `f64`.
@@ -170,7 +173,8 @@ impl Pca {
         self.check(rows.n_rows(), rows.n_features())?;
         if self.is_of_moments(&rows) {
             let moments = Moments::of(&rows)?;
-            return self.fit_moments(&moments, &Array1::ones(moments.n_features()));
+            let scale = Array1::ones(moments.n_features());
+            return self.fit_moments(moments, &scale);
         }
         let x = read_all(&rows)?;
         check_finite(x.view(), 0)?;
@@ -184,7 +188,7 @@ impl Pca {
     pub(crate) fn fit_scaled(&self, rows: impl ReadRows) -> Result<(FittedScaler, FittedPca)> {
         self.check(rows.n_rows(), rows.n_features())?;
         if self.is_of_moments(&rows) {
-            return self.fit_scaled_moments(&Moments::of(&rows)?);
+            return self.fit_scaled_moments(Moments::of(&rows)?);
         }
         let scaler = StandardScaler::fit(&rows)?;
         let scaled = scaler.transform(read_all(&rows)?.view())?;
@@ -193,7 +197,7 @@ impl Pca {
     }
 
     /// [`fit_scaled`](Self::fit_scaled) of rows with these moments, by faer.
-    pub(crate) fn fit_scaled_moments(&self, moments: &Moments) -> Result<(FittedScaler, FittedPca)> {
+    pub(crate) fn fit_scaled_moments(&self, moments: Moments) -> Result<(FittedScaler, FittedPca)> {
         let scaler = moments.scaler();
         let mut pca = self.fit_moments(moments, &scaler.scale)?;
         pca.mean.fill(0.0);
@@ -212,14 +216,17 @@ impl Pca {
                 found: n_rows,
             });
         }
-        self.keep.check(n_rows.min(n_columns)).map(drop)
+        self.n_components.check(n_rows.min(n_columns)).map(drop)
     }
 
     /// The components of rows with these moments, their columns divided by `scale`.
-    fn fit_moments(&self, moments: &Moments, scale: &Array1<f64>) -> Result<FittedPca> {
+    fn fit_moments(&self, moments: Moments, scale: &Array1<f64>) -> Result<FittedPca> {
         self.check(moments.n_rows(), moments.n_features())?;
-        let decomposition = gram::decompose_moments(moments, scale, self.keep)?;
-        Ok(FittedPca::settled(moments.mean().clone(), decomposition))
+        let mean = moments.mean().clone();
+        Ok(FittedPca::settled(
+            mean,
+            gram::decompose_moments(moments, scale, self.n_components)?,
+        ))
     }
 
     /// The components of centred rows, `[n, d]`, that had this mean.
@@ -228,8 +235,8 @@ impl Pca {
             return Err(Error::NoVariance);
         }
         let decomposition = match self.solver {
-            Solver::Faer => gram::decompose_wide(centred, self.keep)?,
-            Solver::Smartcore => reference::decompose(centred, self.keep)?,
+            Solver::Faer => gram::decompose_wide(centred, self.n_components)?,
+            Solver::Smartcore => reference::decompose(centred, self.n_components)?,
         };
         Ok(FittedPca::settled(mean, decomposition))
     }
@@ -322,26 +329,31 @@ mod tests {
 
     #[test]
     fn a_share_reached_exactly_takes_one_more_component() {
-        let keep = Keep::variance(0.5).unwrap();
-        assert_eq!(keep.count(&[2.0, 1.0, 1.0], 4.0), 2);
-        assert_eq!(keep.count(&[2.1, 1.0, 0.9], 4.0), 1);
+        let n_components = ComponentCount::variance(0.5).unwrap();
+        assert_eq!(n_components.count(&[2.0, 1.0, 1.0], 4.0), 2);
+        assert_eq!(n_components.count(&[2.1, 1.0, 0.9], 4.0), 1);
     }
 
     #[test]
     fn a_share_beyond_rounding_keeps_every_component() {
-        assert_eq!(Keep::Variance(1.0 - f64::EPSILON / 2.0).count(&[0.1; 10], 1.0), 10);
+        assert_eq!(
+            ComponentCount::Variance(1.0 - f64::EPSILON / 2.0).count(&[0.1; 10], 1.0),
+            10
+        );
     }
 
     #[test]
     fn shares_and_counts_are_checked_and_named() {
         assert_eq!(
-            Keep::variance(98.0).unwrap_err().to_string(),
+            ComponentCount::variance(98.0).unwrap_err().to_string(),
             "variance to keep is 98, expected more than 0 and less than 1"
         );
-        assert!(Keep::variance(f64::NAN).is_err());
-        assert!(Keep::components(0).is_err());
+        assert!(ComponentCount::variance(f64::NAN).is_err());
+        assert!(ComponentCount::exact(0).is_err());
         let x = array![[1.0, 2.0, 0.0], [3.0, 5.0, 1.0]];
-        let asked = Pca::new(Keep::Components(3), Solver::Faer).fit(x.view()).unwrap_err();
+        let asked = Pca::new(ComponentCount::Exact(3), Solver::Faer)
+            .fit(x.view())
+            .unwrap_err();
         assert_eq!(
             asked.to_string(),
             "3 components are asked for, expected 1 to 2, the smaller of rows and columns"
@@ -357,9 +369,9 @@ mod tests {
             "svd".parse::<Solver>().unwrap_err().to_string(),
             "solver is \"svd\", expected faer or smartcore"
         );
-        assert_eq!(Keep::Variance(0.98).to_string(), "0.98");
-        assert_eq!(Keep::Components(98).to_string(), "98");
-        assert_eq!(Keep::All.to_string(), "none");
+        assert_eq!(ComponentCount::Variance(0.98).to_string(), "0.98");
+        assert_eq!(ComponentCount::Exact(98).to_string(), "98");
+        assert_eq!(ComponentCount::All.to_string(), "none");
     }
 
     #[test]
@@ -367,7 +379,7 @@ mod tests {
         let x = Array2::from_elem((5, 3), 0.1);
         for solver in [Solver::Faer, Solver::Smartcore] {
             assert!(matches!(
-                Pca::new(Keep::Variance(0.9), solver).fit(x.view()),
+                Pca::new(ComponentCount::Variance(0.9), solver).fit(x.view()),
                 Err(Error::NoVariance)
             ));
         }

@@ -1,6 +1,6 @@
 //! scikit-learn's numbers: `fixtures/golden/statistics.json`, made by `statistics.py` beside it.
 
-use luthier_features::{FittedPca, FittedScaler, Keep, Pca, Solver, StandardScaler};
+use luthier_features::{ComponentCount, FittedPca, FittedScaler, Pca, Solver, StandardScaler};
 use ndarray::{Array1, Array2};
 use serde::Deserialize;
 
@@ -43,8 +43,8 @@ impl Case {
         StandardScaler::fit(self.x().view()).unwrap()
     }
 
-    fn pca(&self, keep: Keep, solver: Solver) -> FittedPca {
-        Pca::new(keep, solver)
+    fn pca(&self, n_components: ComponentCount, solver: Solver) -> FittedPca {
+        Pca::new(n_components, solver)
             .fit(self.scaler().transform(self.x().view()).unwrap().view())
             .unwrap()
     }
@@ -94,7 +94,7 @@ fn both_solvers_explain_the_variance_that_scikit_learn_explains() {
     for case in cases {
         for solver in [Solver::Faer, Solver::Smartcore] {
             let all = case.explained_variance.len();
-            let pca = case.pca(Keep::components(all).unwrap(), solver);
+            let pca = case.pca(ComponentCount::exact(all).unwrap(), solver);
             let name = format!("{} {solver}", case.name);
             let absolute = |_| tolerance.ratio_absolute;
             assert_close(
@@ -114,10 +114,13 @@ fn both_solvers_explain_the_variance_that_scikit_learn_explains() {
 fn both_solvers_keep_as_many_components_as_scikit_learn() {
     for case in golden().cases {
         for solver in [Solver::Faer, Solver::Smartcore] {
-            let found = case
-                .n_components
-                .iter()
-                .map(|&(share, _)| (share, case.pca(Keep::variance(share).unwrap(), solver).n_components()));
+            let found = case.n_components.iter().map(|&(share, _)| {
+                (
+                    share,
+                    case.pca(ComponentCount::variance(share).unwrap(), solver)
+                        .n_components(),
+                )
+            });
             assert_eq!(found.collect::<Vec<_>>(), case.n_components, "{} {solver}", case.name);
         }
     }
@@ -128,7 +131,7 @@ fn both_solvers_find_the_components_of_scikit_learn_with_their_signs() {
     let Golden { tolerance, cases } = golden();
     for case in cases {
         for solver in [Solver::Faer, Solver::Smartcore] {
-            let pca = case.pca(Keep::variance(0.9).unwrap(), solver);
+            let pca = case.pca(ComponentCount::variance(0.9).unwrap(), solver);
             let mut compared = 0;
             for (index, (component, expected)) in pca.components.rows().into_iter().zip(&case.components).enumerate() {
                 if case.is_separated(index) {

@@ -1,5 +1,7 @@
 use luthier_artifact::Artifact;
-use luthier_features::{FeaturesConfig, FittedPca, FittedScaler, Keep, Pca, Projection, Solver, StandardScaler};
+use luthier_features::{
+    ComponentCount, FeaturesConfig, FittedPca, FittedScaler, Pca, Projection, Solver, StandardScaler,
+};
 use ndarray::{Array2, Axis};
 use proptest::prelude::*;
 use smartcore::api::{Transformer, UnsupervisedEstimator};
@@ -12,18 +14,18 @@ fn matrices() -> impl Strategy<Value = Array2<f32>> {
     })
 }
 
-fn keeps() -> impl Strategy<Value = Keep> {
+fn keeps() -> impl Strategy<Value = ComponentCount> {
     prop_oneof![
-        (0.01..0.99f64).prop_map(Keep::Variance),
-        (1usize..3).prop_map(Keep::Components)
+        (0.01..0.99f64).prop_map(ComponentCount::Variance),
+        (1usize..3).prop_map(ComponentCount::Exact)
     ]
 }
 
 proptest! {
     #[test]
-    fn a_projection_decodes_from_its_bytes(x in matrices(), keep in keeps()) {
-        let config = FeaturesConfig { keep, whiten: false, solver: Solver::Faer };
-        let projection = config.run(x.view()).unwrap();
+    fn a_projection_decodes_from_its_bytes(x in matrices(), n_components in keeps()) {
+        let config = FeaturesConfig { n_components, whiten: false, solver: Solver::Faer };
+        let projection = config.run(x.view(), &()).unwrap();
         prop_assert_eq!(Projection::decode(&projection.encode()).unwrap(), projection);
     }
 
@@ -40,7 +42,7 @@ proptest! {
     fn components_are_orthonormal_and_uncorrelated(x in matrices()) {
         let available = x.nrows().min(x.ncols());
         let x = StandardScaler::fit(x.view()).unwrap().transform(x.view()).unwrap();
-        let pca = Pca::new(Keep::Components(available), Solver::Faer).fit(x.view()).unwrap();
+        let pca = Pca::new(ComponentCount::Exact(available), Solver::Faer).fit(x.view()).unwrap();
         let gram = pca.components.dot(&pca.components.t());
         prop_assert!((gram - Array2::<f64>::eye(available)).iter().all(|entry| entry.abs() < 1e-7));
 
@@ -56,16 +58,17 @@ proptest! {
 fn the_traits_of_smartcore_reach_the_same_code() {
     let x = synthetic(40, 12);
     let config = FeaturesConfig {
-        keep: Keep::Variance(0.9),
+        n_components: ComponentCount::Variance(0.9),
         whiten: false,
         solver: Solver::Faer,
     };
-    let projection = config.run(x.view()).unwrap();
+    let projection = config.run(x.view(), &()).unwrap();
 
     let wide = x.mapv(f64::from);
     let scaler = <FittedScaler as UnsupervisedEstimator<_, _>>::fit(&wide, StandardScaler).unwrap();
     let scaled = Transformer::transform(&scaler, &wide).unwrap();
-    let pca = <FittedPca as UnsupervisedEstimator<_, _>>::fit(&scaled, Pca::new(config.keep, config.solver)).unwrap();
+    let pca =
+        <FittedPca as UnsupervisedEstimator<_, _>>::fit(&scaled, Pca::new(config.n_components, config.solver)).unwrap();
     assert_eq!(scaler, projection.scaler);
     // The one path scales rows, the other comoments: they round otherwise.
     let difference = (&pca.components - &projection.pca.components).fold(0.0f64, |largest, x| largest.max(x.abs()));

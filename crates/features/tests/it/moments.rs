@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use luthier_artifact::{Artifact, ReadError, ReadRows};
 use luthier_features::{
-    Error, FeaturesConfig, FittedPca, Keep, Moments, Pca, Projection, Solver, StandardScaler, Subset,
+    ComponentCount, Error, FeaturesConfig, FittedPca, Moments, Pca, Projection, Solver, StandardScaler, Subset,
 };
 use ndarray::{Array1, Array2, ArrayViewMut2, Axis, s};
 use proptest::prelude::*;
@@ -16,8 +16,8 @@ use crate::synthetic;
 /// Rows enough for several blocks, and for products in `f32`.
 const MANY: usize = 9000;
 
-fn pca(keep: Keep) -> Pca {
-    Pca::new(keep, Solver::Faer)
+fn pca(n_components: ComponentCount) -> Pca {
+    Pca::new(n_components, Solver::Faer)
 }
 
 fn largest(values: impl IntoIterator<Item = f64>) -> f64 {
@@ -61,11 +61,11 @@ fn one_pass_finds_the_components_of_the_scaled_rows() {
             values *= 10f32.powi(column as i32 - 20);
         }
         let config = FeaturesConfig {
-            keep: Keep::Components(40),
+            n_components: ComponentCount::Exact(40),
             whiten: false,
             solver: Solver::Faer,
         };
-        let one_pass = config.run(x.view()).unwrap();
+        let one_pass = config.run(x.view(), &()).unwrap();
         let scaled = StandardScaler::fit(x.view()).unwrap().transform(x.view()).unwrap();
         // In f64 by construction: the longer side of the Gram matrix is that of few rows.
         let covariance = scaled.t().dot(&scaled) / (n - 1) as f64;
@@ -80,14 +80,14 @@ fn one_pass_finds_the_components_of_the_scaled_rows() {
 fn moments_do_not_depend_on_the_number_of_threads() {
     let x = synthetic(MANY, 300);
     let config = FeaturesConfig {
-        keep: Keep::Variance(0.9),
+        n_components: ComponentCount::Variance(0.9),
         whiten: false,
         solver: Solver::Faer,
     };
     let bytes = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let projection = config.run(x.view()).unwrap();
+            let projection = config.run(x.view(), &()).unwrap();
             let projected = projection.transform(x.view()).unwrap();
             (
                 projection.encode(),
@@ -126,9 +126,9 @@ proptest! {
         for fold in &folds[1..] {
             merged.merge(&of(fold)).unwrap();
         }
-        let keep = FeaturesConfig { keep: Keep::Components(5), whiten: false, solver: Solver::Faer };
-        let merged = Projection::of_moments(keep, &merged).unwrap();
-        let refitted = keep.run(x.select(Axis(0), &others).view()).unwrap();
+        let config = FeaturesConfig { n_components: ComponentCount::Exact(5), whiten: false, solver: Solver::Faer };
+        let merged = Projection::of_moments(config, merged).unwrap();
+        let refitted = config.run(x.select(Axis(0), &others).view(), &()).unwrap();
         prop_assert_eq!(held_out.len() + others.len(), 180);
         let expected = refitted.transform(x.view()).unwrap();
         prop_assert!(largest(merged.transform(x.view()).unwrap() - expected) < 1e-9);
@@ -156,11 +156,11 @@ fn constant_features_have_a_scale_of_one_and_no_part_in_any_component() {
             x.column_mut(column).fill(value);
         }
         let config = FeaturesConfig {
-            keep: Keep::Variance(0.99),
+            n_components: ComponentCount::Variance(0.99),
             whiten: false,
             solver: Solver::Faer,
         };
-        let Projection { scaler, pca, .. } = config.run(x.view()).unwrap();
+        let Projection { scaler, pca, .. } = config.run(x.view(), &()).unwrap();
         for column in [3, 17, 39] {
             assert_eq!(scaler.scale[column], 1.0, "{n} rows, column {column}");
             assert!(largest(pca.components.column(column).to_vec()) < 1e-10);
@@ -174,7 +174,7 @@ fn rows_that_repeat_leave_the_components_as_they_are() {
     let twice = ndarray::concatenate(Axis(0), &[x.view(), x.view()]).unwrap();
     let fit = |x: &Array2<f32>| -> FittedPca {
         let scaled = StandardScaler::fit(x.view()).unwrap().transform(x.view()).unwrap();
-        pca(Keep::Components(5)).fit(scaled.view()).unwrap()
+        pca(ComponentCount::Exact(5)).fit(scaled.view()).unwrap()
     };
     let (once, twice) = (fit(&x), fit(&twice));
     assert!(largest(&once.components - &twice.components) < 1e-9);
@@ -188,11 +188,11 @@ fn all_components_are_those_that_vary_at_all() {
         let mut x = synthetic(n, 30);
         x.column_mut(4).fill(1.0);
         let config = FeaturesConfig {
-            keep: Keep::All,
+            n_components: ComponentCount::All,
             whiten: false,
             solver: Solver::Faer,
         };
-        let Projection { pca, .. } = config.run(x.view()).unwrap();
+        let Projection { pca, .. } = config.run(x.view(), &()).unwrap();
         assert_eq!(pca.n_components(), expected, "{n} rows");
         assert!((pca.explained_variance_ratio.sum() - 1.0).abs() < 1e-12);
         let gram = pca.components.dot(&pca.components.t());
@@ -203,7 +203,7 @@ fn all_components_are_those_that_vary_at_all() {
 #[test]
 fn whitened_components_have_unit_variance_and_no_correlation() {
     let x = synthetic(200, 12).mapv(f64::from);
-    let whitened = pca(Keep::Components(6)).fit(x.view()).unwrap().whitened();
+    let whitened = pca(ComponentCount::Exact(6)).fit(x.view()).unwrap().whitened();
     let z = whitened.transform(x.view()).unwrap();
     let covariance = z.t().dot(&z) / 199.0;
     assert!(largest(covariance - Array2::<f64>::eye(6)) < 1e-9);
@@ -265,11 +265,11 @@ fn time_and_memory_of_a_million_rows() {
         let moments = Moments::of(&file).unwrap();
         let read = start.elapsed();
         let config = FeaturesConfig {
-            keep: Keep::Variance(0.98),
+            n_components: ComponentCount::Variance(0.98),
             whiten: false,
             solver: Solver::Faer,
         };
-        let projection = Projection::of_moments(config, &moments).unwrap();
+        let projection = Projection::of_moments(config, moments).unwrap();
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
         println!(

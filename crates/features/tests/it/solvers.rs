@@ -1,16 +1,16 @@
 use luthier_artifact::Artifact;
-use luthier_features::{FeaturesConfig, Keep, Pca, Projection, Solver, StandardScaler};
+use luthier_features::{ComponentCount, FeaturesConfig, Pca, Projection, Solver, StandardScaler};
 use ndarray::Array2;
 
 use crate::synthetic;
 
-fn project(x: &Array2<f32>, keep: Keep, solver: Solver) -> Projection {
+fn project(x: &Array2<f32>, n_components: ComponentCount, solver: Solver) -> Projection {
     FeaturesConfig {
-        keep,
+        n_components,
         whiten: false,
         solver,
     }
-    .run(x.view())
+    .run(x.view(), &())
     .unwrap()
 }
 
@@ -22,7 +22,7 @@ fn the_number_of_threads_does_not_change_a_byte() {
         let bytes = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                let projection = project(&x, Keep::Variance(0.9), Solver::Faer);
+                let projection = project(&x, ComponentCount::Variance(0.9), Solver::Faer);
                 let projected = projection.transform(x.view()).unwrap();
                 (
                     projection.encode(),
@@ -44,8 +44,11 @@ fn the_number_of_threads_does_not_change_a_byte() {
 fn the_solvers_agree() {
     for (n, d) in [(60, 30), (30, 60)] {
         let x = synthetic(n, d);
-        let keep = Keep::Variance(0.9);
-        let (faer, smartcore) = (project(&x, keep, Solver::Faer), project(&x, keep, Solver::Smartcore));
+        let n_components = ComponentCount::Variance(0.9);
+        let (faer, smartcore) = (
+            project(&x, n_components, Solver::Faer),
+            project(&x, n_components, Solver::Smartcore),
+        );
         assert_eq!(faer.pca.n_components(), smartcore.pca.n_components());
         let difference = (faer.transform(x.view()).unwrap() - smartcore.transform(x.view()).unwrap())
             .fold(0.0f64, |largest, value| largest.max(value.abs()));
@@ -58,7 +61,9 @@ fn components_without_variance_are_orthonormal_all_the_same() {
     // 20 rows have 19 degrees of freedom: the 20th component explains nothing, and Xᵀu / √λ is 0 / 0 for it.
     let x = synthetic(20, 50);
     let scaled = StandardScaler::fit(x.view()).unwrap().transform(x.view()).unwrap();
-    let pca = Pca::new(Keep::Components(20), Solver::Faer).fit(scaled.view()).unwrap();
+    let pca = Pca::new(ComponentCount::Exact(20), Solver::Faer)
+        .fit(scaled.view())
+        .unwrap();
     let gram = pca.components.dot(&pca.components.t());
     assert!((gram - Array2::<f64>::eye(20)).iter().all(|entry| entry.abs() < 1e-12));
     assert!(pca.explained_variance_ratio[19].abs() < 1e-12);
@@ -69,11 +74,11 @@ fn components_without_variance_are_orthonormal_all_the_same() {
 #[ignore = "a measurement"]
 fn time_of_2400_by_2048() {
     let x = synthetic(2400, 2048);
-    for keep in [Keep::Components(100), Keep::Variance(0.98)] {
+    for n_components in [ComponentCount::Exact(100), ComponentCount::Variance(0.98)] {
         let start = std::time::Instant::now();
-        let projection = project(&x, keep, Solver::Faer);
+        let projection = project(&x, n_components, Solver::Faer);
         println!(
-            "keep {keep}: {} components in {:.2?}",
+            "n_components {n_components}: {} components in {:.2?}",
             projection.pca.n_components(),
             start.elapsed()
         );
