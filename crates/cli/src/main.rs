@@ -31,6 +31,7 @@ use terminal::{Progress, Stopping, Verbosity};
 /// logistic regression. It keeps the results of all steps in a cache.
 #[derive(Parser)]
 #[command(
+    name = "luthier",
     version = env!("LUTHIER_BUILD_VERSION"),
     max_term_width = 100,
     after_help = "Start here:

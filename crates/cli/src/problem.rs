@@ -58,8 +58,14 @@ impl Problem {
             _ if error.chain().any(is_interrupt) => 130,
             _ => 1,
         };
+        let message = match error.downcast_ref() {
+            Some(luthier::Error::NoSuchThreshold { found, known }) => {
+                format!("--keep-known is {found}, expected one of {known}")
+            }
+            _ => say_once(error),
+        };
         Problem {
-            message: say_once(error),
+            message,
             hint: error.chain().find_map(way_out),
             status,
         }

@@ -353,7 +353,7 @@ mod tests {
                 .key(Digest::of(b"model"), Digest::of(b"test"))
                 .digest()
                 .to_string(),
-            "dad2f8ecfed06a0ed36aa758613157569ef05975ce82b62a603c6dd63e76d03d"
+            "0615cf8386d96217275a9231da5d60e50fea70d0f74ecd6671f8aea83c7e7ca5"
         );
     }
 

@@ -1,6 +1,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::words::counted;
+
 /// What can go wrong between photographs and answers.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -79,7 +81,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// Unreadable images, where the caller wants none.
-    #[error("{n} of the images cannot be read; the first: {first}")]
+    #[error("{} cannot be read; the first: {first}", counted(n, "image"))]
     UnreadableImages {
         /// How many there are.
         n: usize,

@@ -257,7 +257,7 @@ pub fn input_name(part: &str) -> Option<&'static str> {
 /// Whether an input need not be said beside others: it changes with them, but for exceptions.
 fn is_beside(stage: &str, part: &str) -> bool {
     match stage {
-        "suspects" => part == "held-out predictions",
+        "suspects" => part == "held-out",
         "neighbours" => part == "mistakes",
         "classify" => part == "look-alikes",
         _ => false,
@@ -522,26 +522,22 @@ fn take<'a>(
 
 impl fmt::Display for ImageChanges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut is_first = true;
-        for RenamedClass { from, to } in &self.renamed_classes {
-            let separator = if is_first { "" } else { ", " };
-            write!(f, "{separator}class {from} is now {to}")?;
-            is_first = false;
-        }
+        let mut parts: Vec<String> = (self.renamed_classes.iter())
+            .map(|RenamedClass { from, to }| format!("class {from} is now {to}"))
+            .collect();
+        // The noun stands once.
+        let mut noun = Some("image");
         for fate in Fate::ALL {
             let count = match fate {
                 Fate::Moved => self.n_moved(),
                 fate => self.count(fate),
             };
-            match (count, is_first && self.renamed_classes.is_empty()) {
-                (0, _) => continue,
-                (_, true) => write!(f, "{} {fate}", counted(count, "image"))?,
-                (_, false) if is_first => write!(f, ", {} {fate}", counted(count, "image"))?,
-                (_, false) => write!(f, ", {count} {fate}")?,
+            if count > 0 {
+                let count = noun.take().map_or(count.to_string(), |noun| counted(count, noun));
+                parts.push(format!("{count} {fate}"));
             }
-            is_first = false;
         }
-        Ok(())
+        f.write_str(&parts.join(", "))
     }
 }
 

@@ -129,7 +129,7 @@ pub(crate) fn warn_of_skipped(skipped: &[SkippedFile], list: &Path, progress: &P
     }
     if skipped.len() > SHOWN {
         progress.say(&format!(
-            "warning: skipped {} more; {} lists all of them",
+            "warning: skipped {} more: {} lists all",
             skipped.len() - SHOWN,
             list.display()
         ));

@@ -58,6 +58,11 @@ fn evaluate_reads_features_json_once() {
 fn a_feature_that_is_not_a_number_is_named_by_its_image() {
     let project = Project::new();
     project.pipeline(&[]);
+    // Features that somebody changed have no digests: otherwise they are those of another run.
+    let path = project.path("features/features.json");
+    let mut json: serde_json::Value = serde_json::from_str(&project.read("features/features.json")).unwrap();
+    json.as_object_mut().unwrap().remove("digests");
+    std::fs::write(&path, json.to_string()).unwrap();
     for (split, command) in [("train", "train"), ("test", "evaluate")] {
         let path = project.path(&format!("features/{split}_features.npy"));
         let mut bytes = std::fs::read(&path).unwrap();
@@ -104,4 +109,69 @@ fn features_that_do_not_fit_their_index_are_named() {
             "error: features/train_labels.npy: expected 12 rows as in features.json, found 6\nhint: run luthier extract again"
         )
     );
+}
+
+#[test]
+fn rows_of_one_run_are_not_trained_with_the_labels_of_another() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let before = std::fs::read(project.path("features/features.json")).unwrap();
+    // The same number of images, in another order. A run that was killed has not written features.json.
+    project.write("data/train/drum/0.jpg", &crate::photo(0, 50));
+    project.pipeline(&[]);
+    std::fs::write(project.path("features/features.json"), before).unwrap();
+    for command in ["train", "evaluate"] {
+        let ran = project.run(&[command]);
+        let (status, error) = ran.error();
+        assert_eq!(status, 1);
+        assert!(
+            error.contains(
+                "features/train_features.npy: expected the rows that features.json describes, found rows of another run"
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn features_from_elsewhere_may_have_classes_in_any_order_and_are_checked() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let json: serde_json::Value = serde_json::from_str(&project.read("features/features.json")).unwrap();
+    let write = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut json = json.clone();
+        json.as_object_mut().unwrap().remove("digests");
+        change(&mut json);
+        std::fs::write(project.path("features/features.json"), json.to_string()).unwrap();
+    };
+    // Names that are not in order: the labels in the .npy files are places in this list.
+    let renamed = json.to_string().replace("\"drum\"", "\"zither\"");
+    write(&|json| {
+        *json = serde_json::from_str(&renamed).unwrap();
+        json.as_object_mut().unwrap().remove("digests");
+    });
+    project.run(&["train"]).ok();
+    project.run(&["evaluate"]).ok();
+    type Change = fn(&mut serde_json::Value);
+    let cases: [(Change, &str); 3] = [
+        (|json| json["classes"][1] = "drum".into(), "class \"drum\" twice"),
+        (
+            |json| json["rows"]["test"][0]["class"] = "lute".into(),
+            "class \"lute\" of test row 0",
+        ),
+        (
+            |json| json["classes"] = serde_json::json!(["drum"]),
+            "1 classes instead of two or more",
+        ),
+    ];
+    for (change, found) in cases {
+        write(&change);
+        let ran = project.run(&["train"]);
+        let (status, error) = ran.error();
+        assert_eq!(status, 1);
+        assert!(
+            error.contains("features/features.json: expected a description of features") && error.contains(found),
+            "{error}"
+        );
+    }
 }
