@@ -361,6 +361,7 @@ impl FeaturesFolder {
     fn read(folder: &Path) -> Result<Self> {
         let (json, digest) = features_folder::read_json(folder)?;
         let [train, test] = [Split::Train, Split::Test].map(|split| features_folder::read_table(folder, split, &json));
+        let (train, test) = (train?, test?);
         let hashes = [Split::Train, Split::Test].map(|split| features_folder::read_hashes(folder, split, &json));
         let hashes = match hashes {
             [Err(error), _] | [_, Err(error)] => return Err(error),
@@ -370,8 +371,8 @@ impl FeaturesFolder {
         Ok(FeaturesFolder {
             json,
             digest,
-            train: train?,
-            test: test?,
+            train,
+            test,
             hashes,
         })
     }

@@ -133,10 +133,10 @@ fn stats_say_what_is_stored_and_what_the_last_run_was_spared() {
     project.pipeline(&[]);
     let stats = cache(&project, &["stats"]);
     assert_eq!(stats["runs"], 2, "a run with nothing to do is the last one, used again");
-    assert_eq!(stats["last_run"]["reuse"]["stages_reused"], 5);
+    assert_eq!(stats["last_run"]["reuse"]["stages_reused"], 8);
     let text = project.run(&["cache", "stats"]).ok().stdout;
     assert!(
-        text.contains("5 of 5 stages and 19 of 19 images from the cache"),
+        text.contains("8 of 8 stages and 19 of 19 images from the cache"),
         "{text}"
     );
     assert!(text.contains("untrained, squash, scaled, fp32, cpu"), "{text}");
