@@ -80,6 +80,10 @@ impl Folds {
         for (unit, &fold) in dealt.iter().zip(&fold_of) {
             put(unit, Some(fold));
         }
+        #[expect(
+            clippy::needless_range_loop,
+            reason = "the number names a class or a fold, not only a place"
+        )]
         for label in 0..train.n_classes() {
             let of_class =
                 || (dealt.iter().zip(&fold_of)).filter(|(unit, _)| labels_of(unit, &items).any(|l| l == label));
@@ -98,6 +102,10 @@ impl Folds {
     fn without_empty_folds(mut self) -> Result<Self> {
         let mut number = vec![None; self.n_folds];
         let mut n_folds = 0;
+        #[expect(
+            clippy::needless_range_loop,
+            reason = "the number names a class or a fold, not only a place"
+        )]
         for fold in 0..self.n_folds {
             if self.of.contains(&Some(fold)) {
                 number[fold] = Some(n_folds);
