@@ -4,7 +4,7 @@
 //! - [`Pca`] → [`FittedPca`]: the components that [`ComponentCount`] asks for, by either [`Solver`]
 //! - [`FeaturesConfig`] → [`Projection`]: the stage `features`, which is the one after the other
 //!
-//! - [`ReadRows`]: what they are fitted to, in memory or not; where there are at least as many rows as features, all is
+//! - [`ReadRows`](luthier_artifact::ReadRows): what they are fitted to, in memory or not; where there are at least as many rows as features, all is
 //!   estimated from [`Moments`], taken in one pass over them
 //!
 //! Results are `f64`, and the same bytes for any number of threads. Fitted types also implement smartcore's
