@@ -45,9 +45,9 @@ const LISTS: [&str; 1] = ["views"];
 /// Keys whose values are paths, taken from the folder of `luthier.toml`.
 const PATHS: [&str; 4] = ["train-dir", "test-dir", "data-dir", "cache-dir"];
 
-/// Variables that are neither a setting nor an option of a command. Those of the tests may be set when Luthier runs.
+/// Variables that are neither a setting nor an option of a command. Those of the tests may be set when Luthier runs. Settings
+/// begin like them, such as `LUTHIER_TEST_DIR`: each is named.
 const OTHER_VARIABLES: [&str; 11] = [
-    "LUTHIER_DEMO",
     "LUTHIER_TEST_DATA",
     "LUTHIER_TEST_EDITS",
     "LUTHIER_TEST_FLIPS",
@@ -57,6 +57,7 @@ const OTHER_VARIABLES: [&str; 11] = [
     "LUTHIER_TEST_REQUIRE_ALL",
     "LUTHIER_TEST_STRIDE",
     "LUTHIER_TEST_WEIGHTS",
+    "LUTHIER_TEST_WITHOUT",
     "LUTHIER_WEIGHTS_MIRROR",
 ];
 
@@ -459,7 +460,7 @@ mod tests {
              hint: did you mean LUTHIER_VARIANCE?"
         );
         assert!(message("XYZ=1").contains("`luthier init`"), "{}", message("XYZ=1"));
-        settings(&[], "TEST_DATA=x WEIGHTS_MIRROR=x DEMO=1", "").unwrap();
+        settings(&[], "TEST_DATA=x WEIGHTS_MIRROR=x TEST_WITHOUT=bf16", "").unwrap();
         assert!(message("TEST_DIRR=x").contains("did you mean LUTHIER_TEST_DIR?"));
     }
 

@@ -129,6 +129,7 @@ fn unknown_variables_are_errors_as_unknown_keys_are() {
         ("LUTHIER_OUT", "out"),
         ("LUTHIER_MODEL_PATH", "x"),
         ("LUTHIER_TEST_DATA", "x"),
+        ("LUTHIER_TEST_WITHOUT", "bf16"),
         ("LUTHIER_WEIGHTS_MIRROR", "http://127.0.0.1:9"),
         ("LUTHIER_SEED", ""),
     ] {
