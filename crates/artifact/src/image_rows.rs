@@ -115,14 +115,7 @@ mod tests {
     fn table(labels: &[usize], images: &[&str]) -> FeatureRows {
         FeatureRows {
             classes: vec!["drum".into(), "violin".into()],
-            extractor: ExtractorInfo {
-                views: vec!["squash".into()],
-                combine: "mean".into(),
-                decode: "scaled".into(),
-                weights: "untrained".into(),
-                weights_sha256: "00".into(),
-                precision: "fp32".into(),
-            },
+            extractor: ExtractorInfo::example(),
             width: 4,
             labels: labels.to_vec(),
             images: digests(images),

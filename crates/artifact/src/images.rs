@@ -75,14 +75,7 @@ mod tests {
         ]);
         let rows = FeatureRows {
             classes: vec!["harp".into()],
-            extractor: ExtractorInfo {
-                views: vec!["squash".into()],
-                combine: "mean".into(),
-                decode: "scaled".into(),
-                weights: "untrained".into(),
-                weights_sha256: "00".into(),
-                precision: "fp32".into(),
-            },
+            extractor: ExtractorInfo::example(),
             width: 2,
             labels: vec![0, 0],
             images: vec![b, a],

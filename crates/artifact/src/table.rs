@@ -210,6 +210,21 @@ impl Artifact for FeatureRows {
 }
 
 #[cfg(test)]
+impl ExtractorInfo {
+    /// Some extractor.
+    pub(crate) fn example() -> Self {
+        ExtractorInfo {
+            views: vec!["squash".into()],
+            combine: "mean".into(),
+            decode: "scaled".into(),
+            weights: "untrained".into(),
+            weights_sha256: "00".into(),
+            precision: "fp32".into(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use ndarray::array;
 
@@ -218,14 +233,7 @@ mod tests {
     fn example() -> FeatureTable {
         FeatureTable {
             classes: vec!["drum".into(), "violin".into()],
-            extractor: ExtractorInfo {
-                views: vec!["squash".into()],
-                combine: "mean".into(),
-                decode: "scaled".into(),
-                weights: "untrained".into(),
-                weights_sha256: "00".into(),
-                precision: "fp32".into(),
-            },
+            extractor: ExtractorInfo::example(),
             labels: vec![0, 1],
             images: vec![Digest::of(b"a"), Digest::of(b"b")],
             features: array![[1.0, 2.0, 3.0], [4.0, 5.0, -0.0]],

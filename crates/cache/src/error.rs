@@ -12,22 +12,9 @@ use luthier_artifact::Digest;
 /// What can go wrong with the cache.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Bytes that are not of the expected format.
-    #[error("expected {expected}, found {found}")]
-    Format {
-        /// The expected format.
-        expected: &'static str,
-        /// What was there instead.
-        found: String,
-    },
+    /// A file could not be read or written, or has another format than expected.
+    #[error(transparent)]
+    File(#[from] luthier_artifact::Error),
     /// The index of the cache failed.
     #[error("{}: {source}", path.display())]
     Index {
@@ -102,26 +89,17 @@ pub enum Error {
 /// The result of an operation on the cache.
 pub type Result<T> = std::result::Result<T, Error>;
 
-impl From<luthier_artifact::Error> for Error {
-    fn from(error: luthier_artifact::Error) -> Self {
-        match error {
-            luthier_artifact::Error::Io { path, source } => Error::Io { path, source },
-            luthier_artifact::Error::Format { expected, found } => Error::Format { expected, found },
-        }
-    }
-}
-
 impl Error {
     /// An I/O error at `path`, for `map_err`.
     pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Error {
-        let path = path.to_owned();
-        move |source| Error::Io { path, source }
+        let in_file = luthier_artifact::Error::io(path);
+        move |source| in_file(source).into()
     }
 
     /// Whether the disk, or the user's share of it, is full.
     pub fn is_disk_full(&self) -> bool {
         match self {
-            Error::Io { source, .. } => {
+            Error::File(luthier_artifact::Error::Io { source, .. }) => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
             // SQLite grows its shared memory by writing, and has one code for every failure there.
@@ -170,7 +148,7 @@ impl Error {
     /// Whether something can be read and not written.
     pub(crate) fn is_read_only(&self) -> bool {
         match self {
-            Error::Io { source, .. } => matches!(
+            Error::File(luthier_artifact::Error::Io { source, .. }) => matches!(
                 source.kind(),
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
             ),

@@ -114,7 +114,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::InUse`](crate::Error::InUse) if another process has the cache open: it may be about
-    /// to name what it stored. [`Error::Io`](crate::Error::Io) or
+    /// to name what it stored. [`Error::File`](crate::Error::File) or
     /// [`Error::Index`](crate::Error::Index) if something cannot be read or removed.
     /// [`Error::Interrupted`](crate::Error::Interrupted) soon after the observer says so; then only
     /// a part of what no kept run used is removed.

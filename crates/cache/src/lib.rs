@@ -263,7 +263,7 @@ impl Cache {
     /// it. A cache that can only be read gives what it has, with a warning that nothing is added.
     ///
     /// # Errors
-    /// [`Error::Io`] if the folder cannot be made. [`Error::Locks`], [`Error::LockRefused`] and
+    /// [`Error::File`] if the folder cannot be made. [`Error::Locks`], [`Error::LockRefused`] and
     /// [`Error::SharedMemory`] if its file system is not fit for a cache. [`Error::Layout`] if
     /// another version of Luthier wrote it.
     pub fn open(folder: &Path) -> Result<Self> {
@@ -333,7 +333,7 @@ impl Cache {
     /// Stores an artifact, unless it is stored already, whole.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written.
+    /// [`Error::File`] if it cannot be written.
     pub fn put(&self, artifact: &impl Artifact) -> Result<Digest> {
         let bytes = artifact.encode();
         if let Some(below) = &self.below {
@@ -348,7 +348,7 @@ impl Cache {
     /// The artifact with this digest, or `None` if it is missing, damaged or of another format.
     ///
     /// # Errors
-    /// [`Error::Io`] if it is there and cannot be read.
+    /// [`Error::File`] if it is there and cannot be read.
     pub fn get<A: Artifact>(&self, digest: &Digest) -> Result<Option<A>> {
         let bytes = match (self.objects.get(digest)?, &self.below) {
             (None, Some(below)) => below.object(digest)?,
@@ -628,7 +628,7 @@ impl Cache {
     /// stored already, whole, is not written again.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Index`] if it cannot be written.
+    /// [`Error::File`] or [`Error::Index`] if it cannot be written.
     pub fn put_table(&self, table: &FeatureTable) -> Result<Digest> {
         self.put_vectors(table.features())?;
         self.put(&table.rows())
@@ -658,7 +658,7 @@ impl Cache {
     /// The table with this digest, its features still unread, or `None` if it is not in the cache.
     ///
     /// # Errors
-    /// [`Error::Io`] if it is there and cannot be read.
+    /// [`Error::File`] if it is there and cannot be read.
     pub fn table(&self, digest: &Digest) -> Result<Option<StoredTable<'_>>> {
         let rows = self.get::<FeatureRows>(digest)?;
         Ok(rows.map(|rows| StoredTable {

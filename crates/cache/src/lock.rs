@@ -116,7 +116,7 @@ impl LockFile {
     fn refused(&self, source: io::Error) -> Error {
         let path = self.path.clone();
         match source.kind() {
-            io::ErrorKind::Interrupted => Error::Io { path, source },
+            io::ErrorKind::Interrupted => Error::io(&path)(source),
             _ if cfg!(unix) && source.raw_os_error() == Some(EBADF) => Error::LockRefused { path, source },
             _ => Error::Locks { path, source },
         }

@@ -54,7 +54,7 @@ pub(super) fn copy_readable(old: &Path, new: &Connection, tables: &[&str]) -> ru
 /// whether a row is genuine.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read, and what `accept` returns.
+/// [`Error::File`] if the file cannot be read, and what `accept` returns.
 pub(super) fn carve(path: &Path, log: &Path, mut accept: impl FnMut(Vec<Value>) -> Result<bool>) -> Result<()> {
     let mut pages = Pages::open(path, log)?;
     let places: Vec<Place> = pages.places().collect();

@@ -102,7 +102,7 @@ impl Cache {
     /// Counts what is stored.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Index`] if it cannot be read.
+    /// [`Error::File`] or [`Error::Index`] if it cannot be read.
     pub fn stats(&self) -> Result<CacheStats> {
         let (objects, index) = self.shown();
         let stored: HashMap<Digest, u64> = objects
@@ -138,7 +138,7 @@ impl Cache {
     /// Reads everything against its digest or checksum, and forgets what does not agree.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`] if nothing can be forgotten, [`Error::Io`] or [`Error::Index`] if
+    /// [`Error::ReadOnly`] if nothing can be forgotten, [`Error::File`] or [`Error::Index`] if
     /// something cannot be read at all. [`Error::Interrupted`] soon after the observer says so;
     /// what was found damaged until then may be forgotten already, and nothing else is.
     pub fn verify(&self, observer: &dyn Observer) -> Result<VerifyReport> {

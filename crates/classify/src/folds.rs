@@ -80,17 +80,13 @@ impl Folds {
         for (unit, &fold) in dealt.iter().zip(&fold_of) {
             put(unit, Some(fold));
         }
-        #[expect(
-            clippy::needless_range_loop,
-            reason = "the number names a class or a fold, not only a place"
-        )]
-        for label in 0..train.n_classes() {
+        for (label, &n_units) in n_units.iter().enumerate() {
             let of_class =
                 || (dealt.iter().zip(&fold_of)).filter(|(unit, _)| labels_of(unit, &items).any(|l| l == label));
             let n_dealt = of_class().count();
             let mut in_folds = of_class().map(|(_, fold)| fold);
             let Some(first) = in_folds.next() else { continue };
-            if n_dealt == n_units[label] && in_folds.all(|fold| fold == first) {
+            if n_dealt == n_units && in_folds.all(|fold| fold == first) {
                 let smallest = of_class().map(|(unit, _)| *unit).min_by_key(|unit| unit.len());
                 put(smallest.expect("the class has units"), None);
             }
@@ -102,13 +98,9 @@ impl Folds {
     fn without_empty_folds(mut self) -> Result<Self> {
         let mut number = vec![None; self.n_folds];
         let mut n_folds = 0;
-        #[expect(
-            clippy::needless_range_loop,
-            reason = "the number names a class or a fold, not only a place"
-        )]
-        for fold in 0..self.n_folds {
+        for (fold, number) in number.iter_mut().enumerate() {
             if self.of.contains(&Some(fold)) {
-                number[fold] = Some(n_folds);
+                *number = Some(n_folds);
                 n_folds += 1;
             }
         }
