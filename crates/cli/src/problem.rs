@@ -169,11 +169,10 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
             path.display()
         ),
         CacheError::Lost { .. } => "run again; `luthier cache verify` forgets everything that is damaged".to_owned(),
-        CacheError::Io { source, .. } => return way_out_of_io(source),
-        CacheError::Format { .. }
-        | CacheError::Locks { .. }
-        | CacheError::SharedMemory { .. }
-        | CacheError::Interrupted => return None,
+        CacheError::File(luthier_artifact::Error::Io { source, .. }) => return way_out_of_io(source),
+        CacheError::File(_) | CacheError::Locks { .. } | CacheError::SharedMemory { .. } | CacheError::Interrupted => {
+            return None;
+        }
     };
     Some(hint)
 }

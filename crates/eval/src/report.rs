@@ -7,16 +7,17 @@ mod plot;
 mod text;
 mod words;
 
+use std::fmt;
 use std::path::Path;
 
 use luthier_artifact::{CrossValidationInfo, Split, Written, write_atomically};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Evaluation, Findings, Result};
 use conclusions::Conclusions;
 
 /// An image that could not be read and therefore had no part in training or testing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// The split whose folder holds the file.
     pub split: Split,
@@ -26,6 +27,12 @@ pub struct Skipped {
     pub class: String,
     /// Why it could not be read.
     pub reason: String,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}: {}", self.split, self.file, self.reason)
+    }
 }
 
 /// Something a reader has to know before trusting the figures.

@@ -2,22 +2,24 @@
 
 use std::fs::create_dir_all;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use luthier_artifact::{Digest, FeatureTable, ImageRows, Key, Observer, Split, vector_digest};
+use luthier_artifact::{Artifact as _, Digest, ImageRows, Key, Observer, Split};
 use luthier_cache::Cache;
-use luthier_classify::{ClassifyConfig, HeldOutPredictions, Model};
-use luthier_eval::{DuplicatesConfig, EvaluateConfig, NeighboursConfig, SuspectsConfig, Warning};
+use luthier_classify::{ChooseC, ClassifyConfig, HeldOutPredictions, Model};
+use luthier_eval::{DuplicatesConfig, EvaluateConfig, NeighboursConfig, Skipped, SuspectsConfig, Warning};
 use luthier_features::FeaturesConfig;
-use ndarray::Array2;
 use serde::Serialize;
 
 use crate::estimate;
-use crate::export::{self, HELD_OUT_FILE, MODEL_FILE, RowNames};
-use crate::features_folder::{self, FeaturesJson, SkippedFile, places};
-use crate::pipeline::{self, Data, Evaluated, Folders, Found, Made, Pipeline, Trained, load};
+use crate::export::{self, HELD_OUT_FILE, MODEL_FILE, PAGE_FILE, RowNames};
+use crate::features_folder::{self, FeaturesJson, ReadHashes, ReadTable, places};
+use crate::pipeline::{self, Data, Made, OutputFolders, Pipeline};
 use crate::reason::Reasons;
+use crate::report;
+use crate::results::{Evaluated, Extracted, Found, StoredLookAlikes, Trained, load};
 use crate::runner::{Purpose, Runner, STAGES, StageReport, Status};
-use crate::{Error, Result, report};
+use crate::{Error, Result};
 
 /// Runs pipelines, or parts of them, through a cache.
 pub struct Engine<'a> {
@@ -27,6 +29,8 @@ pub struct Engine<'a> {
     pub observer: &'a dyn Observer,
     /// Told of each stage that ends.
     pub on_stage: &'a dyn Fn(&StageReport),
+    /// The time that reports say.
+    pub now: SystemTime,
 }
 
 /// What a run of the pipeline gave.
@@ -44,7 +48,7 @@ pub struct PipelineSummary {
     pub warnings: Vec<Warning>,
     /// The images that could not be read.
     #[serde(skip)]
-    pub skipped: Vec<SkippedFile>,
+    pub skipped: Vec<Skipped>,
 }
 
 /// How many images there are, by what became of them.
@@ -58,6 +62,17 @@ pub struct ImageCounts {
     pub reused: usize,
     /// Files that could not be read.
     pub skipped: usize,
+}
+
+impl ImageCounts {
+    fn of(extracted: &Extracted, n_files: usize) -> Self {
+        ImageCounts {
+            total: n_files,
+            embedded: extracted.n_embedded,
+            reused: extracted.n_reused,
+            skipped: extracted.skipped_files.len(),
+        }
+    }
 }
 
 /// Figures on the test images.
@@ -91,7 +106,7 @@ pub struct ExtractSummary {
     pub images: ImageCounts,
     /// The images that could not be read.
     #[serde(skip)]
-    pub skipped: Vec<SkippedFile>,
+    pub skipped: Vec<Skipped>,
 }
 
 /// What a run would do.
@@ -155,55 +170,32 @@ impl Engine<'_> {
     /// Those of the stages.
     pub fn run(&self, pipeline: &Pipeline, data: &Data, out: &Path) -> Result<PipelineSummary> {
         make_folder(out)?;
-        let folders = Folders::below(out);
+        let outputs = OutputFolders::below(out, self.now);
         retry(|| {
             let mut runner = self.runner(out, Purpose::Run)?;
-            let made = pipeline.stages(data, Some(&folders), &mut runner)?;
-            self.summarize(made, data, &folders, runner)
+            let made = pipeline.stages(data, Some(&outputs), &mut runner)?;
+            self.summarize(made, &outputs, runner)
         })
     }
 
-    fn summarize(&self, made: Made, data: &Data, folders: &Folders, runner: Runner<'_>) -> Result<PipelineSummary> {
-        const RUNS: &str = "outside a plan every stage gives files";
-        let Made {
-            scan,
-            extracted,
-            found,
-            page,
-            model: model_path,
-            manifest,
-        } = made;
+    fn summarize(&self, made: Made, outputs: &OutputFolders, runner: Runner<'_>) -> Result<PipelineSummary> {
+        let Made { scan, extracted, found } = made;
         let model: Model = load(self.cache, &found.data.trained.model)?;
         let evaluation = found.figures.evaluation();
-        let warnings = report::warnings(&model, places(&scan.manifest, &extracted.skipped_images), || {
-            // The names of the rows are made only if they are needed.
-            let findings = found.findings(self.cache)?;
-            if findings.duplicates.iter().any(report::is_leaked_look) {
-                let manifest = (&scan.manifest, manifest);
-                let names = RowNames::extracted(self.cache, &data.source, manifest, &extracted)?;
-                Ok(report::leaked_looks(&findings, &*(names.json)()?))
-            } else {
-                Ok(Vec::new())
-            }
-        })?;
+        let images = places(&scan.manifest, &extracted.skipped_images);
         Ok(PipelineSummary {
-            images: ImageCounts {
-                total: scan.manifest.entries.len(),
-                embedded: extracted.n_embedded,
-                reused: extracted.n_reused,
-                skipped: extracted.skipped_files.len(),
-            },
+            images: ImageCounts::of(&extracted, scan.manifest.entries.len()),
             test: TestFigures {
                 accuracy: evaluation.accuracy.value,
                 macro_f1: evaluation.macro_f1.value,
                 n: evaluation.n,
             },
             outputs: OutputPaths {
-                features: folders.features.clone(),
-                model: model_path.expect(RUNS),
-                report: page.expect(RUNS),
+                features: outputs.features.clone(),
+                model: outputs.models.join(MODEL_FILE),
+                report: outputs.reports.join(PAGE_FILE),
             },
-            warnings,
+            warnings: report::warnings(&model, images, found.data.look_alikes()),
             skipped: extracted.skipped_files,
             stages: runner.finish()?,
         })
@@ -268,12 +260,7 @@ impl Engine<'_> {
             export::features(self.cache, folder, &names, &extracted)?;
             drop(names);
             Ok(ExtractSummary {
-                images: ImageCounts {
-                    total: scan.manifest.entries.len(),
-                    embedded: extracted.n_embedded,
-                    reused: extracted.n_reused,
-                    skipped: extracted.skipped_files.len(),
-                },
+                images: ImageCounts::of(&extracted, scan.manifest.entries.len()),
                 skipped: extracted.skipped_files,
                 stages: runner.finish()?,
             })
@@ -287,15 +274,36 @@ impl Engine<'_> {
     /// [`Error::NoFeatures`], [`Error::FeaturesFile`] and [`Error::MixedFeatures`] if the features cannot be used, and
     /// those of the stages.
     pub fn train(&self, config: &TrainConfig, features: &Path, models: &Path) -> Result<(PathBuf, Model)> {
-        let features = FeaturesFolder::read(features)?;
+        let folder = FeaturesFolder::open(features)?;
+        let train = folder.table(Split::Train)?;
+        // Look-alikes matter to cross-validation alone, and may be test images.
+        let looks = match config.classify.c {
+            ChooseC::Auto(_) => folder.hashes()?,
+            ChooseC::Fixed(_) => None,
+        };
+        let looks = match looks {
+            Some(hashes) => Some((folder.table(Split::Test)?, hashes)),
+            None => None,
+        };
         make_folder(models)?;
         retry(|| {
-            let train = self.cache.put_table(&features.train)?;
             let mut runner = self.runner(models, Purpose::Run)?;
-            let look_alikes = features.look_alikes(&config.duplicates, &mut runner)?;
-            let file_of = |split, image: &Digest| features.json.file_of(split, image);
-            let projection = pipeline::features(&config.features, train, &file_of, &mut runner)?;
-            let trained = pipeline::classify(&config.classify, train, projection, look_alikes, &mut runner)?;
+            let stored = self.store(&train)?;
+            let duplicates = match &looks {
+                Some((test, hashes)) => {
+                    self.cache.put_vectors(test.features.view())?;
+                    Some(find_duplicates(
+                        &config.duplicates,
+                        [&train, test],
+                        hashes,
+                        &mut runner,
+                    )?)
+                }
+                None => None,
+            };
+            let file_of = |split, image: &Digest| folder.json.file_of(split, image);
+            let projection = pipeline::features(&config.features, stored, &file_of, &mut runner)?;
+            let trained = pipeline::classify(&config.classify, stored, projection, duplicates.as_ref(), &mut runner)?;
             let path = export::model(self.cache, models, trained)?;
             runner.finish()?;
             Ok((path, load(self.cache, &trained.model)?))
@@ -310,21 +318,34 @@ impl Engine<'_> {
     /// [`train`](Engine::train), and those of the stages.
     pub fn evaluate(&self, config: &JudgeConfig, models: &Path, features: &Path, reports: &Path) -> Result<PathBuf> {
         let model = Model::load(&models.join(MODEL_FILE))?;
-        let features = FeaturesFolder::read(features)?;
-        let held_out = read_held_out(&models.join(HELD_OUT_FILE), &model, &features.train)?;
+        let folder = FeaturesFolder::open(features)?;
+        let (train, test) = (folder.table(Split::Train)?, folder.table(Split::Test)?);
+        let hashes = folder.hashes()?;
+        let held_out = read_held_out(&models.join(HELD_OUT_FILE), &model, &train)?;
         make_folder(reports)?;
         retry(|| {
             let mut runner = self.runner(reports, Purpose::Run)?;
-            let data = Evaluated {
-                trained: Trained {
-                    model: self.cache.put(&model)?,
-                    held_out: self.cache.put(&held_out)?,
-                },
-                train: self.cache.put_table(&features.train)?,
-                test: self.cache.put_table(&features.test)?,
-                look_alikes: features.look_alikes(&config.duplicates, &mut runner)?,
+            let trained = Trained {
+                model: self.cache.put(&model)?,
+                held_out: self.cache.put(&held_out)?,
             };
-            let file_of = |split, image: &Digest| features.json.file_of(split, image);
+            let stored = (self.store(&train)?, self.store(&test)?);
+            let duplicates = match &hashes {
+                Some(hashes) => Some(find_duplicates(
+                    &config.duplicates,
+                    [&train, &test],
+                    hashes,
+                    &mut runner,
+                )?),
+                None => None,
+            };
+            let data = Evaluated {
+                trained,
+                train: stored.0,
+                test: stored.1,
+                duplicates,
+            };
+            let file_of = |split, image: &Digest| folder.json.file_of(split, image);
             let figures = pipeline::evaluate(&config.evaluate, &data, &file_of, &mut runner)?;
             let suspects = pipeline::suspects(&config.suspects, &data, &figures, &mut runner)?;
             let neighbours = pipeline::neighbours(&config.neighbours, &data, &figures, &mut runner)?;
@@ -334,11 +355,17 @@ impl Engine<'_> {
                 suspects,
                 neighbours,
             };
-            let names = RowNames::read(&features.json, features.digest);
-            let page = export::report(self.cache, reports, &found, &names, &runner.times()?)?;
+            let names = RowNames::read(&folder.json, folder.digest);
+            let page = export::report(self.cache, reports, &found, &names, &runner.times()?, self.now)?;
             runner.finish()?;
             Ok(page)
         })
+    }
+
+    /// Stores a table that was read: its features, and its rows as an artifact.
+    fn store(&self, table: &ReadTable) -> Result<Digest> {
+        self.cache.put_vectors(table.features.view())?;
+        Ok(self.cache.put(&table.rows)?)
     }
 
     fn runner(&self, folder: &Path, purpose: Purpose) -> Result<Runner<'_>> {
@@ -346,59 +373,51 @@ impl Engine<'_> {
     }
 }
 
-/// A folder of features, as it was read.
-struct FeaturesFolder {
+/// A folder of features.
+struct FeaturesFolder<'a> {
+    path: &'a Path,
     json: FeaturesJson,
     /// The digest of `features.json`.
     digest: Digest,
-    train: FeatureTable,
-    test: FeatureTable,
-    /// The perceptual hashes of both splits, `f32 [n, 192]` each.
-    hashes: Option<[Array2<f32>; 2]>,
 }
 
-impl FeaturesFolder {
-    fn read(folder: &Path) -> Result<Self> {
-        let (json, digest) = features_folder::read_json(folder)?;
-        let [train, test] = [Split::Train, Split::Test].map(|split| features_folder::read_table(folder, split, &json));
-        let (train, test) = (train?, test?);
-        let hashes = [Split::Train, Split::Test].map(|split| features_folder::read_hashes(folder, split, &json));
-        let hashes = match hashes {
-            [Err(error), _] | [_, Err(error)] => return Err(error),
-            [Ok(Some(train)), Ok(Some(test))] => Some([train, test]),
-            _ => None,
-        };
-        Ok(FeaturesFolder {
-            json,
-            digest,
-            train,
-            test,
-            hashes,
-        })
+impl<'a> FeaturesFolder<'a> {
+    fn open(path: &'a Path) -> Result<Self> {
+        let (json, digest) = features_folder::read_json(path)?;
+        Ok(FeaturesFolder { path, json, digest })
     }
 
-    /// Finds the images that look the same, if there are perceptual hashes.
-    fn look_alikes(&self, config: &DuplicatesConfig, runner: &mut Runner<'_>) -> Result<Option<Digest>> {
-        let Some(hashes) = &self.hashes else { return Ok(None) };
-        for hashes in hashes {
-            runner.cache.put_vectors(hashes.view())?;
-        }
-        for table in [&self.train, &self.test] {
-            runner.cache.put_vectors(table.features())?;
-        }
-        let digests = hashes
-            .each_ref()
-            .map(|hashes| hashes.outer_iter().map(vector_digest).collect::<Vec<_>>());
-        let (train, test) = (self.train.rows(), self.test.rows());
-        let images = ImageRows::new(&[(&train, &digests[0]), (&test, &digests[1])], hashes[0].ncols());
-        let images = runner.cache.put(&images)?;
-        pipeline::duplicates(config, images, runner).map(Some)
+    fn table(&self, split: Split) -> Result<ReadTable> {
+        features_folder::read_table(self.path, split, &self.json)
     }
+
+    /// The perceptual hashes of both splits, if they are there.
+    fn hashes(&self) -> Result<Option<[ReadHashes; 2]>> {
+        let read = |split| features_folder::read_hashes(self.path, split, &self.json);
+        let (train, test) = (read(Split::Train)?, read(Split::Test)?);
+        Ok(train.zip(test).map(<[ReadHashes; 2]>::from))
+    }
+}
+
+/// Finds the images of both splits that look the same. The cache has their features.
+fn find_duplicates(
+    config: &DuplicatesConfig,
+    [train, test]: [&ReadTable; 2],
+    hashes: &[ReadHashes; 2],
+    runner: &mut Runner<'_>,
+) -> Result<StoredLookAlikes> {
+    for ReadHashes { hashes, .. } in hashes {
+        runner.cache.put_vectors(hashes.view())?;
+    }
+    let [of_train, of_test] = hashes;
+    let tables = [(&train.rows, &*of_train.vectors), (&test.rows, &*of_test.vectors)];
+    let images = runner.cache.put(&ImageRows::new(&tables, of_train.hashes.ncols()))?;
+    pipeline::duplicates(config, images, runner)
 }
 
 /// What cross-validation's models say of these training images: nothing if the file is not there, or is about others.
-fn read_held_out(path: &Path, model: &Model, train: &FeatureTable) -> Result<HeldOutPredictions> {
-    use luthier_artifact::Artifact as _;
+fn read_held_out(path: &Path, model: &Model, train: &ReadTable) -> Result<HeldOutPredictions> {
+    let train = &train.rows;
     let expected = HeldOutPredictions::digest_of(&train.images, &train.labels);
     let none = HeldOutPredictions::none(expected, model.classes.len());
     let bytes = match std::fs::read(path) {

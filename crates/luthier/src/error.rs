@@ -208,15 +208,22 @@ impl Error {
     pub fn system(&self) -> Option<&io::Error> {
         match self {
             Error::Io { source, .. } | Error::NotPut { source, .. } | Error::NotRemoved { source, .. } => Some(source),
-            Error::Artifact(error)
-            | Error::Eval(luthier_eval::Error::Artifact(error))
-            | Error::Classify(luthier_classify::Error::Read(error)) => match error {
+            Error::Extract(luthier_extract::Error::Io { source, .. }) => Some(source),
+            _ => match self.file()? {
                 luthier_artifact::Error::Io { source, .. } => Some(source),
                 luthier_artifact::Error::Format { .. } => None,
             },
-            Error::Extract(luthier_extract::Error::Io { source, .. }) => Some(source),
-            _ => match self.cache() {
-                Some(luthier_cache::Error::Io { source, .. }) => Some(source),
+        }
+    }
+
+    /// The error of a file behind this one, if there is one.
+    fn file(&self) -> Option<&luthier_artifact::Error> {
+        match self {
+            Error::Artifact(error)
+            | Error::Eval(luthier_eval::Error::Artifact(error))
+            | Error::Classify(luthier_classify::Error::Read(error)) => Some(error),
+            _ => match self.cache()? {
+                luthier_cache::Error::File(error) => Some(error),
                 _ => None,
             },
         }

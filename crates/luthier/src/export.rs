@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf, absolute};
+use std::time::SystemTime;
 
 use luthier_artifact::{
     Artifact, Digest, FeatureRows, ImageRows, Manifest, Split, Written, remove_unfinished, write_atomically,
@@ -12,8 +13,8 @@ use luthier_eval::{REPORT_FILES, StageTime};
 use luthier_extract::{DataSource, SkippedImages};
 
 use crate::features_folder::{self, BySplit, FeaturesJson, TableDigests, digest_of};
-use crate::pipeline::{Extracted, Found, Trained, load, open_table};
 use crate::report;
+use crate::results::{Extracted, Found, Trained, load, open_table};
 use crate::{Error, Result};
 
 /// Changes when the same artifacts are written out in another way.
@@ -24,6 +25,9 @@ pub const MODEL_FILE: &str = "model.safetensors";
 
 /// The name of the file beside the model with what cross-validation's models say of training images.
 pub(crate) const HELD_OUT_FILE: &str = "held_out.safetensors";
+
+/// The name of the report's page.
+pub(crate) const PAGE_FILE: &str = "report.html";
 
 /// What `features.json` says of the rows, and the digest of all that it is made from.
 pub(crate) struct RowNames<'a> {
@@ -130,14 +134,15 @@ pub(crate) fn report(
     found: &Found,
     names: &RowNames<'_>,
     stages: &[StageTime],
+    now: SystemTime,
 ) -> Result<PathBuf> {
     tidy(folder);
-    let page = folder.join("report.html");
+    let page = folder.join(PAGE_FILE);
     let mut sources = found.digests();
     sources.push(names.digest);
     once(cache, &REPORT_FILES.map(|name| folder.join(name)), &sources, || {
         let json = (names.json)()?;
-        report::write(folder, cache, found, &json, stages)
+        report::write(folder, cache, found, &json, stages, now)
     })?;
     Ok(page)
 }

@@ -9,12 +9,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use luthier_artifact::{
-    Artifact, Content, Digest, ExtractorInfo, FeatureRows, FeatureTable, Manifest, ManifestEntry, ReadRows, Split,
-    Written, class_of, vector_digest, write_atomically, write_atomically_with,
+    Artifact, Content, Digest, ExtractorInfo, FeatureRows, Manifest, ManifestEntry, ReadRows, Split, Written, class_of,
+    vector_digest, write_atomically, write_atomically_with,
 };
 use luthier_eval::Skipped;
 use luthier_extract::{DataSource, PerceptualHash, SkippedImages};
-use ndarray::{Array, Array1, Array2, Axis, Dimension, IxDyn, ShapeBuilder};
+use ndarray::{Array, Array1, Array2, Dimension, IxDyn, ShapeBuilder};
 use npyz::WriterBuilder;
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ pub(crate) struct FeaturesJson {
     /// How the features were made.
     pub extractor: ExtractorInfo,
     /// The images that could not be read.
-    pub skipped: Vec<SkippedFile>,
+    pub skipped: Vec<Skipped>,
     /// The digests of the tables. Features that something else than Luthier made have none, and are not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digests: Option<BySplit<TableDigests>>,
@@ -82,6 +82,11 @@ impl<'a> ImageLocation<'a> {
     pub(crate) fn class(&self) -> &'a str {
         class_of(self.file)
     }
+
+    /// The path with its split, for example `train/harp/1.jpg`.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.split, self.file)
+    }
 }
 
 /// Where the images of a manifest lie, but for those that were skipped.
@@ -106,19 +111,6 @@ pub(crate) struct NamedRow {
     pub class: String,
     /// The digest of the image's bytes.
     pub digest: Digest,
-}
-
-/// An image that could not be read.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SkippedFile {
-    /// The split.
-    pub split: Split,
-    /// The image's path below its split's folder.
-    pub file: String,
-    /// The class.
-    pub class: String,
-    /// Why the image could not be read.
-    pub reason: String,
 }
 
 impl FeaturesJson {
@@ -165,22 +157,6 @@ impl FeaturesJson {
             })
             .collect()
     }
-
-    /// The skipped images as the report shows them.
-    pub(crate) fn skipped(&self) -> Vec<Skipped> {
-        let skipped = |SkippedFile {
-                           split,
-                           file,
-                           class,
-                           reason,
-                       }: SkippedFile| Skipped {
-            split,
-            file,
-            class,
-            reason,
-        };
-        self.skipped.iter().cloned().map(skipped).collect()
-    }
 }
 
 /// The files of a table's rows. Files with the same bytes in the same class are told apart by their order.
@@ -211,13 +187,13 @@ fn rows(manifest: &Manifest, split: Split, table: &FeatureRows) -> Vec<NamedRow>
 }
 
 /// The images of a manifest that could not be read or decoded.
-pub(crate) fn skipped_files(manifest: &Manifest, skipped: &SkippedImages) -> Vec<SkippedFile> {
+pub(crate) fn skipped_files(manifest: &Manifest, skipped: &SkippedImages) -> Vec<Skipped> {
     let entries = manifest.entries.iter().filter_map(|entry| {
         let reason = match &entry.content {
             Content::Unreadable(reason) => reason.as_str(),
             Content::Digest(digest) => skipped.reason(digest)?,
         };
-        Some(SkippedFile {
+        Some(Skipped {
             split: entry.split,
             file: entry.file.clone(),
             class: entry.class().to_owned(),
@@ -332,12 +308,6 @@ pub(crate) fn read_json(folder: &Path) -> Result<(FeaturesJson, Digest)> {
     Ok((json, Digest::of(&text)))
 }
 
-impl std::fmt::Display for SkippedFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}: {}", self.split, self.file, self.reason)
-    }
-}
-
 impl FeaturesJson {
     /// What is wrong with a description, for example one that another program wrote.
     fn check(&self) -> std::result::Result<(), String> {
@@ -367,48 +337,63 @@ impl FeaturesJson {
     }
 }
 
+/// The features of a split as they were read, `f32 [n, d]`, with what is known of each row.
+#[derive(Debug)]
+pub(crate) struct ReadTable {
+    pub rows: FeatureRows,
+    pub features: Array2<f32>,
+}
+
+/// The perceptual hashes of a split as they were read, `f32 [n, 192]`, with the digest of each row.
+#[derive(Debug)]
+pub(crate) struct ReadHashes {
+    pub vectors: Vec<Digest>,
+    pub hashes: Array2<f32>,
+}
+
 /// Reads the features of a split, and checks that they are those that `features.json` describes.
 ///
 /// # Errors
 /// [`Error::FeaturesFile`] if a file has other rows than expected, [`Error::MixedFeatures`] if another run wrote it.
-pub(crate) fn read_table(folder: &Path, split: Split, json: &FeaturesJson) -> Result<FeatureTable> {
+pub(crate) fn read_table(folder: &Path, split: Split, json: &FeaturesJson) -> Result<ReadTable> {
     let (features_path, labels_path) = npy_paths(folder, split);
     let features: Array2<f32> = read_npy(&features_path, "f32 [n, 2048]")?;
     let labels: Array1<i64> = read_npy(&labels_path, "i64 [n]")?;
-    let rows = json.rows.get(split);
-    check_length(&features_path, rows.len(), features.nrows())?;
-    check_length(&labels_path, rows.len(), labels.len())?;
+    let named = json.rows.get(split);
+    check_length(&features_path, named.len(), features.nrows())?;
+    check_length(&labels_path, named.len(), labels.len())?;
     let label = |(row, &label): (usize, &i64)| -> Result<usize> {
         usize::try_from(label)
             .ok()
-            .filter(|&label| json.classes.get(label) == Some(&rows[row].class))
+            .filter(|&label| json.classes.get(label) == Some(&named[row].class))
             .ok_or_else(|| Error::FeaturesFile {
                 path: labels_path.clone(),
-                expected: format!("the label of {} in row {row}", rows[row].class),
+                expected: format!("the label of {} in row {row}", named[row].class),
                 found: label.to_string(),
             })
     };
-    let table = FeatureTable {
+    let rows = FeatureRows {
         classes: json.classes.clone(),
         extractor: json.extractor.clone(),
+        width: features.ncols(),
         labels: labels.iter().enumerate().map(label).collect::<Result<_>>()?,
-        images: rows.iter().map(|row| row.digest).collect(),
-        features,
+        images: named.iter().map(|row| row.digest).collect(),
+        vectors: features.outer_iter().map(vector_digest).collect(),
     };
     match &json.digests {
-        Some(digests) if digests.get(split).features != table.rows().digest() => {
+        Some(digests) if digests.get(split).features != rows.digest() => {
             Err(Error::MixedFeatures { path: features_path })
         }
-        _ => Ok(table),
+        _ => Ok(ReadTable { rows, features }),
     }
 }
 
-/// Reads the perceptual hashes of a split, `f32 [n, 192]`, if they are there: features that something else than
-/// `luthier extract` made have none.
+/// Reads the perceptual hashes of a split, if they are there: features that something else than `luthier extract` made
+/// have none.
 ///
 /// # Errors
 /// [`Error::FeaturesFile`] if the file has other rows than expected, [`Error::MixedFeatures`] if another run wrote it.
-pub(crate) fn read_hashes(folder: &Path, split: Split, json: &FeaturesJson) -> Result<Option<Array2<f32>>> {
+pub(crate) fn read_hashes(folder: &Path, split: Split, json: &FeaturesJson) -> Result<Option<ReadHashes>> {
     let path = hashes_path(folder, split);
     if !path.exists() {
         return Ok(None);
@@ -422,10 +407,10 @@ pub(crate) fn read_hashes(folder: &Path, split: Split, json: &FeaturesJson) -> R
             found: "others".to_owned(),
         });
     }
-    let vectors: Vec<Digest> = hashes.axis_iter(Axis(0)).map(vector_digest).collect();
+    let vectors: Vec<Digest> = hashes.outer_iter().map(vector_digest).collect();
     match &json.digests {
         Some(digests) if digests.get(split).hashes != digest_of(&vectors) => Err(Error::MixedFeatures { path }),
-        _ => Ok(Some(hashes)),
+        _ => Ok(Some(ReadHashes { vectors, hashes })),
     }
 }
 

@@ -34,6 +34,7 @@ mod pipeline;
 mod predictor;
 mod reason;
 mod report;
+mod results;
 mod runner;
 mod sorter;
 pub mod words;
@@ -46,7 +47,6 @@ pub use engine::{
 pub use error::{Error, Result};
 pub use estimate::About;
 pub use export::MODEL_FILE;
-pub use features_folder::SkippedFile;
 pub use pipeline::{Data, Pipeline, describe_c, describe_components};
 pub use predictor::{ClassProbability, Prediction, Predictor, PredictorConfig, UNKNOWN};
 pub use reason::{Fate, ImageChange, ImageChanges, Reason, Reasons, RenamedClass, Setting, Weights, input_name, short};

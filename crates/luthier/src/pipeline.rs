@@ -4,20 +4,20 @@
 //! stage does is in its crate; whether it runs is for the [`Runner`] to decide.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use luthier_artifact::{Artifact, Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, Split};
-use luthier_cache::{Cache, StoredTable};
+use luthier_artifact::{Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, Split};
 use luthier_classify::{Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
 use luthier_eval::{
-    DuplicatesConfig, EvaluateConfig, Evaluation, Findings, HeldOutImages, LookAlikes, NearestImages, NeighboursConfig,
-    Predictions, Scatter, Suspects, SuspectsConfig,
+    DuplicatesConfig, EvaluateConfig, Evaluation, HeldOutImages, LookAlikes, NeighboursConfig, Predictions, Scatter,
+    Suspects, SuspectsConfig,
 };
 use luthier_extract::{DataSource, ExtractConfig, Rehash, Scan, SkippedImages, WeightsStore, scan};
 use luthier_features::{FeaturesConfig, Projection};
 
 use crate::export::{self, RowNames};
-use crate::features_folder::{SkippedFile, skipped_files};
+use crate::features_folder::skipped_files;
+use crate::results::{Evaluated, Extracted, Figures, Found, HeldTogether, StoredLookAlikes, Trained, load, open_table};
 use crate::runner::{Runner, is_pending, pending};
 use crate::words::counted;
 use crate::{Error, Result};
@@ -56,24 +56,27 @@ pub struct Data {
     pub is_strict: bool,
 }
 
-/// The folders that a run writes to.
+/// Where a run writes to, and what time the report says.
 #[derive(Clone, Debug)]
-pub(crate) struct Folders {
+pub(crate) struct OutputFolders {
     /// `.npy` files and `features.json`.
-    pub features: PathBuf,
+    pub(crate) features: PathBuf,
     /// `model.safetensors`.
-    pub models: PathBuf,
+    pub(crate) models: PathBuf,
     /// The report.
-    pub reports: PathBuf,
+    pub(crate) reports: PathBuf,
+    /// When the run began.
+    pub(crate) now: SystemTime,
 }
 
-impl Folders {
+impl OutputFolders {
     /// `features/`, `models/` and `reports/` in a folder.
-    pub(crate) fn below(out: &Path) -> Self {
-        Folders {
+    pub(crate) fn below(out: &Path, now: SystemTime) -> Self {
+        OutputFolders {
             features: out.join("features"),
             models: out.join("models"),
             reports: out.join("reports"),
+            now,
         }
     }
 }
@@ -81,66 +84,50 @@ impl Folders {
 /// What all stages gave.
 pub(crate) struct Made {
     pub(crate) scan: Scan,
-    pub(crate) manifest: Digest,
     pub(crate) extracted: Extracted,
     pub(crate) found: Found,
-    /// The page of the report, unless this was a plan.
-    pub(crate) page: Option<PathBuf>,
-    /// The model file, unless this was a plan.
-    pub(crate) model: Option<PathBuf>,
 }
 
 impl Pipeline {
     /// The method: every stage in order. Files for the user are written as soon as what they hold is there; a plan,
-    /// without `folders`, writes none.
-    pub(crate) fn stages(&self, data: &Data, folders: Option<&Folders>, runner: &mut Runner<'_>) -> Result<Made> {
+    /// without `outputs`, writes none.
+    pub(crate) fn stages(&self, data: &Data, outputs: Option<&OutputFolders>, runner: &mut Runner<'_>) -> Result<Made> {
+        let cache = runner.cache;
         let (scan, manifest) = self.scan(data, runner)?;
         let extracted = self.extract(data, &scan, manifest, runner)?;
-        let names = RowNames::extracted(runner.cache, &data.source, (&scan.manifest, manifest), &extracted)?;
-        if let Some(folders) = folders {
-            export::features(runner.cache, &folders.features, &names, &extracted)?;
+        let names = RowNames::extracted(cache, &data.source, (&scan.manifest, manifest), &extracted)?;
+        if let Some(OutputFolders { features, .. }) = outputs {
+            export::features(cache, features, &names, &extracted)?;
         }
         let file_of = |split, image: &Digest| file_of(&scan, data, split, image);
 
-        let look_alikes = duplicates(&self.duplicates, extracted.images, runner)?;
+        let duplicates = duplicates(&self.duplicates, extracted.images, runner)?;
         let projection = features(&self.features, extracted.train, &file_of, runner)?;
-        let trained = classify(&self.classify, extracted.train, projection, Some(look_alikes), runner)?;
-        let model = match folders {
-            Some(folders) => Some(export::model(runner.cache, &folders.models, trained)?),
-            None => None,
-        };
+        let trained = classify(&self.classify, extracted.train, projection, Some(&duplicates), runner)?;
+        if let Some(OutputFolders { models, .. }) = outputs {
+            export::model(cache, models, trained)?;
+        }
 
-        let data = Evaluated {
+        let evaluated = Evaluated {
             trained,
             train: extracted.train,
             test: extracted.test,
-            look_alikes: Some(look_alikes),
+            duplicates: Some(duplicates),
         };
-        let figures = evaluate(&self.evaluate, &data, &file_of, runner)?;
-        let suspects = suspects(&self.suspects, &data, &figures, runner)?;
-        let neighbours = neighbours(&self.neighbours, &data, &figures, runner)?;
+        let figures = evaluate(&self.evaluate, &evaluated, &file_of, runner)?;
+        let suspects = suspects(&self.suspects, &evaluated, &figures, runner)?;
+        let neighbours = neighbours(&self.neighbours, &evaluated, &figures, runner)?;
         let found = Found {
-            data,
+            data: evaluated,
             figures,
             suspects,
             neighbours,
         };
-        let page = match folders {
-            Some(folders) => {
-                let times = runner.times()?;
-                Some(export::report(runner.cache, &folders.reports, &found, &names, &times)?)
-            }
-            None => None,
-        };
+        if let Some(OutputFolders { reports, now, .. }) = outputs {
+            export::report(cache, reports, &found, &names, &runner.times()?, *now)?;
+        }
         drop(names);
-        Ok(Made {
-            scan,
-            manifest,
-            extracted,
-            found,
-            page,
-            model,
-        })
+        Ok(Made { scan, extracted, found })
     }
 
     /// Folders → manifest. Always looks at the folders; a file is read only if its stat changed.
@@ -197,51 +184,19 @@ impl Pipeline {
         extracted.n_reused = (scan.manifest.entries.len()).saturating_sub(extracted.skipped_files.len() + n_embedded);
         runner.count_images(extracted.n_reused, n_embedded);
         runner.tell(|| Ok(extracted.describe()))?;
-        extracted.check(data)?;
+        if data.is_strict {
+            extracted.check_all_read()?;
+        }
         Ok(extracted)
     }
 }
 
-/// The outputs of the extract stage, by digest.
-#[derive(Clone, Debug)]
-pub(crate) struct Extracted {
-    pub(crate) train: Digest,
-    pub(crate) test: Digest,
-    /// The distinct images of both splits.
-    pub(crate) images: Digest,
-    pub(crate) skipped: Digest,
-    pub(crate) skipped_images: SkippedImages,
-    /// The files that could not be read.
-    pub(crate) skipped_files: Vec<SkippedFile>,
-    /// How many images went through the network just now.
-    pub(crate) n_embedded: usize,
-    /// For how many files the cache had features.
-    pub(crate) n_reused: usize,
-}
-
-impl Extracted {
-    fn describe(&self) -> String {
-        let mut outcome = format!("{} embedded, {} reused", self.n_embedded, self.n_reused);
-        if !self.skipped_files.is_empty() {
-            outcome += &format!(", {} skipped", self.skipped_files.len());
-        }
-        outcome
-    }
-
-    /// An error about unreadable images if the caller wants none.
-    fn check(&self, data: &Data) -> Result<()> {
-        match self.skipped_files.first() {
-            Some(first) if data.is_strict => Err(Error::UnreadableImages {
-                n: self.skipped_files.len(),
-                first: first.to_string(),
-            }),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// The images → groups of images that look the same, whatever their labels.
-pub(crate) fn duplicates(config: &DuplicatesConfig, images: Digest, runner: &mut Runner<'_>) -> Result<Digest> {
+pub(crate) fn duplicates(
+    config: &DuplicatesConfig,
+    images: Digest,
+    runner: &mut Runner<'_>,
+) -> Result<StoredLookAlikes> {
     let cache = runner.cache;
     let outputs = runner.stage("duplicates", config.key(images), || {
         let rows: ImageRows = load(cache, &images)?;
@@ -252,15 +207,18 @@ pub(crate) fn duplicates(config: &DuplicatesConfig, images: Digest, runner: &mut
             cache.put(&config.run(&rows, &features, &hashes)?)?,
         )])
     })?;
-    let look_alikes = outputs.get("look-alikes");
+    let digest = outputs.get("look-alikes");
+    let found: LookAlikes = match is_pending(&digest) {
+        true => LookAlikes::default(),
+        false => load(cache, &digest)?,
+    };
     runner.tell(|| {
-        let found: LookAlikes = load(cache, &look_alikes)?;
         Ok(match found.groups.len() {
             0 => "no images look the same".to_owned(),
             n => format!("{} of look-alikes", counted(n, "group")),
         })
     })?;
-    Ok(look_alikes)
+    Ok(StoredLookAlikes { digest, found })
 }
 
 /// Names the file of an image of a split, for errors.
@@ -291,33 +249,22 @@ pub(crate) fn features(
     Ok(projection)
 }
 
-/// A model, and what cross-validation's models say of training images that they have not seen, by digest.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Trained {
-    pub(crate) model: Digest,
-    pub(crate) held_out: Digest,
-}
-
 /// Training features, projected → model. Cross-validation holds out images that look alike together.
 pub(crate) fn classify(
     config: &ClassifyConfig,
     train: Digest,
     projection: Digest,
-    look_alikes: Option<Digest>,
+    duplicates: Option<&StoredLookAlikes>,
     runner: &mut Runner<'_>,
 ) -> Result<Trained> {
     let (cache, observer) = (runner.cache, runner.observer);
-    let outputs = runner.stage("classify", config.key(train, projection, look_alikes), || {
+    let together = match duplicates {
+        Some(duplicates) => duplicates.in_training(cache, &train)?,
+        None => HeldTogether::default(),
+    };
+    let outputs = runner.stage("classify", config.key(train, projection, together.digest), || {
         let (table, projection) = (open_table(cache, &train)?, load::<Projection>(cache, &projection)?);
-        let groups: Vec<Vec<Digest>> = match look_alikes {
-            Some(digest) => load::<LookAlikes>(cache, &digest)?
-                .groups
-                .into_iter()
-                .map(|group| group.images)
-                .collect(),
-            None => Vec::new(),
-        };
-        let training = Training::new(table.rows(), &table).with_look_alikes(&groups);
+        let training = Training::new(table.rows(), &table).with_look_alikes(&together.groups);
         let Classified { model, held_out } = config.run(&training, &projection, observer)?;
         Ok(vec![("model", cache.put(&model)?), ("held-out", cache.put(&held_out)?)])
     })?;
@@ -327,79 +274,6 @@ pub(crate) fn classify(
     };
     runner.tell(|| Ok(describe_c(&load(cache, &trained.model)?)))?;
     Ok(trained)
-}
-
-/// What is evaluated, by digest.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Evaluated {
-    pub(crate) trained: Trained,
-    /// The features of the training images.
-    pub(crate) train: Digest,
-    /// The features of the test images.
-    pub(crate) test: Digest,
-    /// `None` where no perceptual hashes are known.
-    pub(crate) look_alikes: Option<Digest>,
-}
-
-/// The outputs of the evaluate stage.
-#[derive(Debug)]
-pub(crate) struct Figures {
-    pub(crate) digest: Digest,
-    pub(crate) scatter: Digest,
-    /// The evaluation, unless it is pending.
-    pub(crate) evaluation: Option<Evaluation>,
-}
-
-impl Figures {
-    /// The evaluation, outside a plan.
-    pub(crate) fn evaluation(&self) -> &Evaluation {
-        self.evaluation.as_ref().expect("outside a plan no output is pending")
-    }
-}
-
-/// Everything that was found out about a model and its data.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) data: Evaluated,
-    pub(crate) figures: Figures,
-    pub(crate) suspects: Digest,
-    pub(crate) neighbours: Digest,
-}
-
-impl Found {
-    /// The digests of everything that the report shows.
-    pub(crate) fn digests(&self) -> Vec<Digest> {
-        let Found {
-            data,
-            figures,
-            suspects,
-            neighbours,
-        } = self;
-        let digests = [
-            data.trained.model,
-            data.train,
-            data.test,
-            figures.digest,
-            figures.scatter,
-            *suspects,
-            *neighbours,
-        ];
-        digests.into_iter().chain(data.look_alikes).collect()
-    }
-
-    /// The findings of all stages, for the report.
-    pub(crate) fn findings(&self, cache: &Cache) -> Result<Findings> {
-        let look_alikes = self.data.look_alikes;
-        let look_alikes: Option<LookAlikes> = look_alikes.map(|digest| load(cache, &digest)).transpose()?;
-        let rows: [FeatureRows; 2] = [load(cache, &self.data.train)?, load(cache, &self.data.test)?];
-        Ok(Findings::new(
-            load::<Suspects>(cache, &self.suspects)?,
-            look_alikes.as_ref(),
-            load::<NearestImages>(cache, &self.neighbours)?,
-            load::<Scatter>(cache, &self.figures.scatter)?,
-            [&rows[0], &rows[1]],
-        ))
-    }
 }
 
 /// Model and test features → figures.
@@ -516,23 +390,6 @@ fn file_of(scan: &Scan, data: &Data, split: Split, image: &Digest) -> Option<Str
     let mut entries = scan.manifest.entries.iter();
     let entry = entries.find(|entry| entry.split == split && entry.content == Content::Digest(*image))?;
     Some(data.source.folder(split).join(&entry.file).display().to_string())
-}
-
-/// Loads an artifact that a stage before made.
-pub(crate) fn load<A: Artifact>(cache: &Cache, digest: &Digest) -> Result<A> {
-    Ok(cache.get(digest)?.ok_or_else(|| lost(digest))?)
-}
-
-/// The rows of a table that a stage before made; their features are read when they are asked for.
-pub(crate) fn open_table<'a>(cache: &'a Cache, digest: &Digest) -> Result<StoredTable<'a>> {
-    Ok(cache.table(digest)?.ok_or_else(|| lost(digest))?)
-}
-
-fn lost(digest: &Digest) -> luthier_cache::Error {
-    luthier_cache::Error::Lost {
-        what: "artifact",
-        digest: *digest,
-    }
 }
 
 /// A model judges only features made as its own were, of the same classes.

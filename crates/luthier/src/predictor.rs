@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
 use luthier_artifact::{Digest, ExtractorInfo, Observer};
-use luthier_classify::{Model, Scorer, Threshold};
+use luthier_classify::{DistanceMeter, Model, Scorer, Threshold};
 use luthier_extract::{
     Device, Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, View, Views, WeightsSource, WeightsStore,
 };
@@ -164,10 +164,11 @@ impl Predictor {
                 views: self.views.as_slice().to_vec(),
             })
             .collect();
+        let meter = self.keep_known.and_then(|_| self.model.distance_meter());
         let mut failure = None;
         let (mut waiting, mut next) = (BTreeMap::new(), 0);
         let done = self.extractor.embed(&inputs, observer, |place, embedded| {
-            waiting.insert(place, self.outcome(embedded));
+            waiting.insert(place, self.outcome(embedded, meter.as_ref()));
             while let Some(outcome) = waiting.remove(&next) {
                 // The extractor's callback knows only its own errors: others are kept for later.
                 if let Err(error) = outcome.map_err(E::from).and_then(|outcome| each(next, outcome)) {
@@ -182,7 +183,11 @@ impl Predictor {
     }
 
     /// The prediction, or why there is none.
-    fn outcome(&self, embedded: Embedded) -> Result<std::result::Result<Prediction, String>> {
+    fn outcome(
+        &self,
+        embedded: Embedded,
+        meter: Option<&DistanceMeter<'_>>,
+    ) -> Result<std::result::Result<Prediction, String>> {
         let (image, rows) = match embedded {
             Embedded::Unreadable { reason, .. } => return Ok(Err(reason)),
             Embedded::Features { digest, rows, .. } => (digest, rows),
@@ -192,16 +197,15 @@ impl Predictor {
         if let Some((place, value)) = features.iter().enumerate().find(|(_, value)| !value.is_finite()) {
             return Ok(Err(format!("feature {place} is {value}, expected a finite number")));
         }
-        self.prediction(image, &features).map(Ok)
+        self.prediction(image, &features, meter).map(Ok)
     }
 
-    fn prediction(&self, image: Digest, features: &[f32]) -> Result<Prediction> {
+    fn prediction(&self, image: Digest, features: &[f32], meter: Option<&DistanceMeter<'_>>) -> Result<Prediction> {
         let row = aview1(features).insert_axis(Axis(0));
         let probabilities = self.scorer.predict_proba(row)?;
         let mut ranked: Vec<(usize, f64)> = probabilities.row(0).iter().copied().enumerate().collect();
         ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
         let (best, confidence) = ranked[0];
-        let meter = self.keep_known.and_then(|_| self.model.distance_meter());
         let distance = match meter {
             Some(meter) => Some(meter.distances(row)?[0]),
             None => None,

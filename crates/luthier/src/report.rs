@@ -2,22 +2,19 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::time::SystemTime;
 
-use luthier_artifact::{Split, Written};
+use luthier_artifact::{Digest, Split, Written};
 use luthier_cache::Cache;
 use luthier_classify::Model;
-use luthier_eval::{
-    Context, CrossValidated, Duplicates, Findings, ImageRef, Images, Likeness, StageTime, Variance, Warning,
-    write_report,
-};
+use luthier_eval::{Context, CrossValidated, Images, LookAlikeGroup, StageTime, Variance, Warning, write_report};
 use luthier_extract::{WeightsSource, thumbnail};
-
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::Result;
 use crate::features_folder::{FeaturesJson, ImageLocation};
-use crate::pipeline::{Found, load};
+use crate::results::{Found, load};
 use crate::words::counted;
 
 /// Writes the files of the report of an evaluation.
@@ -27,6 +24,7 @@ pub(crate) fn write(
     found: &Found,
     json: &FeaturesJson,
     stages: &[StageTime],
+    now: SystemTime,
 ) -> Result<Vec<Written>> {
     let model: Model = load(cache, &found.data.trained.model)?;
     let evaluation = found.figures.evaluation();
@@ -37,10 +35,10 @@ pub(crate) fn write(
         findings: &findings,
         train: train.images(),
         test: test.images(),
-        skipped: &json.skipped(),
-        warnings: &warnings(&model, json.places(), || Ok(leaked_looks(&findings, json)))?,
+        skipped: &json.skipped,
+        warnings: &warnings(&model, json.places(), found.data.look_alikes()),
         facts: &facts(&model, json),
-        date: Some(&date()),
+        date: Some(&date(now)),
         stages,
         variance: Variance {
             ratios: model.pca_variance_ratios.as_slice().expect("vectors are in one piece"),
@@ -85,15 +83,12 @@ impl Named {
     }
 }
 
-/// The day and time, in UTC: now, or the time that `SOURCE_DATE_EPOCH` gives, so that a report can be made again to the byte.
-fn date() -> String {
-    let given = std::env::var("SOURCE_DATE_EPOCH")
-        .ok()
-        .and_then(|seconds| seconds.parse().ok());
-    let time = given.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-    let time = time.unwrap_or_else(OffsetDateTime::now_utc);
+/// The day and time, in UTC.
+fn date(now: SystemTime) -> String {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
-    time.format(format).expect("a time has all that the format asks for")
+    OffsetDateTime::from(now)
+        .format(format)
+        .expect("a time has all that the format asks for")
 }
 
 fn facts(model: &Model, json: &FeaturesJson) -> Vec<(String, String)> {
@@ -137,14 +132,13 @@ fn facts(model: &Model, json: &FeaturesJson) -> Vec<(String, String)> {
     ]
 }
 
-/// What a reader must know before believing the figures.
-///
-/// `leaked_looks` gives the lines of [`leaked_looks`].
+/// What a reader must know before believing the figures. `look_alikes` are groups of images that look the same.
 pub(crate) fn warnings(
     model: &Model,
-    images: Vec<ImageLocation<'_>>,
-    leaked_looks: impl FnOnce() -> Result<Vec<String>>,
-) -> Result<Vec<Warning>> {
+    mut images: Vec<ImageLocation<'_>>,
+    look_alikes: &[LookAlikeGroup],
+) -> Vec<Warning> {
+    images.sort_unstable();
     let mut warnings = Vec::new();
     if is_untrained(&model.extractor.weights_sha256) {
         warnings.push(Warning {
@@ -180,8 +174,8 @@ pub(crate) fn warnings(
             files: Vec::new(),
         });
     }
-    warnings.extend(duplicates(images));
-    let files = leaked_looks()?;
+    warnings.extend(duplicates(&images));
+    let files = leaked_looks(&images, look_alikes);
     if !files.is_empty() {
         warnings.push(Warning {
             title: "Images in train and test that look the same".to_owned(),
@@ -192,33 +186,48 @@ pub(crate) fn warnings(
             files,
         });
     }
-    Ok(warnings)
+    warnings
 }
 
 /// Groups of images in train and test that look the same without having the same bytes, as lines that name them.
-pub(crate) fn leaked_looks(findings: &Findings, json: &FeaturesJson) -> Vec<String> {
+/// `images` are ordered by digest.
+fn leaked_looks(images: &[ImageLocation<'_>], look_alikes: &[LookAlikeGroup]) -> Vec<String> {
     /// How many of a group are named.
     const NAMED: usize = 8;
-    let name = |image: &ImageRef| format!("{}/{}", image.split, json.rows.get(image.split)[image.row].file);
-    let line = |group: &Duplicates| {
-        let mut names: Vec<String> = group.images.iter().take(NAMED).map(name).collect();
-        if group.images.len() > NAMED {
-            names.push(format!("{} more", group.images.len() - NAMED));
+    let of_image = |image: &Digest| {
+        let start = images.partition_point(|place| place.image < *image);
+        let n = images[start..].partition_point(|place| place.image == *image);
+        &images[start..start + n]
+    };
+    // As the rows of the features are ordered.
+    let order = |place: &&ImageLocation<'_>| {
+        (
+            place.split,
+            place.class().to_owned(),
+            place.image,
+            place.file.to_owned(),
+        )
+    };
+    let mut groups: Vec<Vec<&ImageLocation<'_>>> = (look_alikes.iter())
+        .map(|group| {
+            let mut places: Vec<&ImageLocation<'_>> = group.images.iter().flat_map(of_image).collect();
+            places.sort_by_cached_key(order);
+            places
+        })
+        .collect();
+    groups.retain(|places| {
+        let is_in = |split| places.iter().any(|place| place.split == split);
+        is_in(Split::Train) && is_in(Split::Test)
+    });
+    groups.sort_by_cached_key(|places| places.first().map(order));
+    let line = |places: &Vec<&ImageLocation<'_>>| {
+        let mut names: Vec<String> = places.iter().take(NAMED).map(|place| place.name()).collect();
+        if places.len() > NAMED {
+            names.push(format!("{} more", places.len() - NAMED));
         }
         names.join(" = ")
     };
-    findings
-        .duplicates
-        .iter()
-        .filter(|group| is_leaked_look(group))
-        .map(line)
-        .collect()
-}
-
-/// Whether a group is among those of [`leaked_looks`].
-pub(crate) fn is_leaked_look(group: &Duplicates) -> bool {
-    let is_in = |split| group.images.iter().any(|image| image.split == split);
-    group.likeness != Likeness::SameBytes && is_in(Split::Train) && is_in(Split::Test)
+    groups.iter().map(line).collect()
 }
 
 /// Whether weights with this digest are the untrained ones.
@@ -228,9 +237,8 @@ pub fn is_untrained(sha256: &str) -> bool {
         .is_ok_and(|untrained| untrained == sha256)
 }
 
-/// The same bytes in train and test (leakage), or in two classes (label noise).
-fn duplicates(mut images: Vec<ImageLocation<'_>>) -> Vec<Warning> {
-    images.sort_unstable();
+/// The same bytes in train and test (leakage), or in two classes (label noise). `images` are ordered by digest.
+fn duplicates(images: &[ImageLocation<'_>]) -> Vec<Warning> {
     let same: Vec<&[ImageLocation<'_>]> = (images.chunk_by(|a, b| a.image == b.image))
         .filter(|places| places.len() > 1)
         .collect();
@@ -239,9 +247,8 @@ fn duplicates(mut images: Vec<ImageLocation<'_>>) -> Vec<Warning> {
         let faulty = same
             .iter()
             .filter(|places| places.iter().any(|place| differs(place, &places[0])));
-        let name = |place: &ImageLocation<'_>| format!("{}/{}", place.split, place.file);
         faulty
-            .map(|places| places.iter().map(name).collect::<Vec<_>>().join(" = "))
+            .map(|places| places.iter().map(ImageLocation::name).collect::<Vec<_>>().join(" = "))
             .collect()
     };
     let leaked = list(|place, first| place.split != first.split);

@@ -15,13 +15,15 @@ pub(crate) mod train;
 pub(crate) mod weights;
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use luthier::{Data, Engine, Pipeline, SkippedFile, StageReport, Status};
+use luthier::{Data, Engine, Pipeline, StageReport, Status};
 use luthier_cache::Cache;
-use luthier_eval::{DuplicatesConfig, NeighboursConfig, SuspectsConfig};
+use luthier_eval::{DuplicatesConfig, NeighboursConfig, Skipped, SuspectsConfig};
 use luthier_extract::WeightsStore;
+use time::OffsetDateTime;
 
 use crate::settings::Settings;
 use crate::terminal::Progress;
@@ -98,8 +100,18 @@ pub(crate) fn with_engine<T>(
         cache,
         observer: progress,
         on_stage: &on_stage,
+        now: now(),
     };
     Ok(work(&engine)?)
+}
+
+/// The time, or the time that `SOURCE_DATE_EPOCH` gives, so that a report can be made again to the byte.
+fn now() -> SystemTime {
+    let given = std::env::var("SOURCE_DATE_EPOCH")
+        .ok()
+        .and_then(|seconds| seconds.parse().ok());
+    let time = given.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    time.map_or_else(SystemTime::now, SystemTime::from)
 }
 
 /// Prints a stage's line: name, status, what came out, how long it took, why.
@@ -122,7 +134,7 @@ fn print_stage(progress: &Progress, report: &StageReport) {
 }
 
 /// Names the first skipped images, and the file that lists all of them.
-pub(crate) fn warn_of_skipped(skipped: &[SkippedFile], list: &Path, progress: &Progress) {
+pub(crate) fn warn_of_skipped(skipped: &[Skipped], list: &Path, progress: &Progress) {
     const SHOWN: usize = 5;
     for file in skipped.iter().take(SHOWN) {
         progress.say(&format!("warning: skipped {file}"));

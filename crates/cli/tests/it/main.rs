@@ -27,6 +27,7 @@ use std::process::{Command, Output, Stdio};
 use image::codecs::bmp::BmpEncoder;
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, Rgb, RgbImage};
+use luthier::STAGES;
 use serde_json::Value;
 
 /// A folder to run in, with a home of its own, so that nothing outside matters or is touched.
@@ -130,17 +131,6 @@ impl Project {
         serde_json::from_str(&ran.stdout).unwrap()
     }
 }
-
-const STAGES: [&str; 8] = [
-    "scan",
-    "extract",
-    "duplicates",
-    "features",
-    "classify",
-    "evaluate",
-    "suspects",
-    "neighbours",
-];
 
 const PIPELINE: [&str; 5] = ["pipeline", "--train-dir", "data/train", "--test-dir", "data/test"];
 

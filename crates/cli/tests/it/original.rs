@@ -112,6 +112,18 @@ fn features_that_do_not_fit_their_index_are_named() {
 }
 
 #[test]
+fn with_a_given_c_training_needs_no_test_features() {
+    let project = Project::new();
+    project.pipeline(&["--c", "1"]);
+    let model = std::fs::read(project.path("models/model.safetensors")).unwrap();
+    for file in ["test_features.npy", "test_labels.npy", "test_hashes.npy"] {
+        std::fs::remove_file(project.path(&format!("features/{file}"))).unwrap();
+    }
+    project.run(&["train", "--c", "1"]).ok();
+    assert_eq!(std::fs::read(project.path("models/model.safetensors")).unwrap(), model);
+}
+
+#[test]
 fn rows_of_one_run_are_not_trained_with_the_labels_of_another() {
     let project = Project::new();
     project.pipeline(&[]);

@@ -1,0 +1,200 @@
+//! What the stages of a run gave: digests, and what was loaded of it.
+
+use std::collections::HashSet;
+
+use luthier_artifact::{Artifact, Digest, FeatureRows};
+use luthier_cache::{Cache, StoredTable};
+use luthier_eval::{Evaluation, Findings, LookAlikeGroup, LookAlikes, NearestImages, Scatter, Skipped, Suspects};
+use luthier_extract::SkippedImages;
+
+use crate::features_folder::digest_of;
+use crate::runner::is_pending;
+use crate::{Error, Result};
+
+/// The outputs of the extract stage, by digest.
+#[derive(Clone, Debug)]
+pub(crate) struct Extracted {
+    pub(crate) train: Digest,
+    pub(crate) test: Digest,
+    /// The distinct images of both splits.
+    pub(crate) images: Digest,
+    pub(crate) skipped: Digest,
+    pub(crate) skipped_images: SkippedImages,
+    /// The files that could not be read.
+    pub(crate) skipped_files: Vec<Skipped>,
+    /// How many images went through the network just now.
+    pub(crate) n_embedded: usize,
+    /// For how many files the cache had features.
+    pub(crate) n_reused: usize,
+}
+
+impl Extracted {
+    pub(crate) fn describe(&self) -> String {
+        let mut outcome = format!("{} embedded, {} reused", self.n_embedded, self.n_reused);
+        if !self.skipped_files.is_empty() {
+            outcome += &format!(", {} skipped", self.skipped_files.len());
+        }
+        outcome
+    }
+
+    /// An error if images could not be read.
+    pub(crate) fn check_all_read(&self) -> Result<()> {
+        match self.skipped_files.first() {
+            Some(first) => Err(Error::UnreadableImages {
+                n: self.skipped_files.len(),
+                first: first.to_string(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The output of the duplicates stage.
+#[derive(Debug)]
+pub(crate) struct StoredLookAlikes {
+    pub(crate) digest: Digest,
+    /// The groups; none while they are pending.
+    pub(crate) found: LookAlikes,
+}
+
+/// Training images that cross-validation holds out together.
+#[derive(Debug, Default)]
+pub(crate) struct HeldTogether {
+    /// What stands for them in a key; `None` if there are none.
+    pub(crate) digest: Option<Digest>,
+    pub(crate) groups: Vec<Vec<Digest>>,
+}
+
+impl StoredLookAlikes {
+    /// The groups of training images that look the same. A look-alike in the test split is no reason to train again.
+    pub(crate) fn in_training(&self, cache: &Cache, train: &Digest) -> Result<HeldTogether> {
+        if is_pending(&self.digest) {
+            return Ok(HeldTogether {
+                digest: Some(self.digest),
+                groups: Vec::new(),
+            });
+        }
+        if self.found.groups.is_empty() {
+            return Ok(HeldTogether::default());
+        }
+        let train: HashSet<Digest> = load::<FeatureRows>(cache, train)?.images.into_iter().collect();
+        let in_training = |group: &LookAlikeGroup| -> Vec<Digest> {
+            let images = group.images.iter().filter(|image| train.contains(image));
+            images.copied().collect()
+        };
+        let mut groups: Vec<Vec<Digest>> = self.found.groups.iter().map(in_training).collect();
+        groups.retain(|images| images.len() > 1);
+        let digests: Vec<Digest> = groups.iter().map(|images| digest_of(images)).collect();
+        Ok(HeldTogether {
+            digest: (!groups.is_empty()).then(|| digest_of(&digests)),
+            groups,
+        })
+    }
+}
+
+/// A model, and what cross-validation's models say of training images that they have not seen, by digest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trained {
+    pub(crate) model: Digest,
+    pub(crate) held_out: Digest,
+}
+
+/// What is evaluated, by digest.
+#[derive(Debug)]
+pub(crate) struct Evaluated {
+    pub(crate) trained: Trained,
+    /// The features of the training images.
+    pub(crate) train: Digest,
+    /// The features of the test images.
+    pub(crate) test: Digest,
+    /// `None` where no perceptual hashes are known.
+    pub(crate) duplicates: Option<StoredLookAlikes>,
+}
+
+impl Evaluated {
+    /// The groups of images that look the same; none where no perceptual hashes are known.
+    pub(crate) fn look_alikes(&self) -> &[LookAlikeGroup] {
+        self.duplicates
+            .as_ref()
+            .map_or(&[], |duplicates| &duplicates.found.groups)
+    }
+}
+
+/// The outputs of the evaluate stage.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) digest: Digest,
+    pub(crate) scatter: Digest,
+    /// The evaluation, unless it is pending.
+    pub(crate) evaluation: Option<Evaluation>,
+}
+
+impl Figures {
+    /// The evaluation, outside a plan.
+    pub(crate) fn evaluation(&self) -> &Evaluation {
+        self.evaluation.as_ref().expect("outside a plan no output is pending")
+    }
+}
+
+/// Everything that was found out about a model and its data.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) data: Evaluated,
+    pub(crate) figures: Figures,
+    pub(crate) suspects: Digest,
+    pub(crate) neighbours: Digest,
+}
+
+impl Found {
+    /// The digests of everything that the report shows.
+    pub(crate) fn digests(&self) -> Vec<Digest> {
+        let Found {
+            data,
+            figures,
+            suspects,
+            neighbours,
+        } = self;
+        let digests = [
+            data.trained.model,
+            data.train,
+            data.test,
+            figures.digest,
+            figures.scatter,
+            *suspects,
+            *neighbours,
+        ];
+        digests
+            .into_iter()
+            .chain(data.duplicates.iter().map(|duplicates| duplicates.digest))
+            .collect()
+    }
+
+    /// The findings of all stages, for the report.
+    pub(crate) fn findings(&self, cache: &Cache) -> Result<Findings> {
+        let rows: [FeatureRows; 2] = [load(cache, &self.data.train)?, load(cache, &self.data.test)?];
+        Ok(Findings::new(
+            load::<Suspects>(cache, &self.suspects)?,
+            self.data.duplicates.as_ref().map(|duplicates| &duplicates.found),
+            load::<NearestImages>(cache, &self.neighbours)?,
+            load::<Scatter>(cache, &self.figures.scatter)?,
+            [&rows[0], &rows[1]],
+        ))
+    }
+}
+
+/// Loads an artifact that a stage before made.
+pub(crate) fn load<A: Artifact>(cache: &Cache, digest: &Digest) -> Result<A> {
+    Ok(cache.get(digest)?.ok_or_else(|| lost(digest))?)
+}
+
+/// The rows of a table that a stage before made; their features are read when they are asked for.
+pub(crate) fn open_table<'a>(cache: &'a Cache, digest: &Digest) -> Result<StoredTable<'a>> {
+    Ok(cache.table(digest)?.ok_or_else(|| lost(digest))?)
+}
+
+fn lost(digest: &Digest) -> luthier_cache::Error {
+    luthier_cache::Error::Lost {
+        what: "artifact",
+        digest: *digest,
+    }
+}
