@@ -178,10 +178,7 @@ fn a_setting_runs_the_stages_from_its_own_on_and_going_back_runs_nothing() {
     );
 
     let outcome = project.pipeline(&["--c", "0.01"]);
-    assert_eq!(
-        not_fresh(&outcome),
-        "classify ran, evaluate ran, suspects ran"
-    );
+    assert_eq!(not_fresh(&outcome), "classify ran, evaluate ran, suspects ran");
     assert_eq!(reason(&outcome, "classify"), "c auto → 0.01");
 
     // Folds and seed do not matter while C is given; the seed does for the bootstrap.
