@@ -2,7 +2,7 @@ use std::error::Error;
 
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 
-/// Why rows cannot be read: what the place where they are kept says.
+/// The error of the storage that holds the rows, for example of the cache.
 pub type ReadError = Box<dyn Error + Send + Sync>;
 
 /// A table of features that is read a block of rows at a time, and need not be in memory as a whole.
@@ -21,7 +21,7 @@ pub trait ReadRows: Sync {
     /// Copies rows into `block`, `[m, d]`: the rows `start` to `start + m - 1`, all of which must exist.
     ///
     /// # Errors
-    /// What the place says where the rows are kept.
+    /// The error of the storage that holds the rows.
     fn read(&self, start: usize, block: ArrayViewMut2<'_, Self::Feature>) -> Result<(), ReadError>;
 }
 
