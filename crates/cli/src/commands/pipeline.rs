@@ -15,8 +15,8 @@ use crate::terminal::Progress;
 
 /// Train a model on folders of images and evaluate it: all stages, but only what changed
 ///
-/// Runs five stages: scan, extract, features, classify and evaluate. A stage runs only if something that it depends on
-/// changed. Writes features/, models/ and reports/.
+/// The stages are scan, extract, duplicates, features, classify, evaluate, suspects and neighbours. A stage runs only if
+/// something that it depends on changed. Writes features/, models/ and reports/.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  luthier pipeline photos\n  luthier pipeline --train-dir data/train --test-dir data/test\n  luthier pipeline photos --test-fraction 0.25 --variance 0.95\n  luthier pipeline --dry-run"
