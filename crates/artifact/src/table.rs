@@ -153,24 +153,16 @@ impl Artifact for FeatureRows {
     const FORMAT: &'static str = "feature-rows/1";
 
     fn encode(&self) -> Vec<u8> {
-        let FeatureRows {
-            classes,
-            extractor,
-            width,
-            labels,
-            images,
-            vectors,
-        } = self;
         let header = Header {
-            classes: classes.clone(),
-            extractor: extractor.clone(),
-            width: *width,
+            classes: self.classes.clone(),
+            extractor: self.extractor.clone(),
+            width: self.width,
         };
-        let labels: Array1<i64> = labels.iter().map(|&label| label as i64).collect();
+        let labels: Array1<i64> = self.labels.iter().map(|&label| label as i64).collect();
         TensorsBuilder::new(Self::FORMAT, &header)
-            .digests("images", images)
+            .digests("images", &self.images)
             .tensor("labels", &labels)
-            .digests("vectors", vectors)
+            .digests("vectors", &self.vectors)
             .finish()
     }
 

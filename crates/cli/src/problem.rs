@@ -135,7 +135,7 @@ fn way_out_of_library(error: &luthier::Error) -> Option<String> {
 fn way_out_of_extraction(error: &ExtractError) -> Option<String> {
     match error {
         ExtractError::Cache(error) => way_out_of_cache(error),
-        ExtractError::Io { source, .. } => error.hint().or_else(|| way_out_of_io(source)),
+        ExtractError::File(luthier_artifact::Error::Io { source, .. }) => way_out_of_io(source),
         error => error.hint(),
     }
 }

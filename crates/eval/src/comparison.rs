@@ -16,11 +16,11 @@ const SCHEMA: &str = "luthier-report/1";
 pub struct ReportedRun {
     confidence: f64,
     classes: Vec<String>,
-    predictions: Vec<Prediction>,
+    predictions: Vec<ReportedPrediction>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-struct Prediction {
+struct ReportedPrediction {
     file: String,
     image: Digest,
     true_class: String,
@@ -56,13 +56,13 @@ impl ReportedRun {
         }
         let run: ReportedRun = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let is_probability = |p: &f64| (0.0..=1.0).contains(p);
-        let contradicts = |prediction: &&Prediction| {
+        let contradicts = |prediction: &&ReportedPrediction| {
             !run.classes.contains(&prediction.true_class)
                 || prediction.probabilities.len() != run.classes.len()
                 || !prediction.probabilities.iter().all(is_probability)
         };
         match run.predictions.iter().find(contradicts) {
-            Some(Prediction { file, true_class, .. }) => Err(format!(
+            Some(ReportedPrediction { file, true_class, .. }) => Err(format!(
                 "a prediction for {file} of class {true_class} that does not fit the {} classes",
                 run.classes.len()
             )),
@@ -75,7 +75,7 @@ impl ReportedRun {
         found.expect("a report that was read knows the classes of its predictions")
     }
 
-    fn row(&self, prediction: &Prediction) -> EvaluatedImage {
+    fn row(&self, prediction: &ReportedPrediction) -> EvaluatedImage {
         EvaluatedImage::new(
             prediction.image,
             self.label(&prediction.true_class),
@@ -84,7 +84,7 @@ impl ReportedRun {
     }
 
     /// The predictions by image and true class: of copies the first.
-    fn distinct(&self) -> BTreeMap<Labelled<'_>, &Prediction> {
+    fn distinct(&self) -> BTreeMap<Labelled<'_>, &ReportedPrediction> {
         let mut distinct = BTreeMap::new();
         for prediction in &self.predictions {
             let labelled = (prediction.image, prediction.true_class.as_str());
@@ -302,7 +302,7 @@ impl Comparison {
     /// [`Error::NothingInCommon`] if no image is in both with the same true class.
     pub fn of(baseline: &ReportedRun, candidate: &ReportedRun) -> Result<Self> {
         let (before, after) = (baseline.distinct(), candidate.distinct());
-        let common: Vec<[&Prediction; 2]> = (before.iter())
+        let common: Vec<[&ReportedPrediction; 2]> = (before.iter())
             .filter_map(|(labelled, &old)| Some([old, *after.get(labelled)?]))
             .collect();
         if common.is_empty() {
@@ -385,7 +385,7 @@ impl Answer {
 impl Side {
     fn of(run: &ReportedRun, other: &ReportedRun) -> Self {
         let tested: BTreeSet<Digest> = other.predictions.iter().map(|prediction| prediction.image).collect();
-        let is_right = |prediction: &&Prediction| run.row(prediction).is_correct();
+        let is_right = |prediction: &&ReportedPrediction| run.row(prediction).is_correct();
         let n = run.predictions.len();
         let mut only_here: Vec<String> = (run.predictions.iter())
             .filter(|prediction| !tested.contains(&prediction.image))
@@ -416,7 +416,7 @@ struct Measured {
 
 impl Measured {
     /// Of `predictions`, whose true classes are among `classes`, at least one.
-    fn of<'a>(run: &ReportedRun, predictions: impl Iterator<Item = &'a Prediction>, classes: &[&str]) -> Self {
+    fn of<'a>(run: &ReportedRun, predictions: impl Iterator<Item = &'a ReportedPrediction>, classes: &[&str]) -> Self {
         let rows: Vec<EvaluatedImage> = predictions.map(|prediction| run.row(prediction)).collect();
         // A class that the other run does not know is none of those that are measured: all such have one place behind them.
         let place = |class: &String| classes.iter().position(|known| known == class).unwrap_or(classes.len());
@@ -437,14 +437,14 @@ impl Measured {
 
 /// The images of both runs whose true classes differ, ordered by file.
 fn relabelled(
-    before: &BTreeMap<Labelled<'_>, &Prediction>,
-    after: &BTreeMap<Labelled<'_>, &Prediction>,
+    before: &BTreeMap<Labelled<'_>, &ReportedPrediction>,
+    after: &BTreeMap<Labelled<'_>, &ReportedPrediction>,
 ) -> Vec<Relabelled> {
     let (before, after) = (by_image(before), by_image(after));
     let mut relabelled: Vec<Relabelled> = (after.into_iter())
         .filter_map(|(image, new)| {
             let old = before.get(&image)?;
-            let classes = |predictions: &[&Prediction]| -> Vec<String> {
+            let classes = |predictions: &[&ReportedPrediction]| -> Vec<String> {
                 predictions
                     .iter()
                     .map(|prediction| prediction.true_class.clone())
@@ -464,8 +464,10 @@ fn relabelled(
 }
 
 /// The predictions of each image, ordered by class.
-fn by_image<'a>(distinct: &BTreeMap<Labelled<'_>, &'a Prediction>) -> BTreeMap<Digest, Vec<&'a Prediction>> {
-    let mut images = BTreeMap::<Digest, Vec<&Prediction>>::new();
+fn by_image<'a>(
+    distinct: &BTreeMap<Labelled<'_>, &'a ReportedPrediction>,
+) -> BTreeMap<Digest, Vec<&'a ReportedPrediction>> {
+    let mut images = BTreeMap::<Digest, Vec<&ReportedPrediction>>::new();
     for (&(image, _), &prediction) in distinct {
         images.entry(image).or_default().push(prediction);
     }

@@ -7,13 +7,8 @@ use luthier_artifact::{Digest, Split};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder could not be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] luthier_artifact::Error),
     /// A data folder does not exist, or is no folder.
     #[error("{}: no such folder", path.display())]
     MissingFolder {
@@ -162,8 +157,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An I/O error at `path`, for `map_err`.
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Error {
-        let path = path.to_owned();
-        move |source| Error::Io { path, source }
+        let error = luthier_artifact::Error::io(path);
+        move |source| Error::File(error(source))
     }
 
     /// An error of libtorch. Its message continues with the frames of the C++ stack, which tell a

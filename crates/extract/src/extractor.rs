@@ -46,7 +46,7 @@ impl ExtractorConfig {
     /// another order.
     ///
     /// # Errors
-    /// [`Error::Io`] if the weights file cannot be read.
+    /// [`Error::File`] if the weights file cannot be read.
     pub fn keys(&self) -> Result<Vec<Key>> {
         let ExtractorConfig {
             views,
@@ -160,7 +160,7 @@ impl Extractor {
     /// # Errors
     /// [`Error::Device`] and [`Error::Precision`] if the device cannot do what is asked;
     /// [`Error::Weights`], [`Error::WeightsDigest`], [`Error::Download`], [`Error::DownloadDigest`]
-    /// or [`Error::Io`] if the weights cannot be had; [`Error::Torch`] if the network does not fit
+    /// or [`Error::File`] if the weights cannot be had; [`Error::Torch`] if the network does not fit
     /// into memory; [`Error::Interrupted`].
     pub fn load(
         config: &ExtractorConfig,
@@ -216,7 +216,7 @@ impl Extractor {
     ///
     /// # Errors
     /// [`Error::Changed`] or [`Error::OtherBytes`] if bytes do not have the digest that they
-    /// should, [`Error::Io`] if a file whose digest is known cannot be read, [`Error::Torch`] if
+    /// should, [`Error::File`] if a file whose digest is known cannot be read, [`Error::Torch`] if
     /// the network fails, [`Error::Interrupted`], and whatever `done` returns.
     pub fn embed(
         &self,

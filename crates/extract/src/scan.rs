@@ -86,7 +86,7 @@ pub struct Scan {
 /// # Errors
 /// [`Error::MissingFolder`], [`Error::NoImages`], [`Error::ClassWithoutImages`],
 /// [`Error::SingleClass`] and [`Error::TestOnlyClasses`] if the folders do not hold a data set;
-/// [`Error::Io`] if a disk fails, or if one of the folders of `source` may not be read;
+/// [`Error::File`] if a disk fails, or if one of the folders of `source` may not be read;
 /// [`Error::Cache`]; [`Error::Interrupted`].
 pub fn scan(source: &DataSource, cache: &Cache, rehash: Rehash, observer: &dyn Observer) -> Result<Scan> {
     let since = SystemTime::now();
@@ -161,7 +161,7 @@ pub struct FoundImages {
 /// Folders that cannot be listed are passed over with a warning.
 ///
 /// # Errors
-/// [`Error::Io`] if `folder` may not be read, or if a disk fails.
+/// [`Error::File`] if `folder` may not be read, or if a disk fails.
 pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let FoundImages { images, passed_over } = find_images(folder)?;
     for folder in passed_over {
@@ -173,7 +173,7 @@ pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
 /// The same as [`images_below`], for callers that list a folder again and again: nothing is warned of.
 ///
 /// # Errors
-/// [`Error::Io`] if `folder` may not be read, or if a disk fails.
+/// [`Error::File`] if `folder` may not be read, or if a disk fails.
 pub fn find_images(folder: &Path) -> Result<FoundImages> {
     let walk = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     let (mut images, mut passed_over) = (Vec::new(), Vec::new());
@@ -270,12 +270,8 @@ impl From<Obstacle> for PassedOver {
 }
 
 impl From<Obstacle> for Error {
-    fn from(
-        Obstacle {
-            path, error: source, ..
-        }: Obstacle,
-    ) -> Self {
-        Error::Io { path, source }
+    fn from(Obstacle { path, error, .. }: Obstacle) -> Self {
+        Error::io(&path)(error)
     }
 }
 

@@ -77,7 +77,7 @@ impl ExtractConfig {
     /// The stage's key. `manifest` is the digest of the manifest.
     ///
     /// # Errors
-    /// [`Error::Io`] if the weights file cannot be read.
+    /// [`Error::File`] if the weights file cannot be read.
     pub fn key(&self, manifest: Digest) -> Result<Key> {
         let ExtractConfig { extractor } = self;
         let keys = extractor.keys()?;
@@ -111,7 +111,7 @@ impl ExtractConfig {
     /// view, in order; the rows, if several views are combined; and the perceptual hashes.
     ///
     /// # Errors
-    /// [`Error::Io`] if the weights file cannot be read.
+    /// [`Error::File`] if the weights file cannot be read.
     pub fn descriptors(&self) -> Result<Vec<Descriptor>> {
         let ExtractConfig { extractor } = self;
         let keys = extractor.keys()?;
@@ -273,7 +273,7 @@ impl ExtractConfig {
     /// How many distinct images of a manifest the cache has no features for.
     ///
     /// # Errors
-    /// [`Error::Io`] if the weights file cannot be read, [`Error::Cache`] if the cache fails.
+    /// [`Error::File`] if the weights file cannot be read, [`Error::Cache`] if the cache fails.
     pub fn count_missing(&self, manifest: &Manifest, cache: &Cache) -> Result<usize> {
         let descriptors = DescriptorDigests::new(&self.extractor.keys()?, &self.extractor.views);
         let images: Vec<Digest> = (distinct_images(manifest).into_iter())

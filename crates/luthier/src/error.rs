@@ -208,7 +208,7 @@ impl Error {
     pub fn system(&self) -> Option<&io::Error> {
         match self {
             Error::Io { source, .. } | Error::NotPut { source, .. } | Error::NotRemoved { source, .. } => Some(source),
-            Error::Extract(luthier_extract::Error::Io { source, .. }) => Some(source),
+            Error::Extract(luthier_extract::Error::File(luthier_artifact::Error::Io { source, .. })) => Some(source),
             _ => match self.file()? {
                 luthier_artifact::Error::Io { source, .. } => Some(source),
                 luthier_artifact::Error::Format { .. } => None,

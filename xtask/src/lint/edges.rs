@@ -26,6 +26,13 @@ const EXTRACT: &[&str] = &["luthier-extract"];
 const FEATURES: &[&str] = &["luthier-features"];
 const CLASSIFY: &[&str] = &["luthier-classify"];
 const EVAL: &[&str] = &["luthier-eval"];
+/// All crates that compute a stage.
+const STAGES: &[&str] = &[
+    "luthier-extract",
+    "luthier-features",
+    "luthier-classify",
+    "luthier-eval",
+];
 const TESTS: &[&str] = &["luthier-testing"];
 
 /// `reaches` is not only documentation: it proves that the check sees the edges it looks for.
@@ -34,15 +41,13 @@ const RULES: [Rule; 10] = [
         package: "luthier-artifact",
         reaches: &["blake3"],
         avoids: &[
-            TENSORS, IMAGES, STATISTICS, PLOTS, STORE, NETWORK, TERMINAL, EXTRACT, FEATURES, CLASSIFY, EVAL, PROGRAM,
+            TENSORS, IMAGES, STATISTICS, PLOTS, STORE, NETWORK, TERMINAL, STAGES, PROGRAM,
         ],
     },
     Rule {
         package: "luthier-cache",
         reaches: &["rusqlite", "luthier-artifact"],
-        avoids: &[
-            TENSORS, IMAGES, STATISTICS, PLOTS, NETWORK, TERMINAL, EXTRACT, FEATURES, CLASSIFY, EVAL, PROGRAM,
-        ],
+        avoids: &[TENSORS, IMAGES, STATISTICS, PLOTS, NETWORK, TERMINAL, STAGES, PROGRAM],
     },
     Rule {
         package: "luthier-extract",
@@ -97,10 +102,7 @@ const RULES: [Rule; 10] = [
             STORE,
             NETWORK,
             TERMINAL,
-            EXTRACT,
-            FEATURES,
-            CLASSIFY,
-            EVAL,
+            STAGES,
             PROGRAM,
             &["luthier-artifact"],
         ],
@@ -116,10 +118,7 @@ const RULES: [Rule; 10] = [
             PLOTS,
             STORE,
             NETWORK,
-            EXTRACT,
-            FEATURES,
-            CLASSIFY,
-            EVAL,
+            STAGES,
             &["luthier", "luthier-cli", "luthier-artifact", "luthier-benches"],
         ],
     },

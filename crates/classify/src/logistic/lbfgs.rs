@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use luthier_artifact::Observer;
 use ndarray::Array2;
 
-use super::objective::{Evaluation, Line, Objective, dot, largest};
+use super::objective::{Evaluated, Line, Objective, dot, largest};
 use crate::{Error, Result};
 
 /// How many earlier steps shape the direction.
@@ -88,8 +88,8 @@ fn step(
     objective: &Objective<'_>,
     coefficients: &mut Array2<f64>,
     direction: &mut Array2<f64>,
-    here: &Evaluation,
-) -> Option<Evaluation> {
+    here: &Evaluated,
+) -> Option<Evaluated> {
     const SLOPE: f64 = 0.5;
 
     let slope = dot(here.gradient.view(), direction.view());

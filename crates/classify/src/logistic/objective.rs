@@ -42,7 +42,7 @@ impl Scores {
 }
 
 /// The objective at a point.
-pub(super) struct Evaluation {
+pub(super) struct Evaluated {
     pub(super) scores: Scores,
     pub(super) value: f64,
     /// `[k, p + 1]`.
@@ -112,7 +112,7 @@ impl<'a> Objective<'a> {
     }
 
     /// Everything at these coefficients.
-    pub(super) fn at(&self, coefficients: &Array2<f64>) -> Evaluation {
+    pub(super) fn at(&self, coefficients: &Array2<f64>) -> Evaluated {
         self.evaluate(coefficients, self.no_scores(), |x, n_rows, scores| {
             self.fill(coefficients, x, n_rows, scores);
         })
@@ -156,7 +156,7 @@ impl<'a> Objective<'a> {
     }
 
     /// [`at`](Self::at) coefficients whose scores are known.
-    pub(super) fn at_scores(&self, coefficients: &Array2<f64>, scores: Scores) -> Evaluation {
+    pub(super) fn at_scores(&self, coefficients: &Array2<f64>, scores: Scores) -> Evaluated {
         self.evaluate(coefficients, scores, |_, _, _| ())
     }
 
@@ -166,7 +166,7 @@ impl<'a> Objective<'a> {
         coefficients: &Array2<f64>,
         mut scores: Scores,
         fill: impl Fn(MatRef<'_, f64>, usize, &mut [f64]) + Sync,
-    ) -> Evaluation {
+    ) -> Evaluated {
         let (k, width) = self.dim();
         let (n, p) = self.x.dim();
         let x = self.x.as_slice().expect("x is in C order");
@@ -210,7 +210,7 @@ impl<'a> Objective<'a> {
         let weight = coefficients.slice(s![.., ..p]);
         value += 0.5 * self.penalty * dot(weight, weight);
         gradient.slice_mut(s![.., ..p]).scaled_add(self.penalty, &weight);
-        Evaluation {
+        Evaluated {
             scores,
             value,
             gradient,

@@ -7,7 +7,7 @@ use luthier::JudgeConfig;
 use luthier_eval::{DuplicatesConfig, NeighboursConfig, ReportedRun, SuspectsConfig};
 
 use super::compare::{Compared, find_report};
-use super::{open_cache, with_engine};
+use super::{FeatureFolder, ModelFolder, open_cache, with_engine};
 use crate::settings::{CacheSettings, EvaluateSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
 
@@ -19,24 +19,10 @@ use crate::terminal::Progress;
     after_help = "Examples:\n  luthier evaluate --model-dir models/ --feature-dir features/\n  luthier evaluate --baseline reports/             compare with the report that is replaced"
 )]
 pub(crate) struct Arguments {
-    /// Folder with the model.safetensors that `luthier train` wrote
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "models",
-        alias = "model_dir",
-        env = "LUTHIER_MODEL_DIR"
-    )]
-    model_dir: PathBuf,
-    /// Folder that `luthier extract` wrote
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "features",
-        alias = "feature_dir",
-        env = "LUTHIER_FEATURE_DIR"
-    )]
-    feature_dir: PathBuf,
+    #[command(flatten)]
+    model_folder: ModelFolder,
+    #[command(flatten)]
+    feature_folder: FeatureFolder,
     /// Folder for the report
     #[arg(
         long,
@@ -59,8 +45,8 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
     let Arguments {
-        model_dir,
-        feature_dir,
+        model_folder: ModelFolder { model_dir },
+        feature_folder: FeatureFolder { feature_dir },
         report_dir,
         baseline,
         evaluate,

@@ -1,4 +1,3 @@
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -8,8 +7,7 @@ use luthier_artifact::Key;
 use luthier_extract::PERCEPTUAL_HASH;
 use serde::Serialize;
 
-use super::{OutputArguments, OutputFormat, configure, open_cache, with_engine};
-use crate::settings::Settings;
+use super::{OutputFormat, PipelineArguments, open_cache};
 use crate::terminal::Progress;
 
 /// Show what a stage depends on, now and in the last run
@@ -24,13 +22,8 @@ pub(crate) struct Arguments {
     /// Stage to explain
     #[arg(value_name = "STAGE", value_parser = STAGES)]
     stage: String,
-    /// Folder that the pipeline writes to: its --out
-    #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
-    out: PathBuf,
     #[command(flatten)]
-    output: OutputArguments,
-    #[command(flatten)]
-    settings: Settings,
+    pipeline: PipelineArguments,
 }
 
 #[derive(Serialize)]
@@ -54,15 +47,9 @@ struct Part {
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
-    let Arguments {
-        stage,
-        settings,
-        out,
-        output,
-    } = arguments;
-    let (pipeline, data) = configure(&settings)?;
-    let cache = open_cache(&settings)?;
-    let plan = with_engine(&cache, progress, |engine| engine.plan(&pipeline, &data, &out))?;
+    let Arguments { stage, pipeline } = arguments;
+    let cache = open_cache(&pipeline.settings)?;
+    let plan = pipeline.plan(&cache, progress)?;
     let planned = plan.stages.into_iter().find(|planned| planned.name == stage);
     let PlannedStage {
         name,
@@ -86,7 +73,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         compared_with,
         parts: parts(&key, before.as_ref()),
     };
-    match output.format() {
+    match pipeline.output.format() {
         OutputFormat::Json => outln!("{}", serde_json::to_string_pretty(&explanation)?),
         OutputFormat::Text => print(&explanation, progress)?,
     }

@@ -14,12 +14,12 @@ pub(crate) mod status;
 pub(crate) mod train;
 pub(crate) mod weights;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use luthier::{Data, Engine, Pipeline, StageReport, Status};
+use luthier::{Data, Engine, Pipeline, Plan, StageReport, Status};
 use luthier_cache::Cache;
 use luthier_eval::{DuplicatesConfig, NeighboursConfig, Skipped, SuspectsConfig};
 use luthier_extract::WeightsStore;
@@ -52,6 +52,54 @@ impl OutputArguments {
     pub(crate) fn format(self) -> OutputFormat {
         if self.json { OutputFormat::Json } else { self.format }
     }
+}
+
+/// What `pipeline`, `status` and `explain` are told alike.
+#[derive(Args)]
+pub(crate) struct PipelineArguments {
+    /// Folder for features/, models/ and reports/
+    #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+impl PipelineArguments {
+    /// What `luthier pipeline` would do.
+    pub(crate) fn plan(&self, cache: &Cache, progress: &Progress) -> Result<Plan> {
+        let (pipeline, data) = configure(&self.settings)?;
+        with_engine(cache, progress, |engine| engine.plan(&pipeline, &data, &self.out))
+    }
+}
+
+/// Where `extract` left the features.
+#[derive(Args)]
+pub(crate) struct FeatureFolder {
+    /// Folder that `luthier extract` wrote
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "features",
+        alias = "feature_dir",
+        env = "LUTHIER_FEATURE_DIR"
+    )]
+    pub(crate) feature_dir: PathBuf,
+}
+
+/// Where `train` leaves the model.
+#[derive(Args)]
+pub(crate) struct ModelFolder {
+    /// Folder of model.safetensors
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "models",
+        alias = "model_dir",
+        env = "LUTHIER_MODEL_DIR"
+    )]
+    pub(crate) model_dir: PathBuf,
 }
 
 /// Where downloaded weights are kept: the user's cache folder, shared by all projects.

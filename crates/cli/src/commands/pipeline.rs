@@ -1,4 +1,3 @@
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -8,9 +7,8 @@ use luthier::{ImageCounts, OutputPaths, PipelineSummary, TestFigures};
 
 use super::status::{OnStale, show};
 use super::{
-    OutputArguments, OutputFormat, configure, note_faster_precision, open_cache, warn_of_skipped, with_engine,
+    OutputFormat, PipelineArguments, configure, note_faster_precision, open_cache, warn_of_skipped, with_engine,
 };
-use crate::settings::Settings;
 use crate::terminal::Progress;
 
 /// Train a model on folders of images and evaluate it: all stages, but only what changed
@@ -22,32 +20,22 @@ use crate::terminal::Progress;
     after_help = "Examples:\n  luthier pipeline photos\n  luthier pipeline --train-dir data/train --test-dir data/test\n  luthier pipeline photos --test-fraction 0.25 --variance 0.95\n  luthier pipeline --dry-run"
 )]
 pub(crate) struct Arguments {
-    /// Folder for features/, models/ and reports/
-    #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
-    out: PathBuf,
     /// Only say what would run, and for about how long
     ///
     /// The exit status is 3 if a stage would run. A stage that would be restored from the cache does not count.
     #[arg(long, alias = "dry_run")]
     dry_run: bool,
     #[command(flatten)]
-    output: OutputArguments,
-    #[command(flatten)]
-    settings: Settings,
+    pipeline: PipelineArguments,
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
-    let Arguments {
-        settings,
-        out,
-        dry_run,
-        output,
-    } = arguments;
-    let (pipeline, data) = configure(&settings)?;
+    let Arguments { dry_run, pipeline } = arguments;
     if dry_run {
-        let (format, on_stale) = (output.format(), OnStale::Status3);
-        return show(&settings, &pipeline, &data, &out, format, on_stale, progress);
+        return show(&pipeline, OnStale::Status3, progress);
     }
+    let PipelineArguments { out, output, settings } = pipeline;
+    let (pipeline, data) = configure(&settings)?;
     let cache = open_cache(&settings)?;
     let summary = with_engine(&cache, progress, |engine| engine.run(&pipeline, &data, &out))?;
     warn_of_skipped(&summary.skipped, &out.join("reports/skipped.csv"), progress);

@@ -1,13 +1,11 @@
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
 use luthier::words::counted;
-use luthier::{About, Data, ImageChanges, Pipeline, Plan, Status};
+use luthier::{About, ImageChanges, Plan, Status};
 
-use super::{OutputArguments, OutputFormat, configure, open_cache, with_engine};
-use crate::settings::Settings;
+use super::{OutputFormat, PipelineArguments, open_cache};
 use crate::terminal::Progress;
 
 /// Show what `luthier pipeline` would run with the same settings, and why
@@ -20,28 +18,17 @@ use crate::terminal::Progress;
     after_help = "Examples:\n  luthier status photos\n  luthier status --train-dir data/train --test-dir data/test\n  luthier status -v                                name the images that changed\n  luthier status --check && echo nothing to run"
 )]
 pub(crate) struct Arguments {
-    /// Folder that the pipeline writes to: its --out
-    #[arg(long, value_name = "DIR", default_value = ".", env = "LUTHIER_OUT")]
-    out: PathBuf,
     /// Exit with status 3 if a stage is stale
     #[arg(long)]
     check: bool,
     #[command(flatten)]
-    output: OutputArguments,
-    #[command(flatten)]
-    settings: Settings,
+    pipeline: PipelineArguments,
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
-    let Arguments {
-        settings,
-        out,
-        check,
-        output,
-    } = arguments;
-    let (pipeline, data) = configure(&settings)?;
+    let Arguments { check, pipeline } = arguments;
     let on_stale = if check { OnStale::Status3 } else { OnStale::Success };
-    show(&settings, &pipeline, &data, &out, output.format(), on_stale, progress)
+    show(&pipeline, on_stale, progress)
 }
 
 /// The exit status of a plan in which a stage is stale.
@@ -54,18 +41,9 @@ pub(crate) enum OnStale {
 }
 
 /// Prints the plan.
-pub(crate) fn show(
-    settings: &Settings,
-    pipeline: &Pipeline,
-    data: &Data,
-    out: &Path,
-    format: OutputFormat,
-    on_stale: OnStale,
-    progress: &Progress,
-) -> Result<ExitCode> {
-    let cache = open_cache(settings)?;
-    let plan = with_engine(&cache, progress, |engine| engine.plan(pipeline, data, out))?;
-    match format {
+pub(crate) fn show(arguments: &PipelineArguments, on_stale: OnStale, progress: &Progress) -> Result<ExitCode> {
+    let plan = arguments.plan(&open_cache(&arguments.settings)?, progress)?;
+    match arguments.output.format() {
         OutputFormat::Json => outln!("{}", serde_json::to_string_pretty(&plan)?),
         OutputFormat::Text => print(&plan, progress)?,
     }

@@ -1,4 +1,3 @@
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -7,7 +6,7 @@ use luthier::words::counted;
 use luthier::{TrainConfig, describe_c, describe_components};
 use luthier_eval::DuplicatesConfig;
 
-use super::{open_cache, with_engine};
+use super::{FeatureFolder, ModelFolder, open_cache, with_engine};
 use crate::settings::{CacheSettings, ClassifySettings, FeaturesSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
 
@@ -17,24 +16,10 @@ use crate::terminal::Progress;
 #[derive(Args)]
 #[command(after_help = "Example:\n  luthier train --feature-dir features/ --model-dir models/ --variance 0.95")]
 pub(crate) struct Arguments {
-    /// Folder that `luthier extract` wrote
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "features",
-        alias = "feature_dir",
-        env = "LUTHIER_FEATURE_DIR"
-    )]
-    feature_dir: PathBuf,
-    /// Folder for model.safetensors
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "models",
-        alias = "model_dir",
-        env = "LUTHIER_MODEL_DIR"
-    )]
-    model_dir: PathBuf,
+    #[command(flatten)]
+    feature_folder: FeatureFolder,
+    #[command(flatten)]
+    model_folder: ModelFolder,
     #[command(flatten)]
     features: FeaturesSettings,
     #[command(flatten)]
@@ -47,8 +32,8 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
     let Arguments {
-        feature_dir,
-        model_dir,
+        feature_folder: FeatureFolder { feature_dir },
+        model_folder: ModelFolder { model_dir },
         features,
         classify,
         seed,

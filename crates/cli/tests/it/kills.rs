@@ -22,10 +22,10 @@ use crate::{CLASSES, PIPELINE, Project, Ran, assert_same, bitmap, results};
 
 /// How often a pipeline is killed at any time, unless `LUTHIER_TEST_KILLS` says otherwise; at steps there are more than a
 /// hundred kills besides.
-const KILLS: usize = 20;
+const KILLS: usize = 10;
 
-/// Of the writes of a run every third is disturbed, unless `LUTHIER_TEST_STRIDE` says otherwise; of other calls all are.
-const STRIDE: usize = 3;
+/// Of the writes of a run every seventh is disturbed, unless `LUTHIER_TEST_STRIDE` says otherwise; of other calls all are.
+const STRIDE: usize = 7;
 
 /// System calls that change files, under all their names; one that the system does not have counts for nothing.
 const WRITE: &str = "?write,?writev";
@@ -261,7 +261,7 @@ impl Scene {
         }
     }
 
-    /// Kills a run at the entry of each of these calls, or of every third, and so on.
+    /// Kills a run at the entry of each of these calls, or of every seventh.
     fn kill_at_every(&self, calls: &str, expect: Expect) {
         let mut n_kills = 0;
         for place in (1..).step_by(stride_of(calls)) {
@@ -343,7 +343,7 @@ impl Scene {
     }
 }
 
-/// How many calls further the next disturbance is. A page is two writes in SQLite's log, of which every third meets both.
+/// How many calls further the next disturbance is. A page is two writes in SQLite's log, of which an odd stride meets both.
 fn stride_of(calls: &str) -> usize {
     if [WRITE, WRITE_INDEX].contains(&calls) {
         std::env::var("LUTHIER_TEST_STRIDE").map_or(STRIDE, |stride| stride.parse().unwrap())

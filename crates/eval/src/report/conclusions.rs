@@ -147,7 +147,7 @@ pub(super) struct FewImages<'a> {
 /// Whether more training images would raise the accuracy.
 #[derive(Serialize)]
 pub(super) struct MoreImages {
-    pub(super) answer: Answer,
+    pub(super) answer: WouldHelp,
     /// The answer and its reason in words.
     pub(super) explanation: String,
     /// What the last doubling of the training images brought; `None` if it is not known.
@@ -158,7 +158,7 @@ pub(super) struct MoreImages {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Answer {
+pub(super) enum WouldHelp {
     Yes,
     Hardly,
     Unknown,
@@ -357,7 +357,7 @@ impl MoreImages {
     /// with an exponent from 0 to 1, each doubling brings half to all of what the one before brought.
     fn of(cross_validation: Option<&CrossValidationInfo>) -> Self {
         let unknown = |explanation: &str| MoreImages {
-            answer: Answer::Unknown,
+            answer: WouldHelp::Unknown,
             explanation: explanation.to_owned(),
             last_doubling: None,
             expected_gain: None,
@@ -392,12 +392,12 @@ impl MoreImages {
                 "Yes: twice as many would probably bring {less} to {more} percentage points more, \
                  half to all of what the last doubling brought ({observed})."
             );
-            (Answer::Yes, Some([0.5 * gain, gain]), words)
+            (WouldHelp::Yes, Some([0.5 * gain, gain]), words)
         } else if gain + margin < WORTHWHILE_GAIN {
-            (Answer::Hardly, None, format!("Hardly: {observed}."))
+            (WouldHelp::Hardly, None, format!("Hardly: {observed}."))
         } else {
             let words = format!("Cannot be told: {observed}, which may be chance as well as a worthwhile gain.");
-            (Answer::Unknown, None, words)
+            (WouldHelp::Unknown, None, words)
         };
         MoreImages {
             answer,
@@ -427,7 +427,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(n_held_out: usize, behind: [f64; 2], answer: Answer, words: &str) {
+    fn check(n_held_out: usize, behind: [f64; 2], answer: WouldHelp, words: &str) {
         let point = |share: f64, behind: [f64; 2]| LearningPoint {
             share,
             n_train: 800.0 * share,
@@ -443,22 +443,22 @@ mod tests {
         }));
         assert_eq!(found.answer, answer, "{}", found.explanation);
         assert!(found.explanation.contains(words), "{}", found.explanation);
-        assert_eq!(found.expected_gain.is_some(), answer == Answer::Yes);
+        assert_eq!(found.expected_gain.is_some(), answer == WouldHelp::Yes);
     }
 
     #[test]
     fn more_images_help_where_the_last_doubling_did_beyond_doubt() {
-        check(1_000, [0.02, 0.004], Answer::Yes, "1.0 to 2.0 percentage points");
-        check(1_000, [0.02, 0.011], Answer::Unknown, "2.0 ± 2.2");
-        check(1_000, [0.001, 0.002], Answer::Hardly, "0.1 ± 0.4");
-        check(1_000, [0.001, 0.005], Answer::Unknown, "chance");
-        check(1_000, [-0.02, 0.004], Answer::Hardly, "fell by 2.0 ± 0.8");
+        check(1_000, [0.02, 0.004], WouldHelp::Yes, "1.0 to 2.0 percentage points");
+        check(1_000, [0.02, 0.011], WouldHelp::Unknown, "2.0 ± 2.2");
+        check(1_000, [0.001, 0.002], WouldHelp::Hardly, "0.1 ± 0.4");
+        check(1_000, [0.001, 0.005], WouldHelp::Unknown, "chance");
+        check(1_000, [-0.02, 0.004], WouldHelp::Hardly, "fell by 2.0 ± 0.8");
     }
 
     #[test]
     fn a_standard_error_of_nothing_is_not_believed_of_few_images() {
-        check(20, [0.0, 0.0], Answer::Unknown, "0.0 ± 15.0");
-        check(3_000, [0.0, 0.0], Answer::Hardly, "0.0 ± 0.1");
+        check(20, [0.0, 0.0], WouldHelp::Unknown, "0.0 ± 15.0");
+        check(3_000, [0.0, 0.0], WouldHelp::Hardly, "0.0 ± 0.1");
     }
 
     #[test]

@@ -21,7 +21,7 @@ struct Report<'a> {
     log_loss: f64,
     top_k: Vec<TopK>,
     calibration: Calibration<'a>,
-    cross_validation: Option<CrossValidation<'a>>,
+    cross_validation: Option<CrossValidationEntry<'a>>,
     warnings: &'a [Warning],
     facts: Vec<Fact<'a>>,
     classes: &'a [String],
@@ -40,11 +40,11 @@ struct Report<'a> {
     variance: Variance<'a>,
     stages: &'a [StageTime],
     skipped: &'a [Skipped],
-    predictions: Vec<Prediction<'a>>,
+    predictions: Vec<PredictionEntry<'a>>,
 }
 
 #[derive(Serialize)]
-struct CrossValidation<'a> {
+struct CrossValidationEntry<'a> {
     folds: usize,
     n_held_out: usize,
     candidates: &'a [CandidateC],
@@ -54,7 +54,7 @@ struct CrossValidation<'a> {
     learning_curve: &'a [LearningPoint],
 }
 
-impl<'a> CrossValidation<'a> {
+impl<'a> CrossValidationEntry<'a> {
     fn of(found: CrossValidated<'a>) -> Self {
         let CrossValidated { info, c, temperature } = found;
         let CrossValidationInfo {
@@ -64,7 +64,7 @@ impl<'a> CrossValidation<'a> {
             thresholds,
             learning_curve,
         } = info;
-        CrossValidation {
+        CrossValidationEntry {
             folds: *folds,
             n_held_out: *n_held_out,
             candidates,
@@ -102,7 +102,7 @@ struct Class<'a> {
 }
 
 #[derive(Serialize)]
-struct Prediction<'a> {
+struct PredictionEntry<'a> {
     file: &'a str,
     image: Digest,
     true_class: &'a str,
@@ -141,7 +141,7 @@ pub(super) fn report(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Ve
             before: &evaluation.uncalibrated,
             after: &evaluation.reliability,
         },
-        cross_validation: context.cross_validation.map(CrossValidation::of),
+        cross_validation: context.cross_validation.map(CrossValidationEntry::of),
         warnings: context.warnings,
         facts: context.facts.iter().map(|(name, value)| Fact { name, value }).collect(),
         classes: &evaluation.classes,
@@ -171,7 +171,7 @@ pub(super) fn report(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Ve
             .iter()
             .zip(&evaluation.rows)
             .enumerate()
-            .map(|(at, (file, row))| Prediction {
+            .map(|(at, (file, row))| PredictionEntry {
                 file,
                 image: row.image,
                 true_class: class_of(row.truth),

@@ -58,6 +58,11 @@ const c10::TypedOperatorHandle<ConvolutionInto>& convolution_into() {
     return found;
 }
 
+// As in bridge.rs.
+struct Shape {
+    int64_t stride, padding, groups;
+};
+
 struct Pair {
     int64_t values[2];
     explicit Pair(int64_t value) : values{value, value} {}
@@ -109,32 +114,34 @@ void luthier_free(char* error) {
 
 // Reorders a weight into the layout that oneDNN prefers for inputs of this shape.
 at::Tensor* luthier_onednn_reorder(
-    const at::Tensor* weight, int64_t stride, int64_t padding, int64_t groups, const int64_t* input_shape, char** error) {
+    const at::Tensor* weight, Shape shape, const int64_t* input_shape, char** error) {
     return guarded(error, [&] {
         return leak(reorder().call(
-            *weight, Pair(padding), Pair(stride), Pair(1), groups, c10::OptionalIntArrayRef(Lengths(input_shape, 4))));
+            *weight, Pair(shape.padding), Pair(shape.stride), Pair(1), shape.groups,
+            c10::OptionalIntArrayRef(Lengths(input_shape, 4))));
     });
 }
 
 // attr is "relu" or "none".
 at::Tensor* luthier_onednn_convolution(
-    const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, int64_t stride, int64_t padding,
-    int64_t groups, const char* attr, char** error) {
+    const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, Shape shape,
+    const char* attr, char** error) {
     return guarded(error, [&] {
         return leak(convolution().call(
-            *input, *weight, *bias, Pair(padding), Pair(stride), Pair(1), groups, attr, Scalars(), ""));
+            *input, *weight, *bias, Pair(shape.padding), Pair(shape.stride), Pair(1), shape.groups, attr, Scalars(),
+            ""));
     });
 }
 
 // Replaces `sum` by relu(sum + convolution).
 at::Tensor* luthier_onednn_convolution_add_relu(
-    const at::Tensor* sum, const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, int64_t stride,
-    int64_t padding, int64_t groups, char** error) {
+    const at::Tensor* sum, const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, Shape shape,
+    char** error) {
     return guarded(error, [&] {
         at::Tensor into = *sum;
         return leak(convolution_into().call(
-            into, *input, *weight, *bias, Pair(padding), Pair(stride), Pair(1), groups, "add", at::Scalar(1.0), "relu",
-            Scalars(), ""));
+            into, *input, *weight, *bias, Pair(shape.padding), Pair(shape.stride), Pair(1), shape.groups, "add",
+            at::Scalar(1.0), "relu", Scalars(), ""));
     });
 }
 

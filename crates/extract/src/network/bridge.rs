@@ -22,9 +22,7 @@ unsafe extern "C" {
     fn luthier_free(error: *mut c_char);
     fn luthier_onednn_reorder(
         weight: *const C_tensor,
-        stride: i64,
-        padding: i64,
-        groups: i64,
+        shape: Shape,
         input_shape: *const i64,
         error: *mut *mut c_char,
     ) -> *mut C_tensor;
@@ -32,9 +30,7 @@ unsafe extern "C" {
         input: *const C_tensor,
         weight: *const C_tensor,
         bias: *const C_tensor,
-        stride: i64,
-        padding: i64,
-        groups: i64,
+        shape: Shape,
         attr: *const c_char,
         error: *mut *mut c_char,
     ) -> *mut C_tensor;
@@ -43,9 +39,7 @@ unsafe extern "C" {
         input: *const C_tensor,
         weight: *const C_tensor,
         bias: *const C_tensor,
-        stride: i64,
-        padding: i64,
-        groups: i64,
+        shape: Shape,
         error: *mut *mut c_char,
     ) -> *mut C_tensor;
     fn luthier_keep_freed_memory();
@@ -74,6 +68,7 @@ pub(crate) enum Activation {
 
 /// How a convolution moves over its input.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub(crate) struct Shape {
     pub(crate) stride: i64,
     pub(crate) padding: i64,
@@ -92,16 +87,10 @@ pub(crate) struct PackedConv {
 impl PackedConv {
     /// Packs a weight `[out, in / groups, h, w]` for inputs of shape `[n, in, h, w]`.
     pub(crate) fn new(weight: &Tensor, bias: Tensor, shape: Shape, input_shape: [i64; 4]) -> Result<Self> {
-        let Shape {
-            stride,
-            padding,
-            groups,
-        } = shape;
         // SAFETY: the weight lives through the call, and the shape has the four numbers that are
         // read.
-        let packed = tensor(|error| unsafe {
-            luthier_onednn_reorder(weight.as_ptr(), stride, padding, groups, input_shape.as_ptr(), error)
-        })?;
+        let packed =
+            tensor(|error| unsafe { luthier_onednn_reorder(weight.as_ptr(), shape, input_shape.as_ptr(), error) })?;
         Ok(PackedConv {
             weight: packed,
             bias,
@@ -129,9 +118,7 @@ impl PackedConv {
                 x.as_ptr(),
                 self.weight.as_ptr(),
                 self.bias.as_ptr(),
-                self.shape.stride,
-                self.shape.padding,
-                self.shape.groups,
+                self.shape,
                 attr.as_ptr(),
                 error,
             )
@@ -148,9 +135,7 @@ impl PackedConv {
                 x.as_ptr(),
                 self.weight.as_ptr(),
                 self.bias.as_ptr(),
-                self.shape.stride,
-                self.shape.padding,
-                self.shape.groups,
+                self.shape,
                 error,
             )
         })

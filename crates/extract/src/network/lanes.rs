@@ -84,9 +84,9 @@ impl Lanes {
             .num_threads(self.n_lanes)
             .thread_name(|n| format!("lane-{n}"))
             .build()
-            .map_err(|error| Error::Io {
-                path: format!("{} threads", self.n_lanes).into(),
-                source: std::io::Error::other(error),
+            .map_err(|error| {
+                let threads = format!("{} threads", self.n_lanes);
+                Error::io(threads.as_ref())(std::io::Error::other(error))
             })?;
         if self.device == Device::Cpu {
             // libtorch keeps the number for each thread. No lane computes while another still sets

@@ -35,7 +35,7 @@ impl Parameters {
     /// must have, if given.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read, [`Error::WeightsDigest`] if it has another
+    /// [`Error::File`] if the file cannot be read, [`Error::WeightsDigest`] if it has another
     /// SHA-256, and [`Error::Weights`] if it is no safetensors file or has other tensors.
     pub(crate) fn read(path: &Path, shapes: Vec<ParameterShape>, sha256: Option<&str>) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io(path))?;

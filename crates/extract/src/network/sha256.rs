@@ -14,7 +14,7 @@ pub(super) fn sha256_of(bytes: &[u8]) -> String {
 /// SHA-256 of a file, as 64 hexadecimal digits.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read.
+/// [`Error::File`] if the file cannot be read.
 pub(super) fn sha256_of_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let mut hasher = Sha256::new();

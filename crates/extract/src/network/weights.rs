@@ -106,7 +106,7 @@ impl WeightsSource {
     /// [`Untrained`](WeightsSource::Untrained) has no file: its SHA-256 is that of its recipe.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read.
+    /// [`Error::File`] if the file cannot be read.
     pub fn sha256(&self) -> Result<String> {
         match self {
             WeightsSource::Named(named) => Ok(named.sha256.to_owned()),

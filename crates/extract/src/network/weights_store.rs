@@ -87,7 +87,7 @@ impl WeightsStore {
     /// # Errors
     /// [`Error::Download`] if the network fails or the server sends nothing for 30 s,
     /// [`Error::DownloadDigest`] if it sends other bytes, [`Error::WeightsDigest`] if the file that
-    /// is there has other bytes, [`Error::Io`] if a file cannot be read or written, and
+    /// is there has other bytes, [`Error::File`] if a file cannot be read or written, and
     /// [`Error::Interrupted`].
     pub fn fetch(&self, weights: &NamedWeights, observer: &dyn Observer) -> Result<PathBuf> {
         let path = self.path(weights);

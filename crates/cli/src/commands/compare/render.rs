@@ -23,12 +23,14 @@ impl Compared {
             ""
         );
         for (name, figure) in self.figures() {
-            let Change {
-                baseline, candidate, ..
-            } = figure;
             line(
                 &mut text,
-                format_args!("{name:18}  {baseline:8.4}  {candidate:9.4}  {:>10}", signed(figure)),
+                format_args!(
+                    "{name:18}  {:8.4}  {:9.4}  {:>10}",
+                    figure.baseline,
+                    figure.candidate,
+                    signed(figure)
+                ),
             );
         }
         line(&mut text, format_args!("\n{}", self.verdict()));
@@ -75,12 +77,14 @@ impl Compared {
             code(&self.reports.candidate)
         );
         for (name, figure) in self.figures() {
-            let Change {
-                baseline, candidate, ..
-            } = figure;
             line(
                 &mut text,
-                format_args!("| {name} | {baseline:.4} | {candidate:.4} | {} |", signed(figure)),
+                format_args!(
+                    "| {name} | {:.4} | {:.4} | {} |",
+                    figure.baseline,
+                    figure.candidate,
+                    signed(figure)
+                ),
             );
         }
         line(&mut text, format_args!("\n{}", self.verdict()));
