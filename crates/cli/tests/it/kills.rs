@@ -20,8 +20,8 @@ use serde_json::Value;
 
 use crate::{CLASSES, PIPELINE, Project, Ran, assert_same, bitmap, results};
 
-/// How often a pipeline is killed at any time, unless `LUTHIER_TEST_KILLS` says otherwise; at steps there are more than a
-/// hundred kills besides.
+/// How often a pipeline is killed at any time, unless `LUTHIER_TEST_KILLS` says otherwise; at steps there are many
+/// more.
 const KILLS: usize = 10;
 
 /// Of the writes of a run every seventh is disturbed, unless `LUTHIER_TEST_STRIDE` says otherwise; of other calls all are.
