@@ -3,16 +3,8 @@ use luthier_artifact::UnknownName;
 use crate::{View, WIDTH};
 
 /// How the features of an image's views become one row.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    strum::Display,
-    strum::EnumString,
-    strum::VariantNames
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(strum::Display, strum::EnumString, strum::VariantNames)]
 #[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = unknown_combination)]
 pub enum Combine {
     /// The average of the views: 2048 features.

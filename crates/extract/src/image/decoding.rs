@@ -4,17 +4,8 @@ use luthier_artifact::UnknownName;
 
 /// How a JPEG that is much larger than the network needs is decoded. Images of other formats are
 /// always decoded exactly.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    strum::Display,
-    strum::EnumString,
-    strum::VariantNames
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(strum::Display, strum::EnumString, strum::VariantNames)]
 #[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = unknown_decoding)]
 pub enum Decoding {
     /// At a half, a quarter or an eighth of its size: the smallest whose short side has 512 pixels

@@ -1,17 +1,8 @@
 use luthier_artifact::UnknownName;
 
 /// How an image of any shape becomes a square of 224 × 224 pixels.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    strum::Display,
-    strum::EnumString,
-    strum::VariantNames
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(strum::Display, strum::EnumString, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = UnknownName, parse_err_fn = unknown_view)]
 pub enum View {
     /// Both sides to 224 whatever the shape: nothing is cut off, the aspect is not kept.

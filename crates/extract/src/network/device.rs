@@ -164,16 +164,8 @@ fn batch_within(free: u64, precision: Precision) -> usize {
 }
 
 /// The number format of weights and activations.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    strum::Display,
-    strum::EnumString,
-    strum::VariantNames
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(strum::Display, strum::EnumString, strum::VariantNames)]
 #[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = unknown_precision)]
 pub enum Precision {
     /// 32-bit floating point.
