@@ -13,6 +13,7 @@ use crate::workspace::{self, Workspace};
 pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<ExitCode> {
     setup::ensure(workspace)?;
     let mut cargo = workspace.cargo(["bench", "--workspace"]);
+    cargo.args(workspace.features());
     if !names_benchmarks(args) {
         cargo.args(["--bench", "*"]);
     }

@@ -28,16 +28,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
             "clippy",
             "mend what it names; `cargo clippy --fix --release --workspace` does some of it",
             || {
-                let args = [
-                    "clippy",
-                    "--release",
-                    "--workspace",
-                    "--all-targets",
-                    "--",
-                    "-D",
-                    "warnings",
-                ];
-                output(workspace.cargo(args))
+                let mut clippy = workspace.cargo(["clippy", "--release", "--workspace", "--all-targets"]);
+                clippy.args(workspace.features()).args(["--", "-D", "warnings"]);
+                output(clippy)
             },
         )?,
         check(

@@ -34,6 +34,13 @@ pub(crate) struct Options {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let libtorch = link_to(workspace, if options.cuda { Device::Cuda } else { Device::Cpu })?;
     println!("{libtorch}");
+    match workspace.libheif() {
+        Some(version) => println!("libheif {version}: HEIC and AVIF files are read (--features heif)"),
+        None => println!(
+            "no libheif: HEIC and AVIF files are skipped, and named; to read them, apt install libheif-dev (macOS: \
+             brew install libheif pkg-config), then run this again"
+        ),
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,12 +8,13 @@ use anyhow::Result;
 use crate::setup;
 use crate::workspace::{self, Workspace};
 
-/// Runs `cargo test ARGS` in the one profile that everything shares, on the whole workspace unless `args` name packages.
+/// Runs `cargo test ARGS` in the one profile that everything shares, on the whole workspace, with the features
+/// that the machine has the libraries for, unless `args` name packages.
 pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<ExitCode> {
     setup::ensure(workspace)?;
     let mut cargo = workspace.cargo(["test", "--release"]);
     if !names_packages(args) {
-        cargo.arg("--workspace");
+        cargo.arg("--workspace").args(workspace.features());
     }
     cargo.args(args);
     workspace::hand_over(cargo)

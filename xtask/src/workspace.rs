@@ -54,6 +54,7 @@ impl Workspace {
     fn build<'a>(&self, args: impl Iterator<Item = &'a str>) -> Result<()> {
         let status = self
             .cargo(["build", "--release"].into_iter().chain(args))
+            .args(self.features())
             .stdout(io::stderr())
             .status();
         ensure!(
@@ -94,6 +95,22 @@ impl Workspace {
             cargo: non_empty("CARGO").unwrap_or_else(|| "cargo".into()),
             root,
         })
+    }
+
+    /// Arguments to cargo that turn on the features for which the machine has the library.
+    pub(crate) fn features(&self) -> &'static [&'static str] {
+        match self.libheif() {
+            Some(_) => &["--features", "heif"],
+            None => &[],
+        }
+    }
+
+    /// The version of libheif, if pkg-config finds one that Luthier can use.
+    pub(crate) fn libheif(&self) -> Option<String> {
+        let pkg_config = |question| Command::new("pkg-config").args([question, "libheif"]).output().ok();
+        let is_recent = pkg_config("--atleast-version=1.13")?.status.success();
+        let version = String::from_utf8(pkg_config("--modversion")?.stdout).ok()?;
+        is_recent.then(|| version.trim().to_owned())
     }
 
     /// The link that `.cargo/config.toml` names as `LIBTORCH`.

@@ -36,10 +36,12 @@ pub(crate) struct DataSettings {
     /// Folder with the test images, one folder per class
     #[arg(long, value_name = "DIR", alias = "test_dir")]
     test_dir: Option<PathBuf>,
-    /// Folder with all images, one folder per class; a share of each class is kept for the test
+    /// Folder with all images, one folder per class; a share of them is kept for the test
     #[arg(long, value_name = "DIR", alias = "data_dir", conflicts_with_all = ["train_dir", "test_dir"])]
     data_dir: Option<PathBuf>,
-    /// Share of each class in --data-dir that is kept for the test [default: 0.2]
+    /// Share of the images in --data-dir that is kept for the test, roughly [default: 0.2]
+    ///
+    /// The bytes of an image and --seed alone decide on which side it is. It stays there, whatever is added or removed.
     #[arg(long, value_name = "SHARE", alias = "test_fraction", value_parser = share, allow_negative_numbers = true)]
     test_fraction: Option<f64>,
     /// Read every image again, even if its file seems unchanged
@@ -106,7 +108,7 @@ impl FromStr for ChoosePrecision {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkSettings {
-    /// Weights of ResNet-50: a name, a .safetensors file, or `untrained` [default: resnet50-imagenet1k-v1]
+    /// Weights of ResNet-50: a name, a .safetensors or .pth file, or `untrained` [default: resnet50-imagenet1k-v1]
     ///
     /// `luthier weights list` prints the names. `luthier predict` takes the weights of the model by default.
     #[arg(long, value_name = "NAME|FILE")]

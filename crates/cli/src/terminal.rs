@@ -53,11 +53,11 @@ pub(crate) enum Verbosity {
     Verbose,
 }
 
-/// Prints the libraries' messages as `warning: …`.
+/// Prints the libraries' messages as `warning: …` and `note: …`.
 pub(crate) fn show_messages(verbosity: Verbosity) {
     let level = match verbosity {
         Verbosity::Quiet => tracing::Level::ERROR,
-        Verbosity::Normal => tracing::Level::WARN,
+        Verbosity::Normal => tracing::Level::INFO,
         Verbosity::Verbose => tracing::Level::DEBUG,
     };
     let wants_colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

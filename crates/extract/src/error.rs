@@ -16,13 +16,13 @@ pub enum Error {
         path: PathBuf,
     },
     /// A data folder has no image.
-    #[error("{}: no images, expected {}/<class>/<image>.jpg (or png, gif, bmp, webp, tif)", path.display(), path.display())]
+    #[error("{}: no images, expected {}/<class>/<image>.jpg (or png, webp, heic and others)", path.display(), path.display())]
     NoImages {
         /// The folder.
         path: PathBuf,
     },
     /// The folder of a class has no image.
-    #[error("{}: no images of this class, expected .jpg, .png, .gif, .bmp, .webp or .tif files", path.display())]
+    #[error("{}: no images of this class, expected .jpg, .png, .webp, .heic or other image files", path.display())]
     ClassWithoutImages {
         /// The class's folder.
         path: PathBuf,
@@ -44,6 +44,20 @@ pub enum Error {
         test: PathBuf,
         /// The classes.
         classes: Vec<String>,
+    },
+    /// All images of these classes were drawn for the test.
+    #[error("all images of {} were drawn for the test, expected some to train on", classes.join(", "))]
+    AllDrawn {
+        /// The classes.
+        classes: Vec<String>,
+    },
+    /// No image was drawn for the test.
+    #[error("of {n_images} images none was drawn for the test, expected about {test_fraction} of them")]
+    NoneDrawn {
+        /// How many images there are.
+        n_images: usize,
+        /// The share that was expected.
+        test_fraction: f64,
     },
     /// None of the images of a class can be read.
     #[error("class {class}: none of its {n_images} {split} images can be read; the first, {file}: {reason}")]
@@ -73,8 +87,8 @@ pub enum Error {
         /// The digest of the bytes.
         found: Digest,
     },
-    /// A file is no safetensors file, or its tensors are not those of ResNet-50.
-    #[error("{}: expected a safetensors file with the tensors of ResNet-50, found {found}", path.display())]
+    /// A file is neither a safetensors file nor a PyTorch checkpoint, or its tensors are not those of ResNet-50.
+    #[error("{}: expected the tensors of ResNet-50 in a .safetensors or .pth file, found {found}", path.display())]
     Weights {
         /// The weights file.
         path: PathBuf,
@@ -182,8 +196,13 @@ impl Error {
                 Some("a data folder holds one folder of images per class".to_owned())
             }
             Error::ClassWithoutImages { .. } => {
-                Some("add images (HEIC, AVIF and others must be converted), or remove the folder".to_owned())
+                Some("add images (cameras' raw files must be exported as JPEG or TIFF), or remove the folder".to_owned())
             }
+            Error::AllDrawn { .. } | Error::NoneDrawn { .. } => Some(
+                "an image's side depends on its bytes and the seed alone: add images, draw others with --seed N, or say \
+                 which are for the test with --train-dir and --test-dir"
+                    .to_owned(),
+            ),
             Error::EmptyClass { .. } => Some(
                 "replace these images; or remove them if the class has others; or remove the class's folder".to_owned(),
             ),

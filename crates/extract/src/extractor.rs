@@ -33,7 +33,7 @@ pub struct ExtractorConfig {
 impl ExtractorConfig {
     /// Changes when the same configuration gives other features, because decoding, preprocessing or
     /// the network changed.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// The libtorch that this program was built for.
     pub const LIBTORCH: &str = "2.11.0";
@@ -97,7 +97,7 @@ impl ExtractorConfig {
 /// An image to embed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageInput {
-    /// Where its bytes are: those of a JPEG, PNG, GIF, BMP, WebP or TIFF file.
+    /// Where its bytes are, in any format that [`decode`] knows.
     pub source: ImageSource,
     /// The digest that the bytes must have, if it is known.
     pub digest: Option<Digest>,
@@ -177,7 +177,7 @@ impl Extractor {
         } = config;
         device.check(precision)?;
         bridge::keep_freed_memory();
-        let parameters = store.load(&config.weights, resnet50::parameter_shapes(), observer)?;
+        let parameters = store.load(&config.weights, &resnet50::parameter_shapes(), observer)?;
         let batch = match config.batch {
             Some(batch) => batch.max(1),
             None => device.batch(precision)?,

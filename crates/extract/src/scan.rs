@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use luthier_cache::Cache;
 use rayon::prelude::*;
 use walkdir::{DirEntry, WalkDir};
 
+use crate::image::formats::{ENDINGS, RAW_ENDINGS};
 use crate::{Error, Observer, Result};
 
 /// How many files are read before their digests are remembered.
@@ -31,14 +32,13 @@ pub enum DataSource {
         /// The images to evaluate on.
         test: PathBuf,
     },
-    /// One folder with a folder for each class in it. A part of the images of each class is kept
-    /// for the test.
+    /// One folder with a folder for each class in it. Some of the images are kept for the test.
     Whole {
         /// The folder.
         data: PathBuf,
-        /// The part of each class that becomes the test set, between 0 and 1.
+        /// How probable it is that an image becomes part of the test set, between 0 and 1.
         test_fraction: f64,
-        /// Another seed chooses other images for the test.
+        /// Another seed draws other images for the test.
         seed: u64,
     },
 }
@@ -67,6 +67,8 @@ pub struct Scan {
     /// The number of other files: hidden, outside a class's folder, or without an image's
     /// extension.
     pub n_ignored: usize,
+    /// How many of them are cameras' raw files, which need a raw converter.
+    pub n_raw: usize,
     /// The number of files that had to be read; the digests of the others were known by their stat.
     pub n_read: usize,
     /// The folders that could not be listed, each with the reason. Their images are missing in the
@@ -102,6 +104,7 @@ pub fn scan(source: &DataSource, cache: &Cache, rehash: Rehash, observer: &dyn O
     let Listing {
         files,
         n_ignored,
+        n_raw,
         passed_over,
     } = listing;
     let (mut entries, n_read) = digest(source, files, since, cache, rehash, observer)?;
@@ -116,6 +119,7 @@ pub fn scan(source: &DataSource, cache: &Cache, rehash: Rehash, observer: &dyn O
     Ok(Scan {
         manifest,
         n_ignored,
+        n_raw,
         n_read,
         passed_over,
     })
@@ -152,20 +156,34 @@ impl fmt::Display for PassedOver {
 pub struct FoundImages {
     /// The image files, ordered by path.
     pub images: Vec<PathBuf>,
+    /// The number of other files that are not hidden.
+    pub n_other: usize,
     /// The folders that could not be listed.
     pub passed_over: Vec<PassedOver>,
 }
 
 /// The image files below a folder, at any depth, ordered by path; hidden ones are left out.
 ///
-/// Folders that cannot be listed are passed over with a warning.
+/// Folders that cannot be listed are passed over with a warning, and other files with a note.
 ///
 /// # Errors
 /// [`Error::File`] if `folder` may not be read, or if a disk fails.
 pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    let FoundImages { images, passed_over } = find_images(folder)?;
+    let FoundImages {
+        images,
+        n_other,
+        passed_over,
+    } = find_images(folder)?;
     for folder in passed_over {
         tracing::warn!("{folder}");
+    }
+    if n_other > 0 {
+        let files = if n_other == 1 {
+            "file that is no image"
+        } else {
+            "files that are no images"
+        };
+        tracing::info!("{}: passed over {n_other} {files} by name", folder.display());
     }
     Ok(images)
 }
@@ -176,11 +194,11 @@ pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
 /// [`Error::File`] if `folder` may not be read, or if a disk fails.
 pub fn find_images(folder: &Path) -> Result<FoundImages> {
     let walk = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
-    let (mut images, mut passed_over) = (Vec::new(), Vec::new());
+    let (mut images, mut n_other, mut passed_over) = (Vec::new(), 0, Vec::new());
     for entry in walk.filter_entry(|entry| !is_hidden(entry)) {
         match entry.map_err(|error| Obstacle::new(folder, error)) {
             Ok(entry) if entry.file_type().is_file() && is_image_name(entry.path()) => images.push(entry.into_path()),
-            Ok(_) => {}
+            Ok(entry) => n_other += usize::from(entry.file_type().is_file()),
             Err(obstacle) => match obstacle.consequence() {
                 // Reading the file will tell what is wrong with it.
                 Consequence::UnreadableImage => images.push(obstacle.path),
@@ -190,7 +208,11 @@ pub fn find_images(folder: &Path) -> Result<FoundImages> {
             },
         }
     }
-    Ok(FoundImages { images, passed_over })
+    Ok(FoundImages {
+        images,
+        n_other,
+        passed_over,
+    })
 }
 
 fn is_hidden(entry: &DirEntry) -> bool {
@@ -275,12 +297,19 @@ impl From<Obstacle> for Error {
     }
 }
 
-/// Whether a file's name ends like an image's: jpg, jpeg, png, gif, bmp, webp, tif or tiff, in any
-/// case.
+/// Whether a file's name ends like an image's, in upper or lower case.
 pub(crate) fn is_image_name(path: &Path) -> bool {
-    const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "gif", "bmp", "webp", "tif", "tiff"];
+    has_ending(path, &ENDINGS)
+}
+
+/// Whether a file's name ends like that of a camera's raw file.
+fn is_raw_name(path: &Path) -> bool {
+    has_ending(path, &RAW_ENDINGS)
+}
+
+fn has_ending(path: &Path, known: &[&str]) -> bool {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-    ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+    ending.is_some_and(|ending| known.contains(&ending.as_str()))
 }
 
 struct Listed {
@@ -296,6 +325,7 @@ struct Listed {
 struct Listing {
     files: Vec<Listed>,
     n_ignored: usize,
+    n_raw: usize,
     passed_over: Vec<PassedOver>,
 }
 
@@ -309,6 +339,7 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
     let Listing {
         files,
         n_ignored,
+        n_raw,
         passed_over,
     } = listing;
     let n_before = files.len();
@@ -355,6 +386,7 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
         }
         if entry.depth() < 2 || !is_image_name(entry.path()) {
             *n_ignored += 1;
+            *n_raw += usize::from(is_raw_name(entry.path()));
             continue;
         }
         match entry.metadata() {
@@ -470,31 +502,26 @@ fn absolute(source: &DataSource, split: Split) -> Result<PathBuf> {
     std::path::absolute(source.folder(split)).map_err(Error::io(source.folder(split)))
 }
 
-/// Moves a part of each class to the test split.
+/// Moves to the test split every image that is drawn for it.
 ///
-/// The images of a class are ordered by the digest of the seed and their own digest, and the first
-/// are taken. So the choice does not depend on names or order, equal bytes in a class never come
-/// into both splits, and an added image moves at most one other image.
+/// Whether an image is drawn depends on its bytes and the seed alone. So it stays on its side for ever, whatever is added,
+/// removed or renamed, and copies stay together. The share of a class that is drawn is near `test_fraction`, not exact.
 fn choose_test_images(entries: &mut [ManifestEntry], test_fraction: f64, seed: u64) {
-    let mut by_class: BTreeMap<&str, Vec<(Digest, usize)>> = BTreeMap::new();
-    for (place, entry) in entries.iter().enumerate() {
-        if let Content::Digest(digest) = entry.content {
-            let order = Digest::of(&[&seed.to_le_bytes(), &digest.as_bytes()[..]].concat());
-            by_class.entry(entry.class()).or_default().push((order, place));
+    for entry in entries {
+        if let Content::Digest(digest) = &entry.content
+            && is_drawn(digest, test_fraction, seed)
+        {
+            entry.split = Split::Test;
         }
     }
-    let mut chosen = Vec::new();
-    for mut images in by_class.into_values() {
-        images.sort_unstable();
-        let distinct: Vec<&[(Digest, usize)]> = images.chunk_by(|a, b| a.0 == b.0).collect();
-        // Both splits get at least one image of every class that has two.
-        let most = distinct.len().saturating_sub(1);
-        let n_test = ((distinct.len() as f64 * test_fraction).round() as usize).clamp(most.min(1), most);
-        chosen.extend(distinct[..n_test].concat().into_iter().map(|(_, place)| place));
-    }
-    for place in chosen {
-        entries[place].split = Split::Test;
-    }
+}
+
+/// Whether the digest of the seed and the image, as a number from 0 to 1, is below `test_fraction`.
+fn is_drawn(image: &Digest, test_fraction: f64, seed: u64) -> bool {
+    let drawn = Digest::of(&[&seed.to_le_bytes(), &image.as_bytes()[..]].concat());
+    let first = *drawn.as_bytes().first_chunk().expect("a digest has 32 bytes");
+    // 53 bits, as a number in double precision has.
+    ((u64::from_be_bytes(first) >> 11) as f64) < test_fraction * (1_u64 << 53) as f64
 }
 
 fn check_classes(source: &DataSource, manifest: &Manifest) -> Result<()> {
@@ -502,6 +529,17 @@ fn check_classes(source: &DataSource, manifest: &Manifest) -> Result<()> {
     let in_train: HashSet<&str> = train.map(ManifestEntry::class).collect();
     let is_test_only = |class: &&String| !in_train.contains(class.as_str());
     let test_only: Vec<String> = manifest.classes.iter().filter(is_test_only).cloned().collect();
+    if let DataSource::Whole { test_fraction, .. } = source {
+        if !test_only.is_empty() {
+            return Err(Error::AllDrawn { classes: test_only });
+        }
+        if manifest.entries.iter().all(|entry| entry.split == Split::Train) {
+            return Err(Error::NoneDrawn {
+                n_images: manifest.entries.len(),
+                test_fraction: *test_fraction,
+            });
+        }
+    }
     if !test_only.is_empty() {
         return Err(Error::TestOnlyClasses {
             train: source.folder(Split::Train).to_owned(),

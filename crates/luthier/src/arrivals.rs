@@ -80,7 +80,9 @@ impl Arrivals {
             let start = Instant::now();
             if start >= if self.is_changed { with_news } else { without } {
                 self.is_changed = false;
-                let FoundImages { images, passed_over } = find_images(&self.folder)?;
+                let FoundImages {
+                    images, passed_over, ..
+                } = find_images(&self.folder)?;
                 for folder in passed_over {
                     if self.warned_of.insert(folder.path.clone()) {
                         tracing::warn!("{folder}");

@@ -428,7 +428,10 @@ fn describe_extractor(extractor: &ExtractorInfo) -> String {
 /// What was found, in a line.
 fn describe_scan(found: &Scan) -> String {
     let Scan {
-        manifest, n_ignored, ..
+        manifest,
+        n_ignored,
+        n_raw,
+        ..
     } = found;
     let count = |split| manifest.entries.iter().filter(|entry| entry.split == split).count();
     let (n, classes, train, test) = (
@@ -438,7 +441,11 @@ fn describe_scan(found: &Scan) -> String {
         count(Split::Test),
     );
     let ignored = if *n_ignored > 0 {
-        format!("; {} ignored", counted(n_ignored, "other file"))
+        let raw = match n_raw {
+            0 => String::new(),
+            n => format!(", {n} of them camera raw: export those as JPEG"),
+        };
+        format!("; {} ignored{raw}", counted(n_ignored, "other file"))
     } else {
         String::new()
     };

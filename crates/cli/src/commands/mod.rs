@@ -108,7 +108,19 @@ pub(crate) fn weights_store() -> Result<WeightsStore> {
     let mirror = std::env::var("LUTHIER_WEIGHTS_MIRROR")
         .ok()
         .filter(|mirror| !mirror.is_empty());
-    Ok(WeightsStore::new(folders.cache_dir().join("luthier/weights"), mirror))
+    // As PyTorch and huggingface_hub find them.
+    let folder = |variable: &str| {
+        std::env::var_os(variable)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    };
+    let caches = folder("XDG_CACHE_HOME").unwrap_or_else(|| folders.home_dir().join(".cache"));
+    let torch_home = folder("TORCH_HOME").unwrap_or_else(|| caches.join("torch"));
+    let hugging_face = folder("HF_HUB_CACHE")
+        .or_else(|| Some(folder("HF_HOME")?.join("hub")))
+        .unwrap_or_else(|| caches.join("huggingface/hub"));
+    let store = WeightsStore::new(folders.cache_dir().join("luthier/weights"), mirror);
+    Ok(store.with_caches(torch_home, hugging_face))
 }
 
 /// The configuration of all stages, and of the data, from the settings.

@@ -1,103 +1,54 @@
-use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
+use image::RgbImage;
 
-use super::decoding::{Decoding, MAX_ALLOC, Unreadable};
-use super::jpeg;
+use super::decoding::{Decoding, Unreadable};
+use super::exif::Metadata;
+use super::formats::{Format, bmp, gif, heif, jpeg, jpeg_2000, jpeg_xl, png, tiff, webp};
+use super::pixels::on_white;
 
-/// Decodes the bytes of an image file to upright 8-bit RGB. The bytes tell the format: JPEG, PNG,
-/// GIF, BMP, WebP or TIFF.
+/// Decodes the bytes of an image file to upright 8-bit RGB. The bytes tell the format: JPEG, PNG, GIF, BMP, WebP, TIFF,
+/// JPEG XL or JPEG 2000; and HEIC and AVIF, if Luthier was built with libheif.
 ///
-/// The EXIF orientation is applied. Grey, palette, 16-bit and CMYK images become RGB, and alpha is
-/// composited onto white. With [`Decoding::Scaled`] a large JPEG is decoded at a fraction of its
-/// size.
+/// The orientation that EXIF or XMP give is applied. Grey, palette, 16-bit and CMYK images become RGB, and alpha is
+/// composited onto white. With [`Decoding::Scaled`] a large JPEG is decoded at a fraction of its size.
 ///
 /// # Errors
-/// [`Unreadable`] if the bytes have no known format, are damaged or cut short, or take too much
-/// memory.
+/// [`Unreadable`] if the bytes have no known format, are damaged or cut short, or take too much memory.
 pub fn decode(bytes: &[u8], decoding: Decoding) -> Result<RgbImage, Unreadable> {
     if bytes.is_empty() {
         return Err(Unreadable("empty file".to_owned()));
     }
-    let mut reader = ImageReader::new(Cursor::new(bytes));
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_ALLOC);
-    reader.limits(limits);
-    let reader = reader
-        .with_guessed_format()
-        .map_err(|error| Unreadable(error.to_string()))?;
-    let Some(format) = reader.format() else {
-        return Err(Unreadable(
-            "not an image: the bytes begin like no known format".to_owned(),
-        ));
-    };
-    if format == ImageFormat::Jpeg
-        && let Some(image) = jpeg::decode(bytes, decoding)?
-    {
-        return Ok(image);
-    }
+    let format = Format::of(bytes).map_err(|other| Unreadable(other.to_string()))?;
     // A decoder that panics over damaged bytes costs one image, not the run.
-    catch_unwind(AssertUnwindSafe(|| decode_as(reader, format)))
-        .unwrap_or_else(|_| Err(Unreadable(format!("damaged {}: the decoder failed", name(format)))))
+    catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, decoding)))
+        .unwrap_or_else(|_| Err(Unreadable(format!("damaged {format}: the decoder failed"))))
 }
 
-fn decode_as(reader: ImageReader<Cursor<&[u8]>>, format: ImageFormat) -> Result<RgbImage, Unreadable> {
-    let damaged = |error: ImageError| match error {
-        ImageError::Unsupported(_) => Unreadable(format!(
-            "{} of a kind that is not supported, expected JPEG, PNG, GIF, BMP, WebP or TIFF",
-            name(format)
-        )),
-        error => Unreadable(format!("damaged {}: {error}", name(format))),
+fn decode_as(format: Format, bytes: &[u8], decoding: Decoding) -> Result<RgbImage, Unreadable> {
+    let as_stored = |image| (image, Metadata::default());
+    let (mut image, metadata) = match format {
+        Format::Jpeg => jpeg::decode(bytes, decoding)?,
+        Format::Png => png::decode(bytes)?,
+        Format::WebP => webp::decode(bytes)?,
+        Format::Gif => as_stored(gif::decode(bytes)?),
+        Format::Bmp => as_stored(bmp::decode(bytes)?),
+        // These are upright already.
+        Format::Tiff => as_stored(tiff::decode(bytes)?),
+        Format::JpegXl => as_stored(jpeg_xl::decode(bytes)?),
+        Format::Jpeg2000 => as_stored(jpeg_2000::decode(bytes)?),
+        Format::Heic | Format::Avif => as_stored(heif::decode(bytes, format)?),
     };
-    let mut decoder = reader.into_decoder().map_err(damaged)?;
-    let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 {
-        return Err(Unreadable(format!(
-            "damaged {}: {width} × {height} pixels",
-            name(format)
-        )));
-    }
-    // The decoder's own limit does not count the buffer that it decodes into.
-    if decoder.total_bytes() > MAX_ALLOC {
-        return Err(Unreadable::too_large(width, height));
-    }
-    let orientation = decoder.orientation().map_err(damaged)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-    image.apply_orientation(orientation);
-    Ok(if image.color().has_alpha() {
-        composite_onto_white(image)
-    } else {
-        image.into_rgb8()
-    })
-}
-
-fn name(format: ImageFormat) -> String {
-    format
-        .extensions_str()
-        .first()
-        .copied()
-        .unwrap_or("image")
-        .to_uppercase()
-        .replace("JPG", "JPEG")
-}
-
-fn composite_onto_white(image: DynamicImage) -> RgbImage {
-    let rgba = image.into_rgba8();
-    let mut rgb = RgbImage::new(rgba.width(), rgba.height());
-    for (from, to) in rgba.pixels().zip(rgb.pixels_mut()) {
-        let [red, green, blue, alpha] = from.0.map(u32::from);
-        // Rounded division by 255.
-        let blend = |value: u32| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
-        *to = Rgb([blend(red), blend(green), blend(blue)]);
-    }
-    rgb
+    image.apply_orientation(metadata.orientation());
+    on_white(image)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use image::codecs::jpeg::JpegEncoder;
-    use image::{ExtendedColorType, ImageEncoder, Luma, Rgba, RgbaImage};
+    use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, Luma, Rgb, Rgba, RgbaImage};
 
     use super::*;
 
@@ -199,9 +150,11 @@ mod tests {
 
     #[test]
     fn an_image_without_pixels_is_named() {
-        // A GIF of 0 × 0 whose one frame has a pixel.
+        // Width and height of the screen, and of the only frame, whose descriptor begins with a comma.
         let mut gif = encode(&RgbImage::new(1, 1).into(), ImageFormat::Gif);
         gif[6..10].fill(0);
+        let frame = gif.iter().rposition(|&byte| byte == b',').unwrap();
+        gif[frame + 5..frame + 9].fill(0);
         assert_eq!(message(&gif), "damaged GIF: 0 × 0 pixels");
     }
 

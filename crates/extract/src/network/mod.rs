@@ -6,6 +6,7 @@
 //! [`winograd`]'s. [`lanes`] keeps a [`device`] busy. [`bridge`] is the only module that calls C++.
 
 pub(crate) mod bridge;
+mod checkpoint;
 pub(crate) mod device;
 pub(crate) mod lanes;
 pub(crate) mod parameters;

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
@@ -5,10 +6,12 @@ use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use tch::{Kind, Tensor};
 
+use super::checkpoint::{self, StoredTensor};
 use super::sha256::sha256_of;
 use crate::{Error, Result};
 
 /// Name and shape of a parameter of the network, as torchvision has them.
+#[derive(Clone, Debug)]
 pub(crate) struct ParameterShape {
     pub(crate) name: String,
     pub(crate) shape: Vec<i64>,
@@ -31,13 +34,13 @@ impl Parameters {
         values
     }
 
-    /// Reads the parameters with these shapes from a safetensors file. `sha256` is what the file
+    /// Reads the parameters with these shapes from a safetensors file or a PyTorch checkpoint. `sha256` is what the file
     /// must have, if given.
     ///
     /// # Errors
     /// [`Error::File`] if the file cannot be read, [`Error::WeightsDigest`] if it has another
-    /// SHA-256, and [`Error::Weights`] if it is no safetensors file or has other tensors.
-    pub(crate) fn read(path: &Path, shapes: Vec<ParameterShape>, sha256: Option<&str>) -> Result<Self> {
+    /// SHA-256, and [`Error::Weights`] if it is neither or has other tensors.
+    pub(crate) fn read(path: &Path, shapes: &[ParameterShape], sha256: Option<&str>) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io(path))?;
         // The digest takes as long as all else: it is computed beside it.
         let (found, parameters) = rayon::join(
@@ -54,16 +57,16 @@ impl Parameters {
         }
     }
 
-    fn parse(path: &Path, bytes: &[u8], expected: Vec<ParameterShape>) -> Result<Self> {
+    fn parse(path: &Path, bytes: &[u8], expected: &[ParameterShape]) -> Result<Self> {
         let wrong = |found: String| Error::Weights {
             path: path.to_owned(),
             found,
         };
-        let file = SafeTensors::deserialize(bytes).map_err(|error| wrong(error.to_string()))?;
+        let file = TensorFile::open(bytes).map_err(wrong)?;
         let missing: Vec<_> = expected
             .iter()
             .map(|known| &known.name)
-            .filter(|name| file.tensor(name).is_err())
+            .filter(|name| file.get(name).is_none())
             .collect();
         if let Some(first) = missing.first() {
             return Err(wrong(format!(
@@ -80,37 +83,25 @@ impl Parameters {
         if let Some(name) = file.names().into_iter().filter(|name| !is_expected(name)).min() {
             return Err(wrong(format!("{name}, which ResNet-50 lacks")));
         }
-        let read = |ParameterShape { name, shape }: ParameterShape| {
-            let view = file.tensor(&name).expect("no tensor is missing");
-            if view
-                .shape()
-                .iter()
-                .map(|&length| length as i64)
-                .ne(shape.iter().copied())
-            {
-                return Err(wrong(format!(
-                    "{name} of shape {:?} instead of {shape:?}",
-                    view.shape()
-                )));
+        let read = |ParameterShape { name, shape }: &ParameterShape| {
+            let (dtype, found, bytes) = file.get(name).expect("no tensor is missing");
+            if found.iter().map(|&length| length as i64).ne(shape.iter().copied()) {
+                return Err(wrong(format!("{name} of shape {found:?} instead of {shape:?}")));
             }
-            let values = match view.dtype() {
-                Dtype::F32 => (view.data().as_chunks().0.iter())
+            let values = match dtype {
+                Dtype::F32 => (bytes.as_chunks().0.iter())
                     .map(|bytes| f32::from_le_bytes(*bytes))
                     .collect(),
-                Dtype::F16 => widened(view.data(), Kind::Half)?,
-                Dtype::BF16 => widened(view.data(), Kind::BFloat16)?,
+                Dtype::F16 => widened(bytes, Kind::Half)?,
+                Dtype::BF16 => widened(bytes, Kind::BFloat16)?,
                 other => return Err(wrong(format!("{name} of type {other:?} instead of F32, F16 or BF16"))),
             };
             if !values.iter().all(|value| value.is_finite()) {
                 return Err(wrong(format!("{name} with values that are not finite")));
             }
-            Ok((name, values))
+            Ok((name.clone(), values))
         };
-        expected
-            .into_par_iter()
-            .map(read)
-            .collect::<Result<_>>()
-            .map(Parameters)
+        expected.par_iter().map(read).collect::<Result<_>>().map(Parameters)
     }
 
     /// Parameters without training: the same numbers on every machine.
@@ -119,7 +110,7 @@ impl Parameters {
     /// arXiv:1502.01852). Batch norms are the identity, except that the last of each block halves:
     /// otherwise sixteen residual sums would overflow fp16. There is only integer arithmetic, one
     /// multiplication and one conversion, so that the bits are the same everywhere.
-    pub(crate) fn untrained(shapes: Vec<ParameterShape>) -> Self {
+    pub(crate) fn untrained(shapes: &[ParameterShape]) -> Self {
         let mut state = 0_u64;
         let mut uniform = || {
             // splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
@@ -131,7 +122,7 @@ impl Parameters {
             // The upper 24 bits, as an odd multiple of 2⁻²⁴ in (−1, 1).
             (((z ^ (z >> 31)) >> 40) as f32 * 2.0 + 1.0) / 16_777_216.0 - 1.0
         };
-        let make = |ParameterShape { name, shape }: ParameterShape| {
+        let make = |ParameterShape { name, shape }: &ParameterShape| {
             let n: i64 = shape.iter().product();
             let values: Vec<f32> = match name.rsplit('.').next() {
                 Some("weight") if shape.len() == 4 => {
@@ -142,9 +133,9 @@ impl Parameters {
                 Some("weight" | "running_var") => vec![1.0; n as usize],
                 _ => vec![0.0; n as usize],
             };
-            (name, values)
+            (name.clone(), values)
         };
-        Parameters(shapes.into_iter().map(make).collect())
+        Parameters(shapes.iter().map(make).collect())
     }
 
     /// SHA-256 of the recipe of [`untrained`](Self::untrained), which stands for these parameters
@@ -154,6 +145,45 @@ impl Parameters {
         const RECIPE: &str =
             "ResNet-50, He uniform (fan in), splitmix64 seeded 0, last batch norm of a block 0.5, version 1";
         sha256_of(RECIPE.as_bytes())
+    }
+}
+
+/// A file of tensors, of one of two formats.
+enum TensorFile<'a> {
+    Safetensors(SafeTensors<'a>),
+    Checkpoint(HashMap<String, StoredTensor>),
+}
+
+impl<'a> TensorFile<'a> {
+    /// The first bytes tell the format. An error says what was found.
+    fn open(bytes: &'a [u8]) -> std::result::Result<Self, String> {
+        if checkpoint::is_checkpoint(bytes) {
+            Ok(TensorFile::Checkpoint(checkpoint::read(bytes)?))
+        } else {
+            let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+            Ok(TensorFile::Safetensors(file))
+        }
+    }
+
+    fn names(&self) -> Vec<&str> {
+        match self {
+            TensorFile::Safetensors(file) => file.names(),
+            TensorFile::Checkpoint(tensors) => tensors.keys().map(String::as_str).collect(),
+        }
+    }
+
+    /// The type, shape and little-endian bytes of a tensor.
+    fn get(&self, name: &str) -> Option<(Dtype, Vec<usize>, &[u8])> {
+        match self {
+            TensorFile::Safetensors(file) => {
+                let view = file.tensor(name).ok()?;
+                Some((view.dtype(), view.shape().to_vec(), view.data()))
+            }
+            TensorFile::Checkpoint(tensors) => {
+                let StoredTensor { dtype, shape, bytes } = tensors.get(name)?;
+                Some((*dtype, shape.clone(), bytes))
+            }
+        }
     }
 }
 

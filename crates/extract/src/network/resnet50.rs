@@ -543,7 +543,7 @@ mod tests {
     #[test]
     fn fused_and_plain_kernels_agree() {
         assert!(bridge::has_onednn(), "the libtorch that setup provides has oneDNN");
-        let parameters = Parameters::untrained(parameter_shapes());
+        let parameters = Parameters::untrained(&parameter_shapes());
         let images: Vec<u8> = (0..2 * Preprocess::BYTES).map(|n| (n * n / 97 % 256) as u8).collect();
         for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Bf16, 0.05)] {
             if let Err(error) = Device::Cpu.check(precision) {

@@ -7,11 +7,8 @@ use std::time::Duration;
 
 use super::parameters::{ParameterShape, Parameters};
 use super::sha256::sha256_of_file;
-use super::weights::{NamedWeights, WeightsSource};
+use super::weights::{NamedWeights, WeightsFile, WeightsSource};
 use crate::{Error, Observer, Result};
-
-/// The hub that serves the weights, unless a mirror is set.
-const HUB: &str = "https://huggingface.co";
 
 /// How long to wait for a server to be found, to be reached, and to answer.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -28,16 +25,39 @@ pub struct WeightsStore {
     folder: PathBuf,
     mirror: Option<String>,
     stall_limit: Duration,
+    torch_home: Option<PathBuf>,
+    hugging_face: Option<PathBuf>,
+}
+
+/// A file that is said to hold named weights.
+struct Candidate<'a> {
+    path: PathBuf,
+    file: &'a WeightsFile,
+    /// Whether the store itself has downloaded it.
+    is_own: bool,
 }
 
 impl WeightsStore {
-    /// A store in `folder`; `mirror` stands in for the hub's address, for example
+    /// A store in `folder`; `mirror` stands in for the servers' addresses, for example
     /// `https://mirror.example.org`.
     pub fn new(folder: PathBuf, mirror: Option<String>) -> Self {
         WeightsStore {
             folder,
             mirror,
             stall_limit: STALL_LIMIT,
+            torch_home: None,
+            hugging_face: None,
+        }
+    }
+
+    /// The same store, which also takes what other programs have downloaded: PyTorch into `hub/checkpoints` below
+    /// `torch_home` (`$TORCH_HOME`), and Hugging Face's libraries into `hugging_face` (`$HF_HOME/hub`).
+    #[must_use]
+    pub fn with_caches(self, torch_home: PathBuf, hugging_face: PathBuf) -> Self {
+        WeightsStore {
+            torch_home: Some(torch_home),
+            hugging_face: Some(hugging_face),
+            ..self
         }
     }
 
@@ -50,12 +70,52 @@ impl WeightsStore {
 
     /// Where these weights are, or would be.
     pub fn path(&self, weights: &NamedWeights) -> PathBuf {
-        self.folder.join(format!("{}.safetensors", weights.name))
+        let first = self.candidates(weights).into_iter().next();
+        first.map_or_else(|| self.own_path(weights, &weights.hub), |candidate| candidate.path)
     }
 
     /// Whether these weights need not be downloaded.
     pub fn has(&self, weights: &NamedWeights) -> bool {
-        self.path(weights).is_file()
+        !self.candidates(weights).is_empty()
+    }
+
+    fn own_path(&self, weights: &NamedWeights, file: &WeightsFile) -> PathBuf {
+        self.folder.join(format!("{}.{}", weights.name, file.ending()))
+    }
+
+    /// The files that are there: those of the store first.
+    fn candidates<'a>(&self, weights: &'a NamedWeights) -> Vec<Candidate<'a>> {
+        let own = weights.files().map(|file| Candidate {
+            path: self.own_path(weights, file),
+            file,
+            is_own: true,
+        });
+        let foreign = weights.files().flat_map(|file| {
+            let paths = self.foreign_paths(file);
+            paths.into_iter().map(move |path| Candidate {
+                path,
+                file,
+                is_own: false,
+            })
+        });
+        own.chain(foreign)
+            .filter(|candidate| candidate.path.is_file())
+            .collect()
+    }
+
+    /// Where other programs keep a file.
+    fn foreign_paths(&self, file: &WeightsFile) -> Vec<PathBuf> {
+        let torch = self
+            .torch_home
+            .as_ref()
+            .map(|home| home.join("hub/checkpoints").join(file.name()));
+        let blob = self.hugging_face.as_ref().and_then(|cache| {
+            // owner/model/resolve/revision/file; a large file is named by its SHA-256.
+            let (owner, rest) = file.path.split_once('/')?;
+            let (model, _) = rest.split_once("/resolve/")?;
+            Some(cache.join(format!("models--{owner}--{model}/blobs")).join(file.sha256))
+        });
+        torch.into_iter().chain(blob).collect()
     }
 
     /// Loads the parameters with these shapes, downloading them first if need be.
@@ -65,24 +125,34 @@ impl WeightsStore {
     pub(crate) fn load(
         &self,
         source: &WeightsSource,
-        shapes: Vec<ParameterShape>,
+        shapes: &[ParameterShape],
         observer: &dyn Observer,
     ) -> Result<Parameters> {
-        match source {
-            WeightsSource::Named(named) if self.has(named) => {
-                Parameters::read(&self.path(named), shapes, Some(named.sha256))
+        let named = match source {
+            WeightsSource::Named(named) => named,
+            WeightsSource::File(path) => return Parameters::read(path, shapes, None),
+            WeightsSource::Untrained => return Ok(Parameters::untrained(shapes)),
+        };
+        for Candidate { path, file, is_own } in self.candidates(named) {
+            match Parameters::read(&path, shapes, Some(file.sha256)) {
+                Err(Error::WeightsDigest { .. }) if !is_own => tell_of_other_bytes(&path),
+                read => {
+                    if !is_own {
+                        tracing::info!("weights {}: found in {}", named.name, path.display());
+                    }
+                    return read;
+                }
             }
-            // What was fetched just now has been checked.
-            WeightsSource::Named(named) => Parameters::read(&self.fetch(named, observer)?, shapes, None),
-            WeightsSource::File(path) => Parameters::read(path, shapes, None),
-            WeightsSource::Untrained => Ok(Parameters::untrained(shapes)),
         }
+        // What was fetched just now has been checked.
+        Parameters::read(&self.fetch(named, observer)?, shapes, None)
     }
 
     /// The path of these weights, which are downloaded unless they are there.
     ///
     /// A download goes on where an earlier one broke off. The file gets its name only when its
-    /// SHA-256 is right. An interrupt ends the download within a second.
+    /// SHA-256 is right. An interrupt ends the download within a second. If the first server cannot
+    /// be reached, the second is asked, if there is one.
     ///
     /// # Errors
     /// [`Error::Download`] if the network fails or the server sends nothing for 30 s,
@@ -90,34 +160,53 @@ impl WeightsStore {
     /// is there has other bytes, [`Error::File`] if a file cannot be read or written, and
     /// [`Error::Interrupted`].
     pub fn fetch(&self, weights: &NamedWeights, observer: &dyn Observer) -> Result<PathBuf> {
-        let path = self.path(weights);
-        if path.is_file() {
+        for Candidate { path, file, is_own } in self.candidates(weights) {
             let found = sha256_of_file(&path)?;
-            if found != weights.sha256 {
+            if found == file.sha256 {
+                return Ok(path);
+            }
+            if is_own {
                 return Err(Error::WeightsDigest {
                     path,
-                    expected: weights.sha256.to_owned(),
+                    expected: file.sha256.to_owned(),
                     found,
                 });
             }
-            return Ok(path);
+            tell_of_other_bytes(&path);
         }
+        let first = self.fetch_file(weights, &weights.hub, observer);
+        match (first, &weights.checkpoint) {
+            (Err(error @ Error::Download { .. }), Some(other)) => {
+                tracing::warn!("{error}: asking {} instead", self.url(other));
+                // The first server's error is what the user should mend.
+                self.fetch_file(weights, other, observer)
+                    .map_err(|second| match second {
+                        Error::Download { .. } => error,
+                        second => second,
+                    })
+            }
+            (first, _) => first,
+        }
+    }
+
+    fn fetch_file(&self, weights: &NamedWeights, source: &WeightsFile, observer: &dyn Observer) -> Result<PathBuf> {
+        let path = self.own_path(weights, source);
         fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
-        let partial = path.with_extension("safetensors.part");
+        let partial = path.with_extension(format!("{}.part", source.ending()));
         // Held until the file has its name: two processes may want the same weights, and the second
         // waits here.
-        let Some(mut file) = self.lock(weights, &partial)? else {
+        let Some(mut file) = self.lock(&path, &partial)? else {
             return Ok(path);
         };
-        self.download(weights, &partial, &mut file, observer)?;
+        self.download(weights, source, &partial, &mut file, observer)?;
         let found = sha256_of_file(&partial)?;
-        if found != weights.sha256 {
+        if found != source.sha256 {
             // Nothing of a wrong file can be kept: the next attempt begins anew.
             fs::remove_file(&partial).map_err(Error::io(&partial))?;
             return Err(Error::DownloadDigest {
                 name: weights.name.to_owned(),
-                url: self.url(weights),
-                expected: weights.sha256.to_owned(),
+                url: self.url(source),
+                expected: source.sha256.to_owned(),
                 found,
             });
         }
@@ -126,7 +215,7 @@ impl WeightsStore {
     }
 
     /// The partial file, locked; `None` if another process finished the download meanwhile.
-    fn lock(&self, weights: &NamedWeights, partial: &Path) -> Result<Option<File>> {
+    fn lock(&self, path: &Path, partial: &Path) -> Result<Option<File>> {
         loop {
             let file = File::options()
                 .create(true)
@@ -134,7 +223,7 @@ impl WeightsStore {
                 .open(partial)
                 .map_err(Error::io(partial))?;
             file.lock().map_err(Error::io(partial))?;
-            if self.has(weights) {
+            if path.is_file() {
                 return Ok(None);
             }
             // The process that held the lock may have removed the file meanwhile.
@@ -144,15 +233,22 @@ impl WeightsStore {
         }
     }
 
-    fn url(&self, weights: &NamedWeights) -> String {
-        let hub = self.mirror.as_deref().unwrap_or(HUB).trim_end_matches('/');
-        format!("{hub}/{}", weights.path)
+    fn url(&self, file: &WeightsFile) -> String {
+        let server = self.mirror.as_deref().unwrap_or(file.server).trim_end_matches('/');
+        format!("{server}/{}", file.path)
     }
 
     /// Appends to the partial file what it lacks.
-    fn download(&self, weights: &NamedWeights, partial: &Path, file: &mut File, observer: &dyn Observer) -> Result<()> {
+    fn download(
+        &self,
+        weights: &NamedWeights,
+        source: &WeightsFile,
+        partial: &Path,
+        file: &mut File,
+        observer: &dyn Observer,
+    ) -> Result<()> {
         let have = file.seek(SeekFrom::End(0)).map_err(Error::io(partial))?;
-        let url = self.url(weights);
+        let url = self.url(source);
         let fail = |message: String| Error::Download {
             name: weights.name.to_owned(),
             url: url.clone(),
@@ -194,6 +290,10 @@ impl WeightsStore {
         }
         file.sync_all().map_err(Error::io(partial))
     }
+}
+
+fn tell_of_other_bytes(path: &Path) {
+    tracing::warn!("{}: other bytes than these weights have; passed over", path.display());
 }
 
 /// What a server sends.

@@ -1,5 +1,6 @@
 //! The crate from outside: against Pillow and torchvision, on real folders, with faults.
 
+mod formats;
 mod golden;
 mod inputs;
 mod lanes;

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use luthier_extract::{Error, Extractor, ExtractorConfig, NamedWeights, Observer, Task, WeightsSource, WeightsStore};
+use luthier_extract::{
+    Error, Extractor, ExtractorConfig, NamedWeights, Observer, Preprocess, Task, WeightsSource, WeightsStore,
+};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::config;
@@ -112,7 +114,7 @@ fn files_that_are_not_resnet50_are_errors_that_say_what_is_wrong() {
             Err(error) => assert_eq!(
                 error.to_string(),
                 format!(
-                    "{}: expected a safetensors file with the tensors of ResNet-50, found {expected}",
+                    "{}: expected the tensors of ResNet-50 in a .safetensors or .pth file, found {expected}",
                     path.display()
                 )
             ),
@@ -302,4 +304,125 @@ fn sha256(bytes: &[u8]) -> &'static str {
     use sha2::{Digest, Sha256};
     let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     hex.leak()
+}
+
+/// A checkpoint as `torch.save` writes it, with one value everywhere.
+fn checkpoint(shapes: &HashMap<String, Vec<usize>>, value: f32) -> Vec<u8> {
+    let text = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
+    let whole = |number: usize| [b"J", &(number as i32).to_le_bytes()[..]].concat();
+    let tuple = |numbers: &[usize]| {
+        let numbers: Vec<u8> = numbers.iter().flat_map(|&number| whole(number)).collect();
+        [b"(", &numbers[..], b"t"].concat()
+    };
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let stored = zip::write::FileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let mut program = b"\x80\x02}(".to_vec();
+    for (key, (name, shape)) in shapes.iter().enumerate() {
+        let n: usize = shape.iter().product();
+        let strides: Vec<usize> = (0..shape.len())
+            .map(|axis| shape[axis + 1..].iter().product())
+            .collect();
+        program.extend(text(&format!("module.{name}")));
+        program.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        program.extend(text("storage"));
+        program.extend(b"ctorch\nFloatStorage\n");
+        program.extend([text(&key.to_string()), text("cpu"), whole(n)].concat());
+        program.extend(b"tQ");
+        program.extend([whole(0), tuple(shape), tuple(&strides)].concat());
+        program.extend(b"\x89ccollections\nOrderedDict\n)RtR");
+        archive.start_file(format!("archive/data/{key}"), stored).unwrap();
+        archive.write_all(&value.to_le_bytes().repeat(n)).unwrap();
+    }
+    program.extend(b"u.");
+    archive.start_file("archive/data.pkl", stored).unwrap();
+    archive.write_all(&program).unwrap();
+    archive.finish().unwrap().into_inner()
+}
+
+#[test]
+fn a_checkpoint_gives_the_features_of_a_safetensors_file_with_the_same_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    let [safetensors, pth] = ["a.safetensors", "a.pth"].map(|name| folder.path().join(name));
+    write(&safetensors, &shapes(), 0.01);
+    std::fs::write(&pth, checkpoint(&shapes(), 0.01)).unwrap();
+    let pixels: Vec<u8> = (0..Preprocess::BYTES).map(|place| (place % 251) as u8).collect();
+    let features = |path| load(path).unwrap().embed_pixels(&pixels).unwrap();
+    assert_eq!(features(&safetensors), features(&pth));
+}
+
+#[test]
+fn what_pytorch_and_hugging_face_have_downloaded_is_not_downloaded_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = checkpoint(&shapes(), 0.01);
+    // Nobody listens there.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mirror = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let weights: &'static NamedWeights = Box::leak(Box::new(
+        NamedWeights::new(
+            "stand-in",
+            "for tests",
+            "owner/model/resolve/main/file.safetensors",
+            sha256(b"hub"),
+        )
+        .or_checkpoint("models/stand-in.pth", sha256(&bytes)),
+    ));
+    let (torch, hub) = (folder.path().join("torch"), folder.path().join("hub"));
+    let store = WeightsStore::new(folder.path().join("own"), Some(mirror)).with_caches(torch.clone(), hub.clone());
+    assert!(!store.has(weights));
+    let load = || {
+        let config = ExtractorConfig {
+            weights: WeightsSource::Named(weights),
+            ..config()
+        };
+        Extractor::load(&config, &store, 1, 1, &())
+    };
+    assert!(matches!(load().unwrap_err(), Error::Download { .. }));
+
+    // A file that PyTorch's download broke off is passed over.
+    std::fs::create_dir_all(torch.join("hub/checkpoints")).unwrap();
+    std::fs::write(torch.join("hub/checkpoints/stand-in.pth"), &bytes[..1000]).unwrap();
+    assert!(matches!(load().unwrap_err(), Error::Download { .. }));
+    std::fs::write(torch.join("hub/checkpoints/stand-in.pth"), &bytes).unwrap();
+    load().unwrap();
+    assert_eq!(
+        store.fetch(weights, &()).unwrap(),
+        torch.join("hub/checkpoints/stand-in.pth")
+    );
+
+    let blobs = hub.join("models--owner--model/blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    std::fs::write(blobs.join(weights.sha256), b"hub").unwrap();
+    assert_eq!(store.fetch(weights, &()).unwrap(), blobs.join(weights.sha256));
+}
+
+#[test]
+fn if_the_first_server_fails_the_second_is_asked() {
+    static BODY: &[u8] = b"a checkpoint";
+    let weights = NamedWeights::new(
+        "test",
+        "for tests",
+        "owner/model/resolve/main/file.safetensors",
+        sha256(b"hub"),
+    )
+    .or_checkpoint("models/test-12345678.pth", sha256(BODY));
+    let folder = tempfile::tempdir().unwrap();
+    let (mirror, requests) = serve(vec![
+        response("503 Service Unavailable", 0, b""),
+        response("200 OK", BODY.len(), BODY),
+    ]);
+    let store = WeightsStore::new(folder.path().into(), Some(mirror));
+    assert_eq!(store.fetch(&weights, &()).unwrap(), folder.path().join("test.pth"));
+    let requests = requests.join().unwrap();
+    assert!(
+        requests[0].starts_with("get /owner/model/resolve/main/file.safetensors "),
+        "{}",
+        requests[0]
+    );
+    assert!(
+        requests[1].starts_with("get /models/test-12345678.pth "),
+        "{}",
+        requests[1]
+    );
+    assert_eq!(store.path(&weights), folder.path().join("test.pth"));
 }

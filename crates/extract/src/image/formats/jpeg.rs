@@ -1,19 +1,23 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::metadata::Orientation;
-use image::{DynamicImage, RgbImage};
+use image::{DynamicImage, GrayImage, RgbImage};
+use jpeg_decoder::PixelFormat;
 use mozjpeg::{ColorSpace, Decompress, Marker};
 
-use super::decoding::{Decoding, MAX_ALLOC, Unreadable};
+use super::Damaged;
+use crate::image::decoding::{Decoding, MAX_ALLOC, Unreadable};
+use crate::image::exif::Metadata;
+use crate::image::pixels::rgb_of_cmyk;
 
-/// Decodes a JPEG with libjpeg (in mozjpeg's edition), whose pixels are those of Pillow, bit for
-/// bit.
-///
-/// The result is `None` if the colours are CMYK, which libjpeg does not convert.
-pub(crate) fn decode(bytes: &[u8], decoding: Decoding) -> Result<Option<RgbImage>, Unreadable> {
-    let scans = read_headers(bytes)?;
+/// Decodes a JPEG with libjpeg (in mozjpeg's edition), whose pixels are those of Pillow, bit for bit. Lossless JPEGs, which
+/// libjpeg does not know, are for the `jpeg-decoder` crate.
+pub(in crate::image) fn decode(bytes: &[u8], decoding: Decoding) -> Result<(DynamicImage, Metadata), Unreadable> {
+    let headers = read_headers(bytes)?;
+    if headers.is_lossless {
+        return decode_lossless(bytes);
+    }
     // A fatal error of libjpeg unwinds with its message, and does not reach the panic hook.
-    catch_unwind(AssertUnwindSafe(|| decompress(bytes, scans, decoding))).unwrap_or_else(|panic| {
+    catch_unwind(AssertUnwindSafe(|| decompress(bytes, headers.scans, decoding))).unwrap_or_else(|panic| {
         let message = panic
             .downcast_ref::<String>()
             .map_or("libjpeg failed", |message| message.as_str());
@@ -22,21 +26,19 @@ pub(crate) fn decode(bytes: &[u8], decoding: Decoding) -> Result<Option<RgbImage
 }
 
 fn damaged(reason: impl std::fmt::Display) -> Unreadable {
-    Unreadable(format!("damaged JPEG: {reason}"))
+    Damaged("JPEG").because(reason)
 }
 
-fn decompress(bytes: &[u8], scans: Scans, decoding: Decoding) -> Result<Option<RgbImage>, Unreadable> {
-    let mut jpeg = Decompress::with_markers(&[EXIF]).from_mem(bytes).map_err(damaged)?;
-    if matches!(jpeg.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK) {
-        return Ok(None);
-    }
+fn decompress(bytes: &[u8], scans: Scans, decoding: Decoding) -> Result<(DynamicImage, Metadata), Unreadable> {
+    let mut jpeg = Decompress::with_markers(&[APP1]).from_mem(bytes).map_err(damaged)?;
+    let is_cmyk = matches!(jpeg.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
     let (width, height) = jpeg.size();
     let reduction = match decoding {
-        Decoding::Scaled => reduction(width, height),
-        Decoding::Exact => 1,
+        Decoding::Scaled if !is_cmyk => reduction(width, height),
+        _ => 1,
     };
     let (scaled_width, scaled_height) = (width.div_ceil(reduction), height.div_ceil(reduction));
-    let pixels = 3 * scaled_width * scaled_height;
+    let pixels = if is_cmyk { 4 + 3 } else { 3 } * scaled_width * scaled_height;
     let coefficients: usize = match scans {
         Scans::One => 0,
         // 16 bits each, however much the pixels are reduced.
@@ -47,19 +49,59 @@ fn decompress(bytes: &[u8], scans: Scans, decoding: Decoding) -> Result<Option<R
     if (pixels + coefficients) as u64 > MAX_ALLOC {
         return Err(Unreadable::too_large(width as u32, height as u32));
     }
-    let orientation = jpeg
-        .markers()
-        .find_map(|marker| Orientation::from_exif_chunk(marker.data.strip_prefix(b"Exif\0\0")?))
-        .unwrap_or(Orientation::NoTransforms);
+    let metadata = metadata(jpeg.markers().map(|marker| marker.data));
     jpeg.scale((8 / reduction) as u8);
-    let mut lines = jpeg.rgb().map_err(damaged)?;
-    let pixels = lines.read_scanlines::<u8>().map_err(damaged)?;
-    lines.finish().map_err(damaged)?;
-    let image = RgbImage::from_raw(scaled_width as u32, scaled_height as u32, pixels)
-        .ok_or_else(|| damaged("rows are missing"))?;
-    let mut image = DynamicImage::from(image);
-    image.apply_orientation(orientation);
-    Ok(Some(image.into_rgb8()))
+    let pixels = if is_cmyk {
+        let mut lines = jpeg.to_colorspace(ColorSpace::JCS_CMYK).map_err(damaged)?;
+        let inks = lines.read_scanlines::<[u8; 4]>().map_err(damaged)?;
+        lines.finish().map_err(damaged)?;
+        // Photoshop writes how much of each ink is missing, and so do all others.
+        inks.into_iter()
+            .flat_map(|inks| rgb_of_cmyk(inks.map(|ink| 255 - ink)))
+            .collect()
+    } else {
+        let mut lines = jpeg.rgb().map_err(damaged)?;
+        let pixels = lines.read_scanlines::<u8>().map_err(damaged)?;
+        lines.finish().map_err(damaged)?;
+        pixels
+    };
+    let image = RgbImage::from_raw(scaled_width as u32, scaled_height as u32, pixels);
+    Ok((image.ok_or_else(|| damaged("rows are missing"))?.into(), metadata))
+}
+
+fn decode_lossless(bytes: &[u8]) -> Result<(DynamicImage, Metadata), Unreadable> {
+    let mut decoder = jpeg_decoder::Decoder::new(bytes);
+    decoder.set_max_decoding_buffer_size(MAX_ALLOC as usize / 4);
+    let pixels = decoder.decode().map_err(damaged)?;
+    let info = decoder.info().ok_or_else(|| damaged("its header is missing"))?;
+    let (width, height) = (u32::from(info.width), u32::from(info.height));
+    let image: Option<DynamicImage> = match info.pixel_format {
+        PixelFormat::L8 => GrayImage::from_raw(width, height, pixels).map(Into::into),
+        PixelFormat::RGB24 => RgbImage::from_raw(width, height, pixels).map(Into::into),
+        other => {
+            return Err(Unreadable(format!(
+                "lossless JPEG of a kind that is not supported: {other:?}"
+            )));
+        }
+    };
+    let metadata = Metadata {
+        exif: decoder.exif_data().map(<[u8]>::to_vec),
+        xmp: decoder.xmp_data().map(<[u8]>::to_vec),
+    };
+    Ok((image.ok_or_else(|| damaged("rows are missing"))?, metadata))
+}
+
+/// What the segments APP1 say. EXIF data may be divided among several.
+fn metadata<'a>(segments: impl Iterator<Item = &'a [u8]>) -> Metadata {
+    let mut metadata = Metadata::default();
+    for segment in segments {
+        if let Some(exif) = segment.strip_prefix(b"Exif\0\0") {
+            metadata.exif.get_or_insert_default().extend(exif);
+        } else if let Some(xmp) = segment.strip_prefix(b"http://ns.adobe.com/xap/1.0/\0") {
+            metadata.xmp = Some(xmp.to_vec());
+        }
+    }
+    metadata
 }
 
 /// The number by which [`Decoding::Scaled`] divides the sides of a JPEG, rounding up: 8, 4, 2 or 1.
@@ -77,17 +119,23 @@ fn reduction(width: usize, height: usize) -> usize {
     [8, 4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
-/// The segment that holds EXIF data.
-const EXIF: Marker = Marker::APP(1);
+/// The segment that holds EXIF data, and XMP.
+const APP1: Marker = Marker::APP(1);
 
 /// How the compressed data of a JPEG are divided. With several scans libjpeg keeps the coefficients
 /// of the whole image until it has read the last scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scans {
     One,
-    /// The JPEG is progressive, or its components come one after the other, or its headers are
-    /// unclear.
+    /// The JPEG is progressive, or its components come one after the other.
     Several,
+}
+
+/// What the headers say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Headers {
+    scans: Scans,
+    is_lossless: bool,
 }
 
 /// Reads the headers of a JPEG, and checks that its compressed data have their end marker (ITU-T
@@ -96,31 +144,40 @@ enum Scans {
 /// libjpeg would fill missing pixels with grey and report success. Within compressed data 0xFF is
 /// always followed by 0x00 or a restart marker. So FF D9 after the first scan's header can only be
 /// the end marker. The search begins after that header because a thumbnail in the EXIF data has an
-/// end marker of its own.
-fn read_headers(bytes: &[u8]) -> Result<Scans, Unreadable> {
-    let cut_short = Err(damaged("cut short, its end marker is missing"));
+/// end marker of its own. Like libjpeg, this passes over stray bytes between segments.
+fn read_headers(bytes: &[u8]) -> Result<Headers, Unreadable> {
+    let cut_short = || damaged("cut short, its end marker is missing");
     let mut sequential_components = None;
+    let mut is_lossless = false;
     let mut at = 2;
-    while let Some([0xFF, marker, rest @ ..]) = bytes.get(at..) {
-        match (marker, rest) {
-            (0xFF, _) => at += 1, // fill byte
-            (0xDA, _) if !rest.windows(2).rev().any(|pair| pair == [0xFF, 0xD9]) => return cut_short,
-            (0xDA, [_, _, components, ..]) if sequential_components == Some(*components) => return Ok(Scans::One),
-            (0xDA, _) => return Ok(Scans::Several),
+    loop {
+        let rest = bytes.get(at..).filter(|rest| !rest.is_empty()).ok_or_else(cut_short)?;
+        let [0xFF, marker, segment @ ..] = rest else {
+            at += 1; // a stray byte
+            continue;
+        };
+        match (marker, segment) {
+            (0xFF, _) => at += 1, // a fill byte
+            // Without a segment: stray bytes, restart markers, and a second beginning.
+            (0x00 | 0x01 | 0xD0..=0xD8, _) => at += 2,
+            (0xDA, _) if !segment.windows(2).rev().any(|pair| pair == [0xFF, 0xD9]) => return Err(cut_short()),
+            (0xDA, [_, _, components, ..]) => {
+                let scans = match sequential_components == Some(*components) {
+                    true => Scans::One,
+                    false => Scans::Several,
+                };
+                return Ok(Headers { scans, is_lossless });
+            }
             (_, [high, low, ..]) => {
-                if let (0xC0 | 0xC1 | 0xC9, Some(components)) = (marker, rest.get(7)) {
+                if let (0xC0 | 0xC1 | 0xC9, Some(components)) = (marker, segment.get(7)) {
                     sequential_components = Some(*components);
                 }
+                is_lossless |= matches!(marker, 0xC3 | 0xCB);
                 at += 2 + usize::from(u16::from_be_bytes([*high, *low]));
             }
-            _ => return cut_short,
+            _ => return Err(cut_short()),
         }
     }
-    if at >= bytes.len() {
-        return cut_short;
-    }
-    // The bytes here are not the marker that must follow: libjpeg will say what they are.
-    Ok(Scans::Several)
 }
 
 #[cfg(test)]
@@ -146,14 +203,19 @@ mod tests {
             // A TIFF header with one entry: orientation (0x0112), short.
             let mut data = *b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\0\0\0\0\0\0\0";
             data[25] = orientation;
-            jpeg.write_marker(EXIF, &data);
+            jpeg.write_marker(APP1, &data);
         }
         jpeg.write_scanlines(image.as_raw()).unwrap();
         jpeg.finish().unwrap()
     }
 
     fn dimensions(bytes: &[u8], decoding: Decoding) -> (u32, u32) {
-        decode(bytes, decoding).unwrap().unwrap().dimensions()
+        pixels(bytes, decoding).dimensions()
+    }
+
+    /// As they lie in the file.
+    fn pixels(bytes: &[u8], decoding: Decoding) -> RgbImage {
+        decode(bytes, decoding).unwrap().0.into_rgb8()
     }
 
     /// Writes other dimensions into the frame header.
@@ -205,8 +267,8 @@ mod tests {
     #[test]
     fn a_scaled_image_is_the_exact_one_made_smaller() {
         let bytes = encode(1100, 1030, false, None);
-        let exact = decode(&bytes, Decoding::Exact).unwrap().unwrap();
-        let scaled = decode(&bytes, Decoding::Scaled).unwrap().unwrap();
+        let exact = pixels(&bytes, Decoding::Exact);
+        let scaled = pixels(&bytes, Decoding::Scaled);
         for (x, y, pixel) in scaled.enumerate_pixels() {
             let near = exact.get_pixel(2 * x, 2 * y).0;
             assert!(
@@ -218,12 +280,8 @@ mod tests {
 
     #[test]
     fn orientation_is_applied_to_scaled_images_too() {
-        let lying = decode(&encode(1200, 1040, false, None), Decoding::Scaled)
-            .unwrap()
-            .unwrap();
-        let upright = decode(&encode(1200, 1040, false, Some(6)), Decoding::Scaled)
-            .unwrap()
-            .unwrap();
+        let lying = pixels(&encode(1200, 1040, false, None), Decoding::Scaled);
+        let upright = crate::decode(&encode(1200, 1040, false, Some(6)), Decoding::Scaled).unwrap();
         assert_eq!(upright.dimensions(), (520, 600));
         assert!(upright == image::imageops::rotate90(&lying));
     }
@@ -244,7 +302,7 @@ mod tests {
 
     #[test]
     fn headers_tell_whether_coefficients_are_kept() {
-        assert_eq!(read_headers(&encode(40, 30, false, None)), Ok(Scans::One));
-        assert_eq!(read_headers(&encode(40, 30, true, None)), Ok(Scans::Several));
+        assert_eq!(read_headers(&encode(40, 30, false, None)).unwrap().scans, Scans::One);
+        assert_eq!(read_headers(&encode(40, 30, true, None)).unwrap().scans, Scans::Several);
     }
 }

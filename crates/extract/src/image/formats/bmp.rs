@@ -1,0 +1,33 @@
+//! BMP, by the `image` crate.
+
+use std::io::Cursor;
+
+use image::DynamicImage;
+use image::codecs::bmp::BmpDecoder;
+
+use super::{Damaged, through_image};
+use crate::image::decoding::Unreadable;
+
+/// Decodes a BMP.
+pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable> {
+    let damaged = Damaged("BMP");
+    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| damaged.by(error))?;
+    let mut image = through_image(decoder, damaged)?;
+    if let (Some([16, 0]), Some(image)) = (bytes.get(28..30), image.as_mut_rgb8()) {
+        // Of 5 or 6 bits a channel Pillow makes 8 without rounding, and `image` with.
+        let levels = [31, if green_has_6_bits(bytes) { 63 } else { 31 }, 31];
+        for pixel in image.pixels_mut() {
+            for (value, most) in pixel.0.iter_mut().zip(levels) {
+                let level = (u32::from(*value) * most + 127) / 255;
+                *value = (level * 255 / most) as u8;
+            }
+        }
+    }
+    Ok(image)
+}
+
+/// Whether the header of a BMP of 16 bits gives green 6 of them, as is usual, and not 5.
+fn green_has_6_bits(bytes: &[u8]) -> bool {
+    const BIT_FIELDS: &[u8] = &[3, 0, 0, 0];
+    bytes.get(30..34) == Some(BIT_FIELDS) && bytes.get(58..62) == Some(&0x07E0u32.to_le_bytes())
+}
