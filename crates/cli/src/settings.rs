@@ -5,7 +5,7 @@
 
 pub(crate) mod layers;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
@@ -425,6 +425,11 @@ impl Settings {
 
     pub(crate) fn cache_dir(&self) -> PathBuf {
         self.cache.cache_dir.clone().unwrap_or_else(|| ".luthier".into())
+    }
+
+    /// The folder of the cache, if one is named.
+    pub(crate) fn named_cache_dir(&self) -> Option<&Path> {
+        self.cache.cache_dir.as_deref()
     }
 
     pub(crate) fn rehash(&self) -> Rehash {

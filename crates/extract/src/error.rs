@@ -45,6 +45,12 @@ pub enum Error {
         /// The classes.
         classes: Vec<String>,
     },
+    /// A folder that should hold a folder for each class holds one for each split.
+    #[error("{}: found folders for training and test, expected one folder per class", path.display())]
+    ParentOfSplits {
+        /// The folder.
+        path: PathBuf,
+    },
     /// All images of these classes were drawn for the test.
     #[error("all images of {} were drawn for the test, expected some to train on", classes.join(", "))]
     AllDrawn {
@@ -198,6 +204,11 @@ impl Error {
             Error::ClassWithoutImages { .. } => {
                 Some("add images (cameras' raw files must be exported as JPEG or TIFF), or remove the folder".to_owned())
             }
+            Error::ParentOfSplits { path } => Some(format!(
+                "name both: --train-dir {} --test-dir {}",
+                path.join("train").display(),
+                path.join("test").display()
+            )),
             Error::AllDrawn { .. } | Error::NoneDrawn { .. } => Some(
                 "an image's side depends on its bytes and the seed alone: add images, draw others with --seed N, or say \
                  which are for the test with --train-dir and --test-dir"

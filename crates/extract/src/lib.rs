@@ -5,6 +5,7 @@
 //! - `image/`, with [`decode`] and [`Preprocess`]: bytes of any format → 224 × 224 RGB
 //! - `network/`: [`WeightsSource`], [`Device`] and ResNet-50 on libtorch
 //! - [`Extractor`]: lanes that decode images and take them through the network
+//! - [`CachedExtractor`]: the same for images without a data set, by way of the cache
 //! - [`ExtractConfig`]: the stage, which embeds only the images that the cache does not know
 //!
 //! This crate knows nothing of statistics or reports, and is the only one that links libtorch.
@@ -12,6 +13,7 @@
 mod error;
 mod extractor;
 mod image;
+mod known;
 mod network;
 mod scan;
 mod stage;
@@ -25,6 +27,7 @@ pub use crate::image::thumbnail::thumbnail;
 pub use crate::image::view::View;
 pub use error::{Error, Result};
 pub use extractor::{Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource};
+pub use known::{CachedExtractor, ImageFeatures};
 pub use luthier_artifact::{Observer, Task};
 pub use network::device::{Device, Precision};
 pub use network::resnet50::WIDTH;

@@ -195,7 +195,7 @@ pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
 pub fn find_images(folder: &Path) -> Result<FoundImages> {
     let walk = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     let (mut images, mut n_other, mut passed_over) = (Vec::new(), 0, Vec::new());
-    for entry in walk.filter_entry(|entry| !is_hidden(entry)) {
+    for entry in walk.filter_entry(|entry| !is_passed_over(entry)) {
         match entry.map_err(|error| Obstacle::new(folder, error)) {
             Ok(entry) if entry.file_type().is_file() && is_image_name(entry.path()) => images.push(entry.into_path()),
             Ok(entry) => n_other += usize::from(entry.file_type().is_file()),
@@ -215,8 +215,41 @@ pub fn find_images(folder: &Path) -> Result<FoundImages> {
     })
 }
 
-fn is_hidden(entry: &DirEntry) -> bool {
-    entry.depth() > 0 && is_hidden_name(entry.path())
+/// Whether a file or folder below the first is never looked at: it is hidden, a system keeps it for itself, or Luthier
+/// wrote it.
+fn is_passed_over(entry: &DirEntry) -> bool {
+    entry.depth() > 0
+        && (is_hidden_name(entry.path())
+            || is_of_a_system(entry.path())
+            || (entry.file_type().is_dir() && is_of_luthier(entry.path())))
+}
+
+/// Names of what macOS, Windows, Linux, and the systems of network disks put beside people's files.
+fn is_of_a_system(path: &Path) -> bool {
+    const NAMES: [&str; 9] = [
+        "__MACOSX",
+        "@eaDir",
+        "@Recycle",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "lost+found",
+        "Thumbs.db",
+        "desktop.ini",
+    ];
+    path.file_name()
+        .is_some_and(|name| NAMES.iter().any(|known| name == *known))
+}
+
+/// Whether a folder is one that Luthier writes: its images are no data.
+fn is_of_luthier(folder: &Path) -> bool {
+    const WRITTEN: [(&str, &str); 3] = [
+        ("features", "features.json"),
+        ("models", "model.safetensors"),
+        ("reports", "report.json"),
+    ];
+    let written = WRITTEN.iter().find(|(name, _)| folder.ends_with(name));
+    written.is_some_and(|(_, file)| folder.join(file).is_file())
 }
 
 fn is_hidden_name(path: &Path) -> bool {
@@ -265,7 +298,7 @@ impl Obstacle {
         if self.depth == 0 {
             return Consequence::Failed;
         }
-        if is_hidden_name(&self.path) {
+        if is_hidden_name(&self.path) || is_of_a_system(&self.path) {
             return Consequence::Ignored;
         }
         let leads_nowhere = self.error.kind() == ErrorKind::NotFound || self.error.raw_os_error() == Some(ELOOP);
@@ -343,7 +376,7 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
         passed_over,
     } = listing;
     let n_before = files.len();
-    let mut classes = Vec::new();
+    let (mut classes, mut has_files) = (Vec::new(), HashSet::new());
     let mut walk = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     while let Some(entry) = walk.next() {
         let entry = match entry.map_err(|error| Obstacle::new(folder, error)) {
@@ -371,10 +404,11 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
                 continue;
             }
         };
-        if entry.depth() == 1 && entry.file_type().is_dir() && !is_hidden(&entry) {
+        let is_passed_over = is_passed_over(&entry);
+        if entry.depth() == 1 && entry.file_type().is_dir() && !is_passed_over {
             classes.push(entry.path().to_owned());
         }
-        if is_hidden(&entry) {
+        if is_passed_over {
             *n_ignored += 1;
             if entry.file_type().is_dir() {
                 walk.skip_current_dir();
@@ -383,6 +417,9 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
         }
         if !entry.file_type().is_file() {
             continue;
+        }
+        if let (Some(class), 2..) = (classes.last(), entry.depth()) {
+            has_files.insert(class.clone());
         }
         if entry.depth() < 2 || !is_image_name(entry.path()) {
             *n_ignored += 1;
@@ -401,12 +438,16 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
             path: folder.to_owned(),
         });
     }
-    let is_empty = |class: &PathBuf| {
+    let is_without_images = |class: &PathBuf| {
         let name = class.file_name().unwrap_or_default().to_string_lossy();
         !has_images.contains(name.as_ref())
     };
-    if let Some(path) = classes.into_iter().find(is_empty) {
-        return Err(Error::ClassWithoutImages { path });
+    for class in classes.into_iter().filter(is_without_images) {
+        if has_files.contains(&class) {
+            return Err(Error::ClassWithoutImages { path: class });
+        }
+        // A folder without any file is what is left of a class, or was never one.
+        *n_ignored += 1;
     }
     Ok(())
 }
@@ -529,7 +570,15 @@ fn check_classes(source: &DataSource, manifest: &Manifest) -> Result<()> {
     let in_train: HashSet<&str> = train.map(ManifestEntry::class).collect();
     let is_test_only = |class: &&String| !in_train.contains(class.as_str());
     let test_only: Vec<String> = manifest.classes.iter().filter(is_test_only).cloned().collect();
-    if let DataSource::Whole { test_fraction, .. } = source {
+    if let DataSource::Whole {
+        test_fraction, data, ..
+    } = source
+    {
+        let is_split =
+            |class: &String| ["train", "test", "val", "valid", "validation"].contains(&class.to_lowercase().as_str());
+        if manifest.classes.len() > 1 && manifest.classes.iter().all(is_split) {
+            return Err(Error::ParentOfSplits { path: data.clone() });
+        }
         if !test_only.is_empty() {
             return Err(Error::AllDrawn { classes: test_only });
         }

@@ -307,16 +307,17 @@ fn check_weights(extractor: &ExtractorConfig, expected: &str) -> Result<()> {
 }
 
 /// The digests of the descriptors that rows are made of.
-struct DescriptorDigests {
+#[derive(Debug)]
+pub(crate) struct DescriptorDigests {
     /// The features of each view.
-    of_views: Vec<Digest>,
+    pub(crate) of_views: Vec<Digest>,
     /// The rows: the features of the only view, or of several views combined.
     of_rows: Digest,
 }
 
 impl DescriptorDigests {
     /// `keys` are the keys of the views, in their order.
-    fn new(keys: &[Key], views: &Views) -> Self {
+    pub(crate) fn new(keys: &[Key], views: &Views) -> Self {
         let of_views: Vec<Digest> = keys.iter().map(Key::digest).collect();
         let of_rows = match of_views.as_slice() {
             [only] => *only,
@@ -389,28 +390,28 @@ impl fmt::Display for DescriptorDigests {
 }
 
 /// Rows on their way into the cache.
-struct Commit<'a> {
-    cache: &'a Cache,
+pub(crate) struct Commit<'a> {
+    pub(crate) cache: &'a Cache,
     /// The descriptor of each view's features.
-    of_views: &'a [Digest],
+    pub(crate) of_views: &'a [Digest],
     /// The descriptor of perceptual hashes.
-    of_hashes: Digest,
+    pub(crate) of_hashes: Digest,
     /// Rows of each view, by image.
-    pending: Vec<Vec<(Digest, Vec<f32>)>>,
+    pub(crate) pending: Vec<Vec<(Digest, Vec<f32>)>>,
     /// Perceptual hashes, by image.
-    pending_hashes: Vec<(Digest, Vec<f32>)>,
-    since: Instant,
+    pub(crate) pending_hashes: Vec<(Digest, Vec<f32>)>,
+    pub(crate) since: Instant,
 }
 
 impl Commit<'_> {
-    fn flush_if_due(&mut self) -> Result<()> {
+    pub(crate) fn flush_if_due(&mut self) -> Result<()> {
         if self.since.elapsed() >= COMMIT_INTERVAL {
             self.flush()?;
         }
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<()> {
+    pub(crate) fn flush(&mut self) -> Result<()> {
         for (descriptor, rows) in self.of_views.iter().zip(&mut self.pending) {
             self.cache.store_features(descriptor, rows)?;
             rows.clear();

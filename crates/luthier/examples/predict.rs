@@ -14,7 +14,7 @@ fn main() -> luthier::Result<()> {
 
     let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
     let store = WeightsStore::new(home.join(".cache/luthier/weights"), None);
-    let predictor = Predictor::open(&model, &store, &PredictorConfig::default(), &())?;
+    let predictor = Predictor::open(&model, &store, None, &PredictorConfig::default(), &())?;
     for (image, prediction) in images.iter().zip(predictor.predict_files(&images)?) {
         match prediction {
             Ok(prediction) => println!("{}: {}", image.display(), prediction.answer),

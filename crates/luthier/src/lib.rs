@@ -16,7 +16,7 @@
 //!
 //! # fn main() -> luthier::Result<()> {
 //! let store = WeightsStore::new("weights".into(), None);
-//! let predictor = Predictor::open("models/model.safetensors".as_ref(), &store, &PredictorConfig::default(), &())?;
+//! let predictor = Predictor::open("models/model.safetensors".as_ref(), &store, None, &PredictorConfig::default(), &())?;
 //! for prediction in predictor.predict_files(&["harp.jpg".into()])? {
 //!     println!("{}", prediction.map_or_else(|reason| reason, |prediction| prediction.answer));
 //! }

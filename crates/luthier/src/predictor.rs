@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
 use luthier_artifact::{Digest, ExtractorInfo, Observer};
+use luthier_cache::Cache;
 use luthier_classify::{DistanceMeter, Model, Scorer, Threshold};
 use luthier_extract::{
-    Device, Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, View, Views, WeightsSource, WeightsStore,
+    CachedExtractor, Device, ExtractorConfig, ImageFeatures, ImageSource, View, Views, WeightsSource, WeightsStore,
 };
 use ndarray::{Axis, aview1};
 use serde::Serialize;
@@ -86,7 +87,7 @@ pub struct ClassProbability {
 pub struct Predictor {
     model: Model,
     scorer: Scorer,
-    extractor: Extractor,
+    extractor: CachedExtractor,
     views: Views,
     top_k: usize,
     min_confidence: f64,
@@ -95,6 +96,7 @@ pub struct Predictor {
 
 impl Predictor {
     /// Opens a model file, and loads the network with the weights, views and number format that the model was trained with.
+    /// With a cache, the network is loaded only for an image that the cache does not know, and what it computes is kept.
     ///
     /// # Errors
     /// [`Error::Classify`] if the file is no model; [`Error::OtherWeights`] and [`Error::UnknownWeights`] if the weights are
@@ -103,6 +105,7 @@ impl Predictor {
     pub fn open(
         path: &Path,
         store: &WeightsStore,
+        cache: Option<Cache>,
         config: &PredictorConfig,
         observer: &dyn Observer,
     ) -> Result<Predictor> {
@@ -118,8 +121,8 @@ impl Predictor {
         let extractor = extractor_config(config, &model.extractor, path)?;
         Ok(Predictor {
             scorer: model.scorer(),
-            extractor: load_network(&extractor, config, store, &model.extractor, path, observer)?,
-            views: extractor.views,
+            views: extractor.views.clone(),
+            extractor: load_network(extractor, config, (store, cache), &model.extractor, path, observer)?,
             model,
             top_k: config.top_k,
             min_confidence: config.min_confidence.unwrap_or(0.0),
@@ -157,18 +160,11 @@ impl Predictor {
         observer: &dyn Observer,
         mut each: impl FnMut(usize, std::result::Result<Prediction, String>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let inputs: Vec<ImageInput> = (images.iter())
-            .map(|source| ImageInput {
-                source: source.clone(),
-                digest: None,
-                views: self.views.as_slice().to_vec(),
-            })
-            .collect();
         let meter = self.keep_known.and_then(|_| self.model.distance_meter());
         let mut failure = None;
         let (mut waiting, mut next) = (BTreeMap::new(), 0);
-        let done = self.extractor.embed(&inputs, observer, |place, embedded| {
-            waiting.insert(place, self.outcome(embedded, meter.as_ref()));
+        let done = self.extractor.features(images, observer, |place, features| {
+            waiting.insert(place, self.outcome(features, meter.as_ref()));
             while let Some(outcome) = waiting.remove(&next) {
                 // The extractor's callback knows only its own errors: others are kept for later.
                 if let Err(error) = outcome.map_err(E::from).and_then(|outcome| each(next, outcome)) {
@@ -185,12 +181,12 @@ impl Predictor {
     /// The prediction, or why there is none.
     fn outcome(
         &self,
-        embedded: Embedded,
+        features: ImageFeatures,
         meter: Option<&DistanceMeter<'_>>,
     ) -> Result<std::result::Result<Prediction, String>> {
-        let (image, rows) = match embedded {
-            Embedded::Unreadable { reason, .. } => return Ok(Err(reason)),
-            Embedded::Features { digest, rows, .. } => (digest, rows),
+        let (image, rows) = match features {
+            ImageFeatures::Unreadable { reason } => return Ok(Err(reason)),
+            ImageFeatures::Rows { digest, rows } => (digest, rows),
         };
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
         let features = self.views.combine(&rows);
@@ -251,17 +247,18 @@ fn threshold(model: &Model, percent: f64, path: &Path) -> Result<Threshold> {
 
 /// Loads the network, if its weights are those that the model was trained with.
 fn load_network(
-    extractor: &ExtractorConfig,
+    extractor: ExtractorConfig,
     config: &PredictorConfig,
-    store: &WeightsStore,
+    (store, cache): (&WeightsStore, Option<Cache>),
     info: &ExtractorInfo,
     model: &Path,
     observer: &dyn Observer,
-) -> Result<Extractor> {
-    let check = || check_weights(&extractor.weights, info, model);
+) -> Result<CachedExtractor> {
+    let weights = extractor.weights.clone();
+    let check = || check_weights(&weights, info, model);
     let n_images = config.n_images.unwrap_or(MANY);
-    let load = || Extractor::load(extractor, store, config.n_threads, n_images, observer);
-    if let WeightsSource::File(_) = extractor.weights {
+    let load = || CachedExtractor::new(extractor, store.clone(), config.n_threads, n_images, cache, observer);
+    if let WeightsSource::File(_) = weights {
         // Hashing a file takes about as long as loading it: beside it.
         let (checked, network) = std::thread::scope(|scope| {
             let checked = scope.spawn(check);

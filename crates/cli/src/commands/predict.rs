@@ -12,20 +12,21 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use luthier::words::{counted, printable};
 use luthier::{Arrivals, MODEL_FILE, Prediction, Predictor, PredictorConfig, Sorter, Transfer, UNKNOWN};
-use luthier_cache::DryRun;
+use luthier_cache::{Cache, DryRun};
 use luthier_extract::{ImageSource, Observer as _, Task};
 
 use self::inputs::{Input, Source, sources};
 use self::printer::{Format, Printed, Printer};
 use super::weights_store;
 use crate::problem::Problem;
-use crate::settings::{NetworkSettings, Settings, meant_share, positive};
+use crate::settings::{CacheSettings, NetworkSettings, Settings, meant_share, positive};
 use crate::terminal::Progress;
 
 /// Predict the classes of images, and sort the images into folders if asked to
 ///
 /// Predictions come in the order in which the images are named. The network sees images as it did when the model was
-/// trained. An image that cannot be read is reported, and the exit status is then 1.
+/// trained. An image that cannot be read is reported, and the exit status is then 1. An image whose features are in the
+/// cache does not go through the network again.
 #[derive(Args)]
 #[command(mut_arg("weights", |weights| weights.help(WEIGHTS_HELP).long_help(WEIGHTS_HELP)), after_help = "Examples:
   luthier predict harp.jpg flute.jpg
@@ -84,6 +85,8 @@ pub(crate) struct Arguments {
     json: bool,
     #[command(flatten)]
     network: NetworkSettings,
+    #[command(flatten)]
+    cache: CacheSettings,
 }
 
 const WEIGHTS_HELP: &str =
@@ -104,11 +107,13 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         format,
         json,
         network,
+        cache,
     } = arguments;
     let format = if json { Format::Json } else { format };
     let images = [image_path, images].concat();
     let settings = Settings {
         network,
+        cache,
         ..Settings::default()
     };
     if dry_run && copy_to.is_none() && move_to.is_none() {
@@ -131,7 +136,8 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         min_confidence,
         keep_known,
     };
-    let predictor = Predictor::open(&model_path, &weights_store()?, &config, progress)?;
+    let cache = open_cache(&settings)?;
+    let predictor = Predictor::open(&model_path, &weights_store()?, cache, &config, progress)?;
     let target = (copy_to.map(|folder| (Transfer::Copy, folder))).or(move_to.map(|folder| (Transfer::Move, folder)));
     let sorter = match target {
         Some((transfer, folder)) => {
@@ -160,6 +166,20 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         }
     }
     Ok(session.finish())
+}
+
+/// The cache that is named, or else the one that the pipeline has made in this folder: `predict` makes none.
+fn open_cache(settings: &Settings) -> Result<Option<Cache>> {
+    if let Some(folder) = settings.named_cache_dir() {
+        return Ok(Some(Cache::open(folder)?));
+    }
+    let folder = settings.cache_dir();
+    if !folder.join("index.sqlite").is_file() {
+        return Ok(None);
+    }
+    Ok(Cache::open(&folder)
+        .inspect_err(|error| tracing::warn!("{error}: images are predicted without the cache"))
+        .ok())
 }
 
 /// A model and what is done with its answers.

@@ -53,6 +53,41 @@ fn images_folders_and_lists_are_predicted_in_order() {
 }
 
 #[test]
+fn features_that_the_cache_knows_are_not_computed_again_and_others_are_kept_in_it() {
+    let project = trained();
+    project.write("new/1.jpg", &photo(1, 90));
+    project.write("new/broken.jpg", b"text");
+    let run = |image: &str, more: &[&str]| project.run(&[&["predict", image, "--format", "csv", "-v"], more].concat());
+    let loads_network = |ran: &Ran| ran.stderr.contains("network on cpu");
+    let without = run("data", &["--cache-dir", "elsewhere"]);
+    assert!(loads_network(&without) && project.path("elsewhere/index.sqlite").is_file());
+    let known = run("data", &[]).ok();
+    assert!(!loads_network(&known), "{}", known.stderr);
+    assert_eq!(known.stdout, without.stdout);
+
+    let first = run("new/1.jpg", &[]).ok();
+    assert!(loads_network(&first));
+    let second = run("new/1.jpg", &[]).ok();
+    assert!(!loads_network(&second), "{}", second.stderr);
+    assert_eq!(second.stdout, first.stdout);
+    // What cannot be read is told beside what is known.
+    let folder = run("new", &[]);
+    assert!(folder.stderr.contains("broken.jpg: not an image"), "{}", folder.stderr);
+    assert_eq!(folder.status, 1);
+    // The pipeline finds it too.
+    project.write("data/train/drum/new.jpg", &photo(1, 90));
+    assert_eq!(project.pipeline(&[])["images"]["embedded"], 0);
+}
+
+#[test]
+fn where_there_is_no_cache_none_is_made_and_one_that_cannot_be_used_is_left() {
+    let project = trained();
+    std::fs::remove_dir_all(project.path(".luthier")).unwrap();
+    project.run(&["predict", "data/test/harp/5.jpg"]).ok();
+    assert!(!project.path(".luthier").exists());
+}
+
+#[test]
 fn every_format_says_the_same() {
     let project = trained();
     let run = |format: &str| {

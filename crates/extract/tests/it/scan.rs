@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use luthier_artifact::{Content, Split};
 use luthier_cache::Cache;
@@ -365,12 +365,7 @@ fn two_hundred_edits_move_no_image_across_the_split() {
         ((mixed ^ (mixed >> 27)) % below as u64) as usize
     };
     for n in 0..200 {
-        let mut files: Vec<PathBuf> = ["drum", "harp"]
-            .iter()
-            .flat_map(|class| fs::read_dir(folders.path("data").join(class)).unwrap())
-            .map(|entry| entry.unwrap().path())
-            .collect();
-        files.sort();
+        let files = find_images(&folders.path("data")).unwrap().images;
         let file = &files[random(files.len())];
         match random(3) {
             0 => folders.write(
@@ -404,5 +399,51 @@ fn a_class_that_is_drawn_whole_and_a_draw_of_nothing_are_errors() {
     assert_eq!(
         error(1e-9),
         "of 2 images none was drawn for the test, expected about 0.000000001 of them"
+    );
+}
+
+#[test]
+fn what_systems_and_luthier_itself_leave_among_the_images_is_passed_over_and_counted() {
+    let folders = with(&[
+        "train/__MACOSX/drum/._1.jpg",
+        "train/@eaDir/1.jpg",
+        "train/drum/@eaDir/1.jpg/thumb.jpg",
+        "train/drum/Thumbs.db",
+        "train/.ipynb_checkpoints/1.jpg",
+        "train/lost+found/1.jpg",
+        "train/reports/confusion_matrix.png",
+        "train/reports/report.json",
+        "train/features/features.json",
+    ]);
+    fs::create_dir_all(folders.path("train/empty/below")).unwrap();
+    let scan = folders.scan().unwrap();
+    assert_eq!(scan.manifest.classes, ["drum", "harp"]);
+    assert_eq!(scan.manifest.entries.len(), 4);
+    assert_eq!(scan.n_ignored, 9);
+    assert_eq!(find_images(&folders.path("train")).unwrap().images.len(), 2);
+    // A class may have such a name if Luthier has written nothing there.
+    let folders = with(&["train/reports/1.jpg"]);
+    assert_eq!(folders.scan().unwrap().manifest.classes, ["drum", "harp", "reports"]);
+}
+
+#[test]
+fn the_parent_of_train_and_test_is_not_taken_for_a_data_set() {
+    let folders = Folders::new(&["data/train/drum/1.jpg", "data/test/drum/2.jpg"]);
+    let source = DataSource::Whole {
+        data: folders.path("data"),
+        test_fraction: 0.5,
+        seed: 0,
+    };
+    let error = scan(&source, &folders.cache, Rehash::No, &()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("data: found folders for training and test, expected one folder per class"),
+        "{error}"
+    );
+    let hint = error.hint().unwrap();
+    assert!(
+        hint.contains("data/train --test-dir") && hint.ends_with("data/test"),
+        "{hint}"
     );
 }
