@@ -66,6 +66,7 @@ mod tests {
         let entry = |file: &str, content| ManifestEntry {
             split: Split::Train,
             file: file.to_owned(),
+            class: "harp".to_owned(),
             content,
         };
         let manifest = Manifest::new(vec![

@@ -35,7 +35,7 @@ pub use error::{Error, Result};
 pub use image_rows::ImageRows;
 pub use images::{ListsImages, images_of};
 pub use key::{Key, KeyBuilder, KeyPart};
-pub use manifest::{Content, Manifest, ManifestEntry, Split, class_of};
+pub use manifest::{Content, Manifest, ManifestEntry, Split};
 pub use matrix::{Tensors, TensorsBuilder};
 pub use names::UnknownName;
 pub use observer::{Interrupted, Observer, Task, Watched};

@@ -39,22 +39,12 @@ pub enum Content {
 pub struct ManifestEntry {
     /// The split whose folder holds the file.
     pub split: Split,
-    /// The path below the split's folder, with `/` between its parts; the first of them is the class.
+    /// The path below the split's folder, with `/` between its parts.
     pub file: String,
+    /// The class.
+    pub class: String,
     /// The digest of the file's bytes, or why there is none.
     pub content: Content,
-}
-
-impl ManifestEntry {
-    /// The class: the first folder below the split's folder.
-    pub fn class(&self) -> &str {
-        class_of(&self.file)
-    }
-}
-
-/// The class of a file, given by its path below the split's folder: the first folder.
-pub fn class_of(file: &str) -> &str {
-    file.split_once('/').map_or(file, |(class, _)| class)
 }
 
 /// Every image file of a data set, ordered by split and file name.
@@ -70,8 +60,8 @@ impl Manifest {
     /// A manifest of `entries` in canonical order; the classes are those that occur.
     pub fn new(mut entries: Vec<ManifestEntry>) -> Self {
         entries.sort_unstable_by(|a, b| (a.split, &a.file).cmp(&(b.split, &b.file)));
-        let mut classes: Vec<&str> = entries.iter().map(ManifestEntry::class).collect();
-        // Files of a class stand together.
+        let mut classes: Vec<&str> = entries.iter().map(|entry| entry.class.as_str()).collect();
+        // Files of a class mostly stand together.
         classes.dedup();
         classes.sort_unstable();
         classes.dedup();
@@ -95,7 +85,7 @@ struct Header {
 
 /// Tensors rather than JSON, because a run on many images reads and writes several manifests.
 impl Artifact for Manifest {
-    const FORMAT: &'static str = "manifest/2";
+    const FORMAT: &'static str = "manifest/3";
 
     fn encode(&self) -> Vec<u8> {
         let Manifest { classes, entries } = self;
@@ -108,6 +98,8 @@ impl Artifact for Manifest {
             n_train: entries.partition_point(|entry| entry.split == Split::Train),
             unreadable: unreadable.collect(),
         };
+        let label = |entry: &ManifestEntry| self.label(&entry.class).expect("every class is listed") as i64;
+        let labels: Array1<i64> = entries.iter().map(label).collect();
         let mut files: Vec<u8> = Vec::new();
         let mut ends = Vec::with_capacity(entries.len());
         let mut digests = Vec::with_capacity(32 * entries.len());
@@ -123,6 +115,7 @@ impl Artifact for Manifest {
             .tensor("digests", &Array1::from(digests))
             .tensor("ends", &Array1::from(ends))
             .tensor("files", &Array1::from(files))
+            .tensor("labels", &labels)
             .finish()
     }
 
@@ -136,10 +129,12 @@ impl Artifact for Manifest {
         let (digests, ends) = (tensors.vector::<u8>("digests")?, tensors.vector::<i64>("ends")?);
         let files = String::from_utf8(tensors.vector("files")?.to_vec())
             .map_err(|error| tensors.wrong(format!("file names: {error}")))?;
-        if digests.len() != 32 * ends.len() || n_train > ends.len() {
+        let labels = tensors.vector::<i64>("labels")?;
+        if digests.len() != 32 * ends.len() || n_train > ends.len() || labels.len() != ends.len() {
             let found = format!(
-                "{} files, {n_train} for training, {} bytes of digests",
+                "{} files, {n_train} for training, {} labels, {} bytes of digests",
                 ends.len(),
+                labels.len(),
                 digests.len()
             );
             return Err(tensors.wrong(found));
@@ -150,11 +145,15 @@ impl Artifact for Manifest {
             let end = end as usize;
             let file = files.get(start..end);
             let digest = std::array::from_fn(|byte| digest[byte]);
+            let class = usize::try_from(labels[place]).ok().and_then(|label| classes.get(label));
             entries.push(ManifestEntry {
                 split: if place < n_train { Split::Train } else { Split::Test },
                 file: file
                     .ok_or_else(|| tensors.wrong(format!("a file name from {start} to {end}")))?
                     .to_owned(),
+                class: class
+                    .ok_or_else(|| tensors.wrong(format!("label {} among {} classes", labels[place], classes.len())))?
+                    .clone(),
                 content: Content::Digest(Digest::from_bytes(digest)),
             });
             start = end;

@@ -39,6 +39,18 @@ pub(crate) struct DataSettings {
     /// Folder with all images, one folder per class; a share of them is kept for the test
     #[arg(long, value_name = "DIR", alias = "data_dir", conflicts_with_all = ["train_dir", "test_dir"])]
     data_dir: Option<PathBuf>,
+    /// Table of images and their classes: CSV, TSV or JSON Lines, with a header
+    ///
+    /// Columns: file (or path, image, file_name), label (or class, choice) and, if there is one, split (train, valid or
+    /// test). Paths are relative to --data-dir, or to the table's folder. Tables of Hugging Face, Label Studio and Vertex AI
+    /// are read as they come.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["train_dir", "test_dir"])]
+    labels: Option<PathBuf>,
+    /// Regular expression that finds the class in the path of each image: its one named group
+    ///
+    /// For example '(?<class>[a-z]+)_\d+' for harp_001.jpg, anywhere below --data-dir.
+    #[arg(long, value_name = "PATTERN", alias = "class_from", conflicts_with_all = ["train_dir", "test_dir", "labels"])]
+    class_from: Option<String>,
     /// Share of the images in --data-dir that is kept for the test, roughly [default: 0.2]
     ///
     /// The bytes of an image and --seed alone decide on which side it is. It stays there, whatever is added or removed.
@@ -278,6 +290,8 @@ impl Settings {
             train_dir,
             test_dir,
             data_dir,
+            labels,
+            class_from,
             test_fraction,
             rehash: _,
         } = self.data.clone();
@@ -289,11 +303,27 @@ impl Settings {
                 test.display()
             )));
         }
-        match (train_dir, test_dir, data_dir.or(folder)) {
+        let (test_fraction, seed) = (test_fraction.unwrap_or(0.2), self.seed());
+        let data = data_dir.or(folder);
+        if let Some(table) = labels {
+            return Ok(DataSource::table(table, data, test_fraction, seed));
+        }
+        if let Some(pattern) = class_from {
+            let Some(data) = data else {
+                bail!(Problem::usage("--class-from without a folder").hint("pass a FOLDER, or --data-dir DIR"));
+            };
+            return Ok(DataSource::Named {
+                data,
+                pattern,
+                test_fraction,
+                seed,
+            });
+        }
+        match (train_dir, test_dir, data) {
             (_, _, Some(data)) => Ok(DataSource::Whole {
                 data,
-                test_fraction: test_fraction.unwrap_or(0.2),
-                seed: self.seed(),
+                test_fraction,
+                seed,
             }),
             (Some(train), Some(test), None) => Ok(DataSource::Split { train, test }),
             (Some(_), None, None) => {
@@ -303,7 +333,8 @@ impl Settings {
                 bail!(Problem::usage("--test-dir without --train-dir").hint("name both, or one folder with --data-dir"))
             }
             (None, None, None) => bail!(Problem::usage("no images named").hint(
-                "pass a FOLDER, or --train-dir DIR --test-dir DIR, or write them into luthier.toml (`luthier init`)"
+                "pass a FOLDER, or --train-dir DIR --test-dir DIR, or --labels FILE, or write them into luthier.toml \
+                 (`luthier init`)"
             )),
         }
     }

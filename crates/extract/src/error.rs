@@ -45,6 +45,24 @@ pub enum Error {
         /// The classes.
         classes: Vec<String>,
     },
+    /// A table is no table of labels.
+    #[error("{}:{line}: {problem}", path.display())]
+    Labels {
+        /// The table.
+        path: PathBuf,
+        /// The line, from 1 on.
+        line: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A pattern does not find classes in the names of files.
+    #[error("--class-from {pattern}: {problem}")]
+    ClassPattern {
+        /// The regular expression.
+        pattern: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A folder that should hold a folder for each class holds one for each split.
     #[error("{}: found folders for training and test, expected one folder per class", path.display())]
     ParentOfSplits {
@@ -203,6 +221,9 @@ impl Error {
             }
             Error::ClassWithoutImages { .. } => {
                 Some("add images (cameras' raw files must be exported as JPEG or TIFF), or remove the folder".to_owned())
+            }
+            Error::ClassPattern { .. } => {
+                Some(r"for drum_001.jpg and harp_002.jpg: --class-from '(?<class>[a-z]+)_\d+'".to_owned())
             }
             Error::ParentOfSplits { path } => Some(format!(
                 "name both: --train-dir {} --test-dir {}",

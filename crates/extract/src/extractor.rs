@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use luthier_artifact::{Digest, ExtractorInfo, Key};
 
+use crate::image::decoding::MAX_FILE;
 use crate::network::bridge;
 use crate::network::lanes::{Lanes, Prepared};
 use crate::network::resnet50::{self, Kernels, Network, Target, WIDTH};
@@ -278,6 +279,11 @@ fn read(image: &ImageInput, decoding: Decoding, preprocess: &mut Preprocess) -> 
     let read;
     let bytes: &[u8] = match source {
         ImageSource::Bytes(bytes) => bytes,
+        // Asked before the file is read: a film under the name of a photograph may be larger than the memory.
+        ImageSource::File(path) if path.metadata().is_ok_and(|found| found.len() > MAX_FILE) => {
+            let limit = MAX_FILE >> 20;
+            return unreadable(*expected, format!("too large: the file has more than {limit} MiB"));
+        }
         ImageSource::File(path) => match std::fs::read(path) {
             Ok(bytes) => {
                 read = bytes;

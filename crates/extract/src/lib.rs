@@ -14,6 +14,7 @@ mod error;
 mod extractor;
 mod image;
 mod known;
+mod labels;
 mod network;
 mod scan;
 mod stage;

@@ -1,15 +1,18 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use luthier_artifact::{Content, Digest, FileStat, Manifest, ManifestEntry, Split, class_of};
+use luthier_artifact::{Content, Digest, FileStat, Manifest, ManifestEntry, Split};
 use luthier_cache::Cache;
 use rayon::prelude::*;
+use regex::Regex;
+use unicode_normalization::UnicodeNormalization as _;
 use walkdir::{DirEntry, WalkDir};
 
 use crate::image::formats::{ENDINGS, RAW_ENDINGS};
+use crate::labels::{self, LabelledFile};
 use crate::{Error, Observer, Result};
 
 /// How many files are read before their digests are remembered.
@@ -41,15 +44,70 @@ pub enum DataSource {
         /// Another seed draws other images for the test.
         seed: u64,
     },
+    /// Images wherever they lie below a folder, and a table that names them with their classes.
+    Table {
+        /// The CSV, TSV or JSON Lines file.
+        table: PathBuf,
+        /// The folder that its paths are relative to.
+        folder: PathBuf,
+        /// How probable it is that an image whose split the table does not say becomes part of the test set.
+        test_fraction: f64,
+        /// Another seed draws other images for the test.
+        seed: u64,
+    },
+    /// Images wherever they lie below a folder, with their classes in their names.
+    Named {
+        /// The folder.
+        data: PathBuf,
+        /// A regular expression with one named group, which is the class; it is searched for in the
+        /// path below the folder.
+        pattern: String,
+        /// How probable it is that an image becomes part of the test set, between 0 and 1.
+        test_fraction: f64,
+        /// Another seed draws other images for the test.
+        seed: u64,
+    },
 }
 
 impl DataSource {
+    /// A table of labels with the images below `folder`, or, if that is not given, below the folder of the table.
+    pub fn table(table: PathBuf, folder: Option<PathBuf>, test_fraction: f64, seed: u64) -> Self {
+        DataSource::Table {
+            folder: labels::folder_of(&table, folder.as_ref()),
+            table,
+            test_fraction,
+            seed,
+        }
+    }
+
+    /// The share of the images that is drawn for the test, and the seed; `None` if none is drawn.
+    fn draw(&self) -> Option<(f64, u64)> {
+        match *self {
+            DataSource::Split { .. } => None,
+            DataSource::Whole {
+                test_fraction, seed, ..
+            }
+            | DataSource::Table {
+                test_fraction, seed, ..
+            }
+            | DataSource::Named {
+                test_fraction, seed, ..
+            } => Some((test_fraction, seed)),
+        }
+    }
+
+    /// Whether the images for the test are drawn, and not named.
+    pub(crate) fn is_drawn(&self) -> bool {
+        self.draw().is_some()
+    }
+
     /// The folder that the file names of a split are relative to.
     pub fn folder(&self, split: Split) -> &Path {
         match (self, split) {
             (DataSource::Split { train, .. }, Split::Train) => train,
             (DataSource::Split { test, .. }, Split::Test) => test,
-            (DataSource::Whole { data, .. }, _) => data,
+            (DataSource::Whole { data, .. } | DataSource::Named { data, .. }, _) => data,
+            (DataSource::Table { folder, .. }, _) => folder,
         }
     }
 
@@ -100,21 +158,23 @@ pub fn scan(source: &DataSource, cache: &Cache, rehash: Rehash, observer: &dyn O
         }
         // Which images are for the test is known only by their digests.
         DataSource::Whole { data, .. } => list(data, Split::Train, &mut listing)?,
+        DataSource::Table { table, folder, .. } => list_table(table, folder, &mut listing)?,
+        DataSource::Named { data, pattern, .. } => list_named(data, pattern, &mut listing)?,
     }
     let Listing {
         files,
         n_ignored,
         n_raw,
         passed_over,
+        decided,
     } = listing;
     let (mut entries, n_read) = digest(source, files, since, cache, rehash, observer)?;
-    if let DataSource::Whole {
-        test_fraction, seed, ..
-    } = source
-    {
-        choose_test_images(&mut entries, *test_fraction, *seed);
+    if let Some((test_fraction, seed)) = source.draw() {
+        let undecided = entries.iter_mut().filter(|entry| !decided.contains(&entry.file));
+        choose_test_images(undecided, test_fraction, seed);
     }
     let manifest = Manifest::new(entries);
+    tell_of_similar_names(&manifest.classes);
     check_classes(source, &manifest)?;
     Ok(Scan {
         manifest,
@@ -178,12 +238,8 @@ pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
         tracing::warn!("{folder}");
     }
     if n_other > 0 {
-        let files = if n_other == 1 {
-            "file that is no image"
-        } else {
-            "files that are no images"
-        };
-        tracing::info!("{}: passed over {n_other} {files} by name", folder.display());
+        let files = if n_other == 1 { "other file" } else { "other files" };
+        tracing::info!("{}: {n_other} {files} passed over", folder.display());
     }
     Ok(images)
 }
@@ -348,6 +404,7 @@ fn has_ending(path: &Path, known: &[&str]) -> bool {
 struct Listed {
     split: Split,
     file: String,
+    class: String,
     stat: FileStat,
     /// Why it cannot be read, if that is known already.
     unreadable: Option<Box<str>>,
@@ -360,6 +417,8 @@ struct Listing {
     n_ignored: usize,
     n_raw: usize,
     passed_over: Vec<PassedOver>,
+    /// The files whose split a table says.
+    decided: HashSet<String>,
 }
 
 /// Adds what is below `folder` to a listing.
@@ -374,6 +433,7 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
         n_ignored,
         n_raw,
         passed_over,
+        ..
     } = listing;
     let n_before = files.len();
     let (mut classes, mut has_files) = (Vec::new(), HashSet::new());
@@ -384,13 +444,8 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
             Err(obstacle) => {
                 match obstacle.consequence() {
                     Consequence::UnreadableImage if obstacle.depth >= 2 => {
-                        let stat = FileStat {
-                            size: 0,
-                            mtime_ns: 0,
-                            inode: 0,
-                        };
                         let reason = Some(obstacle.error.to_string());
-                        files.extend(listed(folder, &obstacle.path, split, stat, reason));
+                        files.extend(listed(folder, &obstacle.path, split, NO_STAT, reason));
                     }
                     Consequence::UnreadableImage | Consequence::Ignored => *n_ignored += 1,
                     Consequence::PassedOver => {
@@ -432,7 +487,7 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
             Err(_) => *n_ignored += 1,
         }
     }
-    let has_images: HashSet<&str> = files[n_before..].iter().map(|file| class_of(&file.file)).collect();
+    let has_images: HashSet<&str> = files[n_before..].iter().map(|file| first_folder(&file.file)).collect();
     if has_images.is_empty() {
         return Err(Error::NoImages {
             path: folder.to_owned(),
@@ -452,6 +507,106 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
     Ok(())
 }
 
+/// Adds the files that a table names.
+fn list_table(table: &Path, folder: &Path, listing: &mut Listing) -> Result<()> {
+    if !folder.is_dir() {
+        return Err(Error::MissingFolder {
+            path: folder.to_owned(),
+        });
+    }
+    for LabelledFile {
+        line,
+        file,
+        class,
+        split,
+    } in labels::read(table, folder)?
+    {
+        let path = folder.join(&file);
+        let (stat, unreadable) = match path.metadata() {
+            Ok(metadata) => (FileStat::new(&metadata), None),
+            Err(error) => (NO_STAT, Some(format!("{error} (line {line} of {})", table.display()))),
+        };
+        if split.is_some() {
+            listing.decided.insert(file.clone());
+        }
+        listing.files.push(Listed {
+            split: split.unwrap_or(Split::Train),
+            file,
+            class: class.nfc().collect(),
+            stat,
+            unreadable: unreadable.map(String::into_boxed_str),
+        });
+    }
+    if listing.files.is_empty() {
+        return Err(Error::Labels {
+            path: table.to_owned(),
+            line: 1,
+            problem: "no rows".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Adds the image files below a folder whose names a pattern fits.
+fn list_named(folder: &Path, pattern: &str, listing: &mut Listing) -> Result<()> {
+    let wrong = |problem: String| Error::ClassPattern {
+        pattern: pattern.to_owned(),
+        problem,
+    };
+    let regex = Regex::new(pattern).map_err(|error| wrong(error.to_string()))?;
+    let groups: Vec<&str> = regex.capture_names().flatten().collect();
+    let &[group] = groups.as_slice() else {
+        return Err(wrong(format!("{} named groups, expected one", groups.len())));
+    };
+    if !folder.is_dir() {
+        return Err(Error::MissingFolder {
+            path: folder.to_owned(),
+        });
+    }
+    let FoundImages {
+        images,
+        n_other,
+        passed_over,
+    } = find_images(folder)?;
+    listing.n_ignored += n_other;
+    listing.passed_over.extend(passed_over);
+    let mut other_names = Vec::new();
+    for path in &images {
+        let stat = path.metadata().map_or(NO_STAT, |metadata| FileStat::new(&metadata));
+        let Some(mut file) = listed(folder, path, Split::Train, stat, None) else {
+            continue;
+        };
+        match regex.captures(&file.file).and_then(|found| found.name(group)) {
+            Some(class) if !class.is_empty() => {
+                file.class = class.as_str().nfc().collect();
+                listing.files.push(file);
+            }
+            _ => other_names.push(file.file),
+        }
+    }
+    if listing.files.is_empty() {
+        return Err(wrong(match other_names.first() {
+            Some(name) => format!("it fits no file, for example not {name}"),
+            None => format!("{} has no images", folder.display()),
+        }));
+    }
+    if let Some(name) = other_names.first() {
+        tracing::warn!(
+            "--class-from fits {} files not, the first is {name}: passed over",
+            other_names.len()
+        );
+        listing.n_ignored += other_names.len();
+    }
+    Ok(())
+}
+
+/// Of a file that is not there.
+const NO_STAT: FileStat = FileStat {
+    size: 0,
+    mtime_ns: 0,
+    inode: 0,
+};
+
 fn listed(folder: &Path, path: &Path, split: Split, stat: FileStat, unreadable: Option<String>) -> Option<Listed> {
     let relative = path.strip_prefix(folder).ok()?;
     let unreadable = unreadable.or_else(|| path.to_str().is_none().then(|| "file name is not UTF-8".to_owned()));
@@ -464,6 +619,7 @@ fn listed(folder: &Path, path: &Path, split: Split, stat: FileStat, unreadable: 
     }
     Some(Listed {
         split,
+        class: class_of(&file),
         file,
         stat,
         unreadable: unreadable.map(String::into_boxed_str),
@@ -528,9 +684,10 @@ fn digest(
     let entries = files
         .into_iter()
         .zip(contents)
-        .map(|(Listed { split, file, .. }, content)| ManifestEntry {
+        .map(|(Listed { split, file, class, .. }, content)| ManifestEntry {
             split,
             file,
+            class,
             content: content.expect("what was not known has been read"),
         })
         .collect();
@@ -547,7 +704,7 @@ fn absolute(source: &DataSource, split: Split) -> Result<PathBuf> {
 ///
 /// Whether an image is drawn depends on its bytes and the seed alone. So it stays on its side for ever, whatever is added,
 /// removed or renamed, and copies stay together. The share of a class that is drawn is near `test_fraction`, not exact.
-fn choose_test_images(entries: &mut [ManifestEntry], test_fraction: f64, seed: u64) {
+fn choose_test_images<'a>(entries: impl Iterator<Item = &'a mut ManifestEntry>, test_fraction: f64, seed: u64) {
     for entry in entries {
         if let Content::Digest(digest) = &entry.content
             && is_drawn(digest, test_fraction, seed)
@@ -565,27 +722,46 @@ fn is_drawn(image: &Digest, test_fraction: f64, seed: u64) -> bool {
     ((u64::from_be_bytes(first) >> 11) as f64) < test_fraction * (1_u64 << 53) as f64
 }
 
+/// The class of a file, given by its path below the split's folder: the first folder. macOS and others write accents in
+/// different ways: the class has the composed form (Unicode's NFC), whichever its folder has.
+fn class_of(file: &str) -> String {
+    first_folder(file).nfc().collect()
+}
+
+fn first_folder(file: &str) -> &str {
+    file.split_once('/').map_or(file, |(folder, _)| folder)
+}
+
+/// Warns of classes that differ only in upper and lower case.
+fn tell_of_similar_names(classes: &[String]) {
+    let mut seen: HashMap<String, &str> = HashMap::new();
+    for class in classes {
+        if let Some(other) = seen.insert(class.to_lowercase(), class) {
+            tracing::warn!("{other} and {class} are two classes: their names differ in upper and lower case only");
+        }
+    }
+}
+
 fn check_classes(source: &DataSource, manifest: &Manifest) -> Result<()> {
     let train = manifest.entries.iter().filter(|entry| entry.split == Split::Train);
-    let in_train: HashSet<&str> = train.map(ManifestEntry::class).collect();
+    let in_train: HashSet<&str> = train.map(|entry| entry.class.as_str()).collect();
     let is_test_only = |class: &&String| !in_train.contains(class.as_str());
     let test_only: Vec<String> = manifest.classes.iter().filter(is_test_only).cloned().collect();
-    if let DataSource::Whole {
-        test_fraction, data, ..
-    } = source
-    {
+    if let DataSource::Whole { data, .. } = source {
         let is_split =
             |class: &String| ["train", "test", "val", "valid", "validation"].contains(&class.to_lowercase().as_str());
         if manifest.classes.len() > 1 && manifest.classes.iter().all(is_split) {
             return Err(Error::ParentOfSplits { path: data.clone() });
         }
+    }
+    if let Some((test_fraction, _)) = source.draw() {
         if !test_only.is_empty() {
             return Err(Error::AllDrawn { classes: test_only });
         }
         if manifest.entries.iter().all(|entry| entry.split == Split::Train) {
             return Err(Error::NoneDrawn {
                 n_images: manifest.entries.len(),
-                test_fraction: *test_fraction,
+                test_fraction,
             });
         }
     }
@@ -616,7 +792,8 @@ mod tests {
         let missing = || io::Error::from(ErrorKind::NotFound);
         for (path, depth, is_loop, error, expected) in [
             ("data", 0, false, denied(), Consequence::Failed),
-            ("data/lost+found", 1, false, denied(), Consequence::PassedOver),
+            ("data/lost+found", 1, false, denied(), Consequence::Ignored),
+            ("data/private", 1, false, denied(), Consequence::PassedOver),
             ("data/drum/private", 2, false, denied(), Consequence::PassedOver),
             (
                 "data/drum/private.jpg",

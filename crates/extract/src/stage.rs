@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -502,29 +503,29 @@ fn image_rows(tables: &[&FeatureRows], images: &[Digest], hashes: &[Option<Diges
 }
 
 fn label(manifest: &Manifest, entry: &ManifestEntry) -> usize {
-    manifest
-        .label(entry.class())
-        .expect("every class of an entry is listed")
+    manifest.label(&entry.class).expect("every class of an entry is listed")
 }
 
 /// Every class needs a readable image in each split where it has images at all. The test split of
-/// [`DataSource::Whole`] is an exception: it was drawn before anybody knew which images can be
+/// A test split that was drawn is an exception: it was drawn before anybody knew which images can be
 /// decoded, so that the report tells of classes without test images.
 fn check_classes(source: &DataSource, manifest: &Manifest, skipped: &SkippedImages) -> Result<()> {
     let reason = |entry: &ManifestEntry| match &entry.content {
         Content::Unreadable(reason) => Some(reason.clone()),
         Content::Digest(digest) => skipped.reason(digest).map(str::to_owned),
     };
-    // Files of a class stand together.
-    let is_same = |a: &ManifestEntry, b: &ManifestEntry| (a.split, a.class()) == (b.split, b.class());
-    for entries in manifest.entries.chunk_by(is_same) {
-        let first = &entries[0];
-        let is_drawn = matches!(source, DataSource::Whole { .. }) && first.split == Split::Test;
+    let mut of_class: BTreeMap<(Split, &str), Vec<&ManifestEntry>> = BTreeMap::new();
+    for entry in &manifest.entries {
+        of_class.entry((entry.split, &entry.class)).or_default().push(entry);
+    }
+    for entries in of_class.into_values() {
+        let first = entries[0];
+        let is_drawn = source.is_drawn() && first.split == Split::Test;
         if is_drawn || entries.iter().any(|entry| reason(entry).is_none()) {
             continue;
         }
         return Err(Error::EmptyClass {
-            class: first.class().to_owned(),
+            class: first.class.clone(),
             split: first.split,
             n_images: entries.len(),
             file: first.file.clone(),

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use luthier_artifact::{
-    Artifact, Content, Digest, ExtractorInfo, FeatureRows, Manifest, ManifestEntry, ReadRows, Split, Written, class_of,
+    Artifact, Content, Digest, ExtractorInfo, FeatureRows, Manifest, ManifestEntry, ReadRows, Split, Written,
     vector_digest, write_atomically, write_atomically_with,
 };
 use luthier_eval::Skipped;
@@ -75,14 +75,11 @@ pub(crate) struct ImageLocation<'a> {
     pub split: Split,
     /// The path below the split's folder.
     pub file: &'a str,
+    /// The class.
+    pub class: &'a str,
 }
 
 impl<'a> ImageLocation<'a> {
-    /// The class: the first folder of the path.
-    pub(crate) fn class(&self) -> &'a str {
-        class_of(self.file)
-    }
-
     /// The path with its split, for example `train/harp/1.jpg`.
     pub(crate) fn name(&self) -> String {
         format!("{}/{}", self.split, self.file)
@@ -96,6 +93,7 @@ pub(crate) fn places<'a>(manifest: &'a Manifest, skipped: &SkippedImages) -> Vec
             image,
             split: entry.split,
             file: &entry.file,
+            class: &entry.class,
         }),
         _ => None,
     };
@@ -154,6 +152,7 @@ impl FeaturesJson {
                 image: row.digest,
                 split,
                 file: &row.file,
+                class: &row.class,
             })
             .collect()
     }
@@ -164,7 +163,7 @@ fn rows(manifest: &Manifest, split: Split, table: &FeatureRows) -> Vec<NamedRow>
     let mut files: Vec<(usize, Digest, &str)> = (manifest.entries.iter())
         .filter(|entry| entry.split == split)
         .filter_map(|entry| match entry.content {
-            Content::Digest(digest) => Some((manifest.label(entry.class())?, digest, entry.file.as_str())),
+            Content::Digest(digest) => Some((manifest.label(&entry.class)?, digest, entry.file.as_str())),
             Content::Unreadable(_) => None,
         })
         .collect();
@@ -196,7 +195,7 @@ pub(crate) fn skipped_files(manifest: &Manifest, skipped: &SkippedImages) -> Vec
         Some(Skipped {
             split: entry.split,
             file: entry.file.clone(),
-            class: entry.class().to_owned(),
+            class: entry.class.clone(),
             reason: reason.to_owned(),
         })
     });

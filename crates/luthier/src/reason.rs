@@ -349,21 +349,24 @@ pub struct ImageChange {
     pub file: String,
     /// What a renamed or moved file was called before.
     pub from: Option<String>,
+    /// The class.
+    #[serde(skip)]
+    pub class: String,
+    /// The class of a renamed or moved file before.
+    #[serde(skip)]
+    pub from_class: Option<String>,
 }
 
 impl ImageChange {
     /// The classes of a file that was renamed or moved: before, and now.
     fn classes(&self) -> Option<(&str, &str)> {
-        Some((
-            class_below_split(self.from.as_deref()?)?,
-            class_below_split(&self.file)?,
-        ))
+        Some((self.from_class.as_deref()?, &self.class))
     }
 }
 
 impl fmt::Display for ImageChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ImageChange { change, file, from } = self;
+        let ImageChange { change, file, from, .. } = self;
         match from {
             Some(from) => write!(f, "{change:<8} {from} → {file}"),
             None => write!(f, "{change:<8} {file}"),
@@ -397,6 +400,8 @@ impl ImageChanges {
                 change,
                 file: name(entry),
                 from: from.map(name),
+                class: entry.class.clone(),
+                from_class: from.map(|from| from.class.clone()),
             });
         };
         let mut gone: HashMap<&Content, Vec<&ManifestEntry>> = HashMap::new();
@@ -412,10 +417,12 @@ impl ImageChanges {
                 }
                 Some(Ordering::Greater) => new.extend(later.next()),
                 Some(Ordering::Equal) => {
-                    if let (Some(before), Some(entry)) = (earlier.next(), later.next())
-                        && before.content != entry.content
-                    {
-                        note(Fate::Changed, entry, None);
+                    if let (Some(before), Some(entry)) = (earlier.next(), later.next()) {
+                        if before.content != entry.content {
+                            note(Fate::Changed, entry, None);
+                        } else if before.class != entry.class {
+                            note(Fate::Moved, entry, Some(before));
+                        }
                     }
                 }
             }
@@ -484,11 +491,6 @@ fn renamed_classes(before: &Manifest, now: &Manifest, files: &[ImageChange]) -> 
         .collect()
 }
 
-/// The class of a file that is named with its split.
-fn class_below_split(file: &str) -> Option<&str> {
-    file.split('/').nth(1)
-}
-
 /// A file's name with its split.
 fn name(entry: &ManifestEntry) -> String {
     format!("{}/{}", entry.split, entry.file)
@@ -505,7 +507,7 @@ fn compare(earlier: Option<&&ManifestEntry>, later: Option<&&ManifestEntry>) -> 
 }
 
 fn is_neighbour(entry: &ManifestEntry, other: &ManifestEntry) -> bool {
-    (entry.split, entry.class()) == (other.split, other.class())
+    (entry.split, &entry.class) == (other.split, &other.class)
 }
 
 /// Takes out a file with the same bytes as `entry`. That files cannot be read for the same reason does not make them one.
@@ -565,6 +567,7 @@ mod tests {
         let entry = |(file, content): &(&str, Content)| ManifestEntry {
             split: Split::Train,
             file: format!("harp/{file}"),
+            class: "harp".to_owned(),
             content: content.clone(),
         };
         Manifest::new(files.iter().map(entry).collect())
@@ -586,6 +589,7 @@ mod tests {
         let entry = |(file, bytes): &(&str, &str)| ManifestEntry {
             split: Split::Train,
             file: (*file).to_owned(),
+            class: file.split('/').next().unwrap().to_owned(),
             content: Content::Digest(Digest::of(bytes.as_bytes())),
         };
         Manifest::new(files.iter().map(entry).collect())

@@ -160,7 +160,7 @@ pub(crate) fn warnings(
         });
     }
     let in_test = images.iter().filter(|place| place.split == Split::Test);
-    let in_test: HashSet<&str> = in_test.map(ImageLocation::class).collect();
+    let in_test: HashSet<&str> = in_test.map(|place| place.class).collect();
     let missing: Vec<&str> = (model.classes.iter().map(String::as_str))
         .filter(|class| !in_test.contains(class))
         .collect();
@@ -200,14 +200,7 @@ fn leaked_looks(images: &[ImageLocation<'_>], look_alikes: &[LookAlikeGroup]) ->
         &images[start..start + n]
     };
     // As the rows of the features are ordered.
-    let order = |place: &&ImageLocation<'_>| {
-        (
-            place.split,
-            place.class().to_owned(),
-            place.image,
-            place.file.to_owned(),
-        )
-    };
+    let order = |place: &&ImageLocation<'_>| (place.split, place.class.to_owned(), place.image, place.file.to_owned());
     let mut groups: Vec<Vec<&ImageLocation<'_>>> = (look_alikes.iter())
         .map(|group| {
             let mut places: Vec<&ImageLocation<'_>> = group.images.iter().flat_map(of_image).collect();
@@ -252,7 +245,7 @@ fn duplicates(images: &[ImageLocation<'_>]) -> Vec<Warning> {
             .collect()
     };
     let leaked = list(|place, first| place.split != first.split);
-    let contradictory = list(|place, first| place.class() != first.class());
+    let contradictory = list(|place, first| place.class != first.class);
     let mut warnings = Vec::new();
     if !leaked.is_empty() {
         warnings.push(Warning {

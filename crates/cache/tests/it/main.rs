@@ -50,6 +50,7 @@ fn manifest(class: &str) -> Manifest {
     let entry = |file: &str| ManifestEntry {
         split: Split::Train,
         file: format!("{class}/{file}"),
+        class: class.to_owned(),
         content: Content::Digest(Digest::of(file.as_bytes())),
     };
     Manifest::new(vec![entry("b.jpg"), entry("a.jpg")])
@@ -472,6 +473,7 @@ proptest! {
         let entry = |file: &String| ManifestEntry {
             split: if file.len().is_multiple_of(2) { Split::Train } else { Split::Test },
             file: file.clone(),
+            class: file.split('/').next().unwrap_or_default().to_owned(),
             content: match file.ends_with('z') {
                 true => Content::Unreadable(format!("cannot read {file}")),
                 false => Content::Digest(Digest::of(file.as_bytes())),

@@ -15,7 +15,18 @@ use crate::problem::Problem;
 
 /// The sections of `luthier.toml` and their keys.
 const SECTIONS: [(&str, &[&str]); 6] = [
-    ("data", &["train-dir", "test-dir", "data-dir", "test-fraction", "seed"]),
+    (
+        "data",
+        &[
+            "train-dir",
+            "test-dir",
+            "data-dir",
+            "labels",
+            "class-from",
+            "test-fraction",
+            "seed",
+        ],
+    ),
     (
         "extract",
         &[
@@ -43,7 +54,7 @@ const ALIASES: [(&str, &str); 1] = [("resize", "views")];
 const LISTS: [&str; 1] = ["views"];
 
 /// Keys whose values are paths, taken from the folder of `luthier.toml`.
-const PATHS: [&str; 4] = ["train-dir", "test-dir", "data-dir", "cache-dir"];
+const PATHS: [&str; 5] = ["train-dir", "test-dir", "data-dir", "labels", "cache-dir"];
 
 /// Variables that are neither a setting nor an option of a command. Those of the tests may be set when Luthier runs. Settings
 /// begin like them, such as `LUTHIER_TEST_DIR`: each is named.

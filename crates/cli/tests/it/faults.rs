@@ -20,8 +20,7 @@ fn a_missing_folder() {
         1,
         &format!("error: data/train: no such folder\n{A_FOLDER_PER_CLASS}"),
     );
-    let hint =
-        "hint: pass a FOLDER, or --train-dir DIR --test-dir DIR, or write them into luthier.toml (`luthier init`)";
+    let hint = "hint: pass a FOLDER, or --train-dir DIR --test-dir DIR, or --labels FILE, or write them into luthier.toml (`luthier init`)";
     check(&project, &["pipeline"], 2, &format!("error: no images named\n{hint}"));
 }
 

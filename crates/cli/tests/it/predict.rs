@@ -600,7 +600,7 @@ fn images_are_copied_to_a_folder_for_each_answer() {
         (none.stdout.as_str(), none.stderr.as_str()),
         (
             "",
-            "warning: empty: no images in this folder\nmoved 0 images to sorted\n"
+            "note: empty: 1 other file passed over\nwarning: empty: no images in this folder\nmoved 0 images to sorted\n"
         )
     );
 
@@ -844,4 +844,61 @@ fn a_folder_is_watched_where_the_system_tells_of_no_changes() {
         stderr.contains("warning: in: the system does not tell of changes (Too many open files"),
         "{stderr}"
     );
+}
+
+#[test]
+fn a_table_of_labels_gives_the_bytes_that_folders_give() {
+    let project = Project::new();
+    project.pipeline(&["--out", "folders"]);
+    let mut table = String::from("image;class;split\r\n");
+    for (file, bytes) in snapshot(&project.path("data")) {
+        let file = file
+            .strip_prefix(project.path("data"))
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let mut parts = file.split('/');
+        let (split, class) = (parts.next().unwrap(), parts.next().unwrap());
+        let name = file.replace('/', "-");
+        project.write(&format!("flat/{name}"), &bytes);
+        table += &format!("{name};{class};{split}\r\n");
+    }
+    project.write("flat/labels.csv", table.as_bytes());
+    let run = || -> Value {
+        let ran = project.run(&[
+            "pipeline",
+            "--labels",
+            "flat/labels.csv",
+            "--weights",
+            "untrained",
+            "--out",
+            "table",
+            "--json",
+        ]);
+        serde_json::from_str(&ran.ok().stdout).unwrap()
+    };
+    let outcome = run();
+    assert_eq!(outcome["images"]["embedded"], 0, "the same images");
+    for file in [
+        "features/train_features.npy",
+        "features/train_labels.npy",
+        "features/test_features.npy",
+        "features/test_labels.npy",
+        "models/model.safetensors",
+    ] {
+        let [folders, table] = ["folders", "table"].map(|out| std::fs::read(project.path(out).join(file)).unwrap());
+        assert!(folders == table, "{file}");
+    }
+    // Another cell is what another folder would be.
+    project.write(
+        "flat/labels.csv",
+        table
+            .replacen("train-drum-0.jpg;drum", "train-drum-0.jpg;harp", 1)
+            .as_bytes(),
+    );
+    let outcome = run();
+    assert_eq!(outcome["images"]["embedded"], 0);
+    assert_eq!(outcome["stages"][0]["name"], "scan");
+    assert_eq!(outcome["stages"][1]["reason"], "1 image moved");
 }

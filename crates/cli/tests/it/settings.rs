@@ -276,8 +276,8 @@ fn each_command_lists_the_options_that_it_uses() {
         ),
         (
             "predict",
-            &["--weights", "--device", "--batch"],
-            &["--views", "--cache-dir", "--seed", "--variance"],
+            &["--weights", "--device", "--batch", "--cache-dir"],
+            &["--views", "--train-dir", "--seed", "--variance"],
         ),
         ("compare", &["--fail-if-worse"], &["--cache-dir", "--seed"]),
         ("init", &[], &["--cache-dir", "--seed"]),

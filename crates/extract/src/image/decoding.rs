@@ -37,6 +37,10 @@ impl Unreadable {
     }
 }
 
+/// The size in bytes of the largest file that is read to be decoded. The largest photographs of any
+/// camera are below a third of it.
+pub(crate) const MAX_FILE: u64 = 512 << 20;
+
 /// The most memory that decoding one image may take, in bytes.
 ///
 /// It is enough for 170 megapixels, or fewer in a progressive JPEG, whose coefficients count too.

@@ -81,6 +81,23 @@ fn unreadable_images_report_the_digest_of_what_was_read() {
 }
 
 #[test]
+fn a_file_larger_than_any_photograph_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("film.jpg");
+    let film = std::fs::File::create(&path).unwrap();
+    // Most file systems keep the zeros without room for them.
+    film.set_len(3 << 30).unwrap();
+    let found = embed(&extractor(&config(), 1, 1), &[input(file(&path), None)]).unwrap();
+    assert_eq!(
+        found[0],
+        Embedded::Unreadable {
+            digest: None,
+            reason: "too large: the file has more than 512 MiB".to_owned(),
+        }
+    );
+}
+
+#[test]
 fn other_bytes_than_the_digest_says_are_an_error_from_files_and_from_memory() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("photo.jpg");

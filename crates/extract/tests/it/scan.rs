@@ -447,3 +447,102 @@ fn the_parent_of_train_and_test_is_not_taken_for_a_data_set() {
         "{hint}"
     );
 }
+
+#[test]
+fn a_name_with_an_accent_is_one_class_however_a_system_writes_it() {
+    let (composed, decomposed) = ("caf\u{e9}", "cafe\u{301}");
+    let folders = with(&[&format!("train/{composed}/1.jpg"), &format!("train/{decomposed}/2.jpg")]);
+    let manifest = folders.scan().unwrap().manifest;
+    assert_eq!(manifest.classes, [composed, "drum", "harp"]);
+    let of_class = manifest.entries.iter().filter(|entry| entry.class == composed);
+    let files: Vec<&str> = of_class.map(|entry| entry.file.as_str()).collect();
+    // The files keep their names, so that they are found.
+    assert_eq!(files, [format!("{decomposed}/2.jpg"), format!("{composed}/1.jpg")]);
+}
+
+/// The same images as [`GOOD`], in one folder.
+fn flat() -> Folders {
+    let folders = with(&[]);
+    for (place, file) in GOOD.iter().enumerate() {
+        let bytes = fs::read(folders.path(file)).unwrap();
+        folders.write(&format!("flat/{}_{place}.jpg", file.split('/').nth(1).unwrap()), &bytes);
+    }
+    folders
+}
+
+/// Split, class and content of each image, without names.
+fn labelled(scan: &Scan) -> Vec<(Split, String, Content)> {
+    let image = |entry: &luthier_artifact::ManifestEntry| (entry.split, entry.class.clone(), entry.content.clone());
+    let mut images: Vec<_> = scan.manifest.entries.iter().map(image).collect();
+    images.sort_by_key(|image| format!("{image:?}"));
+    images
+}
+
+#[test]
+fn a_table_labels_images_as_folders_do() {
+    let folders = flat();
+    let rows = GOOD.iter().enumerate().map(|(place, file)| {
+        let mut parts = file.split('/');
+        let (split, class) = (parts.next().unwrap(), parts.next().unwrap());
+        format!("{class}_{place}.jpg,{class},{split}\n")
+    });
+    folders.write(
+        "flat/labels.csv",
+        format!("file,label,split\n{}", rows.collect::<String>()).as_bytes(),
+    );
+    let source = DataSource::table(folders.path("flat/labels.csv"), None, 0.2, 0);
+    for path in find_images(&folders.path("flat")).unwrap().images {
+        age(&path);
+    }
+    let found = scan(&source, &folders.cache, Rehash::No, &()).unwrap();
+    assert_eq!(labelled(&found), labelled(&folders.scan().unwrap()));
+    assert_eq!(found.manifest.entries[0].file, "drum_0.jpg");
+
+    // Another cell, a file that is missing, and what is not in the table.
+    let table = fs::read_to_string(folders.path("flat/labels.csv")).unwrap();
+    let table = table.replacen("drum_0.jpg,drum,train", "drum_0.jpg,harp,train\ngone.jpg,drum,train", 1);
+    folders.write("flat/labels.csv", table.as_bytes());
+    let found = scan(&source, &folders.cache, Rehash::No, &()).unwrap();
+    let entry = |file: &str| found.manifest.entries.iter().find(|entry| entry.file == file).unwrap();
+    assert_eq!(entry("drum_0.jpg").class, "harp");
+    let Content::Unreadable(reason) = &entry("gone.jpg").content else {
+        panic!("there is no such file")
+    };
+    assert!(
+        reason.contains("(line 3 of ") && reason.ends_with("labels.csv)"),
+        "{reason}"
+    );
+    assert_eq!(found.n_read, 0, "no file was read again");
+}
+
+#[test]
+fn names_label_images_where_a_pattern_finds_the_class() {
+    let folders = flat();
+    folders.write("flat/cover.jpg", &photo(99));
+    let named = |pattern: &str, seed| {
+        let source = DataSource::Named {
+            data: folders.path("flat"),
+            pattern: pattern.to_owned(),
+            test_fraction: 0.3,
+            seed,
+        };
+        scan(&source, &folders.cache, Rehash::No, &())
+    };
+    // Of four images a draw may leave a class nothing to train on.
+    let found = (0..20)
+        .find_map(|seed| named(r"(?<class>[a-z]+)_\d", seed).ok())
+        .unwrap();
+    assert_eq!(found.manifest.classes, ["drum", "harp"]);
+    assert_eq!((found.manifest.entries.len(), found.n_ignored), (4, 1));
+    for (pattern, expected) in [
+        (r"([a-z]+)_\d", "0 named groups, expected one"),
+        (r"(?<class>[a-z]+)-\d", "it fits no file, for example not cover.jpg"),
+        (r"(?<class>", "regex parse error"),
+    ] {
+        let error = named(pattern, 0).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("--class-from {pattern}: ")) && error.contains(expected),
+            "{error}"
+        );
+    }
+}

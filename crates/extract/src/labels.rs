@@ -1,0 +1,384 @@
+//! Labels from a table: CSV, TSV or JSON Lines, as spreadsheets and labelling tools write them.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use luthier_artifact::Split;
+use serde_json::Value;
+
+use crate::{Error, Result};
+
+/// A row of a table of labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LabelledFile {
+    /// The line of the table, from 1 on.
+    pub(crate) line: usize,
+    /// The path as the manifest has it: below the folder of the images, or absolute.
+    pub(crate) file: String,
+    pub(crate) class: String,
+    /// `None` if the table does not say it.
+    pub(crate) split: Option<Split>,
+}
+
+/// What a column holds, by its name in lower case: the names that people, Hugging Face, Label Studio and Vertex AI use.
+const FILE_NAMES: [&str; 10] = [
+    "file",
+    "path",
+    "image",
+    "file_name",
+    "filename",
+    "filepath",
+    "file_path",
+    "image_path",
+    "image_uri",
+    "uri",
+];
+const CLASS_NAMES: [&str; 5] = ["label", "class", "choice", "category", "class_name"];
+const SPLIT_NAMES: [&str; 4] = ["split", "set", "subset", "ml_use"];
+
+/// What a row says, before the file is looked for.
+struct Row {
+    line: usize,
+    file: String,
+    class: String,
+    split: String,
+}
+
+/// Reads a table. Files are looked for below `folder`; a file that is not found there keeps its name.
+///
+/// # Errors
+/// [`Error::File`] if the table cannot be read, [`Error::Labels`] if it is no table of labels: it lacks a column, a split
+/// is unknown, or a file has two labels.
+pub(crate) fn read(table: &Path, folder: &Path) -> Result<Vec<LabelledFile>> {
+    let bytes = std::fs::read(table).map_err(Error::io(table))?;
+    let wrong = |line: usize, problem: String| Error::Labels {
+        path: table.to_owned(),
+        line,
+        problem,
+    };
+    let text = decoded(&bytes).map_err(|problem| wrong(1, problem))?;
+    let is_json = text.trim_start().starts_with('{');
+    let rows = if is_json { json_rows(&text) } else { csv_rows(&text) };
+    let rows = rows.map_err(|(line, problem)| wrong(line, problem))?;
+    let mut seen: HashMap<String, (usize, String)> = HashMap::new();
+    let mut files = Vec::with_capacity(rows.len());
+    let mut n_repeated = 0;
+    for Row {
+        line,
+        file,
+        class,
+        split,
+    } in rows
+    {
+        if file.is_empty() {
+            return Err(wrong(line, "no file".to_owned()));
+        }
+        if class.is_empty() {
+            return Err(wrong(line, format!("{file} without a label")));
+        }
+        let split = split_of(&split).map_err(|problem| wrong(line, format!("{file}: {problem}")))?;
+        let file = found(&file, folder);
+        if let Some((before, other)) = seen.get(&file) {
+            if *other != class {
+                return Err(wrong(line, format!("{file} is {class}, and in line {before} {other}")));
+            }
+            n_repeated += 1;
+            continue;
+        }
+        seen.insert(file.clone(), (line, class.clone()));
+        files.push(LabelledFile {
+            line,
+            file,
+            class,
+            split,
+        });
+    }
+    if n_repeated > 0 {
+        tracing::warn!(
+            "{}: {n_repeated} rows name a file that a row before has named",
+            table.display()
+        );
+    }
+    Ok(files)
+}
+
+/// UTF-8 with or without a byte order mark, or UTF-16 with one, as spreadsheets write "Unicode text".
+fn decoded(bytes: &[u8]) -> std::result::Result<String, String> {
+    let utf16 = |rest: &[u8], number: fn([u8; 2]) -> u16| {
+        let numbers: Vec<u16> = rest.as_chunks().0.iter().map(|pair| number(*pair)).collect();
+        String::from_utf16(&numbers).map_err(|error| error.to_string())
+    };
+    match bytes {
+        [0xFF, 0xFE, rest @ ..] => utf16(rest, u16::from_le_bytes),
+        [0xFE, 0xFF, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        [0xEF, 0xBB, 0xBF, rest @ ..] | rest => {
+            String::from_utf8(rest.to_vec()).map_err(|_| "other bytes than UTF-8: save the table as UTF-8".to_owned())
+        }
+    }
+}
+
+type Rows = std::result::Result<Vec<Row>, (usize, String)>;
+
+fn csv_rows(text: &str) -> Rows {
+    let first = text.lines().next().unwrap_or_default();
+    let count = |delimiter: &u8| first.bytes().filter(|byte| byte == delimiter).count();
+    let delimiter = [b',', b';', b'\t'].into_iter().max_by_key(count).unwrap_or(b',');
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(delimiter)
+        .has_headers(false)
+        .flexible(true)
+        .trim(csv::Trim::All)
+        .from_reader(text.as_bytes());
+    let mut columns = None;
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|error| {
+            let line = error.position().map_or(1, |position| position.line() as usize);
+            (line, error.to_string())
+        })?;
+        let line = record.position().map_or(1, |position| position.line() as usize);
+        let Some(Columns { file, class, split }) = columns else {
+            let (found, is_header) = Columns::of(&record).map_err(|problem| (line, problem))?;
+            columns = Some(found);
+            if !is_header {
+                rows.push(found.row(line, &record));
+            }
+            continue;
+        };
+        rows.push(Columns { file, class, split }.row(line, &record));
+    }
+    Ok(rows)
+}
+
+/// Where the values stand in a row.
+#[derive(Clone, Copy)]
+struct Columns {
+    file: usize,
+    class: usize,
+    split: Option<usize>,
+}
+
+impl Columns {
+    /// By the first row, and whether that is a header. Vertex AI's tables have none: a split or none, an address, a label.
+    fn of(first: &csv::StringRecord) -> std::result::Result<(Self, bool), String> {
+        let place = |names: &[&str]| {
+            first
+                .iter()
+                .position(|cell| names.contains(&cell.to_lowercase().as_str()))
+        };
+        let is_address = |place: usize| first.get(place).is_some_and(|cell| cell.starts_with("gs://"));
+        match (place(&FILE_NAMES), place(&CLASS_NAMES)) {
+            (Some(file), Some(class)) => {
+                let split = place(&SPLIT_NAMES);
+                Ok((Columns { file, class, split }, true))
+            }
+            (None, None) if is_address(1) => {
+                let (file, class, split) = (1, 2, Some(0));
+                Ok((Columns { file, class, split }, false))
+            }
+            (None, None) if is_address(0) => {
+                let (file, class, split) = (0, 1, None);
+                Ok((Columns { file, class, split }, false))
+            }
+            (file, _) => {
+                let (what, names) = match file {
+                    None => ("files", FILE_NAMES.as_slice()),
+                    Some(_) => ("labels", CLASS_NAMES.as_slice()),
+                };
+                Err(format!(
+                    "no column of {what}, expected a header with {}, found {}",
+                    names.join(" or "),
+                    first.iter().collect::<Vec<_>>().join(", ")
+                ))
+            }
+        }
+    }
+
+    fn row(self, line: usize, record: &csv::StringRecord) -> Row {
+        let cell = |place: usize| record.get(place).unwrap_or_default().to_owned();
+        Row {
+            line,
+            file: cell(self.file),
+            class: cell(self.class),
+            split: self.split.map(cell).unwrap_or_default(),
+        }
+    }
+}
+
+fn json_rows(text: &str) -> Rows {
+    let mut rows = Vec::new();
+    for (place, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+        let line = place + 1;
+        let object: serde_json::Map<String, Value> =
+            serde_json::from_str(text).map_err(|error| (line, format!("no JSON object: {error}")))?;
+        let value = |names: &[&str]| {
+            let found = object
+                .iter()
+                .find(|(key, _)| names.contains(&key.to_lowercase().as_str()));
+            match found.map(|(_, value)| value) {
+                Some(Value::String(text)) => Some(text.trim().to_owned()),
+                Some(Value::Null) | None => None,
+                Some(other) => Some(other.to_string()),
+            }
+        };
+        let needed = |names: &[&str]| value(names).ok_or_else(|| (line, format!("no {}", names.join(" or "))));
+        rows.push(Row {
+            line,
+            file: needed(&FILE_NAMES)?,
+            class: needed(&CLASS_NAMES)?,
+            split: value(&SPLIT_NAMES).unwrap_or_default(),
+        });
+    }
+    Ok(rows)
+}
+
+/// The split that a cell names; `None` if it leaves that open. Images for validation are trained on: cross-validation
+/// holds some out in turn.
+fn split_of(cell: &str) -> std::result::Result<Option<Split>, String> {
+    match cell.to_lowercase().as_str() {
+        "" | "unassigned" => Ok(None),
+        "train" | "training" | "valid" | "validation" | "val" | "validate" => Ok(Some(Split::Train)),
+        "test" => Ok(Some(Split::Test)),
+        _ => Err(format!("split {cell:?}, expected train, valid or test")),
+    }
+}
+
+/// Where the file of a row lies: as it is named, or without the beginning of its path, which may belong to the machine or
+/// bucket where the table was made. Label Studio's names have an address before them and a random word in them.
+fn found(name: &str, folder: &Path) -> String {
+    let name = name.replace('\\', "/");
+    if folder.join(&name).is_file() {
+        return name;
+    }
+    let local = name.split_once("?d=").map_or(name.as_str(), |(_, path)| path);
+    let local = local.split_once("://").map_or(local, |(_, path)| path);
+    let mut rest = local.trim_start_matches('/');
+    loop {
+        if folder.join(rest).is_file() {
+            return rest.to_owned();
+        }
+        match rest.split_once('/') {
+            Some((_, shorter)) => rest = shorter,
+            None => break,
+        }
+    }
+    match rest.split_once('-') {
+        Some((_, original)) if folder.join(original).is_file() => original.to_owned(),
+        _ => name,
+    }
+}
+
+/// The folder of the images: the one that is named, or that of the table.
+pub(crate) fn folder_of(table: &Path, named: Option<&PathBuf>) -> PathBuf {
+    match (named, table.parent()) {
+        (Some(named), _) => named.clone(),
+        (None, Some(parent)) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        (None, _) => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Reads a table beside `a.jpg`, `sub/b.jpg` and `c.jpg`; the rows as `file class split`.
+    fn rows(table: &[u8]) -> std::result::Result<Vec<String>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("sub")).unwrap();
+        for file in ["a.jpg", "sub/b.jpg", "c.jpg"] {
+            fs::write(folder.path().join(file), "").unwrap();
+        }
+        let path = folder.path().join("labels.csv");
+        fs::write(&path, table).unwrap();
+        let shown = |LabelledFile { file, class, split, .. }: LabelledFile| {
+            format!(
+                "{file} {class} {}",
+                split.map_or("-".to_owned(), |split| split.to_string())
+            )
+        };
+        match read(&path, folder.path()) {
+            Ok(files) => Ok(files.into_iter().map(shown).collect()),
+            Err(Error::Labels { line, problem, .. }) => Err(format!("{line}: {problem}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn tables_are_read_as_spreadsheets_and_tools_write_them() {
+        let plain = Ok(vec!["a.jpg harp -".to_owned(), "sub/b.jpg drum, big -".to_owned()]);
+        let utf16: Vec<u8> = "\u{feff}file\tlabel\r\na.jpg\tharp\r\nsub/b.jpg\tdrum, big\r\n"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        for table in [
+            &b"file,label\na.jpg,harp\nsub/b.jpg,\"drum, big\"\n"[..],
+            b"\xEF\xBB\xBFlabel;notes;File\r\nharp;x;a.jpg\r\ndrum, big;;sub/b.jpg\r\n",
+            b"path\tclass\na.jpg\tharp\nsub/b.jpg\tdrum, big",
+            &utf16,
+            // Hugging Face's metadata.jsonl.
+            b"{\"file_name\": \"a.jpg\", \"label\": \"harp\"}\n\n{\"file_name\": \"sub/b.jpg\", \"label\": \"drum, big\"}\n",
+            // Label Studio's CSV.
+            b"annotation_id,annotator,choice,created_at,id,image,lead_time\n1,1,harp,2026,1,/data/upload/1/a.jpg,3\n\
+              2,1,\"drum, big\",2026,2,/data/local-files/?d=sub/b.jpg,4\n",
+            // Vertex AI's, without splits.
+            b"gs://bucket/photos/a.jpg,harp\ngs://bucket/sub/b.jpg,\"drum, big\"\n",
+            b"image,class\nC:\\photos\\a.jpg,harp\n/home/ada/sub/b.jpg,\"drum, big\"\n",
+        ] {
+            assert_eq!(rows(table), plain, "{}", table.escape_ascii());
+        }
+        assert_eq!(
+            rows(b"file,label,split\na.jpg,harp,train\nsub/b.jpg,harp,Validation\nc.jpg,harp,TEST\n").unwrap(),
+            ["a.jpg harp train", "sub/b.jpg harp train", "c.jpg harp test"]
+        );
+        assert_eq!(
+            rows(b"TRAIN,gs://bucket/a.jpg,harp\nUNASSIGNED,gs://bucket/c.jpg,drum\n").unwrap(),
+            ["a.jpg harp train", "c.jpg drum -"]
+        );
+        assert_eq!(
+            rows(b"image,choice\n/data/upload/3/1f2e3d4c-c.jpg,harp\n").unwrap(),
+            ["c.jpg harp -"]
+        );
+        // A missing file keeps its name: the scan says that it is missing.
+        assert_eq!(rows(b"file,label\ngone.jpg,harp\n").unwrap(), ["gone.jpg harp -"]);
+        // Rows that say the same twice are one.
+        assert_eq!(rows(b"file,label\na.jpg,harp\na.jpg,harp\n").unwrap(), ["a.jpg harp -"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line_and_file() {
+        for (table, expected) in [
+            (
+                &b"file,label\na.jpg,harp\nc.jpg,drum\na.jpg,drum\n"[..],
+                "4: a.jpg is drum, and in line 2 harp",
+            ),
+            (
+                b"file,label,split\na.jpg,harp,dev\n",
+                "2: a.jpg: split \"dev\", expected train, valid or test",
+            ),
+            (b"file,label\na.jpg,\n", "2: a.jpg without a label"),
+            (b"file,label\n,harp\n", "2: no file"),
+            (
+                b"name,label\na.jpg,harp\n",
+                "1: no column of files, expected a header with file or path or image or file_name or filename or \
+                 filepath or file_path or image_path or image_uri or uri, found name, label",
+            ),
+            (
+                b"file,colour\na.jpg,red\n",
+                "1: no column of labels, expected a header with label or class or choice or category or class_name, \
+                 found file, colour",
+            ),
+            (
+                b"{\"file\": \"a.jpg\"}\n",
+                "1: no label or class or choice or category or class_name",
+            ),
+            (
+                b"file,label\n\xE9.jpg,harp\n",
+                "1: other bytes than UTF-8: save the table as UTF-8",
+            ),
+        ] {
+            assert_eq!(rows(table).unwrap_err(), expected);
+        }
+    }
+}
