@@ -69,19 +69,17 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// All images of these classes were drawn for the test.
-    #[error("all images of {} were drawn for the test, expected some to train on", classes.join(", "))]
-    AllDrawn {
+    /// All images of these classes are for the test.
+    #[error("all images of {} are for the test, expected some to train on", classes.join(", "))]
+    AllForTest {
         /// The classes.
         classes: Vec<String>,
     },
-    /// No image was drawn for the test.
-    #[error("of {n_images} images none was drawn for the test, expected about {test_fraction} of them")]
-    NoneDrawn {
+    /// No image is for the test.
+    #[error("none of the {n_images} images is for the test, expected some")]
+    NoneForTest {
         /// How many images there are.
         n_images: usize,
-        /// The share that was expected.
-        test_fraction: f64,
     },
     /// None of the images of a class can be read.
     #[error("class {class}: none of its {n_images} {split} images can be read; the first, {file}: {reason}")]
@@ -230,9 +228,9 @@ impl Error {
                 path.join("train").display(),
                 path.join("test").display()
             )),
-            Error::AllDrawn { .. } | Error::NoneDrawn { .. } => Some(
-                "an image's side depends on its bytes and the seed alone: add images, draw others with --seed N, or say \
-                 which are for the test with --train-dir and --test-dir"
+            Error::AllForTest { .. } | Error::NoneForTest { .. } => Some(
+                "images are drawn for the test by their bytes and the seed alone: add images, draw others with --seed N, \
+                 or name those for the test (--test-dir, or the column split of a table)"
                     .to_owned(),
             ),
             Error::EmptyClass { .. } => Some(

@@ -1,15 +1,18 @@
 //! The network behind a cache: an image whose features are known does not go through it.
 
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use luthier_artifact::Digest;
 use luthier_cache::Cache;
+use ndarray::Array2;
 use rayon::prelude::*;
 
-use crate::stage::{Commit, DescriptorDigests};
+use crate::image::decoding::MAX_FILE;
+use crate::stage::{Commit, DescriptorDigests, check_weights};
 use crate::{
-    Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, Observer, PerceptualHash, Result, WIDTH,
+    Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Observer, PerceptualHash, Result, WIDTH,
     WeightsStore,
 };
 
@@ -41,6 +44,8 @@ pub struct CachedExtractor {
     n_threads: usize,
     n_images: usize,
     cache: Option<(Cache, DescriptorDigests)>,
+    /// The SHA-256 of the weights when the extractor was made.
+    weights: String,
     network: OnceLock<Extractor>,
 }
 
@@ -58,12 +63,16 @@ impl CachedExtractor {
         cache: Option<Cache>,
         observer: &dyn Observer,
     ) -> Result<Self> {
-        let cache = match cache {
+        let (cache, weights) = match cache {
             Some(cache) => {
-                let descriptors = DescriptorDigests::new(&config.keys()?, &config.views);
-                Some((cache, descriptors))
+                let keys = config.keys()?;
+                let weights = keys[0]
+                    .get("weights")
+                    .expect("the weights are part of the key")
+                    .to_owned();
+                (Some((cache, DescriptorDigests::new(&keys, &config.views))), weights)
             }
-            None => None,
+            None => (None, String::new()),
         };
         let extractor = CachedExtractor {
             config,
@@ -71,6 +80,7 @@ impl CachedExtractor {
             n_threads,
             n_images,
             cache,
+            weights,
             network: OnceLock::new(),
         };
         if extractor.cache.is_none() {
@@ -84,6 +94,9 @@ impl CachedExtractor {
             return Ok(network);
         }
         let network = Extractor::load(&self.config, &self.store, self.n_threads, self.n_images, observer)?;
+        if self.cache.is_some() {
+            check_weights(&self.config, &self.weights)?;
+        }
         Ok(self.network.get_or_init(|| network))
     }
 
@@ -101,7 +114,10 @@ impl CachedExtractor {
         for (chunk, images) in images.chunks(IMAGES_AT_ONCE).enumerate() {
             let first = chunk * IMAGES_AT_ONCE;
             let mut unknown = Vec::new();
-            for (place, known) in self.known(images)?.into_iter().enumerate() {
+            for (place, known) in self.known(images, observer)?.into_iter().enumerate() {
+                if observer.is_interrupted() {
+                    return Err(Error::Interrupted);
+                }
                 match known {
                     Some(features) => done(first + place, features)?,
                     None => unknown.push(place),
@@ -116,40 +132,55 @@ impl CachedExtractor {
         Ok(())
     }
 
-    /// What the cache knows of these images.
-    fn known(&self, images: &[ImageSource]) -> Result<Vec<Option<ImageFeatures>>> {
+    /// What the cache knows of these images. A cache that fails knows nothing.
+    fn known(&self, images: &[ImageSource], observer: &dyn Observer) -> Result<Vec<Option<ImageFeatures>>> {
         let Some((cache, descriptors)) = &self.cache else {
             return Ok(vec![None; images.len()]);
         };
-        // A file that cannot be read has no digest: reading it again will tell why.
         let digests: Vec<Option<Digest>> = (images.par_iter())
             .map(|image| match image {
-                ImageSource::File(path) => Digest::of_file(path).ok(),
-                ImageSource::Bytes(bytes) => Some(Digest::of(bytes)),
+                _ if observer.is_interrupted() => Err(Error::Interrupted),
+                ImageSource::File(path) => Ok(digest_of(path)),
+                ImageSource::Bytes(bytes) => Ok(Some(Digest::of(bytes))),
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let read: Vec<Digest> = digests.iter().flatten().copied().collect();
-        let mut of_views = Vec::new();
-        for descriptor in &descriptors.of_views {
-            of_views.push(cache.feature_digests(descriptor, &read)?);
-        }
-        let mut next = 0;
-        let mut known = Vec::with_capacity(images.len());
-        for digest in digests {
-            let Some(digest) = digest else {
-                known.push(None);
-                continue;
-            };
-            let vectors: Option<Vec<Digest>> = of_views.iter().map(|vectors| vectors[next]).collect();
-            next += 1;
-            // What is damaged is computed again.
-            let rows = vectors.and_then(|vectors| cache.vectors(&vectors, WIDTH).ok());
-            known.push(rows.map(|rows| ImageFeatures::Rows {
-                digest,
-                rows: rows.outer_iter().map(|row| row.to_vec()).collect(),
-            }));
-        }
-        Ok(known)
+        // What is damaged the cache forgets, so that the second answer is without it.
+        let found = Self::stored(cache, descriptors, &read);
+        let found = found.or_else(|_| Self::stored(cache, descriptors, &read));
+        let (vectors, rows) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!("{error}: images are computed again");
+                return Ok(vec![None; images.len()]);
+            }
+        };
+        let (mut rows, mut vectors) = (rows.outer_iter(), vectors.into_iter());
+        let known = digests.into_iter().map(|digest| {
+            let digest = digest?;
+            let n_views = vectors.next()??.len();
+            let rows = rows.by_ref().take(n_views).map(|row| row.to_vec()).collect();
+            Some(ImageFeatures::Rows { digest, rows })
+        });
+        Ok(known.collect())
+    }
+
+    /// The vectors of each image whose views are all stored, and their rows one after the other.
+    fn stored(
+        cache: &Cache,
+        descriptors: &DescriptorDigests,
+        images: &[Digest],
+    ) -> luthier_cache::Result<(Vec<Option<Vec<Digest>>>, Array2<f32>)> {
+        let of_views = descriptors
+            .of_views
+            .iter()
+            .map(|descriptor| cache.feature_digests(descriptor, images));
+        let of_views = of_views.collect::<luthier_cache::Result<Vec<_>>>()?;
+        let of_image = |place: usize| of_views.iter().map(|vectors| vectors[place]).collect();
+        let vectors: Vec<Option<Vec<Digest>>> = (0..images.len()).map(of_image).collect();
+        let wanted: Vec<Digest> = vectors.iter().flatten().flatten().copied().collect();
+        let rows = cache.vectors(&wanted, WIDTH)?;
+        Ok((vectors, rows))
     }
 
     /// Takes the images at these places through the network.
@@ -185,7 +216,11 @@ impl CachedExtractor {
                         for (pending, row) in commit.pending.iter_mut().zip(&rows) {
                             pending.push((digest, row.clone()));
                         }
-                        commit.flush_if_due()?;
+                    }
+                    // An answer does not depend on whether its features can be kept.
+                    if let Some(Err(error)) = commit.as_mut().map(Commit::flush_if_due) {
+                        tracing::warn!("{error}: features are not kept");
+                        commit = None;
                     }
                     ImageFeatures::Rows { digest, rows }
                 }
@@ -193,9 +228,17 @@ impl CachedExtractor {
             done(places[place], features)
         });
         // Also when the run ends early: what was embedded is kept.
-        if let Some(commit) = &mut commit {
-            commit.flush()?;
+        if let Some(Err(error)) = commit.as_mut().map(Commit::flush) {
+            tracing::warn!("{error}: features are not kept");
         }
         outcome
     }
+}
+
+/// The digest of a file that can be read twice and is no larger than a photograph may be. What is wrong with another,
+/// reading it will tell.
+fn digest_of(path: &Path) -> Option<Digest> {
+    let metadata = path.metadata().ok()?;
+    let is_photograph = metadata.is_file() && metadata.len() <= MAX_FILE;
+    is_photograph.then(|| Digest::of_file(path).ok()).flatten()
 }

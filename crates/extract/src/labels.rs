@@ -60,8 +60,8 @@ pub(crate) fn read(table: &Path, folder: &Path) -> Result<Vec<LabelledFile>> {
     let is_json = text.trim_start().starts_with('{');
     let rows = if is_json { json_rows(&text) } else { csv_rows(&text) };
     let rows = rows.map_err(|(line, problem)| wrong(line, problem))?;
-    let mut seen: HashMap<String, (usize, String)> = HashMap::new();
-    let mut files = Vec::with_capacity(rows.len());
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let mut files: Vec<LabelledFile> = Vec::with_capacity(rows.len());
     let mut n_repeated = 0;
     for Row {
         line,
@@ -70,6 +70,9 @@ pub(crate) fn read(table: &Path, folder: &Path) -> Result<Vec<LabelledFile>> {
         split,
     } in rows
     {
+        if [&file, &class, &split].iter().all(|cell| cell.is_empty()) {
+            continue; // an empty row at the end of a spreadsheet
+        }
         if file.is_empty() {
             return Err(wrong(line, "no file".to_owned()));
         }
@@ -78,20 +81,33 @@ pub(crate) fn read(table: &Path, folder: &Path) -> Result<Vec<LabelledFile>> {
         }
         let split = split_of(&split).map_err(|problem| wrong(line, format!("{file}: {problem}")))?;
         let file = found(&file, folder);
-        if let Some((before, other)) = seen.get(&file) {
-            if *other != class {
-                return Err(wrong(line, format!("{file} is {class}, and in line {before} {other}")));
-            }
-            n_repeated += 1;
+        let Some(&place) = seen.get(&file) else {
+            seen.insert(file.clone(), files.len());
+            files.push(LabelledFile {
+                line,
+                file,
+                class,
+                split,
+            });
             continue;
+        };
+        let before = &mut files[place];
+        if before.class != class {
+            let (other, before) = (&before.class, before.line);
+            return Err(wrong(line, format!("{file} is {class}, and in line {before} {other}")));
         }
-        seen.insert(file.clone(), (line, class.clone()));
-        files.push(LabelledFile {
-            line,
-            file,
-            class,
-            split,
-        });
+        match (before.split, split) {
+            (Some(other), Some(split)) if other != split => {
+                let before = before.line;
+                return Err(wrong(
+                    line,
+                    format!("{file} is for {split}, and in line {before} for {other}"),
+                ));
+            }
+            (None, Some(_)) => before.split = split,
+            _ => {}
+        }
+        n_repeated += 1;
     }
     if n_repeated > 0 {
         tracing::warn!(
@@ -243,29 +259,68 @@ fn split_of(cell: &str) -> std::result::Result<Option<Split>, String> {
     }
 }
 
-/// Where the file of a row lies: as it is named, or without the beginning of its path, which may belong to the machine or
-/// bucket where the table was made. Label Studio's names have an address before them and a random word in them.
+/// Where the file of a row lies below the folder: as it is named, or, if it has an address or a path from a root, without
+/// the beginning of that, which may belong to the machine or bucket where the table was made.
 fn found(name: &str, folder: &Path) -> String {
-    let name = name.replace('\\', "/");
+    let name = plain(&name.replace('\\', "/"));
+    if let Some(below) = Path::new(&name).strip_prefix(folder).ok().and_then(Path::to_str) {
+        return below.to_owned();
+    }
     if folder.join(&name).is_file() {
         return name;
     }
-    let local = name.split_once("?d=").map_or(name.as_str(), |(_, path)| path);
-    let local = local.split_once("://").map_or(local, |(_, path)| path);
-    let mut rest = local.trim_start_matches('/');
+    let address = match (name.split_once("?d="), name.split_once("://"), name.split_once(":/")) {
+        // Label Studio's local files.
+        (Some((_, path)), ..) => percent_decoded(path),
+        (_, Some((_, path)), _) => path.to_owned(),
+        // A drive of Windows.
+        (_, _, Some((_, path))) => path.to_owned(),
+        _ if name.starts_with('/') => name.clone(),
+        _ => return name,
+    };
+    let mut rest = address.trim_start_matches('/');
     loop {
-        if folder.join(rest).is_file() {
-            return rest.to_owned();
+        let is_there = |file: &&str| folder.join(file).is_file();
+        if let Some(file) = [Some(rest), uploaded(rest)].into_iter().flatten().find(is_there) {
+            return file.to_owned();
         }
         match rest.split_once('/') {
             Some((_, shorter)) => rest = shorter,
-            None => break,
+            None => return name,
         }
     }
-    match rest.split_once('-') {
-        Some((_, original)) if folder.join(original).is_file() => original.to_owned(),
-        _ => name,
+}
+
+/// A path without `.` and `..`.
+fn plain(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "." => {}
+            ".." if parts.last().is_some_and(|last| !last.is_empty() && *last != "..") => drop(parts.pop()),
+            part => parts.push(part),
+        }
     }
+    parts.join("/")
+}
+
+/// Label Studio puts eight random digits before the name of a file that is uploaded.
+fn uploaded(name: &str) -> Option<&str> {
+    let (random, original) = name.split_once('-')?;
+    (random.len() == 8 && random.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(original)
+}
+
+/// Text in which `%20` stands for a space, and so on.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let code = (*first == b'%').then(|| after.get(..2)).flatten();
+        let code = code.and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The folder of the images: the one that is named, or that of the table.
@@ -340,6 +395,20 @@ mod tests {
             rows(b"image,choice\n/data/upload/3/1f2e3d4c-c.jpg,harp\n").unwrap(),
             ["c.jpg harp -"]
         );
+        assert_eq!(
+            rows(b"image,choice\n/data/local-files/?d=my%20photos/sub/b.jpg,harp\n").unwrap(),
+            ["sub/b.jpg harp -"]
+        );
+        // One file under several names, empty rows, and a split that only one of two rows says.
+        assert_eq!(
+            rows(b"file,label,split\na.jpg,harp,\n./sub/../a.jpg,harp,test\n,,\n").unwrap(),
+            ["a.jpg harp test"]
+        );
+        // Names that are not of this folder are not guessed.
+        assert_eq!(
+            rows(b"file,label\ngrand-c.jpg,harp\nother/a.jpg,drum\n").unwrap(),
+            ["grand-c.jpg harp -", "other/a.jpg drum -"]
+        );
         // A missing file keeps its name: the scan says that it is missing.
         assert_eq!(rows(b"file,label\ngone.jpg,harp\n").unwrap(), ["gone.jpg harp -"]);
         // Rows that say the same twice are one.
@@ -352,6 +421,10 @@ mod tests {
             (
                 &b"file,label\na.jpg,harp\nc.jpg,drum\na.jpg,drum\n"[..],
                 "4: a.jpg is drum, and in line 2 harp",
+            ),
+            (
+                b"file,label,split\na.jpg,harp,train\na.jpg,harp,test\n",
+                "3: a.jpg is for test, and in line 2 for train",
             ),
             (
                 b"file,label,split\na.jpg,harp,dev\n",

@@ -569,7 +569,10 @@ fn list_named(folder: &Path, pattern: &str, listing: &mut Listing) -> Result<()>
         passed_over,
     } = find_images(folder)?;
     listing.n_ignored += n_other;
-    listing.passed_over.extend(passed_over);
+    for folder in passed_over {
+        tracing::warn!("{folder}");
+        listing.passed_over.push(folder);
+    }
     let mut other_names = Vec::new();
     for path in &images {
         let stat = path.metadata().map_or(NO_STAT, |metadata| FileStat::new(&metadata));
@@ -754,14 +757,13 @@ fn check_classes(source: &DataSource, manifest: &Manifest) -> Result<()> {
             return Err(Error::ParentOfSplits { path: data.clone() });
         }
     }
-    if let Some((test_fraction, _)) = source.draw() {
+    if source.is_drawn() {
         if !test_only.is_empty() {
-            return Err(Error::AllDrawn { classes: test_only });
+            return Err(Error::AllForTest { classes: test_only });
         }
         if manifest.entries.iter().all(|entry| entry.split == Split::Train) {
-            return Err(Error::NoneDrawn {
+            return Err(Error::NoneForTest {
                 n_images: manifest.entries.len(),
-                test_fraction,
             });
         }
     }

@@ -104,6 +104,8 @@ impl ExtractConfig {
             .field("weights name", extractor.weights_name(sha256))
             .field("extractor", descriptors)
             .field(PERCEPTUAL_HASH, PerceptualHash::descriptor(extractor.decode))
+            // Images that this build cannot read, another may.
+            .field("libheif", if cfg!(feature = "heif") { "yes" } else { "no" })
             .input("manifest", manifest)
             .finish())
     }
@@ -298,7 +300,7 @@ fn part(name: &str, value: impl fmt::Display) -> KeyPart {
 
 /// Fails if the weights were replaced after the key was made: their features must not be cached
 /// under that key.
-fn check_weights(extractor: &ExtractorConfig, expected: &str) -> Result<()> {
+pub(crate) fn check_weights(extractor: &ExtractorConfig, expected: &str) -> Result<()> {
     match &extractor.weights {
         WeightsSource::File(path) if extractor.weights.sha256()? != expected => {
             Err(Error::Changed { path: path.clone() })

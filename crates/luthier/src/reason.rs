@@ -366,8 +366,18 @@ impl ImageChange {
 
 impl fmt::Display for ImageChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ImageChange { change, file, from, .. } = self;
+        let ImageChange {
+            change,
+            file,
+            from,
+            class,
+            from_class,
+        } = self;
         match from {
+            Some(from) if from == file => {
+                let before = from_class.as_deref().unwrap_or_default();
+                write!(f, "{change:<8} {file}: {before} → {class}")
+            }
             Some(from) => write!(f, "{change:<8} {from} → {file}"),
             None => write!(f, "{change:<8} {file}"),
         }
@@ -643,6 +653,19 @@ mod tests {
             ],
             "2 images moved",
         );
+    }
+
+    #[test]
+    fn another_label_of_a_file_that_stays_is_told_by_its_classes() {
+        let of_class = |class: &str| {
+            let mut manifest = classes(&[("1.jpg", "a"), ("2.jpg", "b")]);
+            manifest.entries[0].class = class.to_owned();
+            manifest.entries[1].class = "drum".to_owned();
+            Manifest::new(manifest.entries)
+        };
+        let changes = ImageChanges::between(&of_class("harp"), &of_class("drum"));
+        assert_eq!(changes.to_string(), "1 image moved");
+        assert_eq!(changes.files[0].to_string(), "moved    train/1.jpg: harp → drum");
     }
 
     #[test]

@@ -136,7 +136,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         min_confidence,
         keep_known,
     };
-    let cache = open_cache(&settings)?;
+    let cache = open_cache(&settings);
     let predictor = Predictor::open(&model_path, &weights_store()?, cache, &config, progress)?;
     let target = (copy_to.map(|folder| (Transfer::Copy, folder))).or(move_to.map(|folder| (Transfer::Move, folder)));
     let sorter = match target {
@@ -168,18 +168,16 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     Ok(session.finish())
 }
 
-/// The cache that is named, or else the one that the pipeline has made in this folder: `predict` makes none.
-fn open_cache(settings: &Settings) -> Result<Option<Cache>> {
-    if let Some(folder) = settings.named_cache_dir() {
-        return Ok(Some(Cache::open(folder)?));
-    }
+/// The cache that is named, or else the one that the pipeline has made in this folder: `predict` makes none by itself, and
+/// goes on without one that it cannot use.
+fn open_cache(settings: &Settings) -> Option<Cache> {
     let folder = settings.cache_dir();
-    if !folder.join("index.sqlite").is_file() {
-        return Ok(None);
+    if settings.named_cache_dir().is_none() && !folder.join("index.sqlite").is_file() {
+        return None;
     }
-    Ok(Cache::open(&folder)
+    Cache::open(&folder)
         .inspect_err(|error| tracing::warn!("{error}: images are predicted without the cache"))
-        .ok())
+        .ok()
 }
 
 /// A model and what is done with its answers.

@@ -5,10 +5,8 @@
 //! instructions that dictionaries of tensors need, and calls nothing: what stands for a call of one of five harmless
 //! functions makes plain data, and any other name is an error. See Python's `pickletools` for the instructions.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::Cursor;
-use std::rc::Rc;
 
 use safetensors::Dtype;
 use zip::{CompressionMethod, ZipArchive};
@@ -44,21 +42,20 @@ pub(super) fn read(bytes: &[u8]) -> Result<HashMap<String, StoredTensor>, String
         );
     }
     let mut archive = Archive::open(bytes)?;
-    let program = archive.member("data.pkl")?.to_vec();
+    let program = archive.member("data.pkl")?;
     if let Ok(order) = archive.member("byteorder")
         && order != b"little"
     {
         return Err(format!("numbers in {} byte order", String::from_utf8_lossy(order)));
     }
-    let top = Machine::default().run(&program)?;
-    let tensors =
-        named_tensors(&top).ok_or("no dictionary of tensors, neither at the top nor as state_dict or model")?;
+    let tensors = Machine::default().tensors(program)?;
+    // Tensors may share their numbers, but not so many that they are more than the file.
+    let mut left = 2 * bytes.len();
     let mut read = HashMap::new();
     for (name, tensor) in tensors {
-        read.insert(
-            name.strip_prefix("module.").unwrap_or(&name).to_owned(),
-            tensor.load(&mut archive)?,
-        );
+        let tensor = tensor.load(&mut archive, left)?;
+        left -= tensor.bytes.len();
+        read.insert(name.strip_prefix("module.").unwrap_or(&name).to_owned(), tensor);
     }
     Ok(read)
 }
@@ -113,30 +110,30 @@ struct TensorPlace {
 }
 
 impl TensorPlace {
-    fn load(&self, archive: &mut Archive<'_>) -> Result<StoredTensor, String> {
+    /// The numbers, of which there may be at most `most` bytes.
+    fn load(&self, archive: &mut Archive<'_>, most: usize) -> Result<StoredTensor, String> {
+        /// PyTorch's own limit on `numpy()`.
+        const MOST_AXES: usize = 64;
         let Storage { dtype, key } = &self.storage;
         let numbers = archive.member(&format!("data/{key}"))?;
         let size = dtype.bitsize() / 8;
         let outside = || format!("a tensor of shape {:?} outside of data/{key}", self.shape);
-        let n = self
-            .shape
-            .iter()
-            .try_fold(1_usize, |n, &length| n.checked_mul(length))
-            .ok_or_else(outside)?;
-        if n.checked_mul(size).is_none_or(|length| length > numbers.len()) {
-            return Err(outside());
+        let n = self.shape.iter().try_fold(1_usize, |n, &length| n.checked_mul(length));
+        let n = n.filter(|_| self.shape.len() <= MOST_AXES).ok_or_else(outside)?;
+        let length = n.checked_mul(size).filter(|length| *length <= numbers.len());
+        let length = length.ok_or_else(outside)?;
+        if length > most {
+            return Err("tensors of more bytes than the file has".to_owned());
         }
-        let mut bytes = Vec::with_capacity(n * size);
+        let mut bytes = Vec::with_capacity(length);
         let mut index: Vec<usize> = vec![0; self.shape.len()];
         for _ in 0..n {
-            let steps = index
-                .iter()
-                .zip(&self.strides)
-                .try_fold(self.offset, |at, (&place, &stride)| {
-                    at.checked_add(place.checked_mul(stride)?)
-                });
-            let at = steps.and_then(|at| at.checked_mul(size)).ok_or_else(outside)?;
-            bytes.extend(numbers.get(at..at + size).ok_or_else(outside)?);
+            let mut places = index.iter().zip(&self.strides);
+            let at = places.try_fold(self.offset, |at, (&place, &stride)| {
+                at.checked_add(place.checked_mul(stride)?)
+            });
+            let number = at.and_then(|at| numbers.get(at.checked_mul(size)?..)?.get(..size));
+            bytes.extend(number.ok_or_else(outside)?);
             for (place, &length) in index.iter_mut().zip(&self.shape).rev() {
                 *place += 1;
                 if *place < length {
@@ -153,20 +150,21 @@ impl TensorPlace {
     }
 }
 
-/// What lies on the machine's stack.
-#[derive(Clone, Debug)]
+/// What lies on the machine's stack: a number, or the place of something larger in the machine's memory. So it is copied
+/// and forgotten in no time, however things contain each other.
+#[derive(Clone, Copy, Debug)]
 enum Value {
     Mark,
     /// Something whose value does not matter.
     Other,
     Whole(i64),
-    Text(String),
-    Tuple(Vec<Value>),
-    List(Rc<RefCell<Vec<Value>>>),
-    Dictionary(Rc<RefCell<Vec<(Value, Value)>>>),
+    Text(usize),
+    Tuple(usize),
+    List,
+    Dictionary(usize),
     Name(Name),
-    Storage(Storage),
-    Tensor(TensorPlace),
+    Storage(usize),
+    Tensor(usize),
 }
 
 /// The names that a pickle may mention.
@@ -202,32 +200,16 @@ impl Name {
     }
 }
 
-/// The tensors of a dictionary, or of the one that it names.
-fn named_tensors(top: &Value) -> Option<Vec<(String, TensorPlace)>> {
-    let Value::Dictionary(entries) = top else { return None };
-    let entries = entries.borrow();
-    let named = |(key, value): &(Value, Value)| match (key, value) {
-        (Value::Text(name), Value::Tensor(tensor)) => Some((name.clone(), tensor.clone())),
-        _ => None,
-    };
-    let tensors: Vec<_> = entries.iter().filter_map(named).collect();
-    if !tensors.is_empty() {
-        return Some(tensors);
-    }
-    let below = |wanted: &str| {
-        entries
-            .iter()
-            .find(|(key, _)| matches!(key, Value::Text(name) if name == wanted))
-    };
-    ["state_dict", "model"]
-        .iter()
-        .find_map(|name| named_tensors(&below(name)?.1))
-}
-
+/// The machine's memory holds what a program makes until its end.
 #[derive(Default)]
 struct Machine {
     stack: Vec<Value>,
     memo: HashMap<usize, Value>,
+    texts: Vec<String>,
+    tuples: Vec<Vec<Value>>,
+    dictionaries: Vec<Vec<(Value, Value)>>,
+    storages: Vec<Storage>,
+    tensors: Vec<TensorPlace>,
 }
 
 /// The bytes of a program, from the next on.
@@ -274,14 +256,50 @@ impl<'a> Program<'a> {
         std::str::from_utf8(&line[..end]).map_err(|error| error.to_string())
     }
 
-    fn text(&mut self, length: usize) -> Result<Value, String> {
-        Ok(Value::Text(String::from_utf8_lossy(self.take(length)?).into_owned()))
+    fn text(&mut self, length: usize) -> Result<String, String> {
+        Ok(String::from_utf8_lossy(self.take(length)?).into_owned())
     }
 }
 
+/// Adds something to a memory, and tells its place.
+fn keep<T>(memory: &mut Vec<T>, thing: T) -> usize {
+    memory.push(thing);
+    memory.len() - 1
+}
+
 impl Machine {
+    /// The tensors by name, in the dictionary that the program leaves, or in the one that this has as `state_dict` or
+    /// `model`: a training run saves other tensors beside it.
+    fn tensors(mut self, program: &[u8]) -> Result<Vec<(String, TensorPlace)>, String> {
+        let Value::Dictionary(top) = self.run(program)? else {
+            return Err("a pickle of something else than a dictionary".to_owned());
+        };
+        let below = |wanted: &str| {
+            let mut entries = self.dictionaries[top].iter();
+            entries.find_map(|entry| match *entry {
+                (Value::Text(key), Value::Dictionary(value)) if self.texts[key] == wanted => Some(value),
+                _ => None,
+            })
+        };
+        let found = ["state_dict", "model"].into_iter().filter_map(below).chain([top]);
+        let mut named = found.map(|dictionary| self.named(dictionary));
+        let named = named.find(|tensors| !tensors.is_empty());
+        named.ok_or_else(|| "no dictionary of tensors, neither at the top nor as state_dict or model".to_owned())
+    }
+
+    /// The tensors of a dictionary.
+    fn named(&self, dictionary: usize) -> Vec<(String, TensorPlace)> {
+        let named = |entry: &(Value, Value)| match *entry {
+            (Value::Text(name), Value::Tensor(tensor)) => {
+                Some((self.texts[name].clone(), self.tensors[tensor].clone()))
+            }
+            _ => None,
+        };
+        self.dictionaries[dictionary].iter().filter_map(named).collect()
+    }
+
     /// What the program leaves.
-    fn run(mut self, program: &[u8]) -> Result<Value, String> {
+    fn run(&mut self, program: &[u8]) -> Result<Value, String> {
         let mut program = Program(program);
         loop {
             let instruction = program.take(1)?[0];
@@ -306,44 +324,40 @@ impl Machine {
                 }
                 b'X' => {
                     let n = program.length(4)?;
-                    self.stack.push(program.text(n)?);
+                    self.push_text(program.text(n)?);
                 }
                 0x8C | b'U' => {
                     let n = program.length(1)?;
-                    self.stack.push(program.text(n)?);
+                    self.push_text(program.text(n)?);
                 }
-                b')' => self.stack.push(Value::Tuple(Vec::new())),
+                b')' => self.push_tuple(Vec::new()),
                 0x85..=0x87 => {
                     let n = usize::from(instruction - 0x84);
-                    let at = self
-                        .stack
-                        .len()
-                        .checked_sub(n)
-                        .ok_or("a pickle that takes what is not there")?;
+                    let at = self.stack.len().checked_sub(n).ok_or(NOT_THERE)?;
                     let values = self.stack.split_off(at);
-                    self.stack.push(Value::Tuple(values));
+                    self.push_tuple(values);
                 }
                 b't' => {
                     let values = self.since_mark()?;
-                    self.stack.push(Value::Tuple(values));
+                    self.push_tuple(values);
                 }
-                b']' => self.stack.push(Value::List(Rc::default())),
-                b'}' => self.stack.push(Value::Dictionary(Rc::default())),
+                b']' => self.stack.push(Value::List),
+                b'}' => self.push_dictionary(),
                 b'a' => {
-                    let value = self.pop()?;
-                    self.append(vec![value])?;
+                    self.pop()?;
+                    self.append()?;
                 }
                 b'e' => {
-                    let values = self.since_mark()?;
-                    self.append(values)?;
+                    self.since_mark()?;
+                    self.append()?;
                 }
                 b's' => {
                     let (value, key) = (self.pop()?, self.pop()?);
-                    self.set(vec![key, value])?;
+                    self.set(&[key, value])?;
                 }
                 b'u' => {
                     let values = self.since_mark()?;
-                    self.set(values)?;
+                    self.set(&values)?;
                 }
                 b'c' => {
                     let (module, name) = (program.line()?, program.line()?);
@@ -351,13 +365,14 @@ impl Machine {
                 }
                 0x93 => match (self.pop()?, self.pop()?) {
                     (Value::Text(name), Value::Text(module)) => {
-                        self.stack.push(Value::Name(Name::known(&module, &name)?));
+                        let name = Name::known(&self.texts[module], &self.texts[name])?;
+                        self.stack.push(Value::Name(name));
                     }
                     _ => return Err("a pickle with a name that is no text".to_owned()),
                 },
                 b'R' => {
                     let (arguments, function) = (self.pop()?, self.pop()?);
-                    self.stack.push(call(function, arguments)?);
+                    self.call(function, arguments)?;
                 }
                 // The attributes of a dictionary, such as the versions of modules, do not matter.
                 b'b' => {
@@ -368,7 +383,7 @@ impl Machine {
                 }
                 b'Q' => {
                     let id = self.pop()?;
-                    self.stack.push(storage(id)?);
+                    self.push_storage(id)?;
                 }
                 b'q' => self.remember(program.length(1)?)?,
                 b'r' => self.remember(program.length(4)?)?,
@@ -385,13 +400,24 @@ impl Machine {
     }
 
     fn pop(&mut self) -> Result<Value, String> {
-        self.stack
-            .pop()
-            .ok_or_else(|| "a pickle that takes what is not there".to_owned())
+        self.stack.pop().ok_or_else(|| NOT_THERE.to_owned())
     }
 
     fn push_whole(&mut self, number: i64) {
         self.stack.push(Value::Whole(number));
+    }
+
+    fn push_text(&mut self, text: String) {
+        self.stack.push(Value::Text(keep(&mut self.texts, text)));
+    }
+
+    fn push_tuple(&mut self, values: Vec<Value>) {
+        self.stack.push(Value::Tuple(keep(&mut self.tuples, values)));
+    }
+
+    fn push_dictionary(&mut self) {
+        self.stack
+            .push(Value::Dictionary(keep(&mut self.dictionaries, Vec::new())));
     }
 
     /// Everything above the last mark, which goes too.
@@ -402,100 +428,105 @@ impl Machine {
         Ok(values)
     }
 
-    fn append(&mut self, mut values: Vec<Value>) -> Result<(), String> {
+    /// What is in a list does not matter.
+    fn append(&self) -> Result<(), String> {
         match self.stack.last() {
-            Some(Value::List(list)) => list.borrow_mut().append(&mut values),
-            _ => return Err("a pickle that appends to no list".to_owned()),
+            Some(Value::List) => Ok(()),
+            _ => Err("a pickle that appends to no list".to_owned()),
         }
-        Ok(())
     }
 
-    fn set(&mut self, values: Vec<Value>) -> Result<(), String> {
-        let Some(Value::Dictionary(entries)) = self.stack.last() else {
+    /// Keys and values in turn.
+    fn set(&mut self, values: &[Value]) -> Result<(), String> {
+        let Some(&Value::Dictionary(dictionary)) = self.stack.last() else {
             return Err("a pickle that sets an item of no dictionary".to_owned());
         };
-        let mut values = values.into_iter();
-        while let (Some(key), Some(value)) = (values.next(), values.next()) {
-            entries.borrow_mut().push((key, value));
-        }
+        let entries = values.as_chunks().0.iter().map(|&[key, value]| (key, value));
+        self.dictionaries[dictionary].extend(entries);
         Ok(())
     }
 
     fn remember(&mut self, place: usize) -> Result<(), String> {
-        let value = self.stack.last().ok_or("a pickle that takes what is not there")?;
-        self.memo.insert(place, value.clone());
+        let value = *self.stack.last().ok_or(NOT_THERE)?;
+        self.memo.insert(place, value);
         Ok(())
     }
 
     fn recall(&mut self, place: usize) -> Result<(), String> {
-        let value = self.memo.get(&place).ok_or("a pickle that takes what is not there")?;
-        self.stack.push(value.clone());
+        self.stack.push(*self.memo.get(&place).ok_or(NOT_THERE)?);
+        Ok(())
+    }
+
+    /// `("storage", type, key, device, length)`.
+    fn push_storage(&mut self, id: Value) -> Result<(), String> {
+        let parts = self.tuple(id).unwrap_or_default();
+        let storage = match *parts {
+            [
+                Value::Text(kind),
+                Value::Name(Name::Storage(dtype)),
+                Value::Text(key),
+                ..,
+            ] if self.texts[kind] == "storage" => Storage {
+                dtype,
+                key: self.texts[key].clone(),
+            },
+            _ => return Err("a pickle with a foreign reference".to_owned()),
+        };
+        self.stack.push(Value::Storage(keep(&mut self.storages, storage)));
+        Ok(())
+    }
+
+    fn tuple(&self, value: Value) -> Option<&[Value]> {
+        match value {
+            Value::Tuple(place) => Some(&self.tuples[place]),
+            _ => None,
+        }
+    }
+
+    /// Whole numbers from 0 on.
+    fn wholes(&self, tuple: Value) -> Option<Vec<usize>> {
+        let whole = |value: &Value| match value {
+            Value::Whole(number) => usize::try_from(*number).ok(),
+            _ => None,
+        };
+        self.tuple(tuple)?.iter().map(whole).collect()
+    }
+
+    /// Puts onto the stack what a call of a known function would give.
+    fn call(&mut self, function: Value, arguments: Value) -> Result<(), String> {
+        let (Value::Name(function), Some(arguments)) = (function, self.tuple(arguments)) else {
+            return Err("a pickle that calls what is no function".to_owned());
+        };
+        match (function, arguments) {
+            (Name::Dictionary, []) => self.push_dictionary(),
+            (Name::Tensor, &[Value::Storage(storage), Value::Whole(offset), shape, strides, ..]) => {
+                let place = usize::try_from(offset)
+                    .ok()
+                    .zip(self.wholes(shape))
+                    .zip(self.wholes(strides));
+                let place = place.filter(|((_, shape), strides)| shape.len() == strides.len());
+                let ((offset, shape), strides) = place.ok_or("a tensor whose shape is no numbers")?;
+                let tensor = TensorPlace {
+                    storage: self.storages[storage].clone(),
+                    offset,
+                    shape,
+                    strides,
+                };
+                self.stack.push(Value::Tensor(keep(&mut self.tensors, tensor)));
+            }
+            (Name::Parameter, &[tensor @ Value::Tensor(_), ..]) => self.stack.push(tensor),
+            _ => {
+                return Err(format!(
+                    "a pickle that calls {function:?} with other arguments than torch.save writes"
+                ));
+            }
+        }
         Ok(())
     }
 }
 
-/// `("storage", type, key, device, length)`.
-fn storage(id: Value) -> Result<Value, String> {
-    let Value::Tuple(parts) = id else {
-        return Err("a pickle with a foreign reference".to_owned());
-    };
-    match parts.as_slice() {
-        [
-            Value::Text(kind),
-            Value::Name(Name::Storage(dtype)),
-            Value::Text(key),
-            ..,
-        ] if kind == "storage" => Ok(Value::Storage(Storage {
-            dtype: *dtype,
-            key: key.clone(),
-        })),
-        _ => Err("a pickle with a foreign reference".to_owned()),
-    }
-}
-
-/// What a call of a known function would give.
-fn call(function: Value, arguments: Value) -> Result<Value, String> {
-    let (Value::Name(function), Value::Tuple(arguments)) = (function, arguments) else {
-        return Err("a pickle that calls what is no function".to_owned());
-    };
-    match (function, arguments.as_slice()) {
-        (Name::Dictionary, []) => Ok(Value::Dictionary(Rc::default())),
-        (
-            Name::Tensor,
-            [
-                Value::Storage(storage),
-                Value::Whole(offset),
-                Value::Tuple(shape),
-                Value::Tuple(strides),
-                ..,
-            ],
-        ) if shape.len() == strides.len() => {
-            let wholes = |values: &[Value]| -> Option<Vec<usize>> {
-                let whole = |value: &Value| match value {
-                    Value::Whole(number) => usize::try_from(*number).ok(),
-                    _ => None,
-                };
-                values.iter().map(whole).collect()
-            };
-            let offset = usize::try_from(*offset).ok();
-            let (offset, shape, strides) = offset
-                .zip(wholes(shape))
-                .zip(wholes(strides))
-                .map(|((offset, shape), strides)| (offset, shape, strides))
-                .ok_or("a tensor whose shape is no numbers")?;
-            Ok(Value::Tensor(TensorPlace {
-                storage: storage.clone(),
-                offset,
-                shape,
-                strides,
-            }))
-        }
-        (Name::Parameter, [tensor @ Value::Tensor(_), ..]) => Ok(tensor.clone()),
-        _ => Err(format!(
-            "a pickle that calls {function:?} with other arguments than torch.save writes"
-        )),
-    }
-}
+/// What is wrong with a program that takes more from the stack than it has put there.
+const NOT_THERE: &str = "a pickle that takes what is not there";
 
 #[cfg(test)]
 mod tests {
@@ -549,6 +580,24 @@ mod tests {
         assert!(error("whole_module.pth").contains("torch.save(model.state_dict(), …)"));
         assert!(error("old.pth").starts_with("PyTorch's format before 1.6"));
         assert!(!Path::new("luthier-was-here").exists());
+    }
+
+    #[test]
+    fn things_that_contain_themselves_or_are_nested_without_end_cost_no_more_than_their_program() {
+        let run = |program: &[u8]| Machine::default().tensors(program).map(|tensors| tensors.len());
+        // A dictionary that has itself as its state_dict.
+        run(b"}q\0X\x0a\0\0\0state_dicth\0s.").unwrap_err();
+        // A million tuples, one in the other; and tuples of two of the one before.
+        run(&[b")".to_vec(), vec![0x85; 1_000_000], b".".to_vec()].concat()).unwrap_err();
+        run(&[b"K\0q\0".to_vec(), b"h\0h\0\x86q\0".repeat(1000), b".".to_vec()].concat()).unwrap_err();
+        run(&[b"]q\0".to_vec(), b"]h\0aq\0".repeat(100_000), b".".to_vec()].concat()).unwrap_err();
+    }
+
+    #[test]
+    fn tensors_beside_the_state_dict_are_not_taken_for_the_networks() {
+        let tensors = read(&file("training.pth")).unwrap();
+        assert_eq!(tensors.len(), 7);
+        assert!(!tensors.contains_key("best_acc1"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// The first bytes of the formats that are read; `None` stands for any byte. They are as long as it takes to tell them
 /// from a list of paths: one may begin with `BM`.
-const MAGICS: [&[Option<u8>]; 8] = [
+const MAGICS: [&[Option<u8>]; 15] = [
     &[Some(0xff), Some(0xd8), Some(0xff)],
     &[Some(0x89), Some(b'P'), Some(b'N'), Some(b'G')],
     &[Some(b'G'), Some(b'I'), Some(b'F'), Some(b'8'), Some(b'7'), Some(b'a')],
@@ -51,6 +51,43 @@ const MAGICS: [&[Option<u8>]; 8] = [
     ],
     &[Some(b'I'), Some(b'I'), Some(b'*'), Some(0)],
     &[Some(b'M'), Some(b'M'), Some(0), Some(b'*')],
+    // BigTIFF.
+    &[Some(b'I'), Some(b'I'), Some(b'+'), Some(0)],
+    &[Some(b'M'), Some(b'M'), Some(0), Some(b'+')],
+    // HEIC, AVIF and others of their family.
+    &[
+        Some(0),
+        Some(0),
+        Some(0),
+        None,
+        Some(b'f'),
+        Some(b't'),
+        Some(b'y'),
+        Some(b'p'),
+    ],
+    // JPEG XL and JPEG 2000, each in a file of boxes and bare.
+    &[
+        Some(0),
+        Some(0),
+        Some(0),
+        Some(12),
+        Some(b'J'),
+        Some(b'X'),
+        Some(b'L'),
+        Some(b' '),
+    ],
+    &[
+        Some(0),
+        Some(0),
+        Some(0),
+        Some(12),
+        Some(b'j'),
+        Some(b'P'),
+        Some(b' '),
+        Some(b' '),
+    ],
+    &[Some(0xff), Some(0x0a)],
+    &[Some(0xff), Some(0x4f), Some(0xff), Some(0x51)],
 ];
 
 /// What comes on standard input.
@@ -115,6 +152,10 @@ fn read_items(mut input: impl Read, mut pass_on: impl FnMut(Item) -> bool) -> io
         input.read_to_end(&mut head)?;
         pass_on(Item::Image(head));
         return Ok(());
+    }
+    // The byte order mark that Windows puts before a list.
+    if head.starts_with(b"\xEF\xBB\xBF") {
+        head.drain(..3);
     }
     let separator = if head.contains(&0) { 0 } else { b'\n' };
     let mut list = BufReader::new(Cursor::new(head).chain(input));
@@ -202,6 +243,7 @@ mod tests {
         check(b"x", &["x"]);
         check(b"", &[]);
         check(b"\n\n", &[]);
+        check(b"\xEF\xBB\xBFa.jpg\r\nb.jpg\r\n", &["a.jpg", "b.jpg"]);
         // Beginnings of formats.
         check(b"BMW.jpg\nBM\n", &["BMW.jpg", "BM"]);
         check(b"BM\n", &["BM"]);
@@ -219,6 +261,11 @@ mod tests {
             b"RIFF\n\0\0\0WEBPVP8 ",
             b"II*\0\x08",
             b"MM\0*\0",
+            b"MM\0+\0\x08",
+            b"\0\0\0\x18ftypheic\0\0\0\0",
+            b"\0\0\0\x0CJXL \r\n",
+            b"\0\0\0\x0CjP  \r\n",
+            b"\xff\x0a\x00\x10",
         ] {
             let expected = [Item::Image(image.to_vec())];
             assert_eq!(items(image), expected);

@@ -13,7 +13,10 @@ pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable>
     let damaged = Damaged("BMP");
     let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| damaged.by(error))?;
     let mut image = through_image(decoder, damaged)?;
-    if let (Some([16, 0]), Some(image)) = (bytes.get(28..30), image.as_mut_rgb8()) {
+    // The header of OS/2 is shorter: there the number of bits stands elsewhere.
+    const SHORT_HEADER: &[u8] = &[12, 0, 0, 0];
+    let is_short = bytes.get(14..18) == Some(SHORT_HEADER);
+    if let (false, Some([16, 0]), Some(image)) = (is_short, bytes.get(28..30), image.as_mut_rgb8()) {
         // Of 5 or 6 bits a channel Pillow makes 8 without rounding, and `image` with.
         let levels = [31, if green_has_6_bits(bytes) { 63 } else { 31 }, 31];
         for pixel in image.pixels_mut() {

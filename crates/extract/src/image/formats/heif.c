@@ -12,12 +12,18 @@ struct luthier_heif_image {
     uint32_t width, height;
     // 3: RGB. 4: RGB and alpha.
     uint32_t channels;
+    // How much memory decoding takes.
+    uint64_t bytes;
+    // Whether it is not the file that is wrong, but libheif that lacks a decoder.
+    int is_unsupported;
     // What is wrong, if there is no image.
     char message[256];
 };
 
 static int failed(struct heif_error error, struct luthier_heif_image* found) {
     if (error.code == heif_error_Ok) return 0;
+    found->is_unsupported =
+        error.code == heif_error_Unsupported_filetype || error.code == heif_error_Unsupported_feature;
     snprintf(found->message, sizeof found->message, "%s", error.message);
     return 1;
 }
@@ -38,7 +44,7 @@ static void copy_rows(const struct heif_image* image, struct luthier_heif_image*
 }
 
 void luthier_heif_decode(
-    const uint8_t* bytes, size_t length, uint64_t most_pixels, struct luthier_heif_image* found) {
+    const uint8_t* bytes, size_t length, uint64_t most_bytes, struct luthier_heif_image* found) {
     memset(found, 0, sizeof *found);
     struct heif_image_handle* handle = NULL;
     struct heif_image* image = NULL;
@@ -52,7 +58,9 @@ void luthier_heif_decode(
         int has_alpha = heif_image_handle_has_alpha_channel(handle);
         found->channels = has_alpha ? 4 : 3;
         enum heif_chroma chroma = has_alpha ? heif_chroma_interleaved_RGBA : heif_chroma_interleaved_RGB;
-        if ((uint64_t)found->width * found->height <= most_pixels &&
+        // libheif's planes, its interleaved pixels, and the copy of these.
+        found->bytes = (uint64_t)found->width * found->height * (has_alpha ? 12 : 8);
+        if (found->bytes <= most_bytes &&
             !failed(heif_decode_image(handle, &image, heif_colorspace_RGB, chroma, NULL), found))
             copy_rows(image, found);
     }

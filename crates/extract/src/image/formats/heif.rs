@@ -20,7 +20,7 @@ pub(in crate::image) use library::decode;
 #[cfg(feature = "heif")]
 #[expect(unsafe_code, reason = "libheif's interface is C")]
 mod library {
-    use std::ffi::{CStr, c_char};
+    use std::ffi::{CStr, c_char, c_int};
 
     use image::{RgbImage, RgbaImage};
 
@@ -34,27 +34,29 @@ mod library {
         width: u32,
         height: u32,
         channels: u32,
+        bytes: u64,
+        is_unsupported: c_int,
         message: [c_char; 256],
     }
 
     unsafe extern "C" {
-        fn luthier_heif_decode(bytes: *const u8, length: usize, most_pixels: u64, found: *mut Found);
+        fn luthier_heif_decode(bytes: *const u8, length: usize, most_bytes: u64, found: *mut Found);
         fn luthier_heif_free(found: *mut Found);
     }
 
     /// Decodes the primary image of a HEIC or AVIF file to 8 bits a channel, upright.
     pub(in crate::image) fn decode(bytes: &[u8], format: Format) -> Result<DynamicImage, Unreadable> {
-        // libheif's planes, its interleaved pixels, and ours.
-        let most_pixels = MAX_ALLOC / 12;
         let mut found = Found {
             pixels: std::ptr::null_mut(),
             width: 0,
             height: 0,
             channels: 0,
+            bytes: 0,
+            is_unsupported: 0,
             message: [0; 256],
         };
         // SAFETY: the bytes live through the call, and `found` is as heif.c has it.
-        unsafe { luthier_heif_decode(bytes.as_ptr(), bytes.len(), most_pixels, &raw mut found) };
+        unsafe { luthier_heif_decode(bytes.as_ptr(), bytes.len(), MAX_ALLOC, &raw mut found) };
         let Found {
             width,
             height,
@@ -62,12 +64,15 @@ mod library {
             ..
         } = found;
         if found.pixels.is_null() {
-            if u64::from(width) * u64::from(height) > most_pixels {
+            if found.bytes > MAX_ALLOC {
                 return Err(Unreadable::too_large(width, height));
             }
             // SAFETY: heif.c ends the message with a zero.
             let message = unsafe { CStr::from_ptr(found.message.as_ptr()) }.to_string_lossy();
-            return Err(Unreadable(format!("damaged {format}: {message}")));
+            return Err(Unreadable(match found.is_unsupported {
+                0 => format!("damaged {format}: {message}"),
+                _ => format!("{format} of a kind that this libheif does not read: {message}"),
+            }));
         }
         let length = channels as usize * width as usize * height as usize;
         // SAFETY: heif.c wrote that many bytes.

@@ -9,16 +9,19 @@ use crate::image::decoding::{MAX_ALLOC, Unreadable};
 /// Decodes the first frame, upright.
 pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable> {
     let damaged = |error: &dyn std::fmt::Display| Damaged("JPEG XL").because(error);
-    let memory = AllocTracker::with_limit(MAX_ALLOC as usize);
+    // Its own numbers are four times as long as ours, and there are copies of them.
+    let memory = AllocTracker::with_limit(8 * MAX_ALLOC as usize);
     let builder = JxlImage::builder().alloc_tracker(memory);
     let image = builder.read(bytes).map_err(|error| damaged(&error))?;
     if !image.is_loading_done() {
         return Err(damaged(&"cut short"));
     }
     let (width, height) = (image.width(), image.height());
-    // Four channels of the decoder's own numbers, and of ours.
-    if 4 * 5 * u64::from(width) * u64::from(height) > MAX_ALLOC {
+    if 4 * u64::from(width) * u64::from(height) > MAX_ALLOC {
         return Err(Unreadable::too_large(width, height));
+    }
+    if image.pixel_format().has_black() {
+        return Err(Unreadable("JPEG XL of a kind that is not supported: CMYK".to_owned()));
     }
     let frame = image.render_frame(0).map_err(|error| damaged(&error))?;
     let mut stream = frame.stream();
