@@ -49,6 +49,9 @@ pub struct CachedExtractor {
     network: OnceLock<Extractor>,
 }
 
+/// The vectors of each image whose views are all stored, and the rows of these images one after the other.
+type Stored = (Vec<Option<Vec<Digest>>>, Array2<f32>);
+
 impl CachedExtractor {
     /// Loads nothing yet, unless there is no `cache`. Threads are divided for work on `n_images` images.
     ///
@@ -165,12 +168,8 @@ impl CachedExtractor {
         Ok(known.collect())
     }
 
-    /// The vectors of each image whose views are all stored, and their rows one after the other.
-    fn stored(
-        cache: &Cache,
-        descriptors: &DescriptorDigests,
-        images: &[Digest],
-    ) -> luthier_cache::Result<(Vec<Option<Vec<Digest>>>, Array2<f32>)> {
+    /// What is stored of these images.
+    fn stored(cache: &Cache, descriptors: &DescriptorDigests, images: &[Digest]) -> luthier_cache::Result<Stored> {
         let of_views = descriptors
             .of_views
             .iter()
