@@ -266,9 +266,6 @@ fn found(name: &str, folder: &Path) -> String {
     if let Some(below) = Path::new(&name).strip_prefix(folder).ok().and_then(Path::to_str) {
         return below.to_owned();
     }
-    if folder.join(&name).is_file() {
-        return name;
-    }
     let address = match (name.split_once("?d="), name.split_once("://"), name.split_once(":/")) {
         // Label Studio's local files.
         (Some((_, path)), ..) => percent_decoded(path),
@@ -278,6 +275,9 @@ fn found(name: &str, folder: &Path) -> String {
         _ if name.starts_with('/') => name.clone(),
         _ => return name,
     };
+    if folder.join(&name).is_file() {
+        return name;
+    }
     let mut rest = address.trim_start_matches('/');
     loop {
         let is_there = |file: &&str| folder.join(file).is_file();

@@ -10,10 +10,10 @@
 //!
 //! This crate knows nothing of statistics or reports, and is the only one that links libtorch.
 
+mod cached;
 mod error;
 mod extractor;
 mod image;
-mod known;
 mod labels;
 mod network;
 mod scan;
@@ -26,9 +26,9 @@ pub use crate::image::perceptual_hash::{PERCEPTUAL_HASH, PerceptualHash};
 pub use crate::image::preprocess::Preprocess;
 pub use crate::image::thumbnail::thumbnail;
 pub use crate::image::view::View;
+pub use cached::{CachedExtractor, ImageFeatures};
 pub use error::{Error, Result};
 pub use extractor::{Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource};
-pub use known::{CachedExtractor, ImageFeatures};
 pub use luthier_artifact::{Observer, Task};
 pub use network::device::{Device, Precision};
 pub use network::resnet50::WIDTH;

@@ -421,13 +421,18 @@ struct Listing {
     decided: HashSet<String>,
 }
 
+fn check_folder(folder: &Path) -> Result<()> {
+    match folder.is_dir() {
+        true => Ok(()),
+        false => Err(Error::MissingFolder {
+            path: folder.to_owned(),
+        }),
+    }
+}
+
 /// Adds what is below `folder` to a listing.
 fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
-    if !folder.is_dir() {
-        return Err(Error::MissingFolder {
-            path: folder.to_owned(),
-        });
-    }
+    check_folder(folder)?;
     let Listing {
         files,
         n_ignored,
@@ -509,11 +514,7 @@ fn list(folder: &Path, split: Split, listing: &mut Listing) -> Result<()> {
 
 /// Adds the files that a table names.
 fn list_table(table: &Path, folder: &Path, listing: &mut Listing) -> Result<()> {
-    if !folder.is_dir() {
-        return Err(Error::MissingFolder {
-            path: folder.to_owned(),
-        });
-    }
+    check_folder(folder)?;
     for LabelledFile {
         line,
         file,
@@ -558,11 +559,7 @@ fn list_named(folder: &Path, pattern: &str, listing: &mut Listing) -> Result<()>
     let &[group] = groups.as_slice() else {
         return Err(wrong(format!("{} named groups, expected one", groups.len())));
     };
-    if !folder.is_dir() {
-        return Err(Error::MissingFolder {
-            path: folder.to_owned(),
-        });
-    }
+    check_folder(folder)?;
     let FoundImages {
         images,
         n_other,

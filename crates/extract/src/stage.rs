@@ -10,8 +10,8 @@ use luthier_cache::{Cache, Descriptor, References};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DataSource, Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Observer, PERCEPTUAL_HASH,
-    PerceptualHash, Result, View, Views, WIDTH, WeightsSource, WeightsStore,
+    DataSource, Decoding, Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Observer,
+    PERCEPTUAL_HASH, PerceptualHash, Result, View, Views, WIDTH, WeightsSource, WeightsStore,
 };
 
 /// The most work that a killed process may lose.
@@ -208,14 +208,7 @@ impl ExtractConfig {
             let network = Extractor::load(extractor, store, n_threads, files.len(), observer)?;
             check_weights(extractor, &expected)?;
             let task = observer.task("images embedded", files.len() as u64);
-            let mut commit = Commit {
-                cache,
-                of_views: &descriptors.of_views,
-                of_hashes,
-                pending: vec![Vec::new(); views.len()],
-                pending_hashes: Vec::new(),
-                since: Instant::now(),
-            };
+            let mut commit = Commit::new(cache, &descriptors, extractor.decode);
             let outcome = network.embed(&files, observer, |place, embedded| {
                 task.advance(1);
                 let ImageInput {
@@ -224,18 +217,13 @@ impl ExtractConfig {
                 let digest = digest.expect("scanned images have digests");
                 match embedded {
                     Embedded::Unreadable { reason, .. } => skipped.push((digest, reason)),
-                    Embedded::Features {
-                        rows,
-                        hash: PerceptualHash(hash),
-                        ..
-                    } => {
+                    Embedded::Features { rows, hash, .. } => {
                         n_embedded += usize::from(!rows.is_empty());
-                        commit.pending_hashes.push((digest, hash));
-                        for (wanted, row) in wanted.iter().zip(rows) {
-                            let view = views.iter().position(|view| view == wanted);
-                            commit.pending[view.expect("a view of the extractor")].push((digest, row));
-                        }
-                        commit.flush_if_due()?;
+                        let view = |wanted| views.iter().position(|view| view == wanted);
+                        let of_views = wanted
+                            .iter()
+                            .map(|wanted| view(wanted).expect("a view of the extractor"));
+                        commit.push(digest, of_views.zip(rows), hash)?;
                     }
                 }
                 Ok(())
@@ -394,20 +382,42 @@ impl fmt::Display for DescriptorDigests {
 
 /// Rows on their way into the cache.
 pub(crate) struct Commit<'a> {
-    pub(crate) cache: &'a Cache,
+    cache: &'a Cache,
     /// The descriptor of each view's features.
-    pub(crate) of_views: &'a [Digest],
+    of_views: &'a [Digest],
     /// The descriptor of perceptual hashes.
-    pub(crate) of_hashes: Digest,
+    of_hashes: Digest,
     /// Rows of each view, by image.
-    pub(crate) pending: Vec<Vec<(Digest, Vec<f32>)>>,
+    pending: Vec<Vec<(Digest, Vec<f32>)>>,
     /// Perceptual hashes, by image.
-    pub(crate) pending_hashes: Vec<(Digest, Vec<f32>)>,
-    pub(crate) since: Instant,
+    pending_hashes: Vec<(Digest, Vec<f32>)>,
+    since: Instant,
 }
 
-impl Commit<'_> {
-    pub(crate) fn flush_if_due(&mut self) -> Result<()> {
+impl<'a> Commit<'a> {
+    pub(crate) fn new(cache: &'a Cache, descriptors: &'a DescriptorDigests, decode: Decoding) -> Self {
+        Commit {
+            cache,
+            of_views: &descriptors.of_views,
+            of_hashes: PerceptualHash::descriptor(decode),
+            pending: vec![Vec::new(); descriptors.of_views.len()],
+            pending_hashes: Vec::new(),
+            since: Instant::now(),
+        }
+    }
+
+    /// Takes an image's rows, each with the place of its view, and its perceptual hash. A second after the last time, all
+    /// that was taken is committed.
+    pub(crate) fn push(
+        &mut self,
+        image: Digest,
+        rows: impl Iterator<Item = (usize, Vec<f32>)>,
+        PerceptualHash(hash): PerceptualHash,
+    ) -> Result<()> {
+        self.pending_hashes.push((image, hash));
+        for (view, row) in rows {
+            self.pending[view].push((image, row));
+        }
         if self.since.elapsed() >= COMMIT_INTERVAL {
             self.flush()?;
         }

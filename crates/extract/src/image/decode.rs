@@ -22,7 +22,7 @@ pub fn decode(bytes: &[u8], decoding: Decoding) -> Result<RgbImage, Unreadable> 
     let format = Format::of(bytes).map_err(|other| Unreadable(other.to_string()))?;
     // A decoder that panics over damaged bytes costs one image, not the run.
     catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, decoding)))
-        .unwrap_or_else(|_| Err(Unreadable(format!("damaged {format}: the decoder failed"))))
+        .unwrap_or_else(|_| Err(format.damaged("the decoder failed")))
 }
 
 fn decode_as(format: Format, bytes: &[u8], decoding: Decoding) -> Result<RgbImage, Unreadable> {

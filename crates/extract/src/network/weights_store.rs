@@ -145,7 +145,7 @@ impl WeightsStore {
             }
         }
         // What was fetched just now has been checked.
-        Parameters::read(&self.fetch(named, observer)?, shapes, None)
+        Parameters::read(&self.fetch_anew(named, observer)?, shapes, None)
     }
 
     /// The path of these weights, which are downloaded unless they are there.
@@ -174,6 +174,11 @@ impl WeightsStore {
             }
             tell_of_other_bytes(&path);
         }
+        self.fetch_anew(weights, observer)
+    }
+
+    /// The same if no file that is there has the right bytes.
+    fn fetch_anew(&self, weights: &NamedWeights, observer: &dyn Observer) -> Result<PathBuf> {
         let first = self.fetch_file(weights, &weights.hub, observer);
         match (first, &weights.checkpoint) {
             (Err(error @ Error::Download { .. }), Some(other)) => {

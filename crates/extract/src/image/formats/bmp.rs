@@ -5,14 +5,13 @@ use std::io::Cursor;
 use image::DynamicImage;
 use image::codecs::bmp::BmpDecoder;
 
-use super::{Damaged, through_image};
+use super::Format;
 use crate::image::decoding::Unreadable;
 
 /// Decodes a BMP.
 pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable> {
-    let damaged = Damaged("BMP");
-    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| damaged.by(error))?;
-    let mut image = through_image(decoder, damaged)?;
+    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| Format::Bmp.refused(error))?;
+    let mut image = Format::Bmp.decode_with(decoder)?;
     // The header of OS/2 is shorter: there the number of bits stands elsewhere.
     const SHORT_HEADER: &[u8] = &[12, 0, 0, 0];
     let is_short = bytes.get(14..18) == Some(SHORT_HEADER);

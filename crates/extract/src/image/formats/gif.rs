@@ -3,12 +3,12 @@
 use gif::{ColorOutput, DecodeOptions, MemoryLimit};
 use image::{DynamicImage, Rgba, RgbaImage};
 
+use super::Format;
 use crate::image::decoding::{MAX_ALLOC, Unreadable};
 
 /// Decodes the first frame of a GIF as Pillow does: a frame larger than the screen makes the screen larger, and what the
 /// frame leaves free is transparent, or else has the first colour.
 pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable> {
-    let damaged = |error: &dyn std::fmt::Display| Unreadable(format!("damaged GIF: {error}"));
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
     options.check_frame_consistency(false);
@@ -16,16 +16,16 @@ pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable>
     // The size of the indices, one byte each. They become four.
     let limit = MAX_ALLOC / 5;
     options.set_memory_limit(MemoryLimit::Bytes(limit.try_into().expect("the limit is above 0")));
-    let mut decoder = options.read_info(bytes).map_err(|error| damaged(&error))?;
+    let mut decoder = options.read_info(bytes).map_err(|error| Format::Gif.damaged(error))?;
     let screen = (u32::from(decoder.width()), u32::from(decoder.height()));
     let global = decoder.global_palette().map(<[u8]>::to_vec);
-    let info = decoder.next_frame_info().map_err(|error| damaged(&error))?;
-    let frame = info.ok_or_else(|| damaged(&"it has no frame"))?;
+    let info = decoder.next_frame_info().map_err(|error| Format::Gif.damaged(error))?;
+    let frame = info.ok_or_else(|| Format::Gif.damaged("it has no frame"))?;
     let (left, top) = (u32::from(frame.left), u32::from(frame.top));
     let (width, height) = (u32::from(frame.width), u32::from(frame.height));
     let size = (screen.0.max(left + width), screen.1.max(top + height));
     if size.0 == 0 || size.1 == 0 {
-        return Err(damaged(&format_args!("{} × {} pixels", size.0, size.1)));
+        return Err(Format::Gif.damaged(format_args!("{} × {} pixels", size.0, size.1)));
     }
     if 4 * u64::from(size.0) * u64::from(size.1) + u64::from(width) * u64::from(height) > MAX_ALLOC {
         return Err(Unreadable::too_large(size.0, size.1));
@@ -44,7 +44,7 @@ pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable>
     let mut indices = vec![0; decoder.buffer_size()];
     decoder
         .read_into_buffer(&mut indices)
-        .map_err(|error| damaged(&error))?;
+        .map_err(|error| Format::Gif.damaged(error))?;
     let mut image = RgbaImage::from_pixel(size.0, size.1, colour(transparent.unwrap_or(0)));
     for (y, row) in indices.chunks_exact(width.max(1) as usize).enumerate() {
         for (x, &index) in row.iter().enumerate() {

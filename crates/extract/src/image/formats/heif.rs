@@ -22,8 +22,6 @@ pub(in crate::image) use library::decode;
 mod library {
     use std::ffi::{CStr, c_char, c_int};
 
-    use image::{RgbImage, RgbaImage};
-
     use super::*;
     use crate::image::decoding::MAX_ALLOC;
 
@@ -69,20 +67,16 @@ mod library {
             }
             // SAFETY: heif.c ends the message with a zero.
             let message = unsafe { CStr::from_ptr(found.message.as_ptr()) }.to_string_lossy();
-            return Err(Unreadable(match found.is_unsupported {
-                0 => format!("damaged {format}: {message}"),
-                _ => format!("{format} of a kind that this libheif does not read: {message}"),
-            }));
+            return Err(match found.is_unsupported {
+                0 => format.damaged(message),
+                _ => Unreadable(format!("{format} of a kind that this libheif does not read: {message}")),
+            });
         }
         let length = channels as usize * width as usize * height as usize;
         // SAFETY: heif.c wrote that many bytes.
         let pixels = unsafe { std::slice::from_raw_parts(found.pixels, length) }.to_vec();
         // SAFETY: the pixels are not used again.
         unsafe { luthier_heif_free(&raw mut found) };
-        let image: Option<DynamicImage> = match channels {
-            4 => RgbaImage::from_raw(width, height, pixels).map(Into::into),
-            _ => RgbImage::from_raw(width, height, pixels).map(Into::into),
-        };
-        image.ok_or_else(|| Unreadable(format!("damaged {format}: rows are missing")))
+        format.image((width, height), channels as usize, pixels)
     }
 }

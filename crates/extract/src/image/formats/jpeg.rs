@@ -1,10 +1,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::{DynamicImage, GrayImage, RgbImage};
+use image::DynamicImage;
 use jpeg_decoder::PixelFormat;
 use mozjpeg::{ColorSpace, Decompress, Marker};
 
-use super::Damaged;
+use super::Format;
 use crate::image::decoding::{Decoding, MAX_ALLOC, Unreadable};
 use crate::image::exif::Metadata;
 use crate::image::pixels::rgb_of_cmyk;
@@ -26,7 +26,7 @@ pub(in crate::image) fn decode(bytes: &[u8], decoding: Decoding) -> Result<(Dyna
 }
 
 fn damaged(reason: impl std::fmt::Display) -> Unreadable {
-    Damaged("JPEG").because(reason)
+    Format::Jpeg.damaged(reason)
 }
 
 fn decompress(bytes: &[u8], scans: Scans, decoding: Decoding) -> Result<(DynamicImage, Metadata), Unreadable> {
@@ -65,8 +65,8 @@ fn decompress(bytes: &[u8], scans: Scans, decoding: Decoding) -> Result<(Dynamic
         lines.finish().map_err(damaged)?;
         pixels
     };
-    let image = RgbImage::from_raw(scaled_width as u32, scaled_height as u32, pixels);
-    Ok((image.ok_or_else(|| damaged("rows are missing"))?.into(), metadata))
+    let image = Format::Jpeg.image((scaled_width as u32, scaled_height as u32), 3, pixels)?;
+    Ok((image, metadata))
 }
 
 fn decode_lossless(bytes: &[u8]) -> Result<(DynamicImage, Metadata), Unreadable> {
@@ -74,21 +74,21 @@ fn decode_lossless(bytes: &[u8]) -> Result<(DynamicImage, Metadata), Unreadable>
     decoder.set_max_decoding_buffer_size(MAX_ALLOC as usize / 4);
     let pixels = decoder.decode().map_err(damaged)?;
     let info = decoder.info().ok_or_else(|| damaged("its header is missing"))?;
-    let (width, height) = (u32::from(info.width), u32::from(info.height));
-    let image: Option<DynamicImage> = match info.pixel_format {
-        PixelFormat::L8 => GrayImage::from_raw(width, height, pixels).map(Into::into),
-        PixelFormat::RGB24 => RgbImage::from_raw(width, height, pixels).map(Into::into),
+    let n_channels = match info.pixel_format {
+        PixelFormat::L8 => 1,
+        PixelFormat::RGB24 => 3,
         other => {
             return Err(Unreadable(format!(
                 "lossless JPEG of a kind that is not supported: {other:?}"
             )));
         }
     };
+    let image = Format::Jpeg.image((info.width.into(), info.height.into()), n_channels, pixels)?;
     let metadata = Metadata {
         exif: decoder.exif_data().map(<[u8]>::to_vec),
         xmp: decoder.xmp_data().map(<[u8]>::to_vec),
     };
-    Ok((image.ok_or_else(|| damaged("rows are missing"))?, metadata))
+    Ok((image, metadata))
 }
 
 /// What the segments APP1 say. EXIF data may be divided among several.
@@ -182,7 +182,7 @@ fn read_headers(bytes: &[u8]) -> Result<Headers, Unreadable> {
 
 #[cfg(test)]
 mod tests {
-    use image::Rgb;
+    use image::{Rgb, RgbImage};
     use mozjpeg::Compress;
 
     use super::*;

@@ -1,43 +1,31 @@
 //! JPEG XL, by the `jxl-oxide` crate.
 
-use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
+use image::DynamicImage;
 use jxl_oxide::{AllocTracker, JxlImage};
 
-use super::Damaged;
+use super::Format;
 use crate::image::decoding::{MAX_ALLOC, Unreadable};
 
 /// Decodes the first frame, upright.
 pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable> {
-    let damaged = |error: &dyn std::fmt::Display| Damaged("JPEG XL").because(error);
     // Its own numbers are four times as long as ours, and there are copies of them.
     let memory = AllocTracker::with_limit(8 * MAX_ALLOC as usize);
     let builder = JxlImage::builder().alloc_tracker(memory);
-    let image = builder.read(bytes).map_err(|error| damaged(&error))?;
+    let image = builder.read(bytes).map_err(|error| Format::JpegXl.damaged(error))?;
     if !image.is_loading_done() {
-        return Err(damaged(&"cut short"));
+        return Err(Format::JpegXl.damaged("cut short"));
     }
     let (width, height) = (image.width(), image.height());
     if 4 * u64::from(width) * u64::from(height) > MAX_ALLOC {
         return Err(Unreadable::too_large(width, height));
     }
     if image.pixel_format().has_black() {
-        return Err(Unreadable("JPEG XL of a kind that is not supported: CMYK".to_owned()));
+        return Err(Format::JpegXl.unsupported("CMYK"));
     }
-    let frame = image.render_frame(0).map_err(|error| damaged(&error))?;
+    let frame = image.render_frame(0).map_err(|error| Format::JpegXl.damaged(error))?;
     let mut stream = frame.stream();
     let (width, height, channels) = (stream.width(), stream.height(), stream.channels());
     let mut pixels = vec![0; channels as usize * width as usize * height as usize];
     stream.write_to_buffer::<u8>(&mut pixels);
-    let image: Option<DynamicImage> = match channels {
-        1 => GrayImage::from_raw(width, height, pixels).map(Into::into),
-        2 => GrayAlphaImage::from_raw(width, height, pixels).map(Into::into),
-        3 => RgbImage::from_raw(width, height, pixels).map(Into::into),
-        4 => RgbaImage::from_raw(width, height, pixels).map(Into::into),
-        n => {
-            return Err(Unreadable(format!(
-                "JPEG XL of a kind that is not supported: {n} channels"
-            )));
-        }
-    };
-    image.ok_or_else(|| damaged(&"rows are missing"))
+    Format::JpegXl.image((width, height), channels as usize, pixels)
 }

@@ -13,7 +13,7 @@ pub(super) mod webp;
 
 use std::fmt;
 
-use image::{DynamicImage, ImageDecoder, ImageError};
+use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageDecoder, ImageError, RgbImage, RgbaImage};
 
 use super::decoding::{MAX_ALLOC, Unreadable};
 use super::exif::Ifd;
@@ -158,32 +158,50 @@ fn no_image(bytes: &[u8]) -> NoImage {
     }
 }
 
-/// Decodes with a decoder of the `image` crate's kind.
-fn through_image(decoder: impl ImageDecoder, damaged: Damaged) -> Result<DynamicImage, Unreadable> {
-    let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 {
-        return Err(damaged.because(format_args!("{width} × {height} pixels")));
-    }
-    if decoder.total_bytes() > MAX_ALLOC {
-        return Err(Unreadable::too_large(width, height));
-    }
-    DynamicImage::from_decoder(decoder).map_err(|error| damaged.by(error))
-}
-
-/// What is wrong with a file of a format, which this names.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Damaged(pub(super) &'static str);
-
-impl Damaged {
-    pub(super) fn because(self, reason: impl std::fmt::Display) -> Unreadable {
-        Unreadable(format!("damaged {}: {reason}", self.0))
+/// What is wrong with a file of a format, and what its decoders have in common.
+impl Format {
+    pub(super) fn damaged(self, reason: impl fmt::Display) -> Unreadable {
+        Unreadable(format!("damaged {self}: {reason}"))
     }
 
-    pub(super) fn by(self, error: ImageError) -> Unreadable {
+    fn unsupported(self, kind: impl fmt::Display) -> Unreadable {
+        Unreadable(format!("{self} of a kind that is not supported: {kind}"))
+    }
+
+    fn refused(self, error: ImageError) -> Unreadable {
         match error {
-            ImageError::Unsupported(kind) => Unreadable(format!("{} of a kind that is not supported: {kind}", self.0)),
-            error => self.because(error),
+            ImageError::Unsupported(kind) => self.unsupported(kind),
+            error => self.damaged(error),
         }
+    }
+
+    /// An image of rows of 8-bit pixels: grey, grey and alpha, RGB, or RGB and alpha.
+    fn image(
+        self,
+        (width, height): (u32, u32),
+        n_channels: usize,
+        pixels: Vec<u8>,
+    ) -> Result<DynamicImage, Unreadable> {
+        let image: Option<DynamicImage> = match n_channels {
+            1 => GrayImage::from_raw(width, height, pixels).map(Into::into),
+            2 => GrayAlphaImage::from_raw(width, height, pixels).map(Into::into),
+            3 => RgbImage::from_raw(width, height, pixels).map(Into::into),
+            4 => RgbaImage::from_raw(width, height, pixels).map(Into::into),
+            n => return Err(self.unsupported(format_args!("{n} channels"))),
+        };
+        image.ok_or_else(|| self.damaged("rows are missing"))
+    }
+
+    /// Decodes with a decoder of the `image` crate's kind.
+    fn decode_with(self, decoder: impl ImageDecoder) -> Result<DynamicImage, Unreadable> {
+        let (width, height) = decoder.dimensions();
+        if width == 0 || height == 0 {
+            return Err(self.damaged(format_args!("{width} × {height} pixels")));
+        }
+        if decoder.total_bytes() > MAX_ALLOC {
+            return Err(Unreadable::too_large(width, height));
+        }
+        DynamicImage::from_decoder(decoder).map_err(|error| self.refused(error))
     }
 }
 

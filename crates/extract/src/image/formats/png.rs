@@ -2,9 +2,10 @@
 
 use std::io::Cursor;
 
-use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
-use png::{BitDepth, ColorType, DecodeOptions, Decoder, Reader, Transformations};
+use image::DynamicImage;
+use png::{DecodeOptions, Decoder, Reader, Transformations};
 
+use super::Format;
 use crate::image::decoding::{MAX_ALLOC, Unreadable};
 use crate::image::exif::Metadata;
 
@@ -24,7 +25,7 @@ pub(in crate::image) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Metadata),
 }
 
 fn damaged(error: impl std::fmt::Display) -> Unreadable {
-    Unreadable(format!("damaged PNG: {error}"))
+    Format::Png.damaged(error)
 }
 
 fn read(bytes: &[u8]) -> Result<(DynamicImage, Metadata), Unreadable> {
@@ -52,15 +53,9 @@ fn read(bytes: &[u8]) -> Result<(DynamicImage, Metadata), Unreadable> {
     // What the tags behind the pixels say counts too, unless they are damaged.
     reader.finish().ok();
     let metadata = metadata(&reader);
-    let (width, height) = (frame.width, frame.height);
-    let image = match (frame.color_type, frame.bit_depth) {
-        (ColorType::Grayscale, BitDepth::Eight) => GrayImage::from_raw(width, height, pixels).map(Into::into),
-        (ColorType::GrayscaleAlpha, BitDepth::Eight) => GrayAlphaImage::from_raw(width, height, pixels).map(Into::into),
-        (ColorType::Rgb, BitDepth::Eight) => RgbImage::from_raw(width, height, pixels).map(Into::into),
-        (ColorType::Rgba, BitDepth::Eight) => RgbaImage::from_raw(width, height, pixels).map(Into::into),
-        _ => None,
-    };
-    Ok((image.ok_or_else(|| damaged("rows are missing"))?, metadata))
+    // The transformation leaves 8 bits a channel, and no palette.
+    let image = Format::Png.image((frame.width, frame.height), frame.color_type.samples(), pixels)?;
+    Ok((image, metadata))
 }
 
 fn metadata<R: std::io::BufRead + std::io::Seek>(reader: &Reader<R>) -> Metadata {

@@ -3,11 +3,11 @@
 
 use std::io::Cursor;
 
-use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
+use image::DynamicImage;
 use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::{ColorType, TiffError};
 
-use super::Damaged;
+use super::Format;
 use crate::image::decoding::{MAX_ALLOC, Unreadable};
 use crate::image::exif::{Ifd, orientation};
 use crate::image::pixels::{rgb_of_cmyk, rgb_of_ycbcr};
@@ -24,7 +24,7 @@ const PALETTE: u64 = 3;
 
 /// Decodes the first image of a TIFF to 8 bits a channel, upright. Of more bits the upper 8 are kept.
 pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable> {
-    let tags = Ifd::first(bytes).ok_or_else(|| Damaged("TIFF").because("its header is cut short"))?;
+    let tags = Ifd::first(bytes).ok_or_else(|| Format::Tiff.damaged("its header is cut short"))?;
     let number = |tag| tags.get(tag).and_then(|field| field.whole_numbers()?.first().copied());
     let mut image = match (
         number(PHOTOMETRIC),
@@ -61,13 +61,13 @@ struct Samples {
 
 fn unreadable(error: TiffError) -> Unreadable {
     match error {
-        TiffError::UnsupportedError(kind) => Unreadable(format!("TIFF of a kind that is not supported: {kind}")),
-        error => Damaged("TIFF").because(error),
+        TiffError::UnsupportedError(kind) => Format::Tiff.unsupported(kind),
+        error => Format::Tiff.damaged(error),
     }
 }
 
 fn unsupported(color: ColorType) -> Unreadable {
-    Unreadable(format!("TIFF of a kind that is not supported: {color:?}"))
+    Format::Tiff.unsupported(format_args!("{color:?}"))
 }
 
 impl Samples {
@@ -80,7 +80,7 @@ impl Samples {
             .with_limits(limits);
         let (width, height) = decoder.dimensions().map_err(unreadable)?;
         if width == 0 || height == 0 {
-            return Err(Damaged("TIFF").because(format_args!("{width} × {height} pixels")));
+            return Err(Format::Tiff.damaged(format_args!("{width} × {height} pixels")));
         }
         let color = decoder.colortype().map_err(unreadable)?;
         let layout = decoder.image_buffer_layout().map_err(unreadable)?;
@@ -147,8 +147,7 @@ impl Samples {
         let pixels = indices
             .iter()
             .flat_map(|&index| [0, 1, 2].map(|channel| colour(channel, index)));
-        let image = RgbImage::from_raw(width, height, pixels.collect());
-        Ok(image.ok_or_else(|| Damaged("TIFF").because("rows are missing"))?.into())
+        Format::Tiff.image((width, height), 3, pixels.collect())
     }
 
     fn into_image(self, is_planar: bool, extra: Option<u64>) -> Result<DynamicImage, Unreadable> {
@@ -177,49 +176,34 @@ impl Samples {
                 .collect(),
             false => bytes,
         };
-        let pick = |channels: usize| {
-            bytes
-                .chunks_exact(n_channels)
-                .flat_map(move |pixel| pixel[..channels].iter().copied())
-                .collect::<Vec<u8>>()
-        };
-        let image: Option<DynamicImage> = match color {
-            ColorType::Gray(_) => GrayImage::from_raw(width, height, bytes).map(Into::into),
+        let (n_channels, pixels) = match color {
             ColorType::GrayA(_) | ColorType::Multiband { num_samples: 2, .. }
                 if extra == ASSOCIATED || extra == UNASSOCIATED =>
             {
-                let mut pixels = bytes;
-                if extra == ASSOCIATED {
-                    pixels.chunks_exact_mut(2).for_each(divide_by_alpha);
-                }
-                GrayAlphaImage::from_raw(width, height, pixels).map(Into::into)
+                (2, bytes)
             }
-            ColorType::GrayA(_) | ColorType::Multiband { .. } => {
-                GrayImage::from_raw(width, height, pick(1)).map(Into::into)
+            // Of other channels beside grey nobody knows what they are.
+            ColorType::Gray(_) | ColorType::GrayA(_) | ColorType::Multiband { .. } => {
+                (1, bytes.into_iter().step_by(n_channels).collect())
             }
-            ColorType::RGB(_) => RgbImage::from_raw(width, height, bytes).map(Into::into),
-            ColorType::RGBA(_) => {
-                let mut pixels = bytes;
-                if extra == ASSOCIATED {
-                    pixels.chunks_exact_mut(4).for_each(divide_by_alpha);
-                }
-                RgbaImage::from_raw(width, height, pixels).map(Into::into)
-            }
+            ColorType::RGB(_) => (3, bytes),
+            ColorType::RGBA(_) => (4, bytes),
             ColorType::CMYK(_) | ColorType::CMYKA(_) => {
-                let pixels = bytes
-                    .chunks_exact(n_channels)
-                    .flat_map(|pixel| rgb_of_cmyk([pixel[0], pixel[1], pixel[2], pixel[3]]));
-                RgbImage::from_raw(width, height, pixels.collect()).map(Into::into)
+                let inks = bytes.chunks_exact(n_channels);
+                let pixels = inks.flat_map(|inks| rgb_of_cmyk([inks[0], inks[1], inks[2], inks[3]]));
+                (3, pixels.collect())
             }
             ColorType::YCbCr(_) => {
-                let pixels = bytes
-                    .chunks_exact(3)
-                    .flat_map(|pixel| rgb_of_ycbcr([pixel[0], pixel[1], pixel[2]]));
-                RgbImage::from_raw(width, height, pixels.collect()).map(Into::into)
+                let pixels = bytes.as_chunks().0.iter().flat_map(|&pixel| rgb_of_ycbcr(pixel));
+                (3, pixels.collect())
             }
             color => return Err(unsupported(color)),
         };
-        image.ok_or_else(|| Damaged("TIFF").because("rows are missing"))
+        let mut pixels: Vec<u8> = pixels;
+        if extra == ASSOCIATED && matches!(n_channels, 2 | 4) {
+            pixels.chunks_exact_mut(n_channels).for_each(divide_by_alpha);
+        }
+        Format::Tiff.image((width, height), n_channels, pixels)
     }
 }
 

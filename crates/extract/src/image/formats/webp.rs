@@ -5,13 +5,12 @@ use std::io::Cursor;
 use image::DynamicImage;
 use image::codecs::webp::WebPDecoder;
 
-use super::{Damaged, through_image};
+use super::Format;
 use crate::image::decoding::Unreadable;
 use crate::image::exif::Metadata;
 
 /// Decodes a WebP, of an animation the first frame.
 pub(in crate::image) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Metadata), Unreadable> {
-    let damaged = Damaged("WebP");
     let length = bytes
         .get(4..8)
         .map(|size| u32::from_le_bytes(size.try_into().expect("four bytes")));
@@ -19,10 +18,10 @@ pub(in crate::image) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Metadata),
     if length.is_none_or(|length| 8 + u64::from(length) > bytes.len() as u64 + 1)
         || chunks(bytes).any(|(_, data)| data.is_none())
     {
-        return Err(damaged.because("cut short"));
+        return Err(Format::WebP.damaged("cut short"));
     }
-    let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| damaged.by(error))?;
-    Ok((through_image(decoder, damaged)?, metadata(bytes)))
+    let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| Format::WebP.refused(error))?;
+    Ok((Format::WebP.decode_with(decoder)?, metadata(bytes)))
 }
 
 /// EXIF and XMP, where the header says that they are there. Pillow heeds no others.

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Instant;
 
 use luthier_artifact::Digest;
 use luthier_cache::Cache;
@@ -12,8 +11,7 @@ use rayon::prelude::*;
 use crate::image::decoding::MAX_FILE;
 use crate::stage::{Commit, DescriptorDigests, check_weights};
 use crate::{
-    Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Observer, PerceptualHash, Result, WIDTH,
-    WeightsStore,
+    Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Observer, Result, WIDTH, WeightsStore,
 };
 
 /// How many images are looked up at once.
@@ -198,26 +196,16 @@ impl CachedExtractor {
             })
             .collect();
         let network = self.network(observer)?;
-        let mut commit = (self.cache.as_ref()).map(|(cache, descriptors)| Commit {
-            cache,
-            of_views: &descriptors.of_views,
-            of_hashes: PerceptualHash::descriptor(self.config.decode),
-            pending: vec![Vec::new(); descriptors.of_views.len()],
-            pending_hashes: Vec::new(),
-            since: Instant::now(),
-        });
+        let cache = self.cache.as_ref();
+        let mut commit = cache.map(|(cache, descriptors)| Commit::new(cache, descriptors, self.config.decode));
         let outcome = network.embed(&inputs, observer, |place, embedded| {
             let features = match embedded {
                 Embedded::Unreadable { reason, .. } => ImageFeatures::Unreadable { reason },
                 Embedded::Features { digest, rows, hash } => {
-                    if let Some(commit) = &mut commit {
-                        commit.pending_hashes.push((digest, hash.0));
-                        for (pending, row) in commit.pending.iter_mut().zip(&rows) {
-                            pending.push((digest, row.clone()));
-                        }
-                    }
+                    let kept = commit.as_mut();
+                    let kept = kept.map(|commit| commit.push(digest, rows.iter().cloned().enumerate(), hash));
                     // An answer does not depend on whether its features can be kept.
-                    if let Some(Err(error)) = commit.as_mut().map(Commit::flush_if_due) {
+                    if let Some(Err(error)) = kept {
                         tracing::warn!("{error}: features are not kept");
                         commit = None;
                     }
