@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use luthier_artifact::Digest;
-use luthier_extract::{Embedded, Error, Extractor, ImageInput, ImageSource, View};
+use luthier_cache::Cache;
+use luthier_extract::{
+    CachedExtractor, Embedded, Error, Extractor, ImageInput, ImageSource, Observer, Task, View, WeightsStore,
+};
 
 use crate::{config, extractor, photo};
 
@@ -118,4 +121,37 @@ fn other_bytes_than_the_digest_says_are_an_error_from_files_and_from_memory() {
     // A file that was there when it was scanned is a fault of the moment, not an unreadable image.
     let gone = embed(&extractor, &[input(file(&folder.path().join("gone.jpg")), digest)]).unwrap_err();
     assert!(matches!(gone, Error::File(_)), "{gone}");
+}
+
+/// A user who has interrupted already.
+struct Gone;
+
+impl Observer for Gone {
+    fn task(&self, _: &str, _: u64) -> Box<dyn Task + '_> {
+        Box::new(())
+    }
+    fn is_interrupted(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn an_interrupt_ends_work_on_images_that_are_all_in_the_cache_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path()).unwrap();
+    let store = WeightsStore::new("unused".into(), None);
+    let extractor = CachedExtractor::new(config(), store, 1, 1, Some(cache), &()).unwrap();
+    let images = [ImageSource::Bytes(photo(1).into())];
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        extractor
+            .features(&images, &(), |_, features| {
+                seen.push(features);
+                Ok(())
+            })
+            .unwrap();
+    }
+    assert_eq!(seen[0], seen[1]);
+    let interrupted = extractor.features(&images, &Gone, |_, _| panic!("nobody wants it"));
+    assert!(matches!(interrupted, Err(Error::Interrupted)), "{interrupted:?}");
 }
