@@ -5,8 +5,8 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use luthier_benches::jpeg;
 use luthier_extract::{
-    Decoding, Device, Extractor, ExtractorConfig, ImageInput, ImageSource, Precision, Preprocess, View, WeightsSource,
-    WeightsStore, decode,
+    Decoding, Device, Extractor, ExtractorConfig, ImageInput, ImageSource, Limits, Precision, Preprocess, View,
+    WeightsSource, WeightsStore, decode,
 };
 
 /// JPEG bytes → 224 × 224, one thread, one image.
@@ -32,6 +32,7 @@ fn extractor(precision: Precision, batch: usize) -> Extractor {
     let config = ExtractorConfig {
         views: View::Squash.into(),
         decode: Decoding::Scaled,
+        limits: Limits::default(),
         weights: WeightsSource::Untrained,
         precision,
         device: Device::Cpu,

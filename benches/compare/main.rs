@@ -27,8 +27,8 @@ use luthier_artifact::{Digest, ExtractorInfo, FeatureTable};
 use luthier_benches::features;
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, LogisticRegression, Rule, Training};
 use luthier_extract::{
-    Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, Precision, Preprocess, View,
-    WeightsSource, WeightsStore, decode, images_below,
+    Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, Limits, Precision, Preprocess,
+    View, WeightsSource, WeightsStore, decode, images_below,
 };
 use luthier_features::{ComponentCount, FeaturesConfig, Solver};
 use ndarray::Array2;
@@ -197,6 +197,7 @@ fn load(device: &str, precision: &str, batch: Option<usize>, n_threads: usize) -
     let config = ExtractorConfig {
         views: View::Squash.into(),
         decode: Decoding::Scaled,
+        limits: Limits::default(),
         weights: WeightsSource::Untrained,
         precision: precision.parse::<Precision>().map_err(anyhow::Error::msg)?,
         device: device.parse::<Device>().map_err(anyhow::Error::msg)?,

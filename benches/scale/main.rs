@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use luthier_artifact::{Digest, Key};
 use luthier_benches::{features_of_rows, jpeg};
 use luthier_cache::Cache;
-use luthier_extract::{Decoding, Device, ExtractorConfig, PerceptualHash, Precision, View, WeightsSource};
+use luthier_extract::{Decoding, Device, ExtractorConfig, Limits, PerceptualHash, Precision, View, WeightsSource};
 use wait4::Wait4;
 
 /// How often each run is repeated.
@@ -188,6 +188,7 @@ fn extractor() -> Result<Key> {
     let config = ExtractorConfig {
         views: View::Squash.into(),
         decode: Decoding::Scaled,
+        limits: Limits::default(),
         weights: WeightsSource::Untrained,
         precision: Precision::Fp32,
         device: Device::Cpu,

@@ -6,6 +6,7 @@
 //! - [`ReadRows`]: features that are read a block of rows at a time, wherever they are kept
 //! - [`CrossValidationInfo`]: what the choice of C found, which the model file and the report carry
 //! - [`Observer`]: what work that takes a while reports to, and what may stop it
+//! - [`file_names`]: names of files as text, also those that are not UTF-8
 //! - [`UnknownName`]: the error of an enum whose variants are known by name
 //!
 //! This crate knows nothing of the cache, images, tensors or statistics.
@@ -13,6 +14,7 @@
 mod atomic;
 mod digest;
 mod error;
+pub mod file_names;
 mod image_rows;
 mod images;
 pub mod json;
@@ -39,7 +41,7 @@ pub use manifest::{Content, Manifest, ManifestEntry, Split};
 pub use matrix::{Tensors, TensorsBuilder};
 pub use names::UnknownName;
 pub use observer::{Interrupted, Observer, Task, Watched};
-pub use rows::{ReadError, ReadRows};
+pub use rows::{ReadError, ReadRows, SomeRows};
 pub use stat::FileStat;
 pub use table::{ExtractorInfo, FeatureRows, FeatureTable, vector_bytes, vector_digest};
 pub use training::{CandidateC, CrossValidationInfo, LearningPoint, Threshold};

@@ -99,6 +99,9 @@ fn way_out_of_library(error: &luthier::Error) -> Option<String> {
         Error::Classify(luthier_classify::Error::NothingToHoldOut) => {
             "give C, for example --c 1: then there is no cross-validation"
         }
+        Error::NothingToEvaluate => {
+            "leave --c out, so that cross-validation holds images out; or keep some for the test"
+        }
         Error::NotFinite { .. } => {
             "extract with --precision fp32, whose numbers are larger than those of fp16; or mend the .npy file"
         }
@@ -107,6 +110,9 @@ fn way_out_of_library(error: &luthier::Error) -> Option<String> {
         Error::NoFeatures { path } => {
             let folder = path.parent().unwrap_or(path);
             return Some(format!("run luthier extract --output-dir {}", folder.display()));
+        }
+        Error::UnlabelledFeatures { .. } => {
+            "name the classes when you extract: one folder per class, --labels or --class-from"
         }
         Error::FeaturesFile { .. } => "run luthier extract again",
         Error::MixedFeatures { .. } => {

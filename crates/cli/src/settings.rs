@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
+use bytesize::ByteSize;
 use clap::Args;
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, Rule};
 use luthier_eval::EvaluateConfig;
 use luthier_extract::{
-    Combine, DataSource, Decoding, Device, ExtractConfig, ExtractorConfig, NamedWeights, Precision, Rehash, View,
-    Views, WeightsSource,
+    Combine, DataSource, Decoding, Device, ExtractConfig, ExtractorConfig, ImageFiles, Layout, Limits, NamedWeights,
+    Precision, Rehash, View, Views, WeightsSource,
 };
 use luthier_features::{ComponentCount, FeaturesConfig, Solver};
 
@@ -51,10 +52,22 @@ pub(crate) struct DataSettings {
     /// For example '(?<class>[a-z]+)_\d+' for harp_001.jpg, anywhere below --data-dir.
     #[arg(long, value_name = "PATTERN", alias = "class_from", conflicts_with_all = ["train_dir", "test_dir", "labels"])]
     class_from: Option<String>,
+    /// Text file with the paths of the images, one a line
+    ///
+    /// Paths are relative to --data-dir, or to the text file's folder. The class of an image is the folder that holds it,
+    /// or what --class-from finds.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["train_dir", "test_dir", "labels"])]
+    files: Option<PathBuf>,
+    /// Leave out files and folders: globs as in .gitignore, separated by commas
+    ///
+    /// For example '*.gif,thumbs/'. A file .luthierignore in a data folder says the same for good, one glob a line.
+    #[arg(long, value_name = "GLOB,…", value_delimiter = ',', conflicts_with_all = ["labels", "files"])]
+    exclude: Option<Vec<String>>,
     /// Share of the images in --data-dir that is kept for the test, roughly [default: 0.2]
     ///
     /// The bytes of an image and --seed alone decide on which side it is. It stays there, whatever is added or removed.
-    #[arg(long, value_name = "SHARE", alias = "test_fraction", value_parser = share, allow_negative_numbers = true)]
+    /// With 0 all images are trained on, and cross-validation, which holds each of them out in turn, gives the figures.
+    #[arg(long, value_name = "SHARE", alias = "test_fraction", value_parser = test_share, allow_negative_numbers = true)]
     test_fraction: Option<f64>,
     /// Read every image again, even if its file seems unchanged
     ///
@@ -93,6 +106,36 @@ pub(crate) struct ExtractSettings {
     /// Stop at an image that cannot be read, instead of skipping it
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     strict: Option<bool>,
+    #[command(flatten)]
+    pub(crate) limits: LimitSettings,
+}
+
+/// How much an image may cost.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Limits of an image")]
+pub(crate) struct LimitSettings {
+    /// The largest file that is read [default: 512MiB]
+    #[arg(long, value_name = "SIZE", alias = "max_file_size")]
+    max_file_size: Option<ByteSize>,
+    /// The most pixels that a file may say it has [default: 500000000]
+    #[arg(long, value_name = "N", alias = "max_pixels", value_parser = positive_u64, allow_negative_numbers = true)]
+    max_pixels: Option<u64>,
+    /// The most memory that decoding one image may take [default: 512MiB]
+    ///
+    /// Each core decodes an image at a time. An image that would take more is skipped before memory is asked for.
+    #[arg(long, value_name = "SIZE", alias = "max_image_memory")]
+    max_image_memory: Option<ByteSize>,
+}
+
+impl LimitSettings {
+    pub(crate) fn limits(&self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            file: self.max_file_size.map_or(default.file, |size| size.as_u64()),
+            pixels: self.max_pixels.unwrap_or(default.pixels),
+            memory: self.max_image_memory.map_or(default.memory, |size| size.as_u64()),
+        }
+    }
 }
 
 /// The number format, or who chooses it.
@@ -237,6 +280,10 @@ pub(crate) fn positive(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
+fn positive_u64(text: &str) -> std::result::Result<u64, String> {
+    positive(text).map(|n| n as u64)
+}
+
 fn whole(text: &str) -> std::result::Result<u64, String> {
     let expected = |_| format!("expected a whole number from 0 on, found {text}");
     text.parse().map_err(expected)
@@ -255,6 +302,14 @@ fn components(text: &str) -> std::result::Result<ComponentCount, String> {
         _ => positive(text)
             .map(ComponentCount::Exact)
             .map_err(|_| format!("expected a whole number from 1 on or none, found {text}")),
+    }
+}
+
+/// A number from 0 on and below 1.
+fn test_share(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(0.0) => Ok(0.0),
+        _ => share(text),
     }
 }
 
@@ -278,6 +333,24 @@ pub(crate) fn meant_share(text: &str) -> String {
     }
 }
 
+/// The layout of two folders.
+fn split_layout(train: Option<PathBuf>, test: Option<PathBuf>) -> Result<Layout> {
+    Err(match (train, test) {
+        (Some(train), Some(test)) => return Ok(Layout::Split { train, test }),
+        (Some(_), None) => {
+            Problem::usage("--train-dir without --test-dir").hint("name both, or one folder with --data-dir")
+        }
+        (None, Some(_)) => {
+            Problem::usage("--test-dir without --train-dir").hint("name both, or one folder with --data-dir")
+        }
+        (None, None) => Problem::usage("no images named").hint(
+            "pass a FOLDER, or --train-dir DIR --test-dir DIR, or --labels FILE, or write them into luthier.toml \
+             (`luthier init`)",
+        ),
+    }
+    .into())
+}
+
 impl Settings {
     /// Where the images lie.
     ///
@@ -292,6 +365,8 @@ impl Settings {
             data_dir,
             labels,
             class_from,
+            files,
+            exclude,
             test_fraction,
             rehash: _,
         } = self.data.clone();
@@ -303,40 +378,31 @@ impl Settings {
                 test.display()
             )));
         }
-        let (test_fraction, seed) = (test_fraction.unwrap_or(0.2), self.seed());
         let data = data_dir.or(folder);
-        if let Some(table) = labels {
-            return Ok(DataSource::table(table, data, test_fraction, seed));
-        }
-        if let Some(pattern) = class_from {
-            let Some(data) = data else {
-                bail!(Problem::usage("--class-from without a folder").hint("pass a FOLDER, or --data-dir DIR"));
-            };
-            return Ok(DataSource::Named {
-                data,
-                pattern,
-                test_fraction,
-                seed,
-            });
-        }
-        match (train_dir, test_dir, data) {
-            (_, _, Some(data)) => Ok(DataSource::Whole {
-                data,
-                test_fraction,
-                seed,
-            }),
-            (Some(train), Some(test), None) => Ok(DataSource::Split { train, test }),
-            (Some(_), None, None) => {
-                bail!(Problem::usage("--train-dir without --test-dir").hint("name both, or one folder with --data-dir"))
+        let is_listed = files.is_some();
+        let images = match (files, data.clone()) {
+            (Some(list), folder) => Some(ImageFiles::listed(list, folder)),
+            (None, Some(folder)) => Some(ImageFiles::Below(folder)),
+            (None, None) => None,
+        };
+        let layout = match (labels, images) {
+            (Some(table), _) => Layout::table(table, data),
+            (None, Some(images)) if is_listed || class_from.is_some() => Layout::Named {
+                images,
+                pattern: class_from,
+            },
+            (None, Some(ImageFiles::Below(folder) | ImageFiles::Listed { folder, .. })) => Layout::Classes(folder),
+            (None, None) if class_from.is_some() => {
+                bail!(Problem::usage("--class-from without a folder").hint("pass a FOLDER, or --data-dir DIR"))
             }
-            (None, Some(_), None) => {
-                bail!(Problem::usage("--test-dir without --train-dir").hint("name both, or one folder with --data-dir"))
-            }
-            (None, None, None) => bail!(Problem::usage("no images named").hint(
-                "pass a FOLDER, or --train-dir DIR --test-dir DIR, or --labels FILE, or write them into luthier.toml \
-                 (`luthier init`)"
-            )),
-        }
+            (None, None) => split_layout(train_dir, test_dir)?,
+        };
+        Ok(DataSource {
+            layout,
+            exclude: exclude.unwrap_or_default(),
+            test_fraction: test_fraction.unwrap_or(0.2),
+            seed: self.seed(),
+        })
     }
 
     /// The weights that were named, if any.
@@ -358,6 +424,7 @@ impl Settings {
             combine,
             decode,
             precision,
+            limits,
             strict: _,
         } = self.extract.clone();
         let views = Views::new(
@@ -368,6 +435,7 @@ impl Settings {
             extractor: ExtractorConfig {
                 views: views.map_err(|message| Problem::usage(format!("--views: {message}")))?,
                 decode: decode.unwrap_or(Decoding::Scaled),
+                limits: limits.limits(),
                 weights,
                 precision: match precision {
                     Some(ChoosePrecision::Fixed(precision)) => precision,

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use luthier_artifact::Digest;
+use luthier_artifact::{Digest, file_names};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::log_loss;
@@ -48,13 +48,15 @@ impl ReportedRun {
         struct Header {
             schema: Option<String>,
         }
-        let header: Header = serde_json::from_slice(bytes).map_err(|error| format!("no JSON object ({error})"))?;
+        let text = std::str::from_utf8(bytes).map_err(|error| format!("no JSON object ({error})"))?;
+        let text = file_names::from_json(text);
+        let header: Header = serde_json::from_str(&text).map_err(|error| format!("no JSON object ({error})"))?;
         match header.schema {
             Some(schema) if schema == SCHEMA => {}
             Some(schema) => return Err(schema),
             None => return Err("JSON without a schema".to_owned()),
         }
-        let run: ReportedRun = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let run: ReportedRun = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         let is_probability = |p: &f64| (0.0..=1.0).contains(p);
         let contradicts = |prediction: &&ReportedPrediction| {
             !run.classes.contains(&prediction.true_class)

@@ -1,4 +1,4 @@
-use luthier_artifact::{Artifact, Digest, Key, json};
+use luthier_artifact::{Artifact, Digest, Key, Split, json};
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::{ClassMetrics, Error, Estimate, Reliability, Result};
 /// How far the sum of a row's probabilities may be from 1.
 const SUM_TOLERANCE: f64 = 1e-6;
 
-/// What a model says about the images of the test set. Row `i` belongs to `images[i]`.
+/// What a model says about images that it has not seen. Row `i` belongs to `images[i]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Predictions<'a> {
     /// Class names in label order.
@@ -35,20 +35,22 @@ pub struct EvaluateConfig {
 
 impl EvaluateConfig {
     /// Changes when [`run`](EvaluateConfig::run) gives other results.
-    pub const VERSION: u32 = 4;
+    pub const VERSION: u32 = 5;
 
     /// The stage's key.
-    pub fn key(&self, model: Digest, test: Digest) -> Key {
+    pub fn key(&self, model: Digest, held_out: Digest, test: Digest) -> Key {
         let EvaluateConfig { confidence, seed } = self;
         Key::stage("evaluate", Self::VERSION)
             .field("confidence", confidence)
             .field("seed", seed)
             .input("model", model)
+            .input("held-out", held_out)
             .input("test", test)
             .finish()
     }
 
-    /// Measures the predictions.
+    /// Measures the predictions for images of a split, and, beside them, those for training images that cross-validation
+    /// held out, if there are any.
     ///
     /// The predicted class is the one with the highest probability, the first of them on ties.
     ///
@@ -56,7 +58,12 @@ impl EvaluateConfig {
     /// [`Error::Confidence`] if the level is not between 0 and 1, [`Error::Classes`] for fewer than two classes,
     /// [`Error::Empty`] without rows, [`Error::Shape`] if the parts have different lengths,
     /// [`Error::Label`] and [`Error::Probabilities`] for a row outside its range.
-    pub fn run(&self, predictions: &Predictions<'_>) -> Result<Evaluation> {
+    pub fn run(
+        &self,
+        split: Split,
+        predictions: &Predictions<'_>,
+        held_out: Option<&Predictions<'_>>,
+    ) -> Result<Evaluation> {
         let &EvaluateConfig { confidence, seed } = self;
         if !(confidence > 0.0 && confidence < 1.0) {
             return Err(Error::Confidence { found: confidence });
@@ -64,18 +71,9 @@ impl EvaluateConfig {
         predictions.check()?;
 
         let &Predictions {
-            classes,
-            images,
-            truth,
-            probabilities,
-            uncalibrated,
+            classes, uncalibrated, ..
         } = predictions;
-        let rows: Vec<EvaluatedImage> = images
-            .iter()
-            .zip(truth)
-            .zip(probabilities.outer_iter())
-            .map(|((&image, &truth), probabilities)| EvaluatedImage::new(image, truth, probabilities.to_vec()))
-            .collect();
+        let rows = predictions.rows();
         let before = rows.iter().zip(uncalibrated.outer_iter());
 
         let n_classes = classes.len();
@@ -89,6 +87,8 @@ impl EvaluateConfig {
         let per_class: Vec<ClassMetrics> = counts.per_class().collect();
         Ok(Evaluation {
             classes: classes.to_vec(),
+            split,
+            held_out: held_out.map(|held_out| held_out.figures(confidence)).transpose()?,
             n: rows.len(),
             confidence,
             accuracy: wilson(counts.n_correct(), counts.n(), confidence),
@@ -111,6 +111,26 @@ impl EvaluateConfig {
 }
 
 impl Predictions<'_> {
+    fn rows(&self) -> Vec<EvaluatedImage> {
+        let rows = self.images.iter().zip(self.truth).zip(self.probabilities.outer_iter());
+        rows.map(|((&image, &truth), probabilities)| EvaluatedImage::new(image, truth, probabilities.to_vec()))
+            .collect()
+    }
+
+    /// The figures without what is told of single classes and images.
+    fn figures(&self, confidence: f64) -> Result<HeldOutFigures> {
+        self.check()?;
+        let (rows, n_classes) = (self.rows(), self.classes.len());
+        let mut counts = Counts::new(n_classes);
+        rows.iter().for_each(|row| counts.add(row.truth, row.predicted));
+        Ok(HeldOutFigures {
+            n: rows.len(),
+            accuracy: wilson(counts.n_correct(), counts.n(), confidence),
+            macro_f1: counts.macro_average(n_classes).f1,
+            log_loss: log_loss(&rows),
+        })
+    }
+
     fn check(&self) -> Result<()> {
         let (n, n_classes) = (self.truth.len(), self.classes.len());
         if n_classes < 2 {
@@ -157,7 +177,12 @@ impl Predictions<'_> {
 pub struct Evaluation {
     /// Class names in label order.
     pub classes: Vec<String>,
-    /// The number of test images, at least 1.
+    /// The split that the images are of: the test images, or, where there are none, training images that cross-validation
+    /// held out.
+    pub split: Split,
+    /// Beside test images, the figures for training images that cross-validation held out, if it held any out.
+    pub held_out: Option<HeldOutFigures>,
+    /// The number of images, at least 1.
     pub n: usize,
     /// The confidence level of the intervals, between 0 and 1.
     pub confidence: f64,
@@ -188,6 +213,22 @@ pub struct Evaluation {
     pub confusion: Vec<Vec<u64>>,
     /// One entry an image, in the order of the predictions.
     pub rows: Vec<EvaluatedImage>,
+}
+
+/// How well the models of the cross-validation do on training images that they have not seen.
+///
+/// C and the temperature of the probabilities are chosen by the same predictions, so that these figures are a little too
+/// good.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutFigures {
+    /// The number of images, at least 1.
+    pub n: usize,
+    /// The share of the images whose predicted class is the true one, with Wilson's score interval.
+    pub accuracy: Estimate,
+    /// The unweighted mean of F1 over the classes.
+    pub macro_f1: f64,
+    /// The mean negative logarithm of the true class's probability, in nats.
+    pub log_loss: f64,
 }
 
 /// The prediction for one image.
@@ -277,7 +318,7 @@ impl Evaluation {
 }
 
 impl Artifact for Evaluation {
-    const FORMAT: &'static str = "evaluation/2";
+    const FORMAT: &'static str = "evaluation/3";
 
     fn encode(&self) -> Vec<u8> {
         json::encode(Self::FORMAT, self)
@@ -317,29 +358,43 @@ mod tests {
 
     fn run(truth: &[usize], probabilities: &Array2<f64>) -> Result<Evaluation> {
         let (classes, images) = (names(probabilities.ncols()), digests(truth.len()));
-        CONFIG.run(&Predictions {
+        let predictions = Predictions {
             classes: &classes,
             images: &images,
             truth,
             probabilities: probabilities.view(),
             uncalibrated: probabilities.view(),
-        })
+        };
+        CONFIG.run(Split::Test, &predictions, Some(&predictions))
+    }
+
+    #[test]
+    fn held_out_figures_are_those_of_an_evaluation() {
+        let found = run(&[0, 1, 1], &array![[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]).unwrap();
+        let held_out = found.held_out.unwrap();
+        assert_eq!((held_out.n, held_out.accuracy), (found.n, found.accuracy));
+        assert_eq!(
+            (held_out.macro_f1, held_out.log_loss),
+            (found.macro_f1.value, found.log_loss)
+        );
     }
 
     #[test]
     fn every_field_and_input_changes_the_key() {
-        let [model, test, other] = ["model", "test", "other"].map(|input| Digest::of(input.as_bytes()));
+        let [model, held_out, test, other] =
+            ["model", "held-out", "test", "other"].map(|input| Digest::of(input.as_bytes()));
         let confidence = EvaluateConfig {
             confidence: 0.9,
             ..CONFIG
         };
         let seed = EvaluateConfig { seed: 1, ..CONFIG };
         let keys = [
-            CONFIG.key(model, test),
-            confidence.key(model, test),
-            seed.key(model, test),
-            CONFIG.key(other, test),
-            CONFIG.key(model, other),
+            CONFIG.key(model, held_out, test),
+            confidence.key(model, held_out, test),
+            seed.key(model, held_out, test),
+            CONFIG.key(other, held_out, test),
+            CONFIG.key(model, other, test),
+            CONFIG.key(model, held_out, other),
         ];
         for (place, key) in keys.iter().enumerate() {
             assert!(!keys[..place].contains(key), "{place}");
@@ -350,10 +405,10 @@ mod tests {
     fn the_key_is_pinned() {
         assert_eq!(
             CONFIG
-                .key(Digest::of(b"model"), Digest::of(b"test"))
+                .key(Digest::of(b"model"), Digest::of(b"held-out"), Digest::of(b"test"))
                 .digest()
                 .to_string(),
-            "0615cf8386d96217275a9231da5d60e50fea70d0f74ecd6671f8aea83c7e7ca5"
+            "a459825f3dc96ff894b596d529b5ea85faf0addfaa36d2d0ddbb19048e4af0df"
         );
     }
 
@@ -418,7 +473,7 @@ mod tests {
         };
         for confidence in [0.0, 1.0, 95.0, f64::NAN] {
             assert!(matches!(
-                EvaluateConfig { confidence, seed: 0 }.run(&predictions),
+                EvaluateConfig { confidence, seed: 0 }.run(Split::Test, &predictions, None),
                 Err(Error::Confidence { .. })
             ));
         }
@@ -430,14 +485,14 @@ mod tests {
         let mut foreign = evaluation.clone();
         foreign.rows[1].truth = 2;
         let error = Evaluation::decode(&foreign.encode()).unwrap_err().to_string();
-        assert_eq!(error, "expected evaluation/2, found a row 1 of other than 2 classes");
+        assert_eq!(error, "expected evaluation/3, found a row 1 of other than 2 classes");
         let bytes = evaluation.encode();
         for length in 0..bytes.len() {
             assert!(Evaluation::decode(&bytes[..length]).is_err());
         }
         let other = String::from_utf8(bytes)
             .unwrap()
-            .replacen("evaluation/2", "evaluation/3", 1);
+            .replacen("evaluation/3", "evaluation/4", 1);
         assert!(Evaluation::decode(other.as_bytes()).is_err());
     }
 

@@ -18,9 +18,9 @@ mod report;
 
 pub use comparison::{Answer, Change, ClassChange, Comparison, Flip, McNemar, Relabelled, ReportedRun, Side, Verdict};
 pub use error::{Error, Result};
-pub use evaluate::{EvaluateConfig, EvaluatedImage, Evaluation, Predictions};
+pub use evaluate::{EvaluateConfig, EvaluatedImage, Evaluation, HeldOutFigures, Predictions};
 pub use findings::{
-    Duplicates, DuplicatesConfig, Findings, HeldOutImages, ImageRef, Likeness, LookAlikeGroup, LookAlikes,
+    Asked, Duplicates, DuplicatesConfig, Findings, HeldOutImages, ImageRef, Likeness, LookAlikeGroup, LookAlikes,
     NearestImages, Neighbour, Neighbours, NeighboursConfig, Scatter, Suspect, Suspects, SuspectsConfig,
 };
 pub use interval::{BOOTSTRAP_RESAMPLES, Estimate};

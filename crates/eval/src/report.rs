@@ -10,7 +10,7 @@ mod words;
 use std::fmt;
 use std::path::Path;
 
-use luthier_artifact::{CrossValidationInfo, Split, Written, write_atomically};
+use luthier_artifact::{CrossValidationInfo, Split, Written, file_names, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Evaluation, Findings, Result};
@@ -31,7 +31,11 @@ pub struct Skipped {
 
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}: {}", self.split, self.file, self.reason)
+        // An image without a class is in no split, either.
+        if !self.class.is_empty() {
+            write!(f, "{}/", self.split)?;
+        }
+        write!(f, "{}: {}", file_names::shown(&self.file), self.reason)
     }
 }
 
@@ -92,8 +96,10 @@ pub struct Context<'a> {
     pub findings: &'a Findings,
     /// The training images.
     pub train: Images<'a>,
-    /// The test images, one for each of the evaluation's rows.
+    /// The test images.
     pub test: Images<'a>,
+    /// The images that were evaluated, one for each of the evaluation's rows.
+    pub evaluated: Images<'a>,
     /// The images left out.
     pub skipped: &'a [Skipped],
     /// Shown first.
@@ -144,10 +150,10 @@ pub const REPORT_FILES: [&str; 13] = [
 /// [`Error::Artifact`] if a file cannot be written.
 pub fn write_report(dir: &Path, context: &Context<'_>) -> Result<Vec<Written>> {
     let evaluation = context.evaluation;
-    if context.test.files.len() != evaluation.rows.len() {
+    if context.evaluated.files.len() != evaluation.rows.len() {
         return Err(Error::Files {
             expected: evaluation.rows.len(),
-            found: context.test.files.len(),
+            found: context.evaluated.files.len(),
         });
     }
     let conclusions = Conclusions::of(context);

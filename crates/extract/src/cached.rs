@@ -8,10 +8,9 @@ use luthier_cache::Cache;
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use crate::image::decoding::MAX_FILE;
 use crate::stage::{Commit, DescriptorDigests, check_weights};
 use crate::{
-    Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Observer, Result, WIDTH, WeightsStore,
+    Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Limits, Observer, Result, WIDTH, WeightsStore,
 };
 
 /// How many images are looked up at once.
@@ -138,10 +137,11 @@ impl CachedExtractor {
         let Some((cache, descriptors)) = &self.cache else {
             return Ok(vec![None; images.len()]);
         };
+        let limits = self.config.limits;
         let digests: Vec<Option<Digest>> = (images.par_iter())
             .map(|image| match image {
                 _ if observer.is_interrupted() => Err(Error::Interrupted),
-                ImageSource::File(path) => Ok(digest_of(path)),
+                ImageSource::File(path) => Ok(digest_of(path, &limits)),
                 ImageSource::Bytes(bytes) => Ok(Some(Digest::of(bytes))),
             })
             .collect::<Result<_>>()?;
@@ -224,8 +224,8 @@ impl CachedExtractor {
 
 /// The digest of a file that can be read twice and is no larger than a photograph may be. What is wrong with another,
 /// reading it will tell.
-fn digest_of(path: &Path) -> Option<Digest> {
+fn digest_of(path: &Path, limits: &Limits) -> Option<Digest> {
     let metadata = path.metadata().ok()?;
-    let is_photograph = metadata.is_file() && metadata.len() <= MAX_FILE;
+    let is_photograph = metadata.is_file() && limits.check_file(metadata.len()).is_ok();
     is_photograph.then(|| Digest::of_file(path).ok()).flatten()
 }

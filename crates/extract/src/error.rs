@@ -27,6 +27,26 @@ pub enum Error {
         /// The class's folder.
         path: PathBuf,
     },
+    /// A folder has no image, however deep.
+    #[error("{}: no images in this folder or below it", path.display())]
+    NoFiles {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The images of a list are in no folders that could be their classes.
+    #[error("a list of files without classes: {problem}")]
+    NoFolders {
+        /// What is wrong with the list.
+        problem: String,
+    },
+    /// What is to be left out is not a glob.
+    #[error("{origin}: {problem}")]
+    Exclude {
+        /// The option or the file.
+        origin: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A data folder has images of only one class.
     #[error("{}: found one class ({class}), expected at least two folders with images", path.display())]
     SingleClass {
@@ -214,9 +234,14 @@ impl Error {
             Error::TestOnlyClasses { .. } => {
                 Some("add training images for these classes, or remove their test folders".to_owned())
             }
-            Error::MissingFolder { .. } | Error::NoImages { .. } | Error::SingleClass { .. } => {
-                Some("a data folder holds one folder of images per class".to_owned())
-            }
+            Error::MissingFolder { .. } => Some("a data folder holds one folder of images per class".to_owned()),
+            Error::NoImages { .. } | Error::SingleClass { .. } => Some(
+                "a data folder holds one folder of images per class; otherwise name the classes with --labels TABLE or \
+                 --class-from PATTERN, or do without: luthier extract --unlabelled"
+                    .to_owned(),
+            ),
+            Error::NoFolders { .. } => Some("say where the class is in a path: --class-from PATTERN".to_owned()),
+            Error::Exclude { .. } => Some("the syntax is that of .gitignore: *.gif, thumbs/, raw/**/*.png".to_owned()),
             Error::ClassWithoutImages { .. } => {
                 Some("add images (cameras' raw files must be exported as JPEG or TIFF), or remove the folder".to_owned())
             }
@@ -230,7 +255,7 @@ impl Error {
             )),
             Error::AllForTest { .. } | Error::NoneForTest { .. } => Some(
                 "images are drawn for the test by their bytes and the seed alone: add images, draw others with --seed N, \
-                 or name those for the test (--test-dir, or the column split of a table)"
+                 name those for the test (--test-dir, or the column split of a table), or do without (--test-fraction 0)"
                     .to_owned(),
             ),
             Error::EmptyClass { .. } => Some(

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use luthier_artifact::{Digest, ExtractorInfo, Key};
 
-use crate::image::decoding::MAX_FILE;
 use crate::network::bridge;
 use crate::network::lanes::{Lanes, Prepared};
 use crate::network::resnet50::{self, Kernels, Network, Target, WIDTH};
 use crate::{
-    Decoding, Device, Error, Observer, PerceptualHash, Precision, Preprocess, Result, View, Views, WeightsSource,
-    WeightsStore, decode,
+    Decoding, Device, Error, Limits, Observer, PerceptualHash, Precision, Preprocess, Result, View, Views,
+    WeightsSource, WeightsStore, decode_within,
 };
 
 /// The network and how it sees images: everything that features depend on beside an image's bytes.
@@ -20,6 +19,8 @@ pub struct ExtractorConfig {
     pub views: Views,
     /// How large JPEGs are decoded.
     pub decode: Decoding,
+    /// How much an image may cost; one that costs more is skipped.
+    pub limits: Limits,
     /// The weights of the network.
     pub weights: WeightsSource,
     /// The number format of the network.
@@ -42,7 +43,7 @@ impl ExtractorConfig {
     /// The key of each view's features, in the order of the views. Its digest is their
     /// *descriptor*: the cache knows the features of an image by descriptor and image.
     ///
-    /// A key leaves out the other views and how they are combined, the number of threads, and the
+    /// A key leaves out the limits, the other views and how they are combined, the number of threads, and the
     /// number of a CUDA device. It contains the batch: batches of another size may be computed in
     /// another order.
     ///
@@ -52,6 +53,7 @@ impl ExtractorConfig {
         let ExtractorConfig {
             views,
             decode,
+            limits: _,
             weights,
             precision,
             device,
@@ -98,7 +100,7 @@ impl ExtractorConfig {
 /// An image to embed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageInput {
-    /// Where its bytes are, in any format that [`decode`] knows.
+    /// Where its bytes are, in any format that [`decode`](crate::decode) knows.
     pub source: ImageSource,
     /// The digest that the bytes must have, if it is known.
     pub digest: Option<Digest>,
@@ -152,6 +154,7 @@ pub struct Extractor {
     network: Network,
     lanes: Lanes,
     decode: Decoding,
+    limits: Limits,
 }
 
 impl Extractor {
@@ -174,6 +177,7 @@ impl Extractor {
             device,
             precision,
             decode,
+            limits,
             ..
         } = config;
         device.check(precision)?;
@@ -206,6 +210,7 @@ impl Extractor {
             network: Network::new(&parameters, target)?,
             lanes,
             decode,
+            limits,
         })
     }
 
@@ -225,8 +230,8 @@ impl Extractor {
         observer: &dyn Observer,
         mut done: impl FnMut(usize, Embedded) -> Result<()>,
     ) -> Result<()> {
-        let decoding = self.decode;
-        let read = |place: usize, preprocess: &mut Preprocess| read(&images[place], decoding, preprocess);
+        let (decoding, limits) = (self.decode, self.limits);
+        let read = |place: usize, preprocess: &mut Preprocess| read(&images[place], decoding, &limits, preprocess);
         let done = |place: usize, seen: Seen, rows: Vec<Vec<f32>>| {
             let embedded = match seen {
                 Seen::Readable { digest, hash } => Embedded::Features { digest, rows, hash },
@@ -264,7 +269,12 @@ enum Seen {
     Unreadable { digest: Option<Digest>, reason: String },
 }
 
-fn read(image: &ImageInput, decoding: Decoding, preprocess: &mut Preprocess) -> Result<Prepared<Seen>> {
+fn read(
+    image: &ImageInput,
+    decoding: Decoding,
+    limits: &Limits,
+    preprocess: &mut Preprocess,
+) -> Result<Prepared<Seen>> {
     let ImageInput {
         source,
         digest: expected,
@@ -279,21 +289,23 @@ fn read(image: &ImageInput, decoding: Decoding, preprocess: &mut Preprocess) -> 
     let read;
     let bytes: &[u8] = match source {
         ImageSource::Bytes(bytes) => bytes,
-        // Asked before the file is read: a film under the name of a photograph may be larger than the memory.
-        ImageSource::File(path) if path.metadata().is_ok_and(|found| found.len() > MAX_FILE) => {
-            let limit = MAX_FILE >> 20;
-            return unreadable(*expected, format!("too large: the file has more than {limit} MiB"));
-        }
-        ImageSource::File(path) => match std::fs::read(path) {
-            Ok(bytes) => {
-                read = bytes;
-                &read
+        ImageSource::File(path) => {
+            // Asked before the file is read: a film under the name of a photograph may be larger than the memory.
+            let size = path.metadata().map_or(0, |found| found.len());
+            if let Err(too_large) = limits.check_file(size) {
+                return unreadable(*expected, too_large.to_string());
             }
-            // A file that was scanned and cannot be read now is a fault of the moment, not a
-            // property of the image.
-            Err(error) if expected.is_some() => return Err(Error::io(path)(error)),
-            Err(error) => return unreadable(None, error.to_string()),
-        },
+            match std::fs::read(path) {
+                Ok(bytes) => {
+                    read = bytes;
+                    &read
+                }
+                // A file that was scanned and cannot be read now is a fault of the moment, not a
+                // property of the image.
+                Err(error) if expected.is_some() => return Err(Error::io(path)(error)),
+                Err(error) => return unreadable(None, error.to_string()),
+            }
+        }
     };
     let digest = Digest::of(bytes);
     if let Some(expected) = *expected
@@ -307,7 +319,7 @@ fn read(image: &ImageInput, decoding: Decoding, preprocess: &mut Preprocess) -> 
             },
         });
     }
-    let image = match decode(bytes, decoding) {
+    let image = match decode_within(bytes, decoding, limits) {
         Ok(image) => image,
         Err(error) => return unreadable(Some(digest), error.to_string()),
     };

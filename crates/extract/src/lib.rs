@@ -14,14 +14,13 @@ mod cached;
 mod error;
 mod extractor;
 mod image;
-mod labels;
 mod network;
 mod scan;
 mod stage;
 mod views;
 
-pub use crate::image::decode::decode;
-pub use crate::image::decoding::{Decoding, Unreadable};
+pub use crate::image::decode::{decode, decode_within};
+pub use crate::image::decoding::{Decoding, Limits, Unreadable};
 pub use crate::image::perceptual_hash::{PERCEPTUAL_HASH, PerceptualHash};
 pub use crate::image::preprocess::Preprocess;
 pub use crate::image::thumbnail::thumbnail;
@@ -34,6 +33,8 @@ pub use network::device::{Device, Precision};
 pub use network::resnet50::WIDTH;
 pub use network::weights::{NamedWeights, WeightsSource};
 pub use network::weights_store::WeightsStore;
-pub use scan::{DataSource, FoundImages, PassedOver, Rehash, Scan, find_images, images_below, scan};
+pub use scan::{
+    DataSource, FoundImages, ImageFiles, Layout, PassedOver, Rehash, Scan, find_images, images_below, scan,
+};
 pub use stage::{ExtractConfig, Extraction, SkippedImages};
 pub use views::{Combine, Views};

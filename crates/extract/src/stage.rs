@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use luthier_artifact::{
     Artifact, Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, KeyBuilder, KeyPart, Manifest,
-    ManifestEntry, Split, json,
+    ManifestEntry, Split, file_names, json,
 };
 use luthier_cache::{Cache, Descriptor, References};
 use serde::{Deserialize, Serialize};
@@ -104,7 +104,8 @@ impl ExtractConfig {
             .field("weights name", extractor.weights_name(sha256))
             .field("extractor", descriptors)
             .field(PERCEPTUAL_HASH, PerceptualHash::descriptor(extractor.decode))
-            // Images that this build cannot read, another may.
+            // What is skipped depends on these.
+            .field("limits", extractor.limits)
             .field("libheif", if cfg!(feature = "heif") { "yes" } else { "no" })
             .input("manifest", manifest)
             .finish())
@@ -540,7 +541,7 @@ fn check_classes(source: &DataSource, manifest: &Manifest, skipped: &SkippedImag
             class: first.class.clone(),
             split: first.split,
             n_images: entries.len(),
-            file: first.file.clone(),
+            file: file_names::shown(&first.file).into_owned(),
             reason: reason(first).expect("none of them can be read"),
         });
     }
@@ -550,7 +551,7 @@ fn check_classes(source: &DataSource, manifest: &Manifest, skipped: &SkippedImag
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Decoding, Device, Precision};
+    use crate::{Decoding, Device, Limits, Precision};
 
     #[test]
     fn descriptors_are_those_of_the_views_then_of_the_rows_then_of_the_hashes() {
@@ -558,6 +559,7 @@ mod tests {
             let extractor = ExtractorConfig {
                 views,
                 decode: Decoding::Scaled,
+                limits: Limits::default(),
                 weights: WeightsSource::Untrained,
                 precision: Precision::Fp32,
                 device: Device::Cpu,
@@ -602,6 +604,7 @@ mod tests {
         let extractor = ExtractorConfig {
             views: View::Squash.into(),
             decode: Decoding::Scaled,
+            limits: Limits::default(),
             weights: WeightsSource::File(file.path().into()),
             precision: Precision::Fp32,
             device: Device::Cpu,

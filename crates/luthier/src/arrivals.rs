@@ -82,7 +82,7 @@ impl Arrivals {
                 self.is_changed = false;
                 let FoundImages {
                     images, passed_over, ..
-                } = find_images(&self.folder)?;
+                } = find_images(&self.folder, &[])?;
                 for folder in passed_over {
                     if self.warned_of.insert(folder.path.clone()) {
                         tracing::warn!("{folder}");
@@ -257,7 +257,7 @@ mod tests {
             fs::write(&self.file, bytes).unwrap();
             let file = File::options().write(true).open(&self.file).unwrap();
             file.set_modified(self.changed + after).unwrap();
-            let listed = find_images(self.folder.path()).unwrap().images;
+            let listed = find_images(self.folder.path(), &[]).unwrap().images;
             self.files.list(listed, self.start + after);
         }
 

@@ -4,12 +4,13 @@ use std::fs::create_dir_all;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use luthier_artifact::{Artifact as _, Digest, ImageRows, Key, Observer, Split};
+use luthier_artifact::{Artifact as _, Digest, ImageRows, Key, Observer, Split, file_names};
 use luthier_cache::Cache;
 use luthier_classify::{ChooseC, ClassifyConfig, HeldOutPredictions, Model};
 use luthier_eval::{DuplicatesConfig, EvaluateConfig, NeighboursConfig, Skipped, SuspectsConfig, Warning};
+use luthier_extract::Layout;
 use luthier_features::FeaturesConfig;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::estimate;
 use crate::export::{self, HELD_OUT_FILE, MODEL_FILE, PAGE_FILE, RowNames};
@@ -40,8 +41,10 @@ pub struct PipelineSummary {
     pub stages: Vec<StageReport>,
     /// The images.
     pub images: ImageCounts,
-    /// How well the model does on the test images.
-    pub test: TestFigures,
+    /// How well the model does on the test images; `None` if there are none.
+    pub test: Option<TestFigures>,
+    /// How well the models of the cross-validation do on training images that they have not seen; `None` if C was given.
+    pub held_out: Option<TestFigures>,
     /// Where the files are.
     pub outputs: OutputPaths,
     /// What a reader must know before believing the figures.
@@ -75,7 +78,7 @@ impl ImageCounts {
     }
 }
 
-/// Figures on the test images.
+/// Figures on images that were not trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct TestFigures {
     /// The share of images that are predicted rightly, 0 to 1.
@@ -90,11 +93,19 @@ pub struct TestFigures {
 #[derive(Clone, Debug, Serialize)]
 pub struct OutputPaths {
     /// The folder of features.
+    #[serde(serialize_with = "as_name")]
     pub features: PathBuf,
     /// The model file.
+    #[serde(serialize_with = "as_name")]
     pub model: PathBuf,
     /// The page of the report.
+    #[serde(serialize_with = "as_name")]
     pub report: PathBuf,
+}
+
+/// A path that is not UTF-8 has a name all the same.
+fn as_name<S: Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(&file_names::name_of(path))
 }
 
 /// What an extraction gave.
@@ -183,12 +194,21 @@ impl Engine<'_> {
         let model: Model = load(self.cache, &found.data.trained.model)?;
         let evaluation = found.figures.evaluation();
         let images = places(&scan.manifest, &extracted.skipped_images);
+        let figures = TestFigures {
+            accuracy: evaluation.accuracy.value,
+            macro_f1: evaluation.macro_f1.value,
+            n: evaluation.n,
+        };
         Ok(PipelineSummary {
             images: ImageCounts::of(&extracted, scan.manifest.entries.len()),
-            test: TestFigures {
-                accuracy: evaluation.accuracy.value,
-                macro_f1: evaluation.macro_f1.value,
-                n: evaluation.n,
+            test: (evaluation.split == Split::Test).then_some(figures),
+            held_out: match (evaluation.split, evaluation.held_out) {
+                (Split::Train, _) => Some(figures),
+                (Split::Test, held_out) => held_out.map(|held_out| TestFigures {
+                    accuracy: held_out.accuracy.value,
+                    macro_f1: held_out.macro_f1,
+                    n: held_out.n,
+                }),
             },
             outputs: OutputPaths {
                 features: outputs.features.clone(),
@@ -246,7 +266,8 @@ impl Engine<'_> {
         })
     }
 
-    /// Scans and extracts, and writes the features to a folder.
+    /// Scans and extracts, and writes the features to a folder: of each split, or, of a data set without labels, of all
+    /// images.
     ///
     /// # Errors
     /// Those of the stages.
@@ -257,7 +278,10 @@ impl Engine<'_> {
             let (scan, manifest) = pipeline.scan(data, &mut runner)?;
             let extracted = pipeline.extract(data, &scan, manifest, &mut runner)?;
             let names = RowNames::extracted(self.cache, &data.source, (&scan.manifest, manifest), &extracted)?;
-            export::features(self.cache, folder, &names, &extracted)?;
+            match data.source.layout {
+                Layout::Unlabelled(_) => export::unlabelled_features(self.cache, folder, &names, &extracted)?,
+                _ => export::features(self.cache, folder, &names, &extracted)?,
+            }
             drop(names);
             Ok(ExtractSummary {
                 images: ImageCounts::of(&extracted, scan.manifest.entries.len()),

@@ -58,10 +58,19 @@ pub enum Error {
         /// The classes of the features.
         found: Vec<String>,
     },
+    /// There are neither test images nor training images that were held out.
+    #[error("nothing to evaluate the model by: there are no test images, and with a given C none are held out")]
+    NothingToEvaluate,
     /// A folder without features.
     #[error("{}: no such file, expected what `luthier extract` writes", path.display())]
     NoFeatures {
         /// The `features.json` that is missing.
+        path: PathBuf,
+    },
+    /// A folder with the features of images without labels.
+    #[error("{}: features of images without classes, expected some with classes", path.display())]
+    UnlabelledFeatures {
+        /// The `features.json`.
         path: PathBuf,
     },
     /// A file of a features folder that does not hold what it should.

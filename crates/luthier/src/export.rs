@@ -97,17 +97,45 @@ pub(crate) fn features(cache: &Cache, folder: &Path, names: &RowNames<'_>, extra
             let table = open_table(cache, digest)?;
             features_folder::write_table(folder, split, &table.rows().labels, &table)
         })?;
-        let path = features_folder::hashes_path(folder, split);
-        once(cache, std::slice::from_ref(&path), &[*digest, extracted.images], || {
-            let (images, rows) = (load::<ImageRows>(cache, &extracted.images)?, load(cache, digest)?);
-            let vectors = hashes_of(&images, &rows);
-            let hashes = cache.stored_vectors(extracted.images, vectors, images.n_hash_values);
-            Ok(vec![features_folder::write_rows(&path, &hashes)?])
-        })?;
+        write_hashes(
+            cache,
+            &features_folder::hashes_path(folder, split),
+            digest,
+            &extracted.images,
+        )?;
     }
     once(cache, &[features_folder::json_path(folder)], &[names.digest], || {
         let json = (names.json)()?;
         Ok(vec![features_folder::write_json(folder, &json)?])
+    })
+}
+
+/// Writes the features of images without labels, `features.json` last.
+pub(crate) fn unlabelled_features(
+    cache: &Cache,
+    folder: &Path,
+    names: &RowNames<'_>,
+    extracted: &Extracted,
+) -> Result<()> {
+    tidy(folder);
+    let (table, images) = (&extracted.train, &extracted.images);
+    let path = folder.join(features_folder::FEATURES_FILE);
+    once(cache, std::slice::from_ref(&path), &[*table], || {
+        Ok(vec![features_folder::write_rows(&path, &open_table(cache, table)?)?])
+    })?;
+    write_hashes(cache, &folder.join(features_folder::HASHES_FILE), table, images)?;
+    once(cache, &[features_folder::json_path(folder)], &[names.digest], || {
+        let json = (names.json)()?;
+        Ok(vec![features_folder::write_json(folder, &json.unlabelled())?])
+    })
+}
+
+/// Writes the perceptual hash of each row of a table.
+fn write_hashes(cache: &Cache, path: &Path, table: &Digest, images: &Digest) -> Result<()> {
+    once(cache, &[path.to_owned()], &[*table, *images], || {
+        let (found, rows) = (load::<ImageRows>(cache, images)?, load(cache, table)?);
+        let hashes = cache.stored_vectors(*images, hashes_of(&found, &rows), found.n_hash_values);
+        Ok(vec![features_folder::write_rows(path, &hashes)?])
     })
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use luthier_artifact::{
     Artifact, Content, Digest, ExtractorInfo, FeatureRows, Manifest, ManifestEntry, ReadRows, Split, Written,
-    vector_digest, write_atomically, write_atomically_with,
+    file_names, vector_digest, write_atomically, write_atomically_with,
 };
 use luthier_eval::Skipped;
 use luthier_extract::{DataSource, PerceptualHash, SkippedImages};
@@ -26,7 +26,7 @@ pub(crate) struct FeaturesJson {
     /// Class names in label order.
     pub classes: Vec<String>,
     /// The folders that the file names below are relative to.
-    pub folders: BySplit<PathBuf>,
+    pub folders: BySplit<String>,
     /// What the rows of the `.npy` files are.
     pub rows: BySplit<Vec<NamedRow>>,
     /// How the features were made.
@@ -36,6 +36,35 @@ pub(crate) struct FeaturesJson {
     /// The digests of the tables. Features that something else than Luthier made have none, and are not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digests: Option<BySplit<TableDigests>>,
+}
+
+/// What `features.json` says of images without labels.
+#[derive(Debug, Serialize)]
+pub(crate) struct UnlabelledJson<'a> {
+    /// The folder that the file names below are relative to.
+    folder: &'a str,
+    /// What the rows of the `.npy` files are.
+    rows: Vec<UnlabelledRow<'a>>,
+    /// How the features were made.
+    extractor: &'a ExtractorInfo,
+    /// The images that could not be read.
+    skipped: Vec<UnlabelledSkipped<'a>>,
+    /// The digests of the tables.
+    digests: Option<TableDigests>,
+}
+
+/// An image without a label.
+#[derive(Debug, Serialize)]
+struct UnlabelledRow<'a> {
+    file: &'a str,
+    digest: &'a Digest,
+}
+
+/// An image without a label that could not be read.
+#[derive(Debug, Serialize)]
+struct UnlabelledSkipped<'a> {
+    file: &'a str,
+    reason: &'a str,
 }
 
 /// Something of each split.
@@ -115,7 +144,8 @@ impl FeaturesJson {
     /// The file of an image of a split.
     pub(crate) fn file_of(&self, split: Split, image: &Digest) -> Option<String> {
         let row = self.rows.get(split).iter().find(|row| row.digest == *image)?;
-        Some(self.folders.get(split).join(&row.file).display().to_string())
+        let folder = file_names::path_of(self.folders.get(split));
+        Some(folder.join(file_names::path_of(&row.file)).display().to_string())
     }
 
     /// Joins feature tables, which know images by their digest, with the manifest, which knows their files.
@@ -126,7 +156,11 @@ impl FeaturesJson {
         digests: BySplit<TableDigests>,
         skipped: &SkippedImages,
     ) -> Result<Self> {
-        let folder = |split| std::path::absolute(source.folder(split)).map_err(Error::io(source.folder(split)));
+        let folder = |split| {
+            let folder = source.folder(split);
+            let path = std::path::absolute(folder).map_err(Error::io(folder))?;
+            Ok::<String, Error>(file_names::name_of(&path))
+        };
         Ok(FeaturesJson {
             classes: manifest.classes.clone(),
             folders: BySplit {
@@ -141,6 +175,21 @@ impl FeaturesJson {
             skipped: skipped_files(manifest, skipped),
             digests: Some(digests),
         })
+    }
+
+    /// The same of images without labels, which are all in the training split.
+    pub(crate) fn unlabelled(&self) -> UnlabelledJson<'_> {
+        UnlabelledJson {
+            folder: &self.folders.train,
+            rows: (self.rows.train.iter())
+                .map(|NamedRow { file, digest, .. }| UnlabelledRow { file, digest })
+                .collect(),
+            extractor: &self.extractor,
+            skipped: (self.skipped.iter())
+                .map(|Skipped { file, reason, .. }| UnlabelledSkipped { file, reason })
+                .collect(),
+            digests: self.digests.as_ref().map(|digests| digests.train),
+        }
     }
 
     /// Where the images of the rows lie.
@@ -215,6 +264,12 @@ pub(crate) fn hashes_path(folder: &Path, split: Split) -> PathBuf {
     folder.join(format!("{split}_hashes.npy"))
 }
 
+/// The features of images without labels.
+pub(crate) const FEATURES_FILE: &str = "features.npy";
+
+/// The perceptual hashes of images without labels.
+pub(crate) const HASHES_FILE: &str = "hashes.npy";
+
 /// The path of `features.json`.
 pub(crate) fn json_path(folder: &Path) -> PathBuf {
     folder.join("features.json")
@@ -281,16 +336,19 @@ fn npy_header<T: npyz::AutoSerialize>(shape: &[u64]) -> io::Result<Vec<u8>> {
 }
 
 /// Writes `features.json`.
-pub(crate) fn write_json(folder: &Path, json: &FeaturesJson) -> Result<Written> {
-    let mut text = serde_json::to_vec_pretty(json).expect("plain data always serialize");
-    text.push(b'\n');
-    Ok(write_atomically(&json_path(folder), &text)?)
+pub(crate) fn write_json(folder: &Path, json: &impl Serialize) -> Result<Written> {
+    let text = serde_json::to_string_pretty(json).expect("plain data always serialize");
+    Ok(write_atomically(
+        &json_path(folder),
+        (file_names::to_json(text) + "\n").as_bytes(),
+    )?)
 }
 
 /// Reads `features.json`; with it comes the digest of its bytes.
 ///
 /// # Errors
-/// [`Error::NoFeatures`] if there is no such file, [`Error::FeaturesFile`] if it does not describe features.
+/// [`Error::NoFeatures`] if there is no such file, [`Error::UnlabelledFeatures`] if it describes features without labels,
+/// [`Error::FeaturesFile`] if it describes none.
 pub(crate) fn read_json(folder: &Path) -> Result<(FeaturesJson, Digest)> {
     let path = json_path(folder);
     let text = match std::fs::read(&path) {
@@ -302,9 +360,25 @@ pub(crate) fn read_json(folder: &Path) -> Result<(FeaturesJson, Digest)> {
         expected: "a description of features, as `luthier extract` writes it".to_owned(),
         found,
     };
-    let json: FeaturesJson = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+    let json: FeaturesJson = (std::str::from_utf8(&text).map_err(|error| error.to_string()))
+        .and_then(|text| serde_json::from_str(&file_names::from_json(text)).map_err(|error| error.to_string()))
+        .map_err(|error| match is_unlabelled(&text) {
+            true => Error::UnlabelledFeatures { path: path.clone() },
+            false => wrong(error),
+        })?;
     json.check().map_err(wrong)?;
     Ok((json, Digest::of(&text)))
+}
+
+/// Whether a description is of images without labels.
+fn is_unlabelled(text: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Names {
+        classes: Option<serde::de::IgnoredAny>,
+        folder: Option<serde::de::IgnoredAny>,
+    }
+    let names = serde_json::from_slice(text).ok();
+    names.is_some_and(|Names { classes, folder }| classes.is_none() && folder.is_some())
 }
 
 impl FeaturesJson {

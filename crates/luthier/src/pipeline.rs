@@ -6,14 +6,16 @@
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use luthier_artifact::{Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, Split};
-use luthier_classify::{Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
+use luthier_artifact::{Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, SomeRows, Split};
+use luthier_cache::Cache;
+use luthier_classify::{ChooseC, Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
 use luthier_eval::{
-    DuplicatesConfig, EvaluateConfig, Evaluation, HeldOutImages, LookAlikes, NeighboursConfig, Predictions, Scatter,
-    Suspects, SuspectsConfig,
+    Asked, DuplicatesConfig, EvaluateConfig, Evaluation, HeldOutImages, LookAlikes, NeighboursConfig, Predictions,
+    Scatter, Suspects, SuspectsConfig,
 };
 use luthier_extract::{DataSource, ExtractConfig, Rehash, Scan, SkippedImages, WeightsStore, scan};
 use luthier_features::{FeaturesConfig, Projection};
+use ndarray::Array2;
 
 use crate::export::{self, RowNames};
 use crate::features_folder::skipped_files;
@@ -94,6 +96,7 @@ impl Pipeline {
     pub(crate) fn stages(&self, data: &Data, outputs: Option<&OutputFolders>, runner: &mut Runner<'_>) -> Result<Made> {
         let cache = runner.cache;
         let (scan, manifest) = self.scan(data, runner)?;
+        self.check_evaluable(&scan)?;
         let extracted = self.extract(data, &scan, manifest, runner)?;
         let names = RowNames::extracted(cache, &data.source, (&scan.manifest, manifest), &extracted)?;
         if let Some(OutputFolders { features, .. }) = outputs {
@@ -128,6 +131,15 @@ impl Pipeline {
         }
         drop(names);
         Ok(Made { scan, extracted, found })
+    }
+
+    /// Before hours of work: something must be there to evaluate the model by.
+    fn check_evaluable(&self, scan: &Scan) -> Result<()> {
+        let has_test = scan.manifest.entries.iter().any(|entry| entry.split == Split::Test);
+        match self.classify.c {
+            ChooseC::Fixed(_) if !has_test => Err(Error::NothingToEvaluate),
+            _ => Ok(()),
+        }
     }
 
     /// Folders → manifest. Always looks at the folders; a file is read only if its stat changed.
@@ -284,25 +296,42 @@ pub(crate) fn evaluate(
     runner: &mut Runner<'_>,
 ) -> Result<Figures> {
     let cache = runner.cache;
-    let (model, test) = (data.trained.model, data.test);
-    let outputs = runner.stage("evaluate", config.key(model, test), || {
-        let (model, table) = (load::<Model>(cache, &model)?, open_table(cache, &test)?);
-        let rows = table.rows();
-        check_match(&model, rows)?;
-        let scores = model.scores(&table);
-        let scores = scores.map_err(|error| name_image(error.into(), rows, Split::Test, file_of))?;
-        let [probabilities, uncalibrated] = model.probabilities(scores);
-        let evaluation = config.run(&Predictions {
-            classes: &model.classes,
-            images: &rows.images,
-            truth: &rows.labels,
-            probabilities: probabilities.view(),
-            uncalibrated: uncalibrated.view(),
-        })?;
-        let scatter = Scatter::new(model.project(&table, 2)?.view());
+    let Trained { model, held_out } = data.trained;
+    let outputs = runner.stage("evaluate", config.key(model, held_out, data.test), || {
+        let model = load::<Model>(cache, &model)?;
+        let held_out = HeldOut::load(cache, data)?;
+        let test = open_table(cache, &data.test)?;
+        check_match(&model, test.rows())?;
+        let (evaluation, scatter) = if test.rows().images.is_empty() {
+            let Some(held_out) = &held_out else {
+                return Err(Error::NothingToEvaluate);
+            };
+            let train = open_table(cache, &data.train)?;
+            let rows = SomeRows {
+                table: &train,
+                rows: &held_out.rows,
+            };
+            let evaluation = config.run(Split::Train, &held_out.predictions(&model), None)?;
+            (evaluation, model.project(rows, 2)?)
+        } else {
+            let rows = test.rows();
+            let scores = model.scores(&test);
+            let scores = scores.map_err(|error| name_image(error.into(), rows, Split::Test, file_of))?;
+            let [probabilities, uncalibrated] = model.probabilities(scores);
+            let predictions = Predictions {
+                classes: &model.classes,
+                images: &rows.images,
+                truth: &rows.labels,
+                probabilities: probabilities.view(),
+                uncalibrated: uncalibrated.view(),
+            };
+            let held_out = held_out.as_ref().map(|held_out| held_out.predictions(&model));
+            let evaluation = config.run(Split::Test, &predictions, held_out.as_ref())?;
+            (evaluation, model.project(&test, 2)?)
+        };
         Ok(vec![
             ("evaluation", cache.put(&evaluation)?),
-            ("scatter", cache.put(&scatter)?),
+            ("scatter", cache.put(&Scatter::new(scatter.view()))?),
         ])
     })?;
     let digest = outputs.get("evaluation");
@@ -315,7 +344,11 @@ pub(crate) fn evaluate(
         scatter: outputs.get("scatter"),
         evaluation,
     };
-    runner.tell(|| Ok(format!("accuracy {:.4}", figures.evaluation().accuracy.value)))?;
+    runner.tell(|| {
+        let Evaluation { accuracy, split, .. } = figures.evaluation();
+        let of = if *split == Split::Train { ", held out" } else { "" };
+        Ok(format!("accuracy {:.4}{of}", accuracy.value))
+    })?;
     Ok(figures)
 }
 
@@ -357,15 +390,77 @@ pub(crate) fn neighbours(
     runner: &mut Runner<'_>,
 ) -> Result<Digest> {
     let cache = runner.cache;
-    let rows = figures.evaluation.as_ref().map(|evaluation| config.rows(evaluation));
-    let asked = rows.as_deref().map_or_else(pending, NeighboursConfig::rows_digest);
-    let rows = rows.unwrap_or_default();
-    let outputs = runner.stage("neighbours", config.key(data.train, data.test, asked), || {
+    let asked = match &figures.evaluation {
+        Some(evaluation) => Some(asked(config, data, evaluation, cache)?),
+        None => None,
+    };
+    let digest = asked.as_deref().map_or_else(pending, NeighboursConfig::digest_of);
+    let asked = asked.unwrap_or_default();
+    let outputs = runner.stage("neighbours", config.key(data.train, data.test, digest), || {
         let (train, test) = (open_table(cache, &data.train)?, open_table(cache, &data.test)?);
-        Ok(vec![("neighbours", cache.put(&config.run(&train, &test, &rows)?)?)])
+        let of_train = asked.iter().any(|asked| asked.is_training);
+        let found = config.run(&train, if of_train { &train } else { &test }, &asked)?;
+        Ok(vec![("neighbours", cache.put(&found)?)])
     })?;
-    runner.tell(|| Ok(format!("nearest images of {}", counted(rows.len(), "mistake"))))?;
+    runner.tell(|| Ok(format!("nearest images of {}", counted(asked.len(), "mistake"))))?;
     Ok(outputs.get("neighbours"))
+}
+
+/// The images that neighbours are looked for, with their rows in the table of their split.
+fn asked(config: &NeighboursConfig, data: &Evaluated, evaluation: &Evaluation, cache: &Cache) -> Result<Vec<Asked>> {
+    let rows = config.rows(evaluation);
+    let is_training = evaluation.split == Split::Train;
+    let held_out = match is_training {
+        true => load::<HeldOutPredictions>(cache, &data.trained.held_out)?.rows,
+        false => Vec::new(),
+    };
+    let at = |row: usize| if is_training { held_out[row] } else { row };
+    Ok(rows
+        .into_iter()
+        .map(|row| Asked {
+            row,
+            at: at(row),
+            is_training,
+        })
+        .collect())
+}
+
+/// What cross-validation's models say of the training images that they have not seen, with what is true.
+struct HeldOut {
+    rows: Vec<usize>,
+    images: Vec<Digest>,
+    truth: Vec<usize>,
+    probabilities: Array2<f64>,
+}
+
+impl HeldOut {
+    /// `None` if no image was held out.
+    fn load(cache: &Cache, data: &Evaluated) -> Result<Option<Self>> {
+        let HeldOutPredictions {
+            rows, probabilities, ..
+        } = load(cache, &data.trained.held_out)?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let train: FeatureRows = load(cache, &data.train)?;
+        Ok(Some(HeldOut {
+            images: rows.iter().map(|&row| train.images[row]).collect(),
+            truth: rows.iter().map(|&row| train.labels[row]).collect(),
+            probabilities: probabilities.mapv(f64::from),
+            rows,
+        }))
+    }
+
+    fn predictions<'a>(&'a self, model: &'a Model) -> Predictions<'a> {
+        Predictions {
+            classes: &model.classes,
+            images: &self.images,
+            truth: &self.truth,
+            probabilities: self.probabilities.view(),
+            // What they were before is not kept.
+            uncalibrated: self.probabilities.view(),
+        }
+    }
 }
 
 /// Puts the image's file in place of the row in an error about a feature that is not finite.
@@ -389,7 +484,7 @@ fn name_image(error: Error, rows: &FeatureRows, split: Split, file_of: FileOf<'_
 fn file_of(scan: &Scan, data: &Data, split: Split, image: &Digest) -> Option<String> {
     let mut entries = scan.manifest.entries.iter();
     let entry = entries.find(|entry| entry.split == split && entry.content == Content::Digest(*image))?;
-    Some(data.source.folder(split).join(&entry.file).display().to_string())
+    Some(data.source.path(entry).display().to_string())
 }
 
 /// A model judges only features made as its own were, of the same classes.
@@ -430,16 +525,11 @@ fn describe_scan(found: &Scan) -> String {
     let Scan {
         manifest,
         n_ignored,
+        n_excluded,
         n_raw,
         ..
     } = found;
     let count = |split| manifest.entries.iter().filter(|entry| entry.split == split).count();
-    let (n, classes, train, test) = (
-        manifest.entries.len(),
-        manifest.classes.len(),
-        count(Split::Train),
-        count(Split::Test),
-    );
     let ignored = if *n_ignored > 0 {
         let raw = match n_raw {
             0 => String::new(),
@@ -449,7 +539,20 @@ fn describe_scan(found: &Scan) -> String {
     } else {
         String::new()
     };
-    format!("{n} images in {classes} classes: {train} train, {test} test{ignored}")
+    let excluded = match n_excluded {
+        0 => String::new(),
+        n => format!("; {n} excluded"),
+    };
+    let labels = match manifest.classes.as_slice() {
+        [none] if none.is_empty() => "without classes".to_owned(),
+        classes => format!(
+            "in {} classes: {} train, {} test",
+            classes.len(),
+            count(Split::Train),
+            count(Split::Test)
+        ),
+    };
+    format!("{} images {labels}{ignored}{excluded}", manifest.entries.len())
 }
 
 /// A model's C and where it comes from, in a few words.

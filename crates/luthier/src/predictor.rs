@@ -8,7 +8,8 @@ use luthier_artifact::{Digest, ExtractorInfo, Observer};
 use luthier_cache::Cache;
 use luthier_classify::{DistanceMeter, Model, Scorer, Threshold};
 use luthier_extract::{
-    CachedExtractor, Device, ExtractorConfig, ImageFeatures, ImageSource, View, Views, WeightsSource, WeightsStore,
+    CachedExtractor, Device, ExtractorConfig, ImageFeatures, ImageSource, Limits, View, Views, WeightsSource,
+    WeightsStore,
 };
 use ndarray::{Axis, aview1};
 use serde::Serialize;
@@ -34,6 +35,8 @@ pub struct PredictorConfig {
     pub n_threads: usize,
     /// How many images are to come; `None` if nobody knows. Threads are divided by it, no answer depends on it.
     pub n_images: Option<usize>,
+    /// How much an image may cost; one that costs more cannot be read.
+    pub limits: Limits,
     /// How many classes an answer names.
     pub top_k: usize,
     /// The answer is [`UNKNOWN`] if the most probable class is less probable than this, 0 to 1.
@@ -52,6 +55,7 @@ impl Default for PredictorConfig {
             batch: None,
             n_threads: available_parallelism().map_or(1, usize::from),
             n_images: None,
+            limits: Limits::default(),
             top_k: 3,
             min_confidence: None,
             keep_known: None,
@@ -311,6 +315,7 @@ fn extractor_config(config: &PredictorConfig, info: &ExtractorInfo, model: &Path
     Ok(ExtractorConfig {
         views: Views::new(views, combination).map_err(|_| unknown("views", &info.views.join(", ")))?,
         decode: decode.parse().map_err(|_| unknown("decoding", decode))?,
+        limits: config.limits,
         weights: source.ok_or_else(|| Error::UnknownWeights {
             model: model.to_owned(),
             weights: weights.clone(),

@@ -257,7 +257,7 @@ pub fn input_name(part: &str) -> Option<&'static str> {
 /// Whether an input need not be said beside others: it changes with them, but for exceptions.
 fn is_beside(stage: &str, part: &str) -> bool {
     match stage {
-        "suspects" => part == "held-out",
+        "evaluate" | "suspects" => part == "held-out",
         "neighbours" => part == "mistakes",
         "classify" => part == "look-alikes",
         _ => false,

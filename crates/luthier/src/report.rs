@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::SystemTime;
 
-use luthier_artifact::{Digest, Split, Written};
+use luthier_artifact::{Digest, Split, Written, file_names};
 use luthier_cache::Cache;
-use luthier_classify::Model;
+use luthier_classify::{HeldOutPredictions, Model};
 use luthier_eval::{Context, CrossValidated, Images, LookAlikeGroup, StageTime, Variance, Warning, write_report};
 use luthier_extract::{WeightsSource, thumbnail};
 use time::OffsetDateTime;
@@ -30,11 +30,16 @@ pub(crate) fn write(
     let evaluation = found.figures.evaluation();
     let findings = found.findings(cache)?;
     let (train, test) = (Named::of(json, Split::Train), Named::of(json, Split::Test));
+    let evaluated = match evaluation.split {
+        Split::Test => test.clone(),
+        Split::Train => train.some(&load::<HeldOutPredictions>(cache, &found.data.trained.held_out)?.rows),
+    };
     let context = Context {
         evaluation,
         findings: &findings,
         train: train.images(),
         test: test.images(),
+        evaluated: evaluated.images(),
         skipped: &json.skipped,
         warnings: &warnings(&model, json.places(), found.data.look_alikes()),
         facts: &facts(&model, json),
@@ -51,7 +56,8 @@ pub(crate) fn write(
         }),
         // The figures do not need the pictures: a folder that has moved since costs nothing else.
         thumbnail: &|split, file, side| {
-            let bytes = std::fs::read(json.folders.get(split).join(file)).ok()?;
+            let bytes =
+                std::fs::read(file_names::path_of(json.folders.get(split)).join(file_names::path_of(file))).ok()?;
             thumbnail(&bytes, side).ok()
         },
     };
@@ -59,6 +65,7 @@ pub(crate) fn write(
 }
 
 /// Files and labels of a split.
+#[derive(Clone)]
 struct Named {
     files: Vec<String>,
     labels: Vec<usize>,
@@ -72,6 +79,14 @@ impl Named {
         Named {
             files: rows.iter().map(|row| row.file.clone()).collect(),
             labels: rows.iter().map(|row| label(&row.class)).collect(),
+        }
+    }
+
+    /// Those in these rows.
+    fn some(&self, rows: &[usize]) -> Self {
+        Named {
+            files: rows.iter().map(|&row| self.files[row].clone()).collect(),
+            labels: rows.iter().map(|&row| self.labels[row]).collect(),
         }
     }
 
@@ -164,7 +179,7 @@ pub(crate) fn warnings(
     let missing: Vec<&str> = (model.classes.iter().map(String::as_str))
         .filter(|class| !in_test.contains(class))
         .collect();
-    if !missing.is_empty() {
+    if !missing.is_empty() && !in_test.is_empty() {
         warnings.push(Warning {
             title: "Classes without test images".to_owned(),
             detail: format!(

@@ -10,7 +10,7 @@ use std::fs::{self, File, FileTimes, Metadata};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use luthier_artifact::{Digest, TEMPORARY, if_supported, remove_unfinished, sync_folder};
+use luthier_artifact::{Digest, TEMPORARY, file_names, if_supported, remove_unfinished, sync_folder};
 use luthier_cache::DryRun;
 use tempfile::NamedTempFile;
 
@@ -88,7 +88,10 @@ impl Sorter {
         let (Ok(own), Ok(sorted)) = (fs::canonicalize(folder), fs::canonicalize(&self.folder)) else {
             return false;
         };
-        let is_sorted = self.answers.iter().any(|answer| own.starts_with(sorted.join(answer)));
+        let is_sorted = self
+            .answers
+            .iter()
+            .any(|answer| own.starts_with(sorted.join(file_names::path_of(answer))));
         self.is_sorted.insert(folder.to_owned(), is_sorted);
         is_sorted
     }
@@ -107,7 +110,7 @@ impl Sorter {
         let Some(name) = file.file_name() else {
             return Err(Error::NoFileName { path: file.to_owned() });
         };
-        let folder = self.folder.join(answer);
+        let folder = self.folder.join(file_names::path_of(answer));
         if self.dry_run == DryRun::No {
             self.prepare(&folder)?;
         }

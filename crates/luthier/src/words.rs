@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use luthier_artifact::file_names;
+
 /// A count and what is counted: `1 image`, `12 images`.
 pub fn counted(n: impl Display, noun: &str) -> String {
     let n = n.to_string();
@@ -9,11 +11,12 @@ pub fn counted(n: impl Display, noun: &str) -> String {
     format!("{n} {noun}{plural}")
 }
 
-/// A name without what would move the cursor or turn the writing around: such characters are escaped.
+/// A name without what would move the cursor or turn the writing around: such characters are escaped. Bytes that are not
+/// UTF-8 are U+FFFD.
 pub fn printable(name: &str) -> String {
     let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut printable = String::with_capacity(name.len());
-    for c in name.chars() {
+    for c in file_names::shown(name).chars() {
         if c.is_control() || turns(c) {
             printable.extend(c.escape_default());
         } else {

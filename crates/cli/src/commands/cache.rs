@@ -1,3 +1,4 @@
+use luthier_artifact::file_names;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -131,7 +132,7 @@ fn mode(dry_run: bool) -> DryRun {
 
 fn print<T: Serialize>(arguments: &Arguments, value: &T, describe: impl FnOnce(&T) -> String) -> Result<ExitCode> {
     match arguments.output.format() {
-        OutputFormat::Json => outln!("{}", serde_json::to_string_pretty(value)?),
+        OutputFormat::Json => outln!("{}", file_names::to_json(serde_json::to_string_pretty(value)?)),
         OutputFormat::Text => outln!("{}", describe(value).trim_end()),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 mod render;
 
+use luthier_artifact::file_names;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -79,7 +80,7 @@ pub(crate) fn run(arguments: Arguments, _: &Progress) -> Result<ExitCode> {
     match format {
         Format::Text => out!("{}", compared.text()),
         Format::Markdown => out!("{}", compared.markdown()),
-        Format::Json => outln!("{}", serde_json::to_string_pretty(&compared)?),
+        Format::Json => outln!("{}", file_names::to_json(serde_json::to_string_pretty(&compared)?)),
     }
     if fail_if_worse && compared.comparison.verdict == Verdict::Worse {
         bail!(Problem::new(format!(

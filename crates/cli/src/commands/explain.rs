@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use luthier::{PlannedStage, Reason, Reasons, STAGES, Status, input_name, short};
-use luthier_artifact::Key;
+use luthier_artifact::{Key, file_names};
 use luthier_extract::PERCEPTUAL_HASH;
 use serde::Serialize;
 
@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         parts: parts(&key, before.as_ref()),
     };
     match pipeline.output.format() {
-        OutputFormat::Json => outln!("{}", serde_json::to_string_pretty(&explanation)?),
+        OutputFormat::Json => outln!("{}", file_names::to_json(serde_json::to_string_pretty(&explanation)?)),
         OutputFormat::Text => print(&explanation, progress)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -3,6 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use luthier_extract::{ImageFiles, Layout};
 
 use super::{configure, note_faster_precision, open_cache, warn_of_skipped, with_engine};
 use crate::settings::{CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings};
@@ -11,10 +12,10 @@ use crate::terminal::Progress;
 /// Turn folders of images into features: NumPy files with one row for each image
 ///
 /// Writes features and labels of training images and test images as .npy files, and features.json, which says what the
-/// rows are. An image whose features are in the cache does not go through the network again.
+/// rows are; of images without classes, one .npy file. An image whose features are in the cache does not go through the network again.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  luthier extract photos\n  luthier extract --train-dir data/train --test-dir data/test --output-dir features/"
+    after_help = "Examples:\n  luthier extract photos\n  luthier extract --unlabelled photos\n  luthier extract --train-dir data/train --test-dir data/test --output-dir features/"
 )]
 pub(crate) struct Arguments {
     /// Folder for the .npy files and features.json
@@ -26,6 +27,12 @@ pub(crate) struct Arguments {
         env = "LUTHIER_OUTPUT_DIR"
     )]
     output_dir: PathBuf,
+    /// Take images without classes, wherever they lie below FOLDER
+    ///
+    /// Writes features.npy, hashes.npy and features.json, which names the images. This is the default where images lie in
+    /// FOLDER itself, or it has fewer than two folders.
+    #[arg(long, conflicts_with_all = ["train_dir", "test_dir", "labels", "class_from"])]
+    unlabelled: bool,
     #[command(flatten)]
     data: DataSettings,
     #[command(flatten)]
@@ -41,6 +48,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
     let Arguments {
         output_dir,
+        unlabelled,
         data,
         extract,
         network,
@@ -55,7 +63,13 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         cache,
         ..Settings::default()
     };
-    let (pipeline, data) = configure(&settings)?;
+    let (pipeline, mut data) = configure(&settings)?;
+    data.source.layout = match data.source.layout {
+        Layout::Classes(folder) if unlabelled => Layout::Unlabelled(ImageFiles::Below(folder)),
+        Layout::Named { images, pattern: None } if unlabelled => Layout::Unlabelled(images),
+        Layout::Classes(folder) if folder.is_dir() => Layout::of_folder(folder)?,
+        layout => layout,
+    };
     let cache = open_cache(&settings)?;
     let summary = with_engine(&cache, progress, |engine| engine.extract(&pipeline, &data, &output_dir))?;
     warn_of_skipped(&summary.skipped, &output_dir.join("features.json"), progress);

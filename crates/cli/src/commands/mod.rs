@@ -14,6 +14,8 @@ pub(crate) mod status;
 pub(crate) mod train;
 pub(crate) mod weights;
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -193,19 +195,35 @@ fn print_stage(progress: &Progress, report: &StageReport) {
     progress.say(line.trim_end());
 }
 
-/// Names the first skipped images, and the file that lists all of them.
+/// Names the skipped images, or, of many, how many there are for each of the most frequent reasons; and the file that
+/// lists all of them.
 pub(crate) fn warn_of_skipped(skipped: &[Skipped], list: &Path, progress: &Progress) {
     const SHOWN: usize = 5;
-    for file in skipped.iter().take(SHOWN) {
-        progress.say(&format!("warning: skipped {file}"));
+    if skipped.len() <= SHOWN {
+        skipped
+            .iter()
+            .for_each(|file| progress.say(&format!("warning: skipped {file}")));
+        return;
     }
-    if skipped.len() > SHOWN {
-        progress.say(&format!(
-            "warning: skipped {} more: {} lists all",
-            skipped.len() - SHOWN,
-            list.display()
-        ));
+    let mut by_reason: BTreeMap<&str, Vec<&Skipped>> = BTreeMap::new();
+    skipped
+        .iter()
+        .for_each(|file| by_reason.entry(&file.reason).or_default().push(file));
+    let mut groups: Vec<Vec<&Skipped>> = by_reason.into_values().collect();
+    groups.sort_by_key(|files| Reverse(files.len()));
+    let mut n_shown = 0;
+    for files in groups.iter().take(SHOWN) {
+        n_shown += files.len();
+        progress.say(&match files.as_slice() {
+            [file] => format!("warning: skipped {file}"),
+            files => format!("warning: skipped {} images, the first is {}", files.len(), files[0]),
+        });
     }
+    let more = match skipped.len() - n_shown {
+        0 => String::new(),
+        n => format!("skipped {n} more: "),
+    };
+    progress.say(&format!("warning: {more}{} lists all", list.display()));
 }
 
 /// Says once that a faster number format is at hand, when enough images were embedded for it to matter.

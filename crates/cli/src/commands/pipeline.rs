@@ -1,3 +1,4 @@
+use luthier_artifact::file_names;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -40,7 +41,8 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let summary = with_engine(&cache, progress, |engine| engine.run(&pipeline, &data, &out))?;
     warn_of_skipped(&summary.skipped, &out.join("reports/skipped.csv"), progress);
     let PipelineSummary {
-        test: TestFigures { accuracy, macro_f1, n },
+        test,
+        held_out,
         images: ImageCounts { embedded, skipped, .. },
         outputs: OutputPaths {
             features,
@@ -55,13 +57,14 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         progress.say(&format!("warning: {}: {}", warning.title, warning.detail));
     }
     if output.format() == OutputFormat::Json {
-        outln!("{}", serde_json::to_string_pretty(&summary)?);
+        outln!("{}", file_names::to_json(serde_json::to_string_pretty(&summary)?));
         return Ok(ExitCode::SUCCESS);
     }
-    outln!(
-        "accuracy {accuracy:.4}, macro F1 {macro_f1:.4} on {}",
-        counted(n, "test image")
-    );
+    for (figures, noun) in [(test, "test image"), (held_out, "held-out training image")] {
+        if let Some(TestFigures { accuracy, macro_f1, n }) = figures {
+            outln!("accuracy {accuracy:.4}, macro F1 {macro_f1:.4} on {}", counted(n, noun));
+        }
+    }
     if *skipped > 0 {
         outln!(
             "{} skipped, listed in {}",

@@ -2,6 +2,7 @@ mod inputs;
 mod piped;
 mod printer;
 
+use luthier_artifact::file_names;
 use std::collections::HashSet;
 use std::fs;
 use std::io::{self, ErrorKind, IsTerminal};
@@ -19,7 +20,7 @@ use self::inputs::{Input, Source, sources};
 use self::printer::{Format, Printed, Printer};
 use super::weights_store;
 use crate::problem::Problem;
-use crate::settings::{CacheSettings, NetworkSettings, Settings, meant_share, positive};
+use crate::settings::{CacheSettings, LimitSettings, NetworkSettings, Settings, meant_share, positive};
 use crate::terminal::Progress;
 
 /// Predict the classes of images, and sort the images into folders if asked to
@@ -84,6 +85,8 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "format")]
     json: bool,
     #[command(flatten)]
+    limits: LimitSettings,
+    #[command(flatten)]
     network: NetworkSettings,
     #[command(flatten)]
     cache: CacheSettings,
@@ -106,6 +109,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         dry_run,
         format,
         json,
+        limits,
         network,
         cache,
     } = arguments;
@@ -132,6 +136,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         batch: settings.batch(),
         n_threads: settings.n_threads(),
         n_images,
+        limits: limits.limits(),
         top_k,
         min_confidence,
         keep_known,
@@ -271,10 +276,10 @@ impl Session<'_> {
             let mut to = None;
             if let (Some(sorter), Some(answer), Some(path)) = (sorter.as_mut(), &answer, input.path()) {
                 match sorter.put(path, &answer.answer, Some(&answer.image)) {
-                    Ok(target) => to = Some(target.display().to_string()),
+                    Ok(target) => to = Some(file_names::name_of(&target)),
                     // Every other image would meet it too.
                     Err(error) if error.is_disk_full() => {
-                        return Err(anyhow::Error::new(error).context(input.name.clone()));
+                        return Err(anyhow::Error::new(error).context(printable(&input.name)));
                     }
                     Err(failed) => error = Some(failed.to_string()),
                 }

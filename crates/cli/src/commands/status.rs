@@ -1,3 +1,4 @@
+use luthier_artifact::file_names;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -44,7 +45,7 @@ pub(crate) enum OnStale {
 pub(crate) fn show(arguments: &PipelineArguments, on_stale: OnStale, progress: &Progress) -> Result<ExitCode> {
     let plan = arguments.plan(&open_cache(&arguments.settings)?, progress)?;
     match arguments.output.format() {
-        OutputFormat::Json => outln!("{}", serde_json::to_string_pretty(&plan)?),
+        OutputFormat::Json => outln!("{}", file_names::to_json(serde_json::to_string_pretty(&plan)?)),
         OutputFormat::Text => print(&plan, progress)?,
     }
     let would_run = plan.stages.iter().any(|stage| stage.status == Status::Stale);

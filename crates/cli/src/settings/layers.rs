@@ -23,6 +23,8 @@ const SECTIONS: [(&str, &[&str]); 6] = [
             "data-dir",
             "labels",
             "class-from",
+            "files",
+            "exclude",
             "test-fraction",
             "seed",
         ],
@@ -38,6 +40,9 @@ const SECTIONS: [(&str, &[&str]); 6] = [
             "precision",
             "batch",
             "threads",
+            "max-file-size",
+            "max-pixels",
+            "max-image-memory",
             "strict",
         ],
     ),
@@ -51,18 +56,19 @@ const SECTIONS: [(&str, &[&str]); 6] = [
 const ALIASES: [(&str, &str); 1] = [("resize", "views")];
 
 /// Keys whose values are lists.
-const LISTS: [&str; 1] = ["views"];
+const LISTS: [&str; 2] = ["views", "exclude"];
 
 /// Keys whose values are paths, taken from the folder of `luthier.toml`.
-const PATHS: [&str; 5] = ["train-dir", "test-dir", "data-dir", "labels", "cache-dir"];
+const PATHS: [&str; 6] = ["train-dir", "test-dir", "data-dir", "labels", "files", "cache-dir"];
 
 /// Variables that are neither a setting nor an option of a command. Those of the tests may be set when Luthier runs. Settings
 /// begin like them, such as `LUTHIER_TEST_DIR`: each is named.
-const OTHER_VARIABLES: [&str; 11] = [
+const OTHER_VARIABLES: [&str; 12] = [
     "LUTHIER_TEST_DATA",
     "LUTHIER_TEST_EDITS",
     "LUTHIER_TEST_FLIPS",
     "LUTHIER_TEST_KILLS",
+    "LUTHIER_TEST_PHOTOS",
     "LUTHIER_TEST_PYTHON",
     "LUTHIER_TEST_REFERENCE",
     "LUTHIER_TEST_REQUIRE_ALL",
@@ -348,7 +354,7 @@ fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a 
 mod tests {
     use clap::FromArgMatches as _;
     use luthier_classify::{ChooseC, Rule};
-    use luthier_extract::{Combine, DataSource, Precision, View, Views, WeightsSource};
+    use luthier_extract::{Combine, DataSource, Layout, Precision, View, Views, WeightsSource};
     use luthier_features::ComponentCount;
 
     use super::*;
@@ -398,18 +404,16 @@ mod tests {
                 .and_then(|settings| settings.data_source())
                 .unwrap()
         };
-        let split = |train: &str, test: &str| DataSource::Split {
-            train: train.into(),
-            test: test.into(),
+        let split = |train: &str, test: &str| {
+            DataSource::new(Layout::Split {
+                train: train.into(),
+                test: test.into(),
+            })
         };
         assert_eq!(source(&["--test-dir=c"], ""), split("a", "c"));
         assert_eq!(source(&["--test-dir=c"], "TRAIN_DIR=d"), split("d", "c"));
         for (flags, environment) in [(&["--data-dir=c"][..], ""), (&["c"], ""), (&[], "DATA_DIR=c")] {
-            let whole = DataSource::Whole {
-                data: "c".into(),
-                test_fraction: 0.2,
-                seed: 0,
-            };
+            let whole = DataSource::new(Layout::Classes("c".into()));
             assert_eq!(source(flags, environment), whole, "{flags:?} {environment}");
         }
     }

@@ -31,11 +31,15 @@ fn an_empty_folder_and_a_single_class() {
     fs::create_dir_all(project.path("data/test/drum")).unwrap();
     let expected =
         "error: data/train: no images, expected data/train/<class>/<image>.jpg (or png, webp, heic and others)";
-    check(&project, &PIPELINE, 1, &format!("{expected}\n{A_FOLDER_PER_CLASS}"));
+    let hint = format!(
+        "{A_FOLDER_PER_CLASS}; otherwise name the classes with --labels TABLE or --class-from PATTERN, or do without: \
+         luthier extract --unlabelled"
+    );
+    check(&project, &PIPELINE, 1, &format!("{expected}\n{hint}"));
     project.write("data/train/drum/1.jpg", &photo(0, 1));
     project.write("data/test/drum/2.jpg", &photo(0, 2));
     let expected = "error: data/train: found one class (drum), expected at least two folders with images";
-    check(&project, &PIPELINE, 1, &format!("{expected}\n{A_FOLDER_PER_CLASS}"));
+    check(&project, &PIPELINE, 1, &format!("{expected}\n{hint}"));
 }
 
 #[test]

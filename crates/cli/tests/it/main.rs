@@ -4,6 +4,7 @@
 mod browser;
 mod cache;
 mod compare;
+mod data;
 mod edits;
 mod faults;
 #[cfg(unix)]

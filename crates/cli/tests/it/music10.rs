@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use luthier_artifact::{Digest, ExtractorInfo, FeatureTable};
+use luthier_artifact::{Digest, ExtractorInfo, FeatureTable, Split};
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, Rule, Solver, Training};
 use luthier_eval::{EvaluateConfig, Evaluation, Predictions};
 use luthier_features::{ComponentCount, FeaturesConfig};
@@ -233,15 +233,14 @@ fn judge_fifths(table: &FeatureTable) -> Evaluation {
         confidence: 0.95,
         seed: 0,
     };
-    evaluate
-        .run(&Predictions {
-            classes: &table.classes,
-            images: &table.images,
-            truth: &table.labels,
-            probabilities: probabilities.view(),
-            uncalibrated: uncalibrated.view(),
-        })
-        .unwrap()
+    let predictions = Predictions {
+        classes: &table.classes,
+        images: &table.images,
+        truth: &table.labels,
+        probabilities: probabilities.view(),
+        uncalibrated: uncalibrated.view(),
+    };
+    evaluate.run(Split::Test, &predictions, None).unwrap()
 }
 
 #[test]

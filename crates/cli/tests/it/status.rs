@@ -930,12 +930,13 @@ fn explain_shows_the_parts_of_a_key_beside_those_of_the_nearest_earlier_run() {
     assert_eq!(
         text(&project, "evaluate", &["--variance", "0.5"]),
         [
-            "  evaluate       last run   now",
-            &format!("  version        {evaluate:<10} {evaluate}"),
-            "  confidence     0.95       0.95",
-            "  seed           0          0",
-            "  model          #  not known yet",
-            "  test features  #  #",
+            "  evaluate              last run   now",
+            &format!("  version               {evaluate:<10} {evaluate}"),
+            "  confidence            0.95       0.95",
+            "  seed                  0          0",
+            "  model                 #  not known yet",
+            "  held-out predictions  #  not known yet",
+            "  test features         #  #",
             "",
             "evaluate waits for features, and would run unless that gives the same result as before",
         ]

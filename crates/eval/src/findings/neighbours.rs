@@ -10,7 +10,7 @@ const TRAIN_BLOCK: usize = 2048;
 /// How many test images a thread compares with them.
 const TEST_BLOCK: usize = 64;
 
-/// The neighbours stage: the training images nearest to test images.
+/// The neighbours stage: the training images nearest to mistakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeighboursConfig {
     /// How many neighbours an image has.
@@ -28,14 +28,25 @@ impl Default for NeighboursConfig {
     }
 }
 
-/// The nearest training images of test images, by ascending row.
+/// An image that neighbours are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Its row in the evaluation.
+    pub row: usize,
+    /// Its row in its table.
+    pub at: usize,
+    /// Whether the table is that of the training images.
+    pub is_training: bool,
+}
+
+/// The nearest training images of evaluated images, by ascending row.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NearestImages(pub Vec<Neighbours>);
 
-/// The training images most like a test image.
+/// The training images most like an evaluated image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Neighbours {
-    /// The row of the test image.
+    /// The row of the image in the evaluation.
     pub row: usize,
     /// Its nearest training images, the nearest first.
     pub nearest: Vec<Neighbour>,
@@ -64,9 +75,9 @@ impl Artifact for NearestImages {
 
 impl NeighboursConfig {
     /// Changes when [`run`](NeighboursConfig::run) gives other results.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
-    /// The rows of the test images that neighbours are looked for: the most confident mistakes, by ascending row.
+    /// The rows of the evaluation that neighbours are looked for: the most confident mistakes, by ascending row.
     pub fn rows(&self, evaluation: &Evaluation) -> Vec<usize> {
         let mut wrong: Vec<usize> = (0..evaluation.n)
             .filter(|&row| !evaluation.rows[row].is_correct())
@@ -78,8 +89,9 @@ impl NeighboursConfig {
         wrong
     }
 
-    /// The stage's key. `rows` is the digest of the rows that neighbours are looked for, [`rows_digest`](Self::rows_digest).
-    pub fn key(&self, train: Digest, test: Digest, rows: Digest) -> Key {
+    /// The stage's key. `asked` is the digest of the images that neighbours are looked for,
+    /// [`digest_of`](Self::digest_of).
+    pub fn key(&self, train: Digest, test: Digest, asked: Digest) -> Key {
         let NeighboursConfig {
             n_neighbors,
             max_images: _, // The rows say which images.
@@ -88,17 +100,21 @@ impl NeighboursConfig {
             .field("neighbours", n_neighbors)
             .input("train", train)
             .input("test", test)
-            .input("mistakes", rows)
+            .input("mistakes", asked)
             .finish()
     }
 
-    /// The digest of rows of the test table, for the key.
-    pub fn rows_digest(rows: &[usize]) -> Digest {
-        let bytes: Vec<u8> = rows.iter().flat_map(|&row| (row as u64).to_le_bytes()).collect();
+    /// The digest of what is asked for, for the key.
+    pub fn digest_of(asked: &[Asked]) -> Digest {
+        let numbers = asked
+            .iter()
+            .flat_map(|asked| [asked.row, asked.at, usize::from(asked.is_training)]);
+        let bytes: Vec<u8> = numbers.flat_map(|number| (number as u64).to_le_bytes()).collect();
         Digest::of(&bytes)
     }
 
-    /// The training images nearest to these rows of the test images, by the cosine between their features.
+    /// The training images nearest to images of a table, by the cosine between their features. A training image is no
+    /// neighbour of itself.
     ///
     /// Training images are read once, in blocks.
     ///
@@ -107,21 +123,21 @@ impl NeighboursConfig {
     pub fn run(
         &self,
         train: &dyn ReadRows<Feature = f32>,
-        test: &dyn ReadRows<Feature = f32>,
-        rows: &[usize],
+        table: &dyn ReadRows<Feature = f32>,
+        asked: &[Asked],
     ) -> Result<NearestImages> {
-        if rows.is_empty() {
+        if asked.is_empty() {
             return Ok(NearestImages::default());
         }
-        let mut asked = Array2::zeros((rows.len(), test.n_features()));
-        for (place, &row) in rows.iter().enumerate() {
-            test.read(row, asked.slice_mut(s![place..place + 1, ..]))
-                .map_err(Error::Read)?;
+        let mut features = Array2::zeros((asked.len(), table.n_features()));
+        for (place, asked) in asked.iter().enumerate() {
+            let row = features.slice_mut(s![place..place + 1, ..]);
+            table.read(asked.at, row).map_err(Error::Read)?;
         }
-        normalize(&mut asked);
-        let mut found: Vec<Neighbours> = (rows.iter())
-            .map(|&row| Neighbours {
-                row,
+        normalize(&mut features);
+        let mut found: Vec<Neighbours> = (asked.iter())
+            .map(|asked| Neighbours {
+                row: asked.row,
                 nearest: Vec::new(),
             })
             .collect();
@@ -132,17 +148,27 @@ impl NeighboursConfig {
             normalize(&mut block);
             (found.par_chunks_mut(TEST_BLOCK).enumerate()).for_each(|(chunk, found)| {
                 let first = chunk * TEST_BLOCK;
-                let asked = asked.slice(s![first..first + found.len(), ..]);
-                self.compare(asked, block.view(), start, found);
+                let places = first..first + found.len();
+                let features = features.slice(s![places.clone(), ..]);
+                self.compare((&asked[places], features), block.view(), start, found);
             });
         }
         Ok(NearestImages(found))
     }
 
-    fn compare(&self, asked: ArrayView2<'_, f32>, block: ArrayView2<'_, f32>, start: usize, found: &mut [Neighbours]) {
-        let cosines = asked.dot(&block.t());
-        for (cosines, Neighbours { nearest, .. }) in cosines.outer_iter().zip(found) {
+    fn compare(
+        &self,
+        (asked, features): (&[Asked], ArrayView2<'_, f32>),
+        block: ArrayView2<'_, f32>,
+        start: usize,
+        found: &mut [Neighbours],
+    ) {
+        let cosines = features.dot(&block.t());
+        for ((cosines, Neighbours { nearest, .. }), asked) in cosines.outer_iter().zip(found).zip(asked) {
             for (place, &cosine) in cosines.iter().enumerate() {
+                if asked.is_training && asked.at == start + place {
+                    continue;
+                }
                 let cosine = f64::from(cosine);
                 if nearest.len() < self.n_neighbors || nearest.last().is_some_and(|last| cosine > last.cosine) {
                     let neighbour = Neighbour {

@@ -91,8 +91,13 @@ impl SuspectsConfig {
     pub fn run(&self, held_out: &HeldOutImages<'_>, evaluation: &Evaluation) -> Suspects {
         let of_train = held_out.probabilities.mapv(f64::from);
         let of_train = held_out.rows.iter().copied().zip(of_train.outer_iter());
-        let of_test = evaluation.rows.iter().map(|row| ArrayView1::from(&row.probabilities));
-        let test_labels: Vec<usize> = evaluation.rows.iter().map(|row| row.truth).collect();
+        // Without test images, the evaluation is about the training images once more.
+        let of_test = match evaluation.split {
+            Split::Test => evaluation.rows.as_slice(),
+            Split::Train => &[],
+        };
+        let test_labels: Vec<usize> = of_test.iter().map(|row| row.truth).collect();
+        let of_test = of_test.iter().map(|row| ArrayView1::from(&row.probabilities));
         let mut judged = judged(Split::Train, held_out.labels, of_train);
         judged.extend(self::judged(Split::Test, &test_labels, of_test.enumerate()));
         Suspects {

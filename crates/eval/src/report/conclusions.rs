@@ -237,7 +237,7 @@ fn mistakes<'a>(context: &Context<'a>) -> Vec<Mistake<'a>> {
         });
         named.collect()
     };
-    let files = context.test.files.iter().zip(&context.evaluation.rows).enumerate();
+    let files = context.evaluated.files.iter().zip(&context.evaluation.rows).enumerate();
     let mut mistakes: Vec<Mistake<'a>> = files
         .filter(|(_, (_, row))| !row.is_correct())
         .map(|(at, (file, row))| Mistake {

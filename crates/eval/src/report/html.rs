@@ -18,7 +18,7 @@ use super::pictures::{Pictures, Wanted};
 use super::plot::shade;
 use super::words::{count, counted, level, percent, printable};
 use super::{Context, CrossValidated, Skipped, StageTime, Warning};
-use crate::{BOOTSTRAP_RESAMPLES, ClassMetrics, Estimate, EvaluatedImage, Evaluation};
+use crate::{BOOTSTRAP_RESAMPLES, ClassMetrics, Estimate, EvaluatedImage, Evaluation, HeldOutFigures};
 
 const STYLE: &str = include_str!("../../templates/report.css");
 const SCRIPT: &str = include_str!("../../templates/report.js");
@@ -52,6 +52,10 @@ struct Page<'a> {
     macro_f1: Interval,
     n_correct: usize,
     n: usize,
+    /// What one of the images that the figures are about is called.
+    noun: &'static str,
+    has_test: bool,
+    held_out: Option<HeldOut>,
     n_classes: usize,
     level: String,
     n_resamples: usize,
@@ -93,6 +97,25 @@ struct Page<'a> {
     skipped: Vec<SkippedLine<'a>>,
     n_skipped: usize,
     version: &'static str,
+}
+
+/// The figures for the training images that were held out.
+struct HeldOut {
+    n: usize,
+    accuracy: Interval,
+    macro_f1: String,
+    log_loss: String,
+}
+
+impl HeldOut {
+    fn of(figures: &HeldOutFigures) -> Self {
+        HeldOut {
+            n: figures.n,
+            accuracy: Interval::of(figures.accuracy, percent),
+            macro_f1: format!("{:.3}", figures.macro_f1),
+            log_loss: format!("{:.3}", figures.log_loss),
+        }
+    }
 }
 
 /// An estimate in words, and its bounds as percentages of a scale from 0 to 1.
@@ -182,7 +205,7 @@ struct NearestPicture {
     kind: &'static str,
 }
 
-/// A test image as a line of text.
+/// An evaluated image as a line of text.
 struct Listed {
     at: usize,
     cell: String,
@@ -281,6 +304,12 @@ pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Stri
         macro_f1: Interval::of(evaluation.macro_f1, |value| format!("{value:.3}")),
         n_correct: evaluation.n_correct(),
         n: evaluation.n,
+        noun: match evaluation.split {
+            Split::Test => "test image",
+            Split::Train => "held-out image",
+        },
+        has_test: evaluation.split == Split::Test,
+        held_out: evaluation.held_out.as_ref().map(HeldOut::of),
         n_classes: names.len(),
         level: level(evaluation.confidence),
         n_resamples: BOOTSTRAP_RESAMPLES,
@@ -378,7 +407,7 @@ fn wanted<'a>(context: &Context<'a>, conclusions: &Conclusions<'a>, right: &[usi
     };
     let of_cards = (conclusions.mistakes.iter().take(MAX_CARDS)).flat_map(|mistake| {
         let own = Wanted {
-            split: Split::Test,
+            split: context.evaluation.split,
             file: mistake.file,
             side: CARD_SIDE,
         };
@@ -395,7 +424,7 @@ fn wanted<'a>(context: &Context<'a>, conclusions: &Conclusions<'a>, right: &[usi
         .take(MAX_SMALL_PICTURES)
         .collect();
     let room = MAX_SMALL_PICTURES - others.len();
-    let right = evenly(right, room).map(|&row| small(Split::Test, &context.test.files[row]));
+    let right = evenly(right, room).map(|&row| small(context.evaluation.split, &context.evaluated.files[row]));
     of_cards.chain(others.iter().copied()).chain(right).collect()
 }
 
@@ -431,7 +460,7 @@ impl Show<'_> {
         Card {
             at: *at,
             cell: cell(row.truth, row.predicted),
-            picture: self.picture(Split::Test, file),
+            picture: self.picture(self.context.evaluation.split, file),
             truth: self.names[row.truth].clone(),
             predicted: self.names[row.predicted].clone(),
             predicted_probability: row.predicted_probability(),
@@ -446,7 +475,7 @@ impl Show<'_> {
         Listed {
             at,
             cell: cell(row.truth, row.predicted),
-            picture: self.picture(Split::Test, &self.context.test.files[at]),
+            picture: self.picture(self.context.evaluation.split, &self.context.evaluated.files[at]),
             truth: self.names[row.truth].clone(),
             predicted: self.names[row.predicted].clone(),
             probability: percent(row.predicted_probability()),

@@ -1,11 +1,11 @@
-use luthier_artifact::{CandidateC, CrossValidationInfo, Digest, LearningPoint, Threshold};
+use luthier_artifact::{CandidateC, CrossValidationInfo, Digest, LearningPoint, Split, Threshold, file_names};
 use serde::Serialize;
 
 use super::conclusions::{
     Conclusions, ConfusedPair, DuplicateImages, FewImages, Leakage, Mislabelled, MoreImages, Nearest,
 };
 use super::{Context, CrossValidated, Skipped, StageTime, Variance, Warning};
-use crate::{ClassMetrics, Estimate, Reliability};
+use crate::{ClassMetrics, Estimate, HeldOutFigures, Reliability};
 
 /// Changes when a field of `report.json` changes its name or meaning, not when one is added.
 const SCHEMA: &str = "luthier-report/1";
@@ -19,6 +19,10 @@ struct Report<'a> {
     accuracy: Estimate,
     macro_f1: Estimate,
     log_loss: f64,
+    /// What the figures are about: test images, or training images that cross-validation held out.
+    split: Split,
+    /// Beside figures about test images.
+    held_out: Option<HeldOutFigures>,
     top_k: Vec<TopK>,
     calibration: Calibration<'a>,
     cross_validation: Option<CrossValidationEntry<'a>>,
@@ -132,6 +136,8 @@ pub(super) fn report(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Ve
         accuracy: evaluation.accuracy,
         macro_f1: evaluation.macro_f1,
         log_loss: evaluation.log_loss,
+        split: evaluation.split,
+        held_out: evaluation.held_out,
         top_k: evaluation
             .top_k
             .iter()
@@ -166,7 +172,7 @@ pub(super) fn report(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Ve
         stages: context.stages,
         skipped: context.skipped,
         predictions: context
-            .test
+            .evaluated
             .files
             .iter()
             .zip(&evaluation.rows)
@@ -182,7 +188,6 @@ pub(super) fn report(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Ve
             })
             .collect(),
     };
-    let mut json = serde_json::to_vec_pretty(&report).expect("numbers, strings and digests always serialize");
-    json.push(b'\n');
-    json
+    let json = serde_json::to_string_pretty(&report).expect("numbers, strings and digests always serialize");
+    (file_names::to_json(json) + "\n").into_bytes()
 }

@@ -1,5 +1,6 @@
 //! The report's plain tables.
 
+use luthier_artifact::file_names;
 use std::fmt::Write;
 
 use super::conclusions::{ConfusedPair, DuplicateImages, FewImages, Image, Mislabelled, Mistake};
@@ -247,7 +248,7 @@ fn csv(header: Vec<String>, rows: impl Iterator<Item = Vec<String>>) -> Vec<u8> 
     let mut writer = csv::Writer::from_writer(Vec::new());
     for record in std::iter::once(header).chain(rows) {
         writer
-            .write_record(record)
+            .write_record(record.iter().map(|cell| file_names::bytes_of(cell)))
             .expect("records have the header's length, and a Vec takes every byte");
     }
     writer.into_inner().expect("a Vec takes every byte")

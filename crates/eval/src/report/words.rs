@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use luthier_artifact::file_names;
+
 /// A share as a percentage with one decimal and a narrow space: 0.926 is `92.6 %`.
 pub(super) fn percent(share: f64) -> String {
     format!("{:.1}\u{202f}%", 100.0 * share)
@@ -38,9 +40,11 @@ pub(super) fn counted(n: usize, noun: &str) -> String {
     format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
-/// A name that can be shown on one line: what XML forbids and what does not print becomes U+FFFD.
+/// A name that can be shown on one line: what XML forbids, what does not print and what is not UTF-8
+/// becomes U+FFFD.
 pub(super) fn printable(name: &str) -> String {
-    name.chars()
+    file_names::shown(name)
+        .chars()
         .map(|c| {
             if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') {
                 '\u{fffd}'

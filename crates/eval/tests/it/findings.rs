@@ -2,7 +2,7 @@
 
 use luthier_artifact::{Digest, ExtractorInfo, FeatureTable, ImageRows, Split, vector_digest};
 use luthier_eval::{
-    DuplicatesConfig, EvaluateConfig, Evaluation, Findings, HeldOutImages, ImageRef, Likeness, NeighboursConfig,
+    Asked, DuplicatesConfig, EvaluateConfig, Evaluation, Findings, HeldOutImages, ImageRef, Likeness, NeighboursConfig,
     Predictions, Scatter, SuspectsConfig,
 };
 use ndarray::{Array2, ArrayView2, array};
@@ -120,7 +120,7 @@ impl Data {
             probabilities: probabilities.view(),
             uncalibrated: probabilities.view(),
         };
-        config.run(&predictions).unwrap()
+        config.run(Split::Test, &predictions, None).unwrap()
     }
 
     fn inspect(&self, evaluation: &Evaluation, held_out: &[usize], probabilities: ArrayView2<'_, f32>) -> Findings {
@@ -136,11 +136,17 @@ impl Data {
             probabilities,
         };
         let neighbours = NeighboursConfig::default();
-        let rows = neighbours.rows(evaluation);
+        let asked: Vec<Asked> = (neighbours.rows(evaluation).into_iter())
+            .map(|row| Asked {
+                row,
+                at: row,
+                is_training: false,
+            })
+            .collect();
         Findings::new(
             SuspectsConfig::default().run(&held_out, evaluation),
             Some(&look_alikes),
-            neighbours.run(&train.features(), &test.features(), &rows).unwrap(),
+            neighbours.run(&train.features(), &test.features(), &asked).unwrap(),
             Scatter::new(components.view()),
             [&train.rows(), &test.rows()],
         )
@@ -325,12 +331,14 @@ fn a_search_for_duplicates_depends_on_images_alone_and_a_judgement_of_labels_on_
         suspects.key(model, held_out, model),
         SuspectsConfig { confident: 0.8 }.key(model, held_out, test),
     ]);
-    let (neighbours, rows) = (NeighboursConfig::default(), NeighboursConfig::rows_digest(&[1, 2]));
+    let asked = |row, at, is_training| NeighboursConfig::digest_of(&[Asked { row, at, is_training }]);
+    let (neighbours, rows) = (NeighboursConfig::default(), asked(1, 2, false));
     keys.extend([
         neighbours.key(model, test, rows),
         neighbours.key(test, test, rows),
         neighbours.key(model, model, rows),
-        neighbours.key(model, test, NeighboursConfig::rows_digest(&[1, 3])),
+        neighbours.key(model, test, asked(1, 3, false)),
+        neighbours.key(model, test, asked(1, 2, true)),
         NeighboursConfig {
             n_neighbors: 4,
             ..neighbours
@@ -341,4 +349,38 @@ fn a_search_for_duplicates_depends_on_images_alone_and_a_judgement_of_labels_on_
     keys.sort_by_key(|key| key.digest());
     keys.dedup();
     assert_eq!(keys.len(), n);
+}
+
+#[test]
+fn a_training_image_is_no_neighbour_of_itself() {
+    let features = array![[1.0_f32, 0.0], [0.8, 0.6], [0.0, 1.0]];
+    let asked = |at, is_training| Asked {
+        row: 7,
+        at,
+        is_training,
+    };
+    let nearest = |asked: Asked| {
+        let config = NeighboursConfig {
+            n_neighbors: 1,
+            ..NeighboursConfig::default()
+        };
+        let found = config.run(&features.view(), &features.view(), &[asked]).unwrap();
+        (found.0[0].row, found.0[0].nearest[0].row)
+    };
+    assert_eq!(nearest(asked(0, true)), (7, 1));
+    assert_eq!(nearest(asked(2, true)), (7, 1));
+    assert_eq!(nearest(asked(0, false)), (7, 0), "another image with the same features");
+}
+
+#[test]
+fn without_test_images_the_evaluation_is_of_images_that_were_held_out() {
+    let data = Data::new(vec![image("a", 0), image("b", 1)], vec![image("c", 0), image("d", 1)]);
+    let mut evaluation = data.evaluation(&[0.9, 0.95]);
+    let held_out = array![[0.9_f32, 0.1], [0.95, 0.05]];
+    let of_both = data.inspect(&evaluation, &[0, 1], held_out.view());
+    assert_eq!(of_both.suspects.len(), 2, "a training image and a test image");
+    evaluation.split = Split::Train;
+    let of_one = data.inspect(&evaluation, &[0, 1], held_out.view());
+    assert_eq!(of_one.suspects.len(), 1);
+    assert_eq!(of_one.suspects[0].image, train(1));
 }

@@ -1,6 +1,6 @@
 //! Figures agree with `fixtures/golden/metrics.json`, which scikit-learn, SciPy, statsmodels and numpy computed.
 
-use luthier_artifact::Digest;
+use luthier_artifact::{Digest, Split};
 use luthier_eval::{ClassMetrics, EvaluateConfig, Evaluation, McNemar, Predictions};
 use ndarray::Array2;
 use serde::Deserialize;
@@ -62,7 +62,9 @@ fn evaluate(classes: &[String], truth: &[usize], probabilities: &Array2<f64>, co
         probabilities: probabilities.view(),
         uncalibrated: probabilities.view(),
     };
-    EvaluateConfig { confidence, seed: 0 }.run(&predictions).unwrap()
+    EvaluateConfig { confidence, seed: 0 }
+        .run(Split::Test, &predictions, None)
+        .unwrap()
 }
 
 impl Case {

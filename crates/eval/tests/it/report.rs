@@ -37,6 +37,7 @@ fn write_hostile(folder: &Path, evaluation: &Evaluation) {
     let context = Context {
         train: images,
         test: images,
+        evaluated: images,
         skipped: &[Skipped {
             split: Split::Train,
             file: HOSTILE.into(),
@@ -108,7 +109,7 @@ fn a_missing_file_name_is_refused_before_anything_is_written() {
     let evaluation = evaluation(&names(["drum", "violin"]), 20);
     let made = Made::for_report(&evaluation);
     let mut context = made.context();
-    context.test.files = &context.test.files[1..];
+    context.evaluated.files = &context.evaluated.files[1..];
     let error = write_report(folder.path(), &context).unwrap_err();
     assert!(
         matches!(
@@ -441,6 +442,7 @@ fn page_with_pictures(bytes: fn(u32) -> usize, evaluation: &Evaluation) -> (usiz
     let context = Context {
         train: images,
         test: images,
+        evaluated: images,
         thumbnail: &|split, file, side| {
             asked.lock().unwrap().push((split, file.to_owned()));
             Some(vec![0; bytes(side)])
@@ -537,7 +539,7 @@ fn a_perfect_model_has_no_mistakes_to_show() {
         confidence: 0.95,
         seed: 0,
     }
-    .run(&predictions)
+    .run(Split::Test, &predictions, None)
     .unwrap();
     let folder = tempfile::tempdir().unwrap();
     synthetic::write(folder.path(), &evaluation);

@@ -44,7 +44,7 @@ pub(crate) fn evaluation(classes: &[String], n: usize) -> Evaluation {
         confidence: 0.95,
         seed: 0,
     }
-    .run(&predictions)
+    .run(Split::Test, &predictions, Some(&predictions))
     .unwrap()
 }
 
@@ -163,6 +163,7 @@ impl<'a> Made<'a> {
             findings: &self.findings,
             train: images,
             test: images,
+            evaluated: images,
             skipped: &[],
             warnings: &[],
             facts: &[],

@@ -2,7 +2,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::RgbImage;
 
-use super::decoding::{Decoding, Unreadable};
+use super::decoding::{Decoding, Limits, Unreadable};
 use super::exif::Metadata;
 use super::formats::{Format, bmp, gif, heif, jpeg, jpeg_2000, jpeg_xl, png, tiff, webp};
 use super::pixels::on_white;
@@ -16,28 +16,36 @@ use super::pixels::on_white;
 /// # Errors
 /// [`Unreadable`] if the bytes have no known format, are damaged or cut short, or take too much memory.
 pub fn decode(bytes: &[u8], decoding: Decoding) -> Result<RgbImage, Unreadable> {
+    decode_within(bytes, decoding, &Limits::default())
+}
+
+/// The same within other limits.
+///
+/// # Errors
+/// Those of [`decode`].
+pub fn decode_within(bytes: &[u8], decoding: Decoding, limits: &Limits) -> Result<RgbImage, Unreadable> {
     if bytes.is_empty() {
         return Err(Unreadable("empty file".to_owned()));
     }
     let format = Format::of(bytes).map_err(|other| Unreadable(other.to_string()))?;
     // A decoder that panics over damaged bytes costs one image, not the run.
-    catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, decoding)))
+    catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, decoding, limits)))
         .unwrap_or_else(|_| Err(format.damaged("the decoder failed")))
 }
 
-fn decode_as(format: Format, bytes: &[u8], decoding: Decoding) -> Result<RgbImage, Unreadable> {
+fn decode_as(format: Format, bytes: &[u8], decoding: Decoding, limits: &Limits) -> Result<RgbImage, Unreadable> {
     let as_stored = |image| (image, Metadata::default());
     let (mut image, metadata) = match format {
-        Format::Jpeg => jpeg::decode(bytes, decoding)?,
-        Format::Png => png::decode(bytes)?,
-        Format::WebP => webp::decode(bytes)?,
-        Format::Gif => as_stored(gif::decode(bytes)?),
-        Format::Bmp => as_stored(bmp::decode(bytes)?),
+        Format::Jpeg => jpeg::decode(bytes, decoding, limits)?,
+        Format::Png => png::decode(bytes, limits)?,
+        Format::WebP => webp::decode(bytes, limits)?,
+        Format::Gif => as_stored(gif::decode(bytes, limits)?),
+        Format::Bmp => as_stored(bmp::decode(bytes, limits)?),
         // These are upright already.
-        Format::Tiff => as_stored(tiff::decode(bytes)?),
-        Format::JpegXl => as_stored(jpeg_xl::decode(bytes)?),
-        Format::Jpeg2000 => as_stored(jpeg_2000::decode(bytes)?),
-        Format::Heic | Format::Avif => as_stored(heif::decode(bytes, format)?),
+        Format::Tiff => as_stored(tiff::decode(bytes, limits)?),
+        Format::JpegXl => as_stored(jpeg_xl::decode(bytes, limits)?),
+        Format::Jpeg2000 => as_stored(jpeg_2000::decode(bytes, limits)?),
+        Format::Heic | Format::Avif => as_stored(heif::decode(bytes, format, limits)?),
     };
     image.apply_orientation(metadata.orientation());
     on_white(image)
@@ -162,10 +170,21 @@ mod tests {
     fn an_image_too_large_for_memory_is_refused_before_it_is_decoded() {
         let mut png = encode(&RgbImage::new(1, 1).into(), ImageFormat::Png);
         // Width and height of the header, then its checksum.
-        png[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
-        let sum = crc32(&png[12..29]).to_be_bytes();
-        png[29..33].copy_from_slice(&sum);
-        assert_eq!(message(&png), "too large: 65536 × 65536 pixels take more than 512 MiB");
+        let mut message = |width: u32, height: u32| {
+            png[16..20].copy_from_slice(&width.to_be_bytes());
+            png[20..24].copy_from_slice(&height.to_be_bytes());
+            let sum = crc32(&png[12..29]).to_be_bytes();
+            png[29..33].copy_from_slice(&sum);
+            message(&png)
+        };
+        assert_eq!(
+            message(1 << 14, 1 << 14),
+            "too large: 16384 × 16384 pixels take more than 512 MiB"
+        );
+        assert_eq!(
+            message(1 << 16, 1 << 16),
+            "too large: 65536 × 65536 pixels, more than 500000000"
+        );
     }
 
     #[test]

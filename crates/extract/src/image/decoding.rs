@@ -1,5 +1,7 @@
 //! What callers ask of the decoder, and why it may refuse.
 
+use std::fmt;
+
 use luthier_artifact::UnknownName;
 
 /// How a JPEG that is much larger than the network needs is decoded. Images of other formats are
@@ -27,25 +29,64 @@ fn unknown_decoding(found: &str) -> UnknownName {
 #[error("{0}")]
 pub struct Unreadable(pub String);
 
-impl Unreadable {
-    /// An image whose pixels take more than [`MAX_ALLOC`].
-    pub(crate) fn too_large(width: u32, height: u32) -> Self {
-        Unreadable(format!(
-            "too large: {width} × {height} pixels take more than {} MiB",
-            MAX_ALLOC >> 20
-        ))
+/// How much decoding one image may cost. Bounds are checked on headers, before memory is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The size in bytes of the largest file that is read.
+    pub file: u64,
+    /// The most pixels, as the file says.
+    pub pixels: u64,
+    /// The most memory that decoding may take, in bytes.
+    pub memory: u64,
+}
+
+impl Default for Limits {
+    /// Files up to 512 MiB, which is three times the largest photograph of any camera; 500 million pixels; and 512 MiB of
+    /// memory: enough for 170 megapixels, or fewer in a progressive JPEG, whose coefficients count too, and too little for
+    /// a file that unpacks to a thousand times its size.
+    fn default() -> Self {
+        Limits {
+            file: 512 << 20,
+            pixels: 500_000_000,
+            memory: 512 << 20,
+        }
     }
 }
 
-/// The size in bytes of the largest file that is read to be decoded. The largest photographs of any
-/// camera are below a third of it.
-pub(crate) const MAX_FILE: u64 = 512 << 20;
+impl fmt::Display for Limits {
+    /// As a key has them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Limits { file, pixels, memory } = self;
+        write!(f, "file {file}, pixels {pixels}, memory {memory}")
+    }
+}
 
-/// The most memory that decoding one image may take, in bytes.
-///
-/// It is enough for 170 megapixels, or fewer in a progressive JPEG, whose coefficients count too.
-/// It is too little for a file that unpacks to a thousand times its size.
-pub(crate) const MAX_ALLOC: u64 = 512 << 20;
+impl Limits {
+    /// Refuses an image of so many pixels that needs so much memory, in bytes.
+    pub(super) fn check(&self, (width, height): (u32, u32), memory: u64) -> Result<(), Unreadable> {
+        let pixels = u64::from(width) * u64::from(height);
+        let too_large =
+            |limit: fmt::Arguments<'_>| Err(Unreadable(format!("too large: {width} × {height} pixels{limit}")));
+        if pixels > self.pixels {
+            return too_large(format_args!(", more than {}", self.pixels));
+        }
+        if memory > self.memory {
+            return too_large(format_args!(" take more than {} MiB", self.memory >> 20));
+        }
+        Ok(())
+    }
+
+    /// Refuses a file of so many bytes.
+    pub(crate) fn check_file(&self, size: u64) -> Result<(), Unreadable> {
+        match size > self.file {
+            true => Err(Unreadable(format!(
+                "too large: the file has more than {} MiB",
+                self.file >> 20
+            ))),
+            false => Ok(()),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 use luthier_extract::{
-    Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, Precision, View, WeightsSource,
-    WeightsStore,
+    Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, Limits, Precision, View,
+    WeightsSource, WeightsStore,
 };
 
 /// A small JPEG; another one for every seed.
@@ -37,6 +37,7 @@ fn config() -> ExtractorConfig {
     ExtractorConfig {
         views: View::Squash.into(),
         decode: Decoding::Exact,
+        limits: Limits::default(),
         weights: WeightsSource::Untrained,
         precision: Precision::Fp32,
         device: Device::Cpu,

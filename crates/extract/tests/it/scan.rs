@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use luthier_artifact::{Content, Split};
+use luthier_artifact::{Content, Split, file_names};
 use luthier_cache::Cache;
-use luthier_extract::{DataSource, Error, PassedOver, Rehash, Scan, find_images, images_below, scan};
+use luthier_extract::{
+    DataSource, Error, ImageFiles, Layout, PassedOver, Rehash, Scan, find_images, images_below, scan,
+};
 
 use crate::photo;
 
@@ -38,10 +40,10 @@ impl Folders {
     }
 
     fn split(&self) -> DataSource {
-        DataSource::Split {
+        DataSource::new(Layout::Split {
             train: self.path("train"),
             test: self.path("test"),
-        }
+        })
     }
 
     fn scan(&self) -> Result<Scan, Error> {
@@ -214,7 +216,7 @@ fn images_below_a_folder_are_found_beside_links_that_go_round_in_circles() {
     loops(&folders);
     let train = folders.path("train");
     let names = ["drum/1.jpg", "drum/knot.jpg", "harp/1.jpg"];
-    let found = find_images(&train).unwrap();
+    let found = find_images(&train, &[]).unwrap();
     assert_eq!(found.images, names.map(|name| train.join(name)));
     let passed_over: Vec<String> = found.passed_over.iter().map(PassedOver::to_string).collect();
     let expected = ["drum/up", "here"].map(|link| {
@@ -309,10 +311,10 @@ fn one_folder_is_split_by_the_images_bytes() {
         .collect();
     let folders = Folders::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let split = |seed| {
-        let source = DataSource::Whole {
-            data: folders.path("data"),
+        let source = DataSource {
             test_fraction: 0.2,
             seed,
+            ..DataSource::new(Layout::Classes(folders.path("data")))
         };
         scan(&source, &folders.cache, Rehash::No, &()).unwrap()
     };
@@ -347,10 +349,10 @@ fn two_hundred_edits_move_no_image_across_the_split() {
         folders.write(&format!("data/{class}/first{n}.jpg"), &[b"image ", &[n][..]].concat());
     }
     let split = || {
-        let source = DataSource::Whole {
-            data: folders.path("data"),
+        let source = DataSource {
             test_fraction: 0.3,
             seed: 5,
+            ..DataSource::new(Layout::Classes(folders.path("data")))
         };
         let manifest = scan(&source, &folders.cache, Rehash::Yes, &()).unwrap().manifest;
         let side = |entry: &luthier_artifact::ManifestEntry| (entry.content.clone(), entry.split);
@@ -365,7 +367,7 @@ fn two_hundred_edits_move_no_image_across_the_split() {
         ((mixed ^ (mixed >> 27)) % below as u64) as usize
     };
     for n in 0..200 {
-        let files = find_images(&folders.path("data")).unwrap().images;
+        let files = find_images(&folders.path("data"), &[]).unwrap().images;
         let file = &files[random(files.len())];
         match random(3) {
             0 => folders.write(
@@ -385,10 +387,10 @@ fn two_hundred_edits_move_no_image_across_the_split() {
 fn a_class_that_is_drawn_whole_and_a_draw_of_nothing_are_errors() {
     let folders = Folders::new(&["data/drum/1.jpg", "data/harp/1.jpg"]);
     let error = |test_fraction| {
-        let source = DataSource::Whole {
-            data: folders.path("data"),
+        let source = DataSource {
             test_fraction,
             seed: 0,
+            ..DataSource::new(Layout::Classes(folders.path("data")))
         };
         scan(&source, &folders.cache, Rehash::No, &()).unwrap_err().to_string()
     };
@@ -417,7 +419,7 @@ fn what_systems_and_luthier_itself_leave_among_the_images_is_passed_over_and_cou
     assert_eq!(scan.manifest.classes, ["drum", "harp"]);
     assert_eq!(scan.manifest.entries.len(), 4);
     assert_eq!(scan.n_ignored, 9);
-    assert_eq!(find_images(&folders.path("train")).unwrap().images.len(), 2);
+    assert_eq!(find_images(&folders.path("train"), &[]).unwrap().images.len(), 2);
     // A class may have such a name if Luthier has written nothing there.
     let folders = with(&["train/reports/1.jpg"]);
     assert_eq!(folders.scan().unwrap().manifest.classes, ["drum", "harp", "reports"]);
@@ -426,10 +428,10 @@ fn what_systems_and_luthier_itself_leave_among_the_images_is_passed_over_and_cou
 #[test]
 fn the_parent_of_train_and_test_is_not_taken_for_a_data_set() {
     let folders = Folders::new(&["data/train/drum/1.jpg", "data/test/drum/2.jpg"]);
-    let source = DataSource::Whole {
-        data: folders.path("data"),
+    let source = DataSource {
         test_fraction: 0.5,
         seed: 0,
+        ..DataSource::new(Layout::Classes(folders.path("data")))
     };
     let error = scan(&source, &folders.cache, Rehash::No, &()).unwrap_err();
     assert!(
@@ -487,8 +489,8 @@ fn a_table_labels_images_as_folders_do() {
         "flat/labels.csv",
         format!("file,label,split\n{}", rows.collect::<String>()).as_bytes(),
     );
-    let source = DataSource::table(folders.path("flat/labels.csv"), None, 0.2, 0);
-    for path in find_images(&folders.path("flat")).unwrap().images {
+    let source = DataSource::new(Layout::table(folders.path("flat/labels.csv"), None));
+    for path in find_images(&folders.path("flat"), &[]).unwrap().images {
         age(&path);
     }
     let found = scan(&source, &folders.cache, Rehash::No, &()).unwrap();
@@ -517,11 +519,13 @@ fn names_label_images_where_a_pattern_finds_the_class() {
     let folders = flat();
     folders.write("flat/cover.jpg", &photo(99));
     let named = |pattern: &str, seed| {
-        let source = DataSource::Named {
-            data: folders.path("flat"),
-            pattern: pattern.to_owned(),
+        let source = DataSource {
             test_fraction: 0.3,
             seed,
+            ..DataSource::new(Layout::Named {
+                images: ImageFiles::Below(folders.path("flat")),
+                pattern: Some(pattern.to_owned()),
+            })
         };
         scan(&source, &folders.cache, Rehash::No, &())
     };
@@ -542,4 +546,184 @@ fn names_label_images_where_a_pattern_finds_the_class() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn what_a_user_leaves_out_is_no_data_and_is_counted() {
+    let folders = Folders::new(&[
+        "data/drum/1.jpg",
+        "data/drum/2.gif",
+        "data/drum/keep.gif",
+        "data/drum/thumbs/1.jpg",
+        "data/harp/1.jpg",
+        "data/harp/raw/1.jpg",
+        "data/harp/raw/best.jpg",
+        "data/raw/1.jpg",
+    ]);
+    let scanned = |exclude: &[&str]| {
+        let source = DataSource {
+            exclude: exclude.iter().map(|&glob| glob.to_owned()).collect(),
+            test_fraction: 0.0,
+            ..DataSource::new(Layout::Classes(folders.path("data")))
+        };
+        scan(&source, &folders.cache, Rehash::No, &())
+    };
+    let left = |exclude: &[&str]| {
+        let found = scanned(exclude).unwrap();
+        let names: Vec<String> = files(&found, Split::Train)
+            .iter()
+            .map(|&file| file.to_owned())
+            .collect();
+        (names.join(" "), found.n_excluded)
+    };
+    let expected = "drum/1.jpg drum/keep.gif harp/1.jpg";
+    assert_eq!(
+        left(&["*.gif", "!keep.gif", "thumbs/", "raw"]),
+        (expected.to_owned(), 4),
+        "a folder counts once"
+    );
+    // The same in files: the nearer one has the last word, and the command the very last.
+    folders.write(
+        "data/.luthierignore",
+        b"# small ones\n*.gif\n!keep.gif\nthumbs/\n/raw/\n",
+    );
+    folders.write("data/harp/.luthierignore", b"raw/*\n!raw/best.jpg\n");
+    let with_best = format!("{expected} harp/raw/best.jpg");
+    assert_eq!(left(&[]), (with_best, 4));
+    assert_eq!(left(&["best.jpg", "keep.gif"]).0, "drum/1.jpg harp/1.jpg");
+    // Whoever lists a folder leaves out the same.
+    let listed = find_images(&folders.path("data"), &[]).unwrap();
+    assert_eq!((listed.images.len(), listed.n_excluded), (4, 4));
+
+    let error = scanned(&["a{b"]).unwrap_err().to_string();
+    assert!(error.starts_with("--exclude: "), "{error}");
+    folders.write("data/.luthierignore", b"a{b\n");
+    let error = scanned(&[]).unwrap_err().to_string();
+    assert!(
+        error.contains(".luthierignore: ") && error.contains("line 1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_list_of_files_takes_their_classes_from_their_folders_or_from_a_pattern() {
+    let folders = flat();
+    folders.write(
+        "list.txt",
+        b"train/drum/1.jpg\ntrain/harp/1.jpg\ntest/harp/1.jpg\ngone/1.jpg\n",
+    );
+    let listed = |pattern: Option<&str>| {
+        let source = DataSource {
+            test_fraction: 0.0,
+            ..DataSource::new(Layout::Named {
+                images: ImageFiles::listed(folders.path("list.txt"), None),
+                pattern: pattern.map(str::to_owned),
+            })
+        };
+        scan(&source, &folders.cache, Rehash::No, &())
+    };
+    let found = listed(None).unwrap();
+    assert_eq!(found.manifest.classes, ["drum", "gone", "harp"]);
+    let Content::Unreadable(reason) = &found.manifest.entries[0].content else {
+        panic!("there is no such file")
+    };
+    assert!(reason.contains("(line 4 of "), "{reason}");
+    assert_eq!(
+        listed(Some("^(?<side>train|test)/")).unwrap().manifest.classes,
+        ["test", "train"]
+    );
+
+    folders.write("list.txt", b"drum_0.jpg\n");
+    let error = listed(None).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a list of files without classes: it fits no file, for example not drum_0.jpg"
+    );
+    folders.write("list.txt", b"\n");
+    let error = listed(None).unwrap_err().to_string();
+    assert!(error.ends_with("list.txt:1: no file is named"), "{error}");
+}
+
+#[test]
+fn images_without_labels_are_all_in_one_split_and_have_no_class() {
+    let folders = Folders::new(&[
+        "heap/a.jpg",
+        "heap/2024/b.jpg",
+        "heap/2024/trip/c.png",
+        "heap/notes.txt",
+    ]);
+    let source = DataSource::new(Layout::Unlabelled(ImageFiles::Below(folders.path("heap"))));
+    let found = scan(&source, &folders.cache, Rehash::No, &()).unwrap();
+    assert_eq!(files(&found, Split::Train), ["2024/b.jpg", "2024/trip/c.png", "a.jpg"]);
+    assert_eq!((found.manifest.classes, found.n_ignored), (vec![String::new()], 1));
+
+    let empty = DataSource::new(Layout::Unlabelled(ImageFiles::Below(folders.path("cache"))));
+    let error = scan(&empty, &folders.cache, Rehash::No, &()).unwrap_err().to_string();
+    assert!(
+        error.ends_with("cache: no images in this folder or below it"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_folder_looks_labelled_if_it_has_two_folders_and_no_image_of_its_own() {
+    let folders = Folders::new(&[
+        "labelled/drum/1.jpg",
+        "labelled/harp/1.jpg",
+        "labelled/readme.txt",
+        "labelled/.git/1.jpg",
+        "flat/1.jpg",
+        "nested/2024/1.jpg",
+        "mixed/a/1.jpg",
+        "mixed/b/1.jpg",
+        "mixed/1.jpg",
+    ]);
+    for (folder, is_labelled) in [("labelled", true), ("flat", false), ("nested", false), ("mixed", false)] {
+        let layout = Layout::of_folder(folders.path(folder)).unwrap();
+        assert_eq!(matches!(layout, Layout::Classes(_)), is_labelled, "{folder}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn names_that_are_not_utf8_are_read_like_others() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let folders = with(&[]);
+    let class = folders.path("train").join(OsStr::from_bytes(b"caf\xE9"));
+    fs::create_dir(&class).unwrap();
+    fs::write(class.join(OsStr::from_bytes(b"\xE9t\xE9.jpg")), photo(50)).unwrap();
+    let found = folders.scan().unwrap();
+    let read = found
+        .manifest
+        .entries
+        .iter()
+        .find(|entry| entry.file.starts_with("caf"));
+    let read = read.unwrap();
+    assert_eq!(*file_names::bytes_of(&read.file), *b"caf\xE9/\xE9t\xE9.jpg");
+    assert_eq!(*file_names::bytes_of(&read.class), *b"caf\xE9");
+    assert!(matches!(read.content, Content::Digest(_)), "{:?}", read.content);
+    assert_eq!(
+        fs::read(folders.split().path(read)).unwrap(),
+        photo(50),
+        "its path leads to it"
+    );
+    // A list of files names it by its bytes.
+    folders.write("list.txt", b"train/caf\xE9/\xE9t\xE9.jpg\ntrain/drum/1.jpg\n");
+    let source = DataSource {
+        test_fraction: 0.0,
+        ..DataSource::new(Layout::Named {
+            images: ImageFiles::listed(folders.path("list.txt"), None),
+            pattern: None,
+        })
+    };
+    let listed = scan(&source, &folders.cache, Rehash::No, &()).unwrap();
+    let of_list = listed
+        .manifest
+        .entries
+        .iter()
+        .find(|entry| entry.class == read.class)
+        .unwrap();
+    assert_eq!(of_list.content, read.content);
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use luthier_artifact::{Artifact, Digest, FeatureRows};
 use luthier_cache::Cache;
 use luthier_extract::{
-    Combine, DataSource, Decoding, Device, ExtractConfig, Extraction, ExtractorConfig, PerceptualHash, Precision,
-    Rehash, View, Views, WIDTH, WeightsSource, WeightsStore, scan,
+    Combine, DataSource, Decoding, Device, ExtractConfig, Extraction, ExtractorConfig, Layout, PerceptualHash,
+    Precision, Rehash, View, Views, WIDTH, WeightsSource, WeightsStore, scan,
 };
 use ndarray::{Array2, Axis, s};
 
@@ -50,10 +50,10 @@ impl Project {
 
     fn try_run(&self, cache: &str, n_threads: usize) -> luthier_extract::Result<Extraction> {
         let cache = Cache::open(&self.path(cache)).unwrap();
-        let source = DataSource::Split {
+        let source = DataSource::new(Layout::Split {
             train: self.path("train"),
             test: self.path("test"),
-        };
+        });
         let manifest = scan(&source, &cache, Rehash::Yes, &())?.manifest;
         let store = WeightsStore::new("unused".into(), None);
         self.config.run(&source, &manifest, &cache, &store, n_threads, &())
@@ -189,10 +189,10 @@ fn unreadable_images_are_skipped_with_their_reason() {
 fn a_file_that_is_gone_for_a_moment_is_an_error_and_not_taken_for_bad() {
     let project = Project::new();
     let cache = Cache::open(&project.path("cache")).unwrap();
-    let source = DataSource::Split {
+    let source = DataSource::new(Layout::Split {
         train: project.path("train"),
         test: project.path("test"),
-    };
+    });
     let manifest = scan(&source, &cache, Rehash::No, &()).unwrap().manifest;
     let (image, away) = (project.path("train/a/2.jpg"), project.path("away"));
     let run = || {

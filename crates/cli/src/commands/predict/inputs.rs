@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use luthier_artifact::file_names;
 use luthier_extract::{ImageSource, images_below};
 
 use super::piped::{Item, Piped};
@@ -29,7 +30,7 @@ pub(super) struct Input {
 impl Input {
     pub(super) fn file(path: PathBuf) -> Self {
         Input {
-            name: path.display().to_string(),
+            name: file_names::name_of(&path),
             source: ImageSource::File(path),
         }
     }

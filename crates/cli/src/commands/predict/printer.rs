@@ -3,6 +3,7 @@
 use std::io::{self, StdoutLock, Write};
 
 use clap::ValueEnum;
+use luthier_artifact::file_names;
 use serde::Serialize;
 
 use luthier::words::printable;
@@ -64,9 +65,8 @@ impl Printer {
     pub(super) fn print(&mut self, prediction: &Printed<'_>) -> io::Result<()> {
         let lines = match self.format {
             Format::Json => {
-                let mut line = serde_json::to_vec(prediction).map_err(io::Error::other)?;
-                line.push(b'\n');
-                line
+                let line = serde_json::to_string(prediction).map_err(io::Error::other)?;
+                (file_names::to_json(line) + "\n").into_bytes()
             }
             Format::Csv => self.csv(prediction).map_err(io::Error::other)?,
             Format::Table => self.row(prediction).into_bytes(),
@@ -88,7 +88,8 @@ impl Printer {
             let row = [file, answer, rank, class, probability, distance];
             let error = error.as_deref().unwrap_or_default();
             let to = self.has_targets.then(|| to.as_deref().unwrap_or_default());
-            csv.write_record(row.into_iter().chain([error]).chain(to))
+            let row = row.into_iter().chain([error]).chain(to);
+            csv.write_record(row.map(|cell| file_names::bytes_of(cell)))
         };
         match answer {
             None => write("", "", "", "", "")?,
@@ -122,7 +123,7 @@ impl Printer {
         let mut columns = columns.join("  ");
         // That the most probable class is the answer goes without saying.
         if *answer != predictions[0].class {
-            columns = format!("{answer} ({columns})");
+            columns = format!("{} ({columns})", printable(answer));
         }
         if let Some(to) = &prediction.to {
             columns = format!("{columns}  → {}", printable(to));

@@ -6,12 +6,12 @@ use image::DynamicImage;
 use image::codecs::bmp::BmpDecoder;
 
 use super::Format;
-use crate::image::decoding::Unreadable;
+use crate::image::decoding::{Limits, Unreadable};
 
 /// Decodes a BMP.
-pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable> {
+pub(in crate::image) fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, Unreadable> {
     let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| Format::Bmp.refused(error))?;
-    let mut image = Format::Bmp.decode_with(decoder)?;
+    let mut image = Format::Bmp.decode_with(decoder, limits)?;
     // The header of OS/2 is shorter: there the number of bits stands elsewhere.
     const SHORT_HEADER: &[u8] = &[12, 0, 0, 0];
     let is_short = bytes.get(14..18) == Some(SHORT_HEADER);

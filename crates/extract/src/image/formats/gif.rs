@@ -4,17 +4,17 @@ use gif::{ColorOutput, DecodeOptions, MemoryLimit};
 use image::{DynamicImage, Rgba, RgbaImage};
 
 use super::Format;
-use crate::image::decoding::{MAX_ALLOC, Unreadable};
+use crate::image::decoding::{Limits, Unreadable};
 
 /// Decodes the first frame of a GIF as Pillow does: a frame larger than the screen makes the screen larger, and what the
 /// frame leaves free is transparent, or else has the first colour.
-pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable> {
+pub(in crate::image) fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, Unreadable> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
     options.check_frame_consistency(false);
     options.allow_unknown_blocks(true);
     // The size of the indices, one byte each. They become four.
-    let limit = MAX_ALLOC / 5;
+    let limit = (limits.memory / 5).max(1);
     options.set_memory_limit(MemoryLimit::Bytes(limit.try_into().expect("the limit is above 0")));
     let mut decoder = options.read_info(bytes).map_err(|error| Format::Gif.damaged(error))?;
     let screen = (u32::from(decoder.width()), u32::from(decoder.height()));
@@ -27,9 +27,8 @@ pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable>
     if size.0 == 0 || size.1 == 0 {
         return Err(Format::Gif.damaged(format_args!("{} × {} pixels", size.0, size.1)));
     }
-    if 4 * u64::from(size.0) * u64::from(size.1) + u64::from(width) * u64::from(height) > MAX_ALLOC {
-        return Err(Unreadable::too_large(size.0, size.1));
-    }
+    let memory = 4 * u64::from(size.0) * u64::from(size.1) + u64::from(width) * u64::from(height);
+    limits.check(size, memory)?;
     let transparent = frame.transparent;
     let palette = frame.palette.clone().or(global);
     let colour = |index: u8| {

@@ -3,11 +3,11 @@
 use image::DynamicImage;
 
 use super::Format;
-use crate::image::decoding::Unreadable;
+use crate::image::decoding::{Limits, Unreadable};
 
 /// Decodes the primary image of a HEIC or AVIF file to 8 bits a channel, upright.
 #[cfg(not(feature = "heif"))]
-pub(in crate::image) fn decode(_: &[u8], format: Format) -> Result<DynamicImage, Unreadable> {
+pub(in crate::image) fn decode(_: &[u8], format: Format, _: &Limits) -> Result<DynamicImage, Unreadable> {
     Err(Unreadable(format!(
         "{format}: built without libheif; install it (apt install libheif-dev, or brew install libheif), then build \
          again with `cargo xtask setup`"
@@ -23,7 +23,6 @@ mod library {
     use std::ffi::{CStr, c_char, c_int};
 
     use super::*;
-    use crate::image::decoding::MAX_ALLOC;
 
     /// `struct luthier_heif_image` of heif.c.
     #[repr(C)]
@@ -43,7 +42,7 @@ mod library {
     }
 
     /// Decodes the primary image of a HEIC or AVIF file to 8 bits a channel, upright.
-    pub(in crate::image) fn decode(bytes: &[u8], format: Format) -> Result<DynamicImage, Unreadable> {
+    pub(in crate::image) fn decode(bytes: &[u8], format: Format, limits: &Limits) -> Result<DynamicImage, Unreadable> {
         let mut found = Found {
             pixels: std::ptr::null_mut(),
             width: 0,
@@ -54,7 +53,7 @@ mod library {
             message: [0; 256],
         };
         // SAFETY: the bytes live through the call, and `found` is as heif.c has it.
-        unsafe { luthier_heif_decode(bytes.as_ptr(), bytes.len(), MAX_ALLOC, &raw mut found) };
+        unsafe { luthier_heif_decode(bytes.as_ptr(), bytes.len(), limits.memory, &raw mut found) };
         let Found {
             width,
             height,
@@ -62,9 +61,7 @@ mod library {
             ..
         } = found;
         if found.pixels.is_null() {
-            if found.bytes > MAX_ALLOC {
-                return Err(Unreadable::too_large(width, height));
-            }
+            limits.check((width, height), found.bytes)?;
             // SAFETY: heif.c ends the message with a zero.
             let message = unsafe { CStr::from_ptr(found.message.as_ptr()) }.to_string_lossy();
             return Err(match found.is_unsupported {

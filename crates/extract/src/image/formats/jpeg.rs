@@ -5,19 +5,23 @@ use jpeg_decoder::PixelFormat;
 use mozjpeg::{ColorSpace, Decompress, Marker};
 
 use super::Format;
-use crate::image::decoding::{Decoding, MAX_ALLOC, Unreadable};
+use crate::image::decoding::{Decoding, Limits, Unreadable};
 use crate::image::exif::Metadata;
 use crate::image::pixels::rgb_of_cmyk;
 
 /// Decodes a JPEG with libjpeg (in mozjpeg's edition), whose pixels are those of Pillow, bit for bit. Lossless JPEGs, which
 /// libjpeg does not know, are for the `jpeg-decoder` crate.
-pub(in crate::image) fn decode(bytes: &[u8], decoding: Decoding) -> Result<(DynamicImage, Metadata), Unreadable> {
+pub(in crate::image) fn decode(
+    bytes: &[u8],
+    decoding: Decoding,
+    limits: &Limits,
+) -> Result<(DynamicImage, Metadata), Unreadable> {
     let headers = read_headers(bytes)?;
     if headers.is_lossless {
-        return decode_lossless(bytes);
+        return decode_lossless(bytes, limits);
     }
     // A fatal error of libjpeg unwinds with its message, and does not reach the panic hook.
-    catch_unwind(AssertUnwindSafe(|| decompress(bytes, headers.scans, decoding))).unwrap_or_else(|panic| {
+    catch_unwind(AssertUnwindSafe(|| decompress(bytes, headers.scans, decoding, limits))).unwrap_or_else(|panic| {
         let message = panic
             .downcast_ref::<String>()
             .map_or("libjpeg failed", |message| message.as_str());
@@ -29,7 +33,12 @@ fn damaged(reason: impl std::fmt::Display) -> Unreadable {
     Format::Jpeg.damaged(reason)
 }
 
-fn decompress(bytes: &[u8], scans: Scans, decoding: Decoding) -> Result<(DynamicImage, Metadata), Unreadable> {
+fn decompress(
+    bytes: &[u8],
+    scans: Scans,
+    decoding: Decoding,
+    limits: &Limits,
+) -> Result<(DynamicImage, Metadata), Unreadable> {
     let mut jpeg = Decompress::with_markers(&[APP1]).from_mem(bytes).map_err(damaged)?;
     let is_cmyk = matches!(jpeg.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
     let (width, height) = jpeg.size();
@@ -46,9 +55,7 @@ fn decompress(bytes: &[u8], scans: Scans, decoding: Decoding) -> Result<(Dynamic
             .map(|component| 2 * 64 * component.width_in_blocks as usize * component.height_in_blocks as usize)
             .sum(),
     };
-    if (pixels + coefficients) as u64 > MAX_ALLOC {
-        return Err(Unreadable::too_large(width as u32, height as u32));
-    }
+    limits.check((width as u32, height as u32), (pixels + coefficients) as u64)?;
     let metadata = metadata(jpeg.markers().map(|marker| marker.data));
     jpeg.scale((8 / reduction) as u8);
     let pixels = if is_cmyk {
@@ -69,9 +76,14 @@ fn decompress(bytes: &[u8], scans: Scans, decoding: Decoding) -> Result<(Dynamic
     Ok((image, metadata))
 }
 
-fn decode_lossless(bytes: &[u8]) -> Result<(DynamicImage, Metadata), Unreadable> {
+fn decode_lossless(bytes: &[u8], limits: &Limits) -> Result<(DynamicImage, Metadata), Unreadable> {
     let mut decoder = jpeg_decoder::Decoder::new(bytes);
-    decoder.set_max_decoding_buffer_size(MAX_ALLOC as usize / 4);
+    decoder.set_max_decoding_buffer_size(limits.memory as usize / 4);
+    decoder.read_info().map_err(damaged)?;
+    if let Some(info) = decoder.info() {
+        let (width, height) = (u32::from(info.width), u32::from(info.height));
+        limits.check((width, height), 4 * u64::from(width) * u64::from(height))?;
+    }
     let pixels = decoder.decode().map_err(damaged)?;
     let info = decoder.info().ok_or_else(|| damaged("its header is missing"))?;
     let n_channels = match info.pixel_format {
@@ -215,7 +227,7 @@ mod tests {
 
     /// As they lie in the file.
     fn pixels(bytes: &[u8], decoding: Decoding) -> RgbImage {
-        decode(bytes, decoding).unwrap().0.into_rgb8()
+        decode(bytes, decoding, &Limits::default()).unwrap().0.into_rgb8()
     }
 
     /// Writes other dimensions into the frame header.
@@ -292,12 +304,22 @@ mod tests {
         let mut bytes = encode(64, 64, false, None);
         claim(&mut bytes, 65500, 2800);
         let message = "too large: 65500 × 2800 pixels take more than 512 MiB";
-        assert_eq!(decode(&bytes, Decoding::Exact).unwrap_err().to_string(), message);
+        assert_eq!(
+            decode(&bytes, Decoding::Exact, &Limits::default())
+                .unwrap_err()
+                .to_string(),
+            message
+        );
         assert_eq!(dimensions(&bytes, Decoding::Scaled), (16375, 700));
         // The coefficients of a progressive JPEG are kept at full size.
         let mut bytes = encode(64, 64, true, None);
         claim(&mut bytes, 65500, 2800);
-        assert_eq!(decode(&bytes, Decoding::Scaled).unwrap_err().to_string(), message);
+        assert_eq!(
+            decode(&bytes, Decoding::Scaled, &Limits::default())
+                .unwrap_err()
+                .to_string(),
+            message
+        );
     }
 
     #[test]

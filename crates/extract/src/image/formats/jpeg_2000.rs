@@ -4,10 +4,10 @@ use hayro_jpeg2000::{DecodeSettings, Image};
 use image::{DynamicImage, ImageDecoder as _};
 
 use super::Format;
-use crate::image::decoding::{MAX_ALLOC, Unreadable};
+use crate::image::decoding::{Limits, Unreadable};
 
 /// Decodes a JP2 file or a bare codestream.
-pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable> {
+pub(in crate::image) fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, Unreadable> {
     let settings = DecodeSettings {
         // A file that is cut short is damaged.
         strict: true,
@@ -16,8 +16,6 @@ pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable>
     let image = Image::new(bytes, &settings).map_err(|error| Format::Jpeg2000.damaged(error))?;
     let (width, height) = image.dimensions();
     // Coefficients and channels in single precision, and our bytes.
-    if 5 * 4 * u64::from(width) * u64::from(height) > 4 * MAX_ALLOC {
-        return Err(Unreadable::too_large(width, height));
-    }
-    Format::Jpeg2000.decode_with(image)
+    limits.check((width, height), 5 * u64::from(width) * u64::from(height))?;
+    Format::Jpeg2000.decode_with(image, limits)
 }

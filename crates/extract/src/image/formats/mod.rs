@@ -15,7 +15,7 @@ use std::fmt;
 
 use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageDecoder, ImageError, RgbImage, RgbaImage};
 
-use super::decoding::{MAX_ALLOC, Unreadable};
+use super::decoding::{Limits, Unreadable};
 use super::exif::Ifd;
 
 /// A format that can be decoded, at least in some builds.
@@ -193,14 +193,12 @@ impl Format {
     }
 
     /// Decodes with a decoder of the `image` crate's kind.
-    fn decode_with(self, decoder: impl ImageDecoder) -> Result<DynamicImage, Unreadable> {
+    fn decode_with(self, decoder: impl ImageDecoder, limits: &Limits) -> Result<DynamicImage, Unreadable> {
         let (width, height) = decoder.dimensions();
         if width == 0 || height == 0 {
             return Err(self.damaged(format_args!("{width} × {height} pixels")));
         }
-        if decoder.total_bytes() > MAX_ALLOC {
-            return Err(Unreadable::too_large(width, height));
-        }
+        limits.check((width, height), decoder.total_bytes())?;
         DynamicImage::from_decoder(decoder).map_err(|error| self.refused(error))
     }
 }

@@ -6,18 +6,18 @@ use image::DynamicImage;
 use png::{DecodeOptions, Decoder, Reader, Transformations};
 
 use super::Format;
-use crate::image::decoding::{MAX_ALLOC, Unreadable};
+use crate::image::decoding::{Limits, Unreadable};
 use crate::image::exif::Metadata;
 
 const SIGNATURE: usize = 8;
 
 /// Decodes the still picture of a PNG to 8 bits a channel. Of 16 bits the upper 8 are kept, as in Pillow.
-pub(in crate::image) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Metadata), Unreadable> {
-    match read(bytes) {
+pub(in crate::image) fn decode(bytes: &[u8], limits: &Limits) -> Result<(DynamicImage, Metadata), Unreadable> {
+    match read(bytes, limits) {
         // Pillow passes over chunks that it does not know, even those that say that they matter, and needs no end marker
         // after the pixels.
         Err(error) => match mended(bytes) {
-            Some(bytes) => read(&bytes),
+            Some(bytes) => read(&bytes, limits),
             None => Err(error),
         },
         read => read,
@@ -28,25 +28,23 @@ fn damaged(error: impl std::fmt::Display) -> Unreadable {
     Format::Png.damaged(error)
 }
 
-fn read(bytes: &[u8]) -> Result<(DynamicImage, Metadata), Unreadable> {
+fn read(bytes: &[u8], limits: &Limits) -> Result<(DynamicImage, Metadata), Unreadable> {
     let mut options = DecodeOptions::default();
     // The checksum over all pixels.
     options.set_ignore_adler32(false);
     options.set_ignore_iccp_chunk(true);
     let mut decoder = Decoder::new_with_options(Cursor::new(bytes), options);
     decoder.set_limits(png::Limits {
-        bytes: MAX_ALLOC as usize,
+        bytes: limits.memory as usize,
     });
     decoder.set_transformations(Transformations::normalize_to_color8());
     let (width, height) = decoder.read_header_info().map_err(damaged)?.size();
     // Four channels at the most.
-    if 4 * u64::from(width) * u64::from(height) > MAX_ALLOC {
-        return Err(Unreadable::too_large(width, height));
-    }
+    limits.check((width, height), 4 * u64::from(width) * u64::from(height))?;
     let mut reader = decoder.read_info().map_err(damaged)?;
     let size = reader
         .output_buffer_size()
-        .ok_or_else(|| Unreadable::too_large(width, height))?;
+        .ok_or_else(|| damaged(format_args!("{width} × {height} pixels")))?;
     let mut pixels = vec![0; size];
     let frame = reader.next_frame(&mut pixels).map_err(damaged)?;
     pixels.truncate(frame.buffer_size());

@@ -4,11 +4,11 @@
 use std::io::Cursor;
 
 use image::DynamicImage;
-use tiff::decoder::{Decoder, DecodingResult, Limits};
+use tiff::decoder::{Decoder, DecodingResult};
 use tiff::{ColorType, TiffError};
 
 use super::Format;
-use crate::image::decoding::{MAX_ALLOC, Unreadable};
+use crate::image::decoding::{Limits, Unreadable};
 use crate::image::exif::{Ifd, orientation};
 use crate::image::pixels::{rgb_of_cmyk, rgb_of_ycbcr};
 
@@ -23,7 +23,7 @@ const BLACK_IS_ZERO: u8 = 1;
 const PALETTE: u64 = 3;
 
 /// Decodes the first image of a TIFF to 8 bits a channel, upright. Of more bits the upper 8 are kept.
-pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable> {
+pub(in crate::image) fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, Unreadable> {
     let tags = Ifd::first(bytes).ok_or_else(|| Format::Tiff.damaged("its header is cut short"))?;
     let number = |tag| tags.get(tag).and_then(|field| field.whole_numbers()?.first().copied());
     let mut image = match (
@@ -42,10 +42,10 @@ pub(in crate::image) fn decode(bytes: &[u8]) -> Result<DynamicImage, Unreadable>
                 start + field.bytes().len() - 1
             };
             grey[least] = BLACK_IS_ZERO;
-            let read = Samples::read(&grey)?;
+            let read = Samples::read(&grey, limits)?;
             read.with_palette(&map)?
         }
-        _ => Samples::read(bytes)?.into_image(number(PLANAR) == Some(2), number(EXTRA_SAMPLES))?,
+        _ => Samples::read(bytes, limits)?.into_image(number(PLANAR) == Some(2), number(EXTRA_SAMPLES))?,
     };
     image.apply_orientation(orientation(Some(&tags), tags.get(XMP).map(|field| field.bytes())));
     Ok(image)
@@ -71,13 +71,13 @@ fn unsupported(color: ColorType) -> Unreadable {
 }
 
 impl Samples {
-    fn read(bytes: &[u8]) -> Result<Self, Unreadable> {
-        let mut limits = Limits::default();
-        limits.decoding_buffer_size = MAX_ALLOC as usize;
-        limits.intermediate_buffer_size = MAX_ALLOC as usize;
+    fn read(bytes: &[u8], limits: &Limits) -> Result<Self, Unreadable> {
+        let mut of_crate = tiff::decoder::Limits::default();
+        of_crate.decoding_buffer_size = limits.memory as usize;
+        of_crate.intermediate_buffer_size = limits.memory as usize;
         let mut decoder = Decoder::new(Cursor::new(bytes))
             .map_err(unreadable)?
-            .with_limits(limits);
+            .with_limits(of_crate);
         let (width, height) = decoder.dimensions().map_err(unreadable)?;
         if width == 0 || height == 0 {
             return Err(Format::Tiff.damaged(format_args!("{width} × {height} pixels")));
@@ -85,9 +85,8 @@ impl Samples {
         let color = decoder.colortype().map_err(unreadable)?;
         let layout = decoder.image_buffer_layout().map_err(unreadable)?;
         // The samples, and four channels of pixels.
-        if layout.complete_len as u64 + 4 * u64::from(width) * u64::from(height) > MAX_ALLOC {
-            return Err(Unreadable::too_large(width, height));
-        }
+        let memory = layout.complete_len as u64 + 4 * u64::from(width) * u64::from(height);
+        limits.check((width, height), memory)?;
         let mut values = DecodingResult::U8(Vec::new());
         decoder.read_image_to_buffer(&mut values).map_err(unreadable)?;
         Ok(Samples {

@@ -6,11 +6,11 @@ use image::DynamicImage;
 use image::codecs::webp::WebPDecoder;
 
 use super::Format;
-use crate::image::decoding::Unreadable;
+use crate::image::decoding::{Limits, Unreadable};
 use crate::image::exif::Metadata;
 
 /// Decodes a WebP, of an animation the first frame.
-pub(in crate::image) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Metadata), Unreadable> {
+pub(in crate::image) fn decode(bytes: &[u8], limits: &Limits) -> Result<(DynamicImage, Metadata), Unreadable> {
     let length = bytes
         .get(4..8)
         .map(|size| u32::from_le_bytes(size.try_into().expect("four bytes")));
@@ -21,7 +21,7 @@ pub(in crate::image) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Metadata),
         return Err(Format::WebP.damaged("cut short"));
     }
     let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| Format::WebP.refused(error))?;
-    Ok((Format::WebP.decode_with(decoder)?, metadata(bytes)))
+    Ok((Format::WebP.decode_with(decoder, limits)?, metadata(bytes)))
 }
 
 /// EXIF and XMP, where the header says that they are there. Pillow heeds no others.

@@ -1,23 +1,32 @@
-//! Labels from a table: CSV, TSV or JSON Lines, as spreadsheets and labelling tools write them.
+//! Labels from a table: CSV, TSV or JSON Lines, as spreadsheets and labelling tools write them. Lists of files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use luthier_artifact::Split;
+use luthier_artifact::{Split, file_names};
 use serde_json::Value;
 
 use crate::{Error, Result};
 
 /// A row of a table of labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LabelledFile {
+pub(super) struct LabelledFile {
     /// The line of the table, from 1 on.
-    pub(crate) line: usize,
+    pub(super) line: usize,
     /// The path as the manifest has it: below the folder of the images, or absolute.
-    pub(crate) file: String,
-    pub(crate) class: String,
+    pub(super) file: String,
+    pub(super) class: String,
     /// `None` if the table does not say it.
-    pub(crate) split: Option<Split>,
+    pub(super) split: Option<Split>,
+}
+
+/// A line of a list of files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ListedFile {
+    /// The line of the list, from 1 on.
+    pub(super) line: usize,
+    /// The path as the manifest has it: below the folder of the images, or absolute.
+    pub(super) file: String,
 }
 
 /// What a column holds, by its name in lower case: the names that people, Hugging Face, Label Studio and Vertex AI use.
@@ -49,7 +58,7 @@ struct Row {
 /// # Errors
 /// [`Error::File`] if the table cannot be read, [`Error::Labels`] if it is no table of labels: it lacks a column, a split
 /// is unknown, or a file has two labels.
-pub(crate) fn read(table: &Path, folder: &Path) -> Result<Vec<LabelledFile>> {
+pub(super) fn read(table: &Path, folder: &Path) -> Result<Vec<LabelledFile>> {
     let bytes = std::fs::read(table).map_err(Error::io(table))?;
     let wrong = |line: usize, problem: String| Error::Labels {
         path: table.to_owned(),
@@ -80,7 +89,7 @@ pub(crate) fn read(table: &Path, folder: &Path) -> Result<Vec<LabelledFile>> {
             return Err(wrong(line, format!("{file} without a label")));
         }
         let split = split_of(&split).map_err(|problem| wrong(line, format!("{file}: {problem}")))?;
-        let file = found(&file, folder);
+        let file = found(&file_names::name_of_bytes(file.as_bytes()), folder);
         let Some(&place) = seen.get(&file) else {
             seen.insert(file.clone(), files.len());
             files.push(LabelledFile {
@@ -114,6 +123,42 @@ pub(crate) fn read(table: &Path, folder: &Path) -> Result<Vec<LabelledFile>> {
             "{}: {n_repeated} rows name a file that a row before has named",
             table.display()
         );
+    }
+    Ok(files)
+}
+
+/// Reads a list of files, one path a line. A path may have any bytes but the end of a line; a byte order mark before the
+/// first and empty lines are passed over.
+///
+/// # Errors
+/// [`Error::File`] if the list cannot be read, [`Error::Labels`] if it names no file.
+pub(super) fn read_list(list: &Path, folder: &Path) -> Result<Vec<ListedFile>> {
+    let bytes = std::fs::read(list).map_err(Error::io(list))?;
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+    let (mut files, mut seen, mut n_repeated) = (Vec::new(), HashSet::new(), 0);
+    for (place, path) in bytes.split(|&byte| byte == b'\n').enumerate() {
+        let path = path.strip_suffix(b"\r").unwrap_or(path);
+        if path.is_empty() {
+            continue;
+        }
+        let file = found(&file_names::name_of_bytes(path), folder);
+        match seen.insert(file.clone()) {
+            true => files.push(ListedFile { line: place + 1, file }),
+            false => n_repeated += 1,
+        }
+    }
+    if n_repeated > 0 {
+        tracing::warn!(
+            "{}: {n_repeated} lines name a file that a line before has named",
+            list.display()
+        );
+    }
+    if files.is_empty() {
+        return Err(Error::Labels {
+            path: list.to_owned(),
+            line: 1,
+            problem: "no file is named".to_owned(),
+        });
     }
     Ok(files)
 }
@@ -262,9 +307,21 @@ fn split_of(cell: &str) -> std::result::Result<Option<Split>, String> {
 /// Where the file of a row lies below the folder: as it is named, or, if it has an address or a path from a root, without
 /// the beginning of that, which may belong to the machine or bucket where the table was made.
 fn found(name: &str, folder: &Path) -> String {
-    let name = plain(&name.replace('\\', "/"));
-    if let Some(below) = Path::new(&name).strip_prefix(folder).ok().and_then(Path::to_str) {
-        return below.to_owned();
+    let is_there = |file: &str| folder.join(file_names::path_of(file)).is_file();
+    // A backslash may be part of a name, except on Windows, where these may come from.
+    let name = plain(&if is_there(name) {
+        name.to_owned()
+    } else {
+        name.replace('\\', "/")
+    });
+    let absolute = std::path::absolute(folder).ok();
+    let path = file_names::path_of(&name);
+    let below = [Some(folder), absolute.as_deref()]
+        .into_iter()
+        .flatten()
+        .find_map(|folder| path.strip_prefix(folder).ok());
+    if let Some(below) = below {
+        return file_names::name_of(below);
     }
     let address = match (name.split_once("?d="), name.split_once("://"), name.split_once(":/")) {
         // Label Studio's local files.
@@ -275,13 +332,13 @@ fn found(name: &str, folder: &Path) -> String {
         _ if name.starts_with('/') => name.clone(),
         _ => return name,
     };
-    if folder.join(&name).is_file() {
+    if is_there(&name) {
         return name;
     }
     let mut rest = address.trim_start_matches('/');
     loop {
-        let is_there = |file: &&str| folder.join(file).is_file();
-        if let Some(file) = [Some(rest), uploaded(rest)].into_iter().flatten().find(is_there) {
+        let mut names = [Some(rest), uploaded(rest)].into_iter().flatten();
+        if let Some(file) = names.find(|file| is_there(file)) {
             return file.to_owned();
         }
         match rest.split_once('/') {
@@ -324,9 +381,9 @@ fn percent_decoded(text: &str) -> String {
 }
 
 /// The folder of the images: the one that is named, or that of the table.
-pub(crate) fn folder_of(table: &Path, named: Option<&PathBuf>) -> PathBuf {
+pub(super) fn folder_of(table: &Path, named: Option<PathBuf>) -> PathBuf {
     match (named, table.parent()) {
-        (Some(named), _) => named.clone(),
+        (Some(named), _) => named,
         (None, Some(parent)) if !parent.as_os_str().is_empty() => parent.to_owned(),
         (None, _) => PathBuf::from("."),
     }
@@ -413,6 +470,40 @@ mod tests {
         assert_eq!(rows(b"file,label\ngone.jpg,harp\n").unwrap(), ["gone.jpg harp -"]);
         // Rows that say the same twice are one.
         assert_eq!(rows(b"file,label\na.jpg,harp\na.jpg,harp\n").unwrap(), ["a.jpg harp -"]);
+    }
+
+    #[test]
+    fn a_list_has_one_path_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("sub")).unwrap();
+        fs::write(folder.path().join("sub/b.jpg"), "").unwrap();
+        let list = folder.path().join("files.txt");
+        let read = |text: &[u8]| {
+            fs::write(&list, text).unwrap();
+            let files = read_list(&list, folder.path());
+            files.map(|files| {
+                files
+                    .into_iter()
+                    .map(|found| (found.line, found.file))
+                    .collect::<Vec<_>>()
+            })
+        };
+        let below = folder.path().join("sub/b.jpg");
+        let text = format!(
+            "\u{feff}a, 1.jpg\r\n\r\n{}\n./a, 1.jpg\nsub\\b.jpg\nlast.jpg",
+            below.display()
+        );
+        let expected = [(1, "a, 1.jpg"), (3, "sub/b.jpg"), (6, "last.jpg")];
+        assert_eq!(
+            read(text.as_bytes()).unwrap(),
+            expected.map(|(line, file)| (line, file.to_owned()))
+        );
+        assert_eq!(
+            read(b"caf\xE9.jpg\n").unwrap(),
+            [(1, file_names::name_of_bytes(b"caf\xE9.jpg"))]
+        );
+        let error = read(b"\n\n").unwrap_err();
+        assert!(error.to_string().ends_with("files.txt:1: no file is named"), "{error}");
     }
 
     #[test]
