@@ -19,6 +19,7 @@ use crate::workspace::Workspace;
 pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
     setup::ensure(workspace)?;
     let mut document = workspace.cargo(["doc", "--release", "--workspace", "--no-deps"]);
+    document.args(workspace.features());
     document.env("RUSTDOCFLAGS", "-D warnings");
     let passed = [
         check("format", "cargo fmt --all", || {

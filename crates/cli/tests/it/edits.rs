@@ -3,7 +3,7 @@
 //!
 //! All files carry modification times of long ago, each its own, so that digests are remembered by stat from the first
 //! run on: the stat must tell every edit but the swap of bytes under an unchanged stat, for which there is `--rehash`.
-//! The edits are the same in every run of the tests. `LUTHIER_TEST_EDITS=N` makes N sequences of them in place of 3.
+//! The edits are the same in every run of the tests. `LUTHIER_TEST_EDITS=N` makes N sequences of them in place of 2.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::{CLASSES, PIPELINE, Project, Ran, assert_same, bitmap, luthier_files, results};
 
-const SEQUENCES: u32 = 3;
+const SEQUENCES: u32 = 2;
 
 #[derive(Clone, Debug)]
 enum Edit {
