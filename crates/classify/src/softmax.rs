@@ -1,4 +1,7 @@
+use std::iter::repeat;
+
 use ndarray::Array2;
+use pulp::Arch;
 
 /// Turns scores into probabilities in place.
 ///
@@ -21,14 +24,33 @@ pub(crate) fn softmax_loss(scores: &mut [f64], label: usize) -> f64 {
 fn shifted_softmax(scores: &mut [f64]) -> (f64, f64) {
     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mut sum = 0.0;
-    for score in scores.iter_mut() {
-        *score = (*score - largest).exp();
+    exponentials(scores, repeat(largest));
+    for score in scores.iter() {
         sum += *score;
     }
     for score in scores.iter_mut() {
         *score /= sum;
     }
     (largest, sum.ln())
+}
+
+/// exp(score − largest) of each score, in place.
+///
+/// Matrix products leave the processor's wide registers in use, and until they are cleared, Intel's processors run the
+/// code of the system's `exp` many times slower. The subtraction in wide registers has the compiler clear them before the
+/// first `exp`: two thirds of the time of a small choice of C.
+pub(crate) fn exponentials(scores: &mut [f64], largest: impl Iterator<Item = f64>) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (score, largest) in scores.iter_mut().zip(largest) {
+                *score -= largest;
+            }
+            for score in scores.iter_mut() {
+                *score = score.exp();
+            }
+        },
+    );
 }
 
 /// [`softmax`] of each row of `scores`, `[n, k]`.

@@ -3,6 +3,8 @@ use faer::{Accum, MatMut, MatRef, Par};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
+use crate::softmax::exponentials;
+
 /// Work is cut into blocks of this many rows, and the blocks into this many runs, whatever the number of threads, and
 /// sums over runs are taken in order: results do not depend on the machine's size.
 const ROWS: usize = 256;
@@ -295,10 +297,8 @@ fn block_softmax(scores: &mut [f64], labels: &[usize], of_loss: impl Fn(usize, f
         losses[row] = largest[row] - scores[label * ROWS + row];
     }
     for scores in scores.chunks_exact_mut(ROWS) {
-        for ((score, largest), sum) in scores.iter_mut().zip(&largest).zip(&mut sums) {
-            *score = (*score - largest).exp();
-            *sum += *score;
-        }
+        exponentials(scores, largest.iter().copied());
+        sums.iter_mut().zip(&*scores).for_each(|(sum, score)| *sum += score);
     }
     let factors = sums.map(f64::recip);
     for scores in scores.chunks_exact_mut(ROWS) {
