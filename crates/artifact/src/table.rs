@@ -18,7 +18,7 @@ pub struct ExtractorInfo {
     pub weights: String,
     /// SHA-256 of the weights file, as 64 hexadecimal digits.
     pub weights_sha256: String,
-    /// The number format of the network: `fp32`, `bf16` or `fp16`.
+    /// The number format of the network: `fp32`, `bf16`, `fp16` or `int8`.
     pub precision: String,
 }
 

@@ -98,9 +98,10 @@ pub(crate) struct ExtractSettings {
     /// which is faster. exact: every JPEG is decoded at its full size.
     #[arg(long, value_name = "HOW")]
     decode: Option<Decoding>,
-    /// Number format of the network: fp32, bf16, fp16 or auto [default: fp32]
+    /// Number format of the network: fp32, bf16, fp16, int8 or auto [default: fp32]
     ///
-    /// auto: the fastest format that the device supports in hardware.
+    /// auto: the fastest format that the device supports in hardware, of those that are as accurate as fp32. int8 needs a
+    /// processor with VNNI instructions. It has scales of its own for each file of weights, which take a second to measure.
     #[arg(long, value_name = "FORMAT")]
     precision: Option<ChoosePrecision>,
     /// Stop at an image that cannot be read, instead of skipping it
@@ -154,7 +155,7 @@ impl FromStr for ChoosePrecision {
             _ => text
                 .parse()
                 .map(ChoosePrecision::Fixed)
-                .map_err(|_| format!("expected fp32, bf16, fp16 or auto, found {text}")),
+                .map_err(|_| format!("expected fp32, bf16, fp16, int8 or auto, found {text}")),
         }
     }
 }

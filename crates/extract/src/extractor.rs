@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use luthier_artifact::{Digest, ExtractorInfo, Key};
 
-use crate::network::bridge;
 use crate::network::lanes::{Lanes, Prepared};
 use crate::network::resnet50::{self, Kernels, Network, Target, WIDTH};
+use crate::network::{bridge, calibration};
 use crate::{
     Decoding, Device, Error, Limits, Observer, PerceptualHash, Precision, Preprocess, Result, View, Views,
     WeightsSource, WeightsStore, decode_within,
@@ -60,18 +60,26 @@ impl ExtractorConfig {
             batch,
         } = self;
         let weights = weights.sha256()?;
-        let batch = batch.or(device.fixed_batch());
+        let batch = batch.or(device.fixed_batch(*precision));
+        // Sums of integers do not depend on their order.
+        let batch = match precision {
+            Precision::Int8 => "any".to_owned(),
+            _ => batch.map_or("auto".to_owned(), |batch| batch.to_string()),
+        };
         let key = |view: &View| {
-            Key::stage("extractor", Self::VERSION)
+            let key = Key::stage("extractor", Self::VERSION)
                 .field("view", view)
                 .field("decode", decode)
                 .field("weights", &weights)
                 .field("precision", precision)
                 .field("device", device.kind())
                 .field("kernels", Kernels::best(*device).name())
-                .field("batch", batch.map_or("auto".to_owned(), |batch| batch.to_string()))
-                .field("libtorch", Self::LIBTORCH)
-                .finish()
+                .field("batch", &batch)
+                .field("libtorch", Self::LIBTORCH);
+            match precision {
+                Precision::Int8 => key.field("calibration", calibration::VERSION).finish(),
+                _ => key.finish(),
+            }
         };
         Ok(views.as_slice().iter().map(key).collect())
     }
@@ -187,6 +195,18 @@ impl Extractor {
             Some(batch) => batch.max(1),
             None => device.batch(precision)?,
         };
+        // A batch costs the same however full it is, and in int8 its size changes no feature.
+        let batch = match (precision, config.batch) {
+            (Precision::Int8, None) => batch.min(n_images.div_ceil(n_threads.max(1))).max(1),
+            _ => batch,
+        };
+        let scales = match precision {
+            Precision::Int8 => {
+                let measure = || calibration::scales(&parameters);
+                Some(store.scales(&config.weights.sha256()?, measure)?)
+            }
+            _ => None,
+        };
         let lanes = Lanes::new(device, n_threads, n_images, config.views.as_slice().len(), batch);
         let kernels = Kernels::best(device);
         let why = match (config.batch, device) {
@@ -207,7 +227,7 @@ impl Extractor {
             batch,
         };
         Ok(Extractor {
-            network: Network::new(&parameters, target)?,
+            network: Network::new(&parameters, target, scales.as_ref())?,
             lanes,
             decode,
             limits,

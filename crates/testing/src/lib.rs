@@ -32,6 +32,8 @@ pub enum Need {
     ReadOnlyFolder,
     /// A processor with bf16.
     Bf16,
+    /// A processor with VNNI.
+    Int8,
     /// A build with libheif.
     Heif,
 }
@@ -49,6 +51,7 @@ impl Need {
             Need::Chromium => "chromium",
             Need::ReadOnlyFolder => "read-only-folder",
             Need::Bf16 => "bf16",
+            Need::Int8 => "int8",
             Need::Heif => "heif",
         }
     }
@@ -64,6 +67,7 @@ impl Need {
             Need::Chromium => "install chromium",
             Need::ReadOnlyFolder => "run as a user other than root, or install setpriv (util-linux)",
             Need::Bf16 => "run on a processor with bf16",
+            Need::Int8 => "run on a processor with VNNI",
             Need::Heif => "install libheif-dev and pkg-config, and test with `cargo xtask test`",
         }
     }
@@ -75,7 +79,7 @@ impl Need {
             Need::Photographs => Some("LUTHIER_TEST_DATA"),
             Need::Reference => Some("LUTHIER_TEST_REFERENCE"),
             Need::Python => Some("LUTHIER_TEST_PYTHON"),
-            Need::Strace | Need::Chromium | Need::ReadOnlyFolder | Need::Bf16 | Need::Heif => None,
+            Need::Strace | Need::Chromium | Need::ReadOnlyFolder | Need::Bf16 | Need::Int8 | Need::Heif => None,
         }
     }
 

@@ -36,6 +36,18 @@ using ConvolutionInto = at::Tensor&(
     at::Tensor&, const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, Lengths, Lengths, Lengths,
     int64_t, Name, std::optional<at::Scalar>, std::optional<Name>, Scalars, std::optional<Name>);
 
+using Places = c10::List<int64_t>;
+
+using PackInt8 = at::Tensor(
+    at::Tensor, at::Tensor, double, int64_t, Places, Places, Places, int64_t, std::optional<Places>);
+using ConvolutionInt8 = at::Tensor(
+    at::Tensor, double, int64_t, at::Tensor, at::Tensor, at::Tensor, std::optional<at::Tensor>, Places, Places, Places,
+    int64_t, double, int64_t, std::optional<c10::ScalarType>, Name, Scalars, std::optional<Name>);
+using ConvolutionAddInt8 = at::Tensor(
+    at::Tensor, double, int64_t, at::Tensor, at::Tensor, at::Tensor, at::Tensor, std::optional<at::Tensor>, Places,
+    Places, Places, int64_t, double, int64_t, std::optional<c10::ScalarType>, double, int64_t, Name,
+    std::optional<at::Scalar>, std::optional<Name>, Scalars, std::optional<Name>);
+
 // Operators are looked up once, and called unboxed. Otherwise the 53 convolutions of an image would
 // take a percent more time in bf16. `typed` throws if this libtorch's operator has other arguments.
 template <typename Signature>
@@ -58,10 +70,35 @@ const c10::TypedOperatorHandle<ConvolutionInto>& convolution_into() {
     return found;
 }
 
+const c10::TypedOperatorHandle<PackInt8>& pack_int8() {
+    static const auto found = find<PackInt8>("onednn::qconv_prepack", "");
+    return found;
+}
+
+const c10::TypedOperatorHandle<ConvolutionInt8>& convolution_int8() {
+    static const auto found = find<ConvolutionInt8>("onednn::qconv2d_pointwise", "");
+    return found;
+}
+
+const c10::TypedOperatorHandle<ConvolutionAddInt8>& convolution_add_int8() {
+    static const auto found = find<ConvolutionAddInt8>("onednn::qconv2d_pointwise", "binary");
+    return found;
+}
+
 // As in bridge.rs.
 struct Shape {
     int64_t stride, padding, groups;
 };
+
+// As in bridge.rs: an 8-bit q stands for scale · (q − zero_point).
+struct Quantum {
+    double scale;
+    int64_t zero_point;
+};
+
+Places twice(int64_t value) {
+    return Places({value, value});
+}
 
 struct Pair {
     int64_t values[2];
@@ -142,6 +179,55 @@ at::Tensor* luthier_onednn_convolution_add_relu(
         return leak(convolution_into().call(
             into, *input, *weight, *bias, Pair(shape.padding), Pair(shape.stride), Pair(1), shape.groups, "add",
             at::Scalar(1.0), "relu", Scalars(), ""));
+    });
+}
+
+bool luthier_int8_is_available() {
+    try {
+        pack_int8(), convolution_int8(), convolution_add_int8();
+        return true;
+    } catch (...) {
+        return false;
+    }
+}
+
+// Reorders an 8-bit weight into the layout that oneDNN prefers for inputs of this shape and quantum.
+at::Tensor* luthier_int8_pack(
+    const at::Tensor* weight, const at::Tensor* weight_scales, Quantum x, Shape shape, const int64_t* input_shape,
+    char** error) {
+    return guarded(error, [&] {
+        Places input;
+        for (int place = 0; place < 4; ++place) input.push_back(input_shape[place]);
+        return leak(pack_int8().call(
+            *weight, *weight_scales, x.scale, x.zero_point, twice(shape.stride), twice(shape.padding), twice(1),
+            shape.groups, input));
+    });
+}
+
+// The result is 8 bits of the quantum `y`, or fp32 if that has no scale. attr is "relu" or "none".
+at::Tensor* luthier_int8_convolution(
+    const at::Tensor* input, Quantum x, const at::Tensor* weight, const at::Tensor* weight_scales,
+    const at::Tensor* weight_zero_points, const at::Tensor* bias, Shape shape, Quantum y, const char* attr,
+    char** error) {
+    return guarded(error, [&] {
+        const bool is_float = y.scale == 0.0;
+        return leak(convolution_int8().call(
+            *input, x.scale, x.zero_point, *weight, *weight_scales, *weight_zero_points, *bias, twice(shape.stride),
+            twice(shape.padding), twice(1), shape.groups, is_float ? 1.0 : y.scale, y.zero_point,
+            is_float ? at::kFloat : at::kByte, attr, Scalars(), ""));
+    });
+}
+
+// Replaces `sum`, 8 bits of a quantum of its own, by relu(sum + convolution) in 8 bits of the quantum `y`.
+at::Tensor* luthier_int8_convolution_add_relu(
+    const at::Tensor* sum, Quantum of_sum, const at::Tensor* input, Quantum x, const at::Tensor* weight,
+    const at::Tensor* weight_scales, const at::Tensor* weight_zero_points, const at::Tensor* bias, Shape shape,
+    Quantum y, char** error) {
+    return guarded(error, [&] {
+        return leak(convolution_add_int8().call(
+            *input, x.scale, x.zero_point, *weight, *weight_scales, *weight_zero_points, *sum, *bias,
+            twice(shape.stride), twice(shape.padding), twice(1), shape.groups, y.scale, y.zero_point, at::kByte,
+            of_sum.scale, of_sum.zero_point, "sum", at::Scalar(1.0), "relu", Scalars(), ""));
     });
 }
 

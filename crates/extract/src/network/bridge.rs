@@ -42,6 +42,40 @@ unsafe extern "C" {
         shape: Shape,
         error: *mut *mut c_char,
     ) -> *mut C_tensor;
+    fn luthier_int8_is_available() -> bool;
+    fn luthier_int8_pack(
+        weight: *const C_tensor,
+        weight_scales: *const C_tensor,
+        x: Quantum,
+        shape: Shape,
+        input_shape: *const i64,
+        error: *mut *mut c_char,
+    ) -> *mut C_tensor;
+    fn luthier_int8_convolution(
+        input: *const C_tensor,
+        x: Quantum,
+        weight: *const C_tensor,
+        weight_scales: *const C_tensor,
+        weight_zero_points: *const C_tensor,
+        bias: *const C_tensor,
+        shape: Shape,
+        y: Quantum,
+        attr: *const c_char,
+        error: *mut *mut c_char,
+    ) -> *mut C_tensor;
+    fn luthier_int8_convolution_add_relu(
+        sum: *const C_tensor,
+        of_sum: Quantum,
+        input: *const C_tensor,
+        x: Quantum,
+        weight: *const C_tensor,
+        weight_scales: *const C_tensor,
+        weight_zero_points: *const C_tensor,
+        bias: *const C_tensor,
+        shape: Shape,
+        y: Quantum,
+        error: *mut *mut c_char,
+    ) -> *mut C_tensor;
     fn luthier_keep_freed_memory();
     fn luthier_upload(images: *const u8, n: i64, side: i64, index: i64, error: *mut *mut c_char) -> *mut C_tensor;
     fn luthier_free_memory(index: i64, error: *mut *mut c_char) -> u64;
@@ -57,6 +91,12 @@ pub(crate) fn has_onednn() -> bool {
 pub(crate) fn onednn_has_bf16() -> bool {
     // SAFETY: the function takes no arguments, and its exceptions do not leave the bridge.
     unsafe { luthier_onednn_has_bf16() }
+}
+
+/// Whether this libtorch has oneDNN's convolutions of 8-bit integers.
+pub(crate) fn has_int8() -> bool {
+    // SAFETY: the function looks names up in a table, and its exceptions do not leave the bridge.
+    unsafe { luthier_int8_is_available() }
 }
 
 /// The function that follows a convolution without another pass over memory.
@@ -142,36 +182,178 @@ impl PackedConv {
     }
 }
 
+/// What the 8 bits of a number stand for: `q` is `scale · (q − zero_point)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+pub(crate) struct Quantum {
+    pub(crate) scale: f64,
+    pub(crate) zero_point: i64,
+}
+
+impl Quantum {
+    /// Of a result that is not quantized.
+    const FLOAT: Quantum = Quantum {
+        scale: 0.0,
+        zero_point: 0,
+    };
+}
+
+/// A convolution of 8-bit integers, its weight packed for inputs of one shape and quantum.
+#[derive(Debug)]
+pub(crate) struct PackedInt8Conv {
+    weight: Tensor,
+    weight_scales: Tensor,
+    weight_zero_points: Tensor,
+    bias: Tensor,
+    x: Quantum,
+    shape: Shape,
+}
+
+impl PackedInt8Conv {
+    /// Packs a weight `i8 [out, in, h, w]`, each output channel of which is multiplied by a scale, `f32 [out]`, for inputs
+    /// `u8 [n, in, h, w]` of the quantum `x`. The bias is `f32 [out]`.
+    pub(crate) fn new(
+        weight: &Tensor,
+        weight_scales: Tensor,
+        bias: Tensor,
+        x: Quantum,
+        shape: Shape,
+        input_shape: [i64; 4],
+    ) -> Result<Self> {
+        // SAFETY: the tensors live through the call, and the shape has the four numbers that are read.
+        let packed = tensor(|error| unsafe {
+            luthier_int8_pack(
+                weight.as_ptr(),
+                weight_scales.as_ptr(),
+                x,
+                shape,
+                input_shape.as_ptr(),
+                error,
+            )
+        })?;
+        Ok(PackedInt8Conv {
+            weight: packed,
+            weight_zero_points: Tensor::f_zeros(weight_scales.size(), (Kind::Int, tch::Device::Cpu))?,
+            weight_scales,
+            bias,
+            x,
+            shape,
+        })
+    }
+
+    /// The same convolution for another thread: the weight is not copied.
+    pub(crate) fn share(&self) -> Self {
+        PackedInt8Conv {
+            weight: self.weight.shallow_clone(),
+            weight_scales: self.weight_scales.shallow_clone(),
+            weight_zero_points: self.weight_zero_points.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+            x: self.x,
+            shape: self.shape,
+        }
+    }
+
+    /// The quantum of the inputs.
+    pub(crate) fn input(&self) -> Quantum {
+        self.x
+    }
+
+    /// The result is `u8` of the quantum `y`.
+    pub(crate) fn run(&self, x: &Tensor, activation: Activation, y: Quantum) -> Result<Tensor> {
+        let attr = match activation {
+            Activation::None => c"none",
+            Activation::Relu => c"relu",
+        };
+        // SAFETY: all tensors and the text live through the call.
+        tensor(|error| unsafe {
+            luthier_int8_convolution(
+                x.as_ptr(),
+                self.x,
+                self.weight.as_ptr(),
+                self.weight_scales.as_ptr(),
+                self.weight_zero_points.as_ptr(),
+                self.bias.as_ptr(),
+                self.shape,
+                y,
+                attr.as_ptr(),
+                error,
+            )
+        })
+    }
+
+    /// The result is `f32`.
+    pub(crate) fn run_to_float(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, Activation::None, Quantum::FLOAT)
+    }
+
+    /// relu(sum + convolution of x) in `u8` of the quantum `y`. `sum` is `u8` of a quantum of its own.
+    pub(crate) fn run_add_relu(&self, x: &Tensor, (sum, of_sum): (Tensor, Quantum), y: Quantum) -> Result<Tensor> {
+        // SAFETY: all tensors live through the call; `sum` is written to, and taken by value because of that.
+        tensor(|error| unsafe {
+            luthier_int8_convolution_add_relu(
+                sum.as_ptr(),
+                of_sum,
+                x.as_ptr(),
+                self.x,
+                self.weight.as_ptr(),
+                self.weight_scales.as_ptr(),
+                self.weight_zero_points.as_ptr(),
+                self.bias.as_ptr(),
+                self.shape,
+                y,
+                error,
+            )
+        })
+    }
+}
+
+/// A number that tensors hold.
+pub(crate) trait Element: Copy {
+    /// libtorch's name of its type.
+    const KIND: Kind;
+}
+
+impl Element for f32 {
+    const KIND: Kind = Kind::Float;
+}
+
+impl Element for u8 {
+    const KIND: Kind = Kind::Uint8;
+}
+
+impl Element for i8 {
+    const KIND: Kind = Kind::Int8;
+}
+
 /// The values of a tensor in its memory's order.
 ///
 /// # Panics
-/// If it is not `f32` on the CPU, contiguous in C order.
-pub(crate) fn values(tensor: &Tensor) -> &[f32] {
-    let n = n_values(tensor);
+/// If it is not of this type on the CPU, contiguous in C order.
+pub(crate) fn values<T: Element>(tensor: &Tensor) -> &[T] {
+    let n = n_values::<T>(tensor);
     // SAFETY: the tensor holds `n` values of this type as long as it is borrowed, and nothing
     // writes to it meanwhile.
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), n) }
 }
 
-/// A new tensor on the CPU, `f32` of this shape. `fill` must write all values: before, they are
+/// A new tensor on the CPU of this type and shape. `fill` must write all values: before, they are
 /// arbitrary.
-pub(crate) fn filled(shape: [i64; 4], fill: impl FnOnce(&mut [f32])) -> Result<Tensor> {
-    let tensor = Tensor::f_empty(shape, (Kind::Float, tch::Device::Cpu))?;
-    let n = n_values(&tensor);
+pub(crate) fn filled<T: Element>(shape: [i64; 4], fill: impl FnOnce(&mut [T])) -> Result<Tensor> {
+    let tensor = Tensor::f_empty(shape, (T::KIND, tch::Device::Cpu))?;
+    let n = n_values::<T>(&tensor);
     // SAFETY: the tensor holds `n` values of this type, any bits are a valid value, and nothing
     // else refers to the tensor yet.
     fill(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), n) });
     Ok(tensor)
 }
 
-fn n_values(tensor: &Tensor) -> usize {
-    let is_plain = tensor.kind() == Kind::Float
-        && tensor.device() == tch::Device::Cpu
-        && tensor.is_contiguous()
-        && tensor.numel() > 0;
+fn n_values<T: Element>(tensor: &Tensor) -> usize {
+    let is_plain =
+        tensor.kind() == T::KIND && tensor.device() == tch::Device::Cpu && tensor.is_contiguous() && tensor.numel() > 0;
     assert!(
         is_plain,
-        "expected a contiguous f32 tensor on the CPU, found {tensor:?}"
+        "expected a contiguous {:?} tensor on the CPU, found {tensor:?}",
+        T::KIND
     );
     tensor.numel()
 }

@@ -42,9 +42,11 @@ impl Device {
     /// The default number of images in a batch, where it does not depend on the machine.
     ///
     /// It is 1 on the CPU: the activations then stay in the cache of each core, and one image more
-    /// costs one image more. Batches of 2 to 16 were measured to be no faster.
-    pub(crate) fn fixed_batch(self) -> Option<usize> {
+    /// costs one image more. Batches of 2 to 16 were measured to be no faster. In int8 the
+    /// activations are smaller, and calling the operators costs more beside them: there it is 4.
+    pub(crate) fn fixed_batch(self, precision: Precision) -> Option<usize> {
         match self {
+            Device::Cpu if precision == Precision::Int8 => Some(4),
             Device::Cpu => Some(1),
             Device::Cuda(_) => None,
             Device::Mps => Some(32),
@@ -57,7 +59,7 @@ impl Device {
     /// # Errors
     /// [`Error::Torch`] if the device does not say how much memory is free.
     pub(crate) fn batch(self, precision: Precision) -> Result<usize> {
-        match (self, self.fixed_batch()) {
+        match (self, self.fixed_batch(precision)) {
             (_, Some(batch)) => Ok(batch),
             (Device::Cuda(n), None) => Ok(batch_within(bridge::free_memory(n)?, precision)),
             (Device::Cpu | Device::Mps, None) => unreachable!("their batch is fixed"),
@@ -86,6 +88,11 @@ impl Device {
                 tch::Cuda::device_count()
             )),
             Device::Mps if !tch::utils::has_mps() => missing("no Apple GPU found"),
+            Device::Cuda(_) | Device::Mps if precision == Precision::Int8 => Err(Error::Precision {
+                device: self.to_string(),
+                precision: precision.to_string(),
+                message: "no int8 on GPUs, expected fp32, bf16 or fp16".to_owned(),
+            }),
             _ => Ok(()),
         }
     }
@@ -116,7 +123,10 @@ fn check_on_cpu(precision: Precision, has_bf16: bool) -> Result<()> {
         Precision::Bf16 if !has_bf16 => {
             lacking("this processor has no bf16 instructions, which --precision bf16 needs")
         }
-        Precision::Fp16 => lacking("no fp16 on the CPU, expected fp32 or bf16"),
+        Precision::Int8 if !has_int8() => {
+            lacking("this processor has no VNNI instructions, which --precision int8 needs")
+        }
+        Precision::Fp16 => lacking("no fp16 on the CPU, expected fp32, bf16 or int8"),
         _ => Ok(()),
     }
 }
@@ -157,7 +167,7 @@ fn batch_within(free: u64, precision: Precision) -> usize {
     let values_each = 8 * 112 * 112 * 64;
     let bytes_each = match precision {
         Precision::Fp32 => 4 * values_each,
-        Precision::Bf16 | Precision::Fp16 => 2 * values_each,
+        Precision::Bf16 | Precision::Fp16 | Precision::Int8 => 2 * values_each,
     };
     let fitting = (free / 2 / bytes_each).clamp(1, 256);
     1 << fitting.ilog2()
@@ -175,6 +185,8 @@ pub enum Precision {
     Bf16,
     /// 16-bit floating point, on GPUs only.
     Fp16,
+    /// 8-bit integers, on processors with VNNI instructions.
+    Int8,
 }
 
 fn unknown_precision(found: &str) -> UnknownName {
@@ -182,9 +194,10 @@ fn unknown_precision(found: &str) -> UnknownName {
 }
 
 impl Precision {
-    /// The fastest format that a device has in hardware.
+    /// The fastest format that a device has in hardware, of those that are as accurate as fp32.
     pub fn best(device: Device) -> Self {
         match device {
+            Device::Cpu if has_int8() => Precision::Int8,
             Device::Cpu if multiplies_bf16() && bridge::onednn_has_bf16() => Precision::Bf16,
             Device::Cuda(_) => Precision::Fp16,
             Device::Cpu | Device::Mps => Precision::Fp32,
@@ -193,11 +206,30 @@ impl Precision {
 
     pub(crate) fn kind(self) -> tch::Kind {
         match self {
-            Precision::Fp32 => tch::Kind::Float,
+            // Between the first convolution and the blocks, which take care of themselves.
+            Precision::Fp32 | Precision::Int8 => tch::Kind::Float,
             Precision::Bf16 => tch::Kind::BFloat16,
             Precision::Fp16 => tch::Kind::Half,
         }
     }
+}
+
+/// Whether this processor sums up products of 8-bit integers in one instruction (VNNI), and libtorch has convolutions that
+/// do. Without the instruction oneDNN's sums may overflow.
+fn has_int8() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return (std::arch::is_x86_feature_detected!("avx512vnni") || std::arch::is_x86_feature_detected!("avxvnni"))
+        && bridge::has_int8()
+        && !onednn_is_held_back();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+/// Whether the user has oneDNN do without VNNI: the names of instruction sets that lack it.
+#[cfg(target_arch = "x86_64")]
+fn onednn_is_held_back() -> bool {
+    let limit = std::env::var("ONEDNN_MAX_CPU_ISA").or_else(|_| std::env::var("DNNL_MAX_CPU_ISA"));
+    limit.is_ok_and(|limit| ["SSE41", "AVX", "AVX2", "AVX512_CORE"].contains(&limit.to_uppercase().as_str()))
 }
 
 /// Whether this processor multiplies bf16 in hardware. oneDNN computes with bf16 on others too, but
@@ -225,12 +257,12 @@ mod tests {
             "cuda:x".parse::<Device>(),
             Err("expected auto, cpu, cuda, cuda:N or mps, found cuda:x".to_owned())
         );
-        for precision in [Precision::Fp32, Precision::Bf16, Precision::Fp16] {
+        for precision in [Precision::Fp32, Precision::Bf16, Precision::Fp16, Precision::Int8] {
             assert_eq!(precision.to_string().parse(), Ok(precision));
         }
         assert_eq!(
-            "int8".parse::<Precision>().unwrap_err().to_string(),
-            r#"precision is "int8", expected fp32, bf16 or fp16"#
+            "int4".parse::<Precision>().unwrap_err().to_string(),
+            r#"precision is "int4", expected fp32, bf16, fp16 or int8"#
         );
     }
 
@@ -262,7 +294,7 @@ mod tests {
             (
                 Precision::Fp16,
                 true,
-                "device cpu: no fp16 on the CPU, expected fp32 or bf16",
+                "device cpu: no fp16 on the CPU, expected fp32, bf16 or int8",
             ),
         ] {
             let error = check_on_cpu(precision, has_bf16).unwrap_err();

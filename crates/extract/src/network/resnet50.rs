@@ -4,6 +4,7 @@ use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
 use super::bridge::{self, Activation, PackedConv, Shape};
+use super::int8::{Int8Blocks, Scales};
 use super::parameters::{ParameterShape, Parameters};
 use super::winograd::{self, WinogradConv};
 use crate::{Device, Precision, Preprocess, Result};
@@ -25,23 +26,23 @@ const STAGES: [(usize, i64); 4] = [(3, 64), (4, 128), (6, 256), (3, 512)];
 const EXPANSION: i64 = 4;
 
 /// A convolution and the batch norm after it, by torchvision's names.
-struct ConvNorm {
+pub(crate) struct ConvNorm {
     conv: String,
     norm: String,
     /// Output channels, input channels, side of the kernel.
-    shape: [i64; 3],
-    stride: i64,
+    pub(super) shape: [i64; 3],
+    pub(super) stride: i64,
     /// Height and width of the input.
-    input_side: i64,
+    pub(super) input_side: i64,
 }
 
 impl ConvNorm {
-    /// The number format of this convolution. In bf16 the first convolution stays in fp32, because
+    /// The number format of this convolution. In bf16 and int8 the first convolution stays in fp32, because
     /// all others build on its output. That costs 1 % of the time and removes four fifths of the
     /// error: 1 − cosine of features, the worst of five photographs, is 2.8e-4 instead of 1.4e-3.
     fn precision(&self, precision: Precision) -> Precision {
         match precision {
-            Precision::Bf16 if self.input_side == Preprocess::SIDE as i64 => Precision::Fp32,
+            Precision::Bf16 | Precision::Int8 if self.input_side == Preprocess::SIDE as i64 => Precision::Fp32,
             other => other,
         }
     }
@@ -60,9 +61,9 @@ impl ConvNorm {
 
 /// The plan of one bottleneck block (He et al., 2015, arXiv:1512.03385), version 1.5: the 3 × 3
 /// convolution has the stride.
-struct Bottleneck {
-    convs: [ConvNorm; 3],
-    downsample: Option<ConvNorm>,
+pub(crate) struct Bottleneck {
+    pub(super) convs: [ConvNorm; 3],
+    pub(super) downsample: Option<ConvNorm>,
 }
 
 fn stem() -> ConvNorm {
@@ -75,7 +76,7 @@ fn stem() -> ConvNorm {
     }
 }
 
-fn bottlenecks() -> Vec<Bottleneck> {
+pub(crate) fn bottlenecks() -> Vec<Bottleneck> {
     let mut blocks = Vec::new();
     let mut n_in = 64;
     // The stem and the pooling after it each halve the side.
@@ -179,10 +180,10 @@ pub(crate) struct Target {
 }
 
 /// Weight and bias of a convolution with the batch norm folded in.
-struct Folded {
+pub(crate) struct Folded {
     /// `[out, h, w, in]`, channels last. For Winograd's filtering `[36, out, in]`.
-    weight: Vec<f32>,
-    bias: Vec<f32>,
+    pub(super) weight: Vec<f32>,
+    pub(super) bias: Vec<f32>,
 }
 
 impl Folded {
@@ -344,15 +345,35 @@ impl Block {
         }
     }
 
-    fn forward(&self, x: Tensor) -> Result<Tensor> {
+    /// `see` is shown the activations inside the block, and its output.
+    fn forward(&self, x: Tensor, see: &mut See<'_>) -> Result<Tensor> {
         let [first, second, third] = &self.convs;
-        let y = second.forward(&first.forward(&x, Activation::Relu)?, Activation::Relu)?;
+        let y = first.forward(&x, Activation::Relu)?;
+        see(&y)?;
+        let y = second.forward(&y, Activation::Relu)?;
+        see(&y)?;
         let shortcut = match &self.downsample {
-            Some(conv) => conv.forward(&x, Activation::None)?,
+            Some(conv) => {
+                let shortcut = conv.forward(&x, Activation::None)?;
+                see(&shortcut)?;
+                shortcut
+            }
             None => x,
         };
-        third.forward_add_relu(&y, shortcut)
+        let y = third.forward_add_relu(&y, shortcut)?;
+        see(&y)?;
+        Ok(y)
     }
+}
+
+/// Looks at an activation.
+type See<'a> = dyn FnMut(&Tensor) -> Result<()> + 'a;
+
+/// What comes after the first convolution.
+#[derive(Debug)]
+enum Blocks {
+    Float(Vec<Block>),
+    Int8(Int8Blocks),
 }
 
 /// ResNet-50 without its top, for inference, batch norms folded, in channels-last layout.
@@ -366,13 +387,14 @@ pub(crate) struct Network {
     stem: Conv,
     /// The number format that the first convolution takes.
     stem_kind: Kind,
-    blocks: Vec<Block>,
+    blocks: Blocks,
     /// Held while a GPU computes: two batches at once would take twice the memory and no less time.
     turn: Arc<Mutex<()>>,
 }
 
 impl Network {
-    pub(crate) fn new(parameters: &Parameters, target: Target) -> Result<Self> {
+    /// `scales` are those of the activations, which int8 needs.
+    pub(crate) fn new(parameters: &Parameters, target: Target, scales: Option<&Scales>) -> Result<Self> {
         // Folding reads every weight, on all cores. Packing is done by libtorch, on threads of its
         // own.
         let plans: Vec<ConvNorm> = plans().collect();
@@ -386,24 +408,31 @@ impl Network {
         let folded: Vec<Folded> = plans.par_iter().map(fold).collect();
         tch::no_grad(|| {
             // Each folded weight is dropped when it is packed, and the next uses its memory.
-            let convs = plans
-                .iter()
-                .zip(folded)
-                .map(|(plan, folded)| Conv::new(plan, folded, target));
-            let mut convs = convs.collect::<Result<Vec<_>>>()?.into_iter();
-            let mut next = || convs.next().expect("a convolution for each of the plan");
+            let mut convs = plans.iter().zip(folded);
+            let (plan, of_stem) = convs.next().expect("a first convolution");
+            let stem = Conv::new(plan, of_stem, target)?;
+            let blocks = match scales {
+                Some(scales) => {
+                    let folded = convs.map(|(_, folded)| folded);
+                    Blocks::Int8(Int8Blocks::new(&bottlenecks(), folded, scales, target.batch)?)
+                }
+                None => {
+                    let convs = convs.map(|(plan, folded)| Conv::new(plan, folded, target));
+                    let mut convs = convs.collect::<Result<Vec<_>>>()?.into_iter();
+                    let mut next = || convs.next().expect("a convolution for each of the plan");
+                    let block = |plan: &Bottleneck| Block {
+                        convs: [next(), next(), next()],
+                        downsample: plan.downsample.as_ref().map(|_| next()),
+                    };
+                    Blocks::Float(bottlenecks().iter().map(block).collect())
+                }
+            };
             Ok(Network {
                 target,
                 pixels: Pixels::new(target.device)?,
-                stem: next(),
+                stem,
                 stem_kind: plans[0].precision(target.precision).kind(),
-                blocks: bottlenecks()
-                    .iter()
-                    .map(|plan| Block {
-                        convs: [next(), next(), next()],
-                        downsample: plan.downsample.as_ref().map(|_| next()),
-                    })
-                    .collect(),
+                blocks,
                 turn: Arc::default(),
             })
         })
@@ -416,7 +445,10 @@ impl Network {
             pixels: self.pixels.share(),
             stem: self.stem.share(),
             stem_kind: self.stem_kind,
-            blocks: self.blocks.iter().map(Block::share).collect(),
+            blocks: match &self.blocks {
+                Blocks::Float(blocks) => Blocks::Float(blocks.iter().map(Block::share).collect()),
+                Blocks::Int8(blocks) => Blocks::Int8(blocks.share()),
+            },
             turn: self.turn.clone(),
         }
     }
@@ -425,16 +457,27 @@ impl Network {
     ///
     /// `n` is the batch that the network was built for. On a GPU it can be any number.
     pub(crate) fn forward(&self, images: &[u8]) -> Result<Vec<f32>> {
+        self.forward_seen(images, &mut |_| Ok(()))
+    }
+
+    /// The same, and `see` is shown each activation: the pooled output of the first convolution; then, of each block, the
+    /// outputs of its first and second convolution, that of the projection if it has one, and its output.
+    pub(crate) fn forward_seen(&self, images: &[u8], see: &mut See<'_>) -> Result<Vec<f32>> {
         tch::no_grad(|| {
             let x = self.pixels.upload(images)?;
             let turn = || self.turn.lock().unwrap_or_else(PoisonError::into_inner);
             let _turn = (self.target.device != Device::Cpu).then(turn);
             let x = self.pixels.normalize(x)?.f_to_kind(self.stem_kind)?;
             let mut x = self.stem.forward(&x.f_permute([0, 3, 1, 2])?, Activation::Relu)?;
+            let blocks = match &self.blocks {
+                Blocks::Int8(blocks) => return blocks.forward(&x),
+                Blocks::Float(blocks) => blocks,
+            };
             x = x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?;
+            see(&x)?;
             x = x.f_to_kind(self.target.precision.kind())?;
-            for block in &self.blocks {
-                x = block.forward(x)?;
+            for block in blocks {
+                x = block.forward(x, see)?;
             }
             let pooled = x
                 .f_to_kind(Kind::Float)?
@@ -557,7 +600,10 @@ mod tests {
                     precision,
                     batch: 2,
                 };
-                Network::new(&parameters, target).unwrap().forward(&images).unwrap()
+                Network::new(&parameters, target, None)
+                    .unwrap()
+                    .forward(&images)
+                    .unwrap()
             };
             let (plain, fused) = (run(Kernels::Plain), run(Kernels::OneDnn));
             let scale = plain.iter().fold(0.0_f32, |most, value| most.max(value.abs()));

@@ -5,7 +5,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use luthier_artifact::write_atomically;
+
+use super::calibration;
+use super::int8::Scales;
 use super::parameters::{ParameterShape, Parameters};
+use super::resnet50::bottlenecks;
 use super::sha256::sha256_of_file;
 use super::weights::{NamedWeights, WeightsFile, WeightsSource};
 use crate::{Error, Observer, Result};
@@ -77,6 +82,35 @@ impl WeightsStore {
     /// Whether these weights need not be downloaded.
     pub fn has(&self, weights: &NamedWeights) -> bool {
         !self.candidates(weights).is_empty()
+    }
+
+    /// The scales of int8 for weights with this SHA-256: measured once, then read from the store.
+    ///
+    /// # Errors
+    /// Those of `measure`.
+    pub(crate) fn scales(&self, sha256: &str, measure: impl FnOnce() -> Result<Scales>) -> Result<Scales> {
+        let name = format!("{sha256}.int8-{}.json", calibration::VERSION);
+        let path = self.folder.join("scales").join(name);
+        let n = Scales::count(&bottlenecks());
+        let is_sound =
+            |scales: &Vec<f32>| scales.len() == n && scales.iter().all(|scale| scale.is_normal() && *scale > 0.0);
+        let known = fs::read(&path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if let Some(known) = known.filter(is_sound) {
+            return Ok(Scales(known));
+        }
+        let scales = measure()?;
+        let bytes = serde_json::to_vec(&scales.0).expect("numbers always serialize");
+        let kept = fs::create_dir_all(path.parent().expect("it is in a folder"));
+        // Who cannot keep them measures them again.
+        if let Err(error) = kept
+            .map_err(Error::io(&path))
+            .and_then(|()| Ok(write_atomically(&path, &bytes)?))
+        {
+            tracing::debug!("{error}: the scales of int8 are not kept");
+        }
+        Ok(scales)
     }
 
     fn own_path(&self, weights: &NamedWeights, file: &WeightsFile) -> PathBuf {

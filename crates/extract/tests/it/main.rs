@@ -47,7 +47,8 @@ fn config() -> ExtractorConfig {
 
 /// Loads an extractor whose threads are divided for `n_images` images.
 fn extractor(config: &ExtractorConfig, n_threads: usize, n_images: usize) -> Extractor {
-    let store = WeightsStore::new("unused".into(), None);
+    // Where the scales of int8 stay from one run of the tests to the next.
+    let store = WeightsStore::new(Path::new(env!("CARGO_TARGET_TMPDIR")).join("weights"), None);
     Extractor::load(config, &store, n_threads, n_images, &()).unwrap()
 }
 

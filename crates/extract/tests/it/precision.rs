@@ -11,9 +11,9 @@ const ISA: &str = "ONEDNN_MAX_CPU_ISA";
 /// oneDNN reads the variable once for each process, so that this test runs itself again, on a
 /// processor that oneDNN takes for one without AVX-512.
 #[test]
-fn bf16_without_its_instructions_is_refused_at_load_in_one_line() {
+fn formats_without_their_instructions_are_refused_at_load_in_one_line() {
     if std::env::var_os(ISA).is_none() {
-        let name = "precision::bf16_without_its_instructions_is_refused_at_load_in_one_line";
+        let name = "precision::formats_without_their_instructions_are_refused_at_load_in_one_line";
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
             .env(ISA, "AVX2")
@@ -38,6 +38,15 @@ fn bf16_without_its_instructions_is_refused_at_load_in_one_line() {
         "device cpu: this processor has no bf16 instructions, which --precision bf16 needs"
     );
     assert!(error.hint().unwrap().starts_with("use --precision fp32 "));
+    let config = ExtractorConfig {
+        precision: Precision::Int8,
+        ..config
+    };
+    let error = Extractor::load(&config, &WeightsStore::new("unused".into(), None), 1, 1, &()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "device cpu: this processor has no VNNI instructions, which --precision int8 needs"
+    );
     // `auto` does not choose what is refused.
     assert_eq!(Precision::best(config.device), Precision::Fp32);
 }
