@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
 use super::bridge::{self, Activation, PackedConv, Shape};
-use super::int8::{Int8Blocks, Scales};
+use super::int8::{Int8Network, Scales};
 use super::parameters::{ParameterShape, Parameters};
 use super::winograd::{self, WinogradConv};
 use crate::{Device, Precision, Preprocess, Result};
@@ -17,8 +17,8 @@ const EPSILON: f64 = 1e-5;
 
 /// The mean and standard deviation of red, green and blue (0 to 1) on ImageNet. The weights were
 /// trained on pixels that were normalized with them.
-const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const STANDARD_DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
+pub(crate) const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+pub(crate) const STANDARD_DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// The number of bottleneck blocks in each of the four stages, and the channels inside them. The
 /// output of a block has four times as many channels.
@@ -37,12 +37,12 @@ pub(crate) struct ConvNorm {
 }
 
 impl ConvNorm {
-    /// The number format of this convolution. In bf16 and int8 the first convolution stays in fp32, because
+    /// The number format of this convolution. In bf16 the first convolution stays in fp32, because
     /// all others build on its output. That costs 1 % of the time and removes four fifths of the
     /// error: 1 − cosine of features, the worst of five photographs, is 2.8e-4 instead of 1.4e-3.
     fn precision(&self, precision: Precision) -> Precision {
         match precision {
-            Precision::Bf16 | Precision::Int8 if self.input_side == Preprocess::SIDE as i64 => Precision::Fp32,
+            Precision::Bf16 if self.input_side == Preprocess::SIDE as i64 => Precision::Fp32,
             other => other,
         }
     }
@@ -369,11 +369,20 @@ impl Block {
 /// Looks at an activation.
 type See<'a> = dyn FnMut(&Tensor) -> Result<()> + 'a;
 
-/// What comes after the first convolution.
+/// The layers, in numbers of one kind or the other.
 #[derive(Debug)]
-enum Blocks {
-    Float(Vec<Block>),
-    Int8(Int8Blocks),
+enum Layers {
+    Float(FloatLayers),
+    Int8(Int8Network),
+}
+
+#[derive(Debug)]
+struct FloatLayers {
+    pixels: Pixels,
+    stem: Conv,
+    /// The number format that the first convolution takes.
+    stem_kind: Kind,
+    blocks: Vec<Block>,
 }
 
 /// ResNet-50 without its top, for inference, batch norms folded, in channels-last layout.
@@ -383,11 +392,7 @@ enum Blocks {
 #[derive(Debug)]
 pub(crate) struct Network {
     target: Target,
-    pixels: Pixels,
-    stem: Conv,
-    /// The number format that the first convolution takes.
-    stem_kind: Kind,
-    blocks: Blocks,
+    layers: Layers,
     /// Held while a GPU computes: two batches at once would take twice the memory and no less time.
     turn: Arc<Mutex<()>>,
 }
@@ -408,31 +413,36 @@ impl Network {
         let folded: Vec<Folded> = plans.par_iter().map(fold).collect();
         tch::no_grad(|| {
             // Each folded weight is dropped when it is packed, and the next uses its memory.
-            let mut convs = plans.iter().zip(folded);
-            let (plan, of_stem) = convs.next().expect("a first convolution");
-            let stem = Conv::new(plan, of_stem, target)?;
-            let blocks = match scales {
+            let layers = match scales {
                 Some(scales) => {
-                    let folded = convs.map(|(_, folded)| folded);
-                    Blocks::Int8(Int8Blocks::new(&bottlenecks(), folded, scales, target.batch)?)
+                    let blocks = bottlenecks();
+                    let plan = (&plans[0], blocks.as_slice());
+                    Layers::Int8(Int8Network::new(plan, folded.into_iter(), scales, target.batch)?)
                 }
                 None => {
-                    let convs = convs.map(|(plan, folded)| Conv::new(plan, folded, target));
+                    let convs = plans
+                        .iter()
+                        .zip(folded)
+                        .map(|(plan, folded)| Conv::new(plan, folded, target));
                     let mut convs = convs.collect::<Result<Vec<_>>>()?.into_iter();
                     let mut next = || convs.next().expect("a convolution for each of the plan");
-                    let block = |plan: &Bottleneck| Block {
-                        convs: [next(), next(), next()],
-                        downsample: plan.downsample.as_ref().map(|_| next()),
-                    };
-                    Blocks::Float(bottlenecks().iter().map(block).collect())
+                    Layers::Float(FloatLayers {
+                        pixels: Pixels::new(target.device)?,
+                        stem: next(),
+                        stem_kind: plans[0].precision(target.precision).kind(),
+                        blocks: bottlenecks()
+                            .iter()
+                            .map(|plan| Block {
+                                convs: [next(), next(), next()],
+                                downsample: plan.downsample.as_ref().map(|_| next()),
+                            })
+                            .collect(),
+                    })
                 }
             };
             Ok(Network {
                 target,
-                pixels: Pixels::new(target.device)?,
-                stem,
-                stem_kind: plans[0].precision(target.precision).kind(),
-                blocks,
+                layers,
                 turn: Arc::default(),
             })
         })
@@ -442,12 +452,14 @@ impl Network {
     pub(crate) fn share(&self) -> Self {
         Network {
             target: self.target,
-            pixels: self.pixels.share(),
-            stem: self.stem.share(),
-            stem_kind: self.stem_kind,
-            blocks: match &self.blocks {
-                Blocks::Float(blocks) => Blocks::Float(blocks.iter().map(Block::share).collect()),
-                Blocks::Int8(blocks) => Blocks::Int8(blocks.share()),
+            layers: match &self.layers {
+                Layers::Float(layers) => Layers::Float(FloatLayers {
+                    pixels: layers.pixels.share(),
+                    stem: layers.stem.share(),
+                    stem_kind: layers.stem_kind,
+                    blocks: layers.blocks.iter().map(Block::share).collect(),
+                }),
+                Layers::Int8(layers) => Layers::Int8(layers.share()),
             },
             turn: self.turn.clone(),
         }
@@ -464,15 +476,20 @@ impl Network {
     /// outputs of its first and second convolution, that of the projection if it has one, and its output.
     pub(crate) fn forward_seen(&self, images: &[u8], see: &mut See<'_>) -> Result<Vec<f32>> {
         tch::no_grad(|| {
-            let x = self.pixels.upload(images)?;
+            let FloatLayers {
+                pixels,
+                stem,
+                stem_kind,
+                blocks,
+            } = match &self.layers {
+                Layers::Int8(layers) => return layers.forward(images),
+                Layers::Float(layers) => layers,
+            };
+            let x = pixels.upload(images)?;
             let turn = || self.turn.lock().unwrap_or_else(PoisonError::into_inner);
             let _turn = (self.target.device != Device::Cpu).then(turn);
-            let x = self.pixels.normalize(x)?.f_to_kind(self.stem_kind)?;
-            let mut x = self.stem.forward(&x.f_permute([0, 3, 1, 2])?, Activation::Relu)?;
-            let blocks = match &self.blocks {
-                Blocks::Int8(blocks) => return blocks.forward(&x),
-                Blocks::Float(blocks) => blocks,
-            };
+            let x = pixels.normalize(x)?.f_to_kind(*stem_kind)?;
+            let mut x = stem.forward(&x.f_permute([0, 3, 1, 2])?, Activation::Relu)?;
             x = x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?;
             see(&x)?;
             x = x.f_to_kind(self.target.precision.kind())?;
