@@ -29,6 +29,9 @@ from problem import Problem
 HERE = Path(__file__).parent
 INSTRUMENTS = HERE.parent.parent / "fixtures" / "instruments"
 
+# The number formats of the network on a CPU.
+PRECISIONS = ("fp32", "bf16", "int8")
+
 # Rows and classes of features; the last needs patience, and is left out of the search.
 SIZES = ((1444, 10), (4793, 30), (50_000, 100))
 LARGE = 50_000
@@ -111,12 +114,12 @@ def extract(setting: Setting) -> Group:
     rows = []
     for photos in (setting.small, setting.large):
         files = photos.files
-        rivals = {precision: f"Luthier, {precision}, {photos.label}" for precision in ("fp32", "bf16")}
+        rivals = {precision: f"Luthier, {precision}, {photos.label}" for precision in PRECISIONS}
         python = partial(timed, len(files), partial(peers.pipeline, model, files))
         rows.append(Row(f"torchvision, {photos.label}", python, rivals))
         for precision, name in rivals.items():
             rows.append(Row(name, partial(setting.compare.ask, "extract", precision, setting.threads, photos.folder)))
-    for precision in ("fp32", "bf16"):
+    for precision in PRECISIONS:
         rivals = {photos.label: f"Luthier, {precision}, {photos.label}" for photos in (setting.small, setting.large)}
         rows.append(
             Row(f"Luthier's network alone, {precision}", _asked(setting, "network", "cpu", precision, 0), rivals)

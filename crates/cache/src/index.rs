@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use luthier_artifact::{Digest, FileStat, Key, Observer, remove, vector_bytes};
+use luthier_artifact::{Digest, FileStat, Key, Observer, file_names, remove, vector_bytes};
 use ndarray::ArrayViewMut2;
 use rusqlite::types::Value;
 use rusqlite::{
@@ -489,7 +489,7 @@ impl Index {
     }
 
     pub(super) fn export(&self, path: &Path) -> Result<Option<(FileStat, Digest)>> {
-        let path = path.to_string_lossy();
+        let path = file_names::name_of(path);
         let found = self.with(|connection| {
             connection
                 .prepare_cached("SELECT size, mtime_ns, inode, source, checksum FROM export WHERE path = ?")?
@@ -503,7 +503,7 @@ impl Index {
     }
 
     pub(super) fn remember_export(&self, path: &Path, stat: &FileStat, source: &Digest) -> Result<()> {
-        let path = path.to_string_lossy();
+        let path = file_names::name_of(path);
         self.write(|connection| {
             connection.execute(
                 "INSERT OR REPLACE INTO export (path, size, mtime_ns, inode, source, checksum) VALUES (?, ?, ?, ?, ?, ?)",
@@ -575,7 +575,7 @@ impl Index {
             let rows = select.query_map([], |row| {
                 let (stat, digest, path) = (file_stat(row)?, digest(row, 3)?, row.get::<_, String>(5)?);
                 let is_whole = row.get::<_, Vec<u8>>(4)? == file_checksum(&path, &stat, &digest);
-                Ok(is_whole.then(|| (path.into(), stat, digest)))
+                Ok(is_whole.then(|| (path_of_row(&path), stat, digest)))
             })?;
             rows.filter_map(rusqlite::Result::transpose).collect()
         })
@@ -588,7 +588,7 @@ impl Index {
             let rows = select.query_map([], |row| {
                 let path: String = row.get(0)?;
                 let is_whole = row.get::<_, Vec<u8>>(1)? == folder_checksum(&path);
-                Ok(is_whole.then(|| path.into()))
+                Ok(is_whole.then(|| file_names::path_of(&path)))
             })?;
             rows.filter_map(rusqlite::Result::transpose).collect()
         })
@@ -754,8 +754,14 @@ impl Index {
     }
 }
 
+/// The path of a file, given by its folder and its name below that, which may be a path from the root.
+fn path_of_row(path: &str) -> PathBuf {
+    let from_root = path.find("//").map_or(path, |place| &path[place + 1..]);
+    file_names::path_of(from_root)
+}
+
 fn path_value(path: impl AsRef<Path>) -> Vec<Value> {
-    vec![Value::Text(path.as_ref().to_string_lossy().into_owned())]
+    vec![Value::Text(file_names::name_of(path.as_ref()))]
 }
 
 fn blob(digest: &Digest) -> Value {

@@ -148,7 +148,7 @@ use index::Index;
 pub(crate) use index::is_damaged;
 use lock::Lock;
 use luthier_artifact::{
-    Artifact, Digest, FeatureRows, FeatureTable, FileStat, Key, KeyPart, TEMPORARY, remove, vector_bytes,
+    Artifact, Digest, FeatureRows, FeatureTable, FileStat, Key, KeyPart, TEMPORARY, file_names, remove, vector_bytes,
 };
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use objects::Objects;
@@ -540,10 +540,8 @@ impl Cache {
         folder: &Path,
         files: impl ExactSizeIterator<Item = (&'a str, FileStat)> + Clone,
     ) -> Result<Vec<Option<Digest>>> {
-        let Some(folder) = folder.to_str() else {
-            return Ok(vec![None; files.len()]);
-        };
-        self.ask_both(|index| index.file_digests(folder, files.clone()))
+        let folder = file_names::name_of(folder);
+        self.ask_both(|index| index.file_digests(&folder, files.clone()))
     }
 
     /// Remembers the digests of files below `folder`, the folder that is scanned. A file need not
@@ -561,9 +559,9 @@ impl Cache {
         since: SystemTime,
     ) -> Result<()> {
         let settled = files.filter(|(_, stat, _)| stat.is_settled(since));
-        match folder.to_str() {
-            Some(folder) if settled.clone().next().is_some() => self.index.remember_files(folder, settled),
-            _ => Ok(()),
+        match settled.clone().next() {
+            Some(_) => self.index.remember_files(&file_names::name_of(folder), settled),
+            None => Ok(()),
         }
     }
 

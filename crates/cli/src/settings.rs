@@ -172,7 +172,7 @@ pub(crate) struct NetworkSettings {
     /// Where the network runs: auto, cpu, cuda, cuda:N or mps [default: auto]
     #[arg(long, value_name = "DEVICE")]
     device: Option<Device>,
-    /// Images that go through the network at once [default: 1 on a CPU, what fits on a GPU]
+    /// Images that go through the network at once [default: 1 on a CPU (int8: 4), what fits on a GPU]
     ///
     /// On a CPU, each core takes this many images at a time. On a GPU, the default is what half of the free memory holds.
     #[arg(long, value_name = "N", value_parser = positive, allow_negative_numbers = true)]

@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use anyhow::{Context, Result};
+use luthier_artifact::file_names;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -22,7 +23,8 @@ pub(crate) use progress::Progress;
 /// # Errors
 /// If it cannot be written. That nobody reads any more is no error.
 pub(crate) fn print(text: fmt::Arguments<'_>) -> Result<()> {
-    match io::stdout().lock().write_fmt(text) {
+    let text = text.to_string();
+    match io::stdout().lock().write_all(file_names::shown(&text).as_bytes()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         done => done.context("stdout"),
     }
@@ -34,7 +36,9 @@ pub(crate) fn message(line: &str) {
 }
 
 fn write_message(text: &[u8]) {
-    progress::without_bar(|| io::stderr().lock().write_all(text).ok());
+    let text = String::from_utf8_lossy(text);
+    let text = file_names::shown(&text);
+    progress::without_bar(|| io::stderr().lock().write_all(text.as_bytes()).ok());
 }
 
 /// Whether stderr is a terminal that understands more than lines.

@@ -95,7 +95,8 @@ impl EvaluateConfig {
             macro_f1: bootstrap_macro_f1(&outcomes, n_classes, confidence, seed),
             log_loss: log_loss(&rows),
             reliability: Reliability::of(rows.iter().map(|row| (row.predicted_probability(), row.is_correct()))),
-            uncalibrated: Reliability::of(before.map(|(row, before)| (before[row.predicted], row.is_correct()))),
+            uncalibrated: (split == Split::Test)
+                .then(|| Reliability::of(before.map(|(row, before)| (before[row.predicted], row.is_correct())))),
             top_k: [1, 2, 3, 5]
                 .into_iter()
                 .filter(|&k| k < n_classes)
@@ -198,8 +199,8 @@ pub struct Evaluation {
     pub log_loss: f64,
     /// Whether predictions are right as often as they say.
     pub reliability: Reliability,
-    /// The same before calibration.
-    pub uncalibrated: Reliability,
+    /// The same before calibration; `None` of images that were held out, of which that is not kept.
+    pub uncalibrated: Option<Reliability>,
     /// For each k of 1, 2, 3 and 5 below the number of classes: k, and the share of the images whose true class is among
     /// the k most probable. On ties the first class is the more probable one (scikit-learn's `top_k_accuracy_score` takes the last).
     pub top_k: Vec<(usize, f64)>,
@@ -295,6 +296,14 @@ fn top_k_accuracy(rows: &[EvaluatedImage], k: usize) -> f64 {
 }
 
 impl Evaluation {
+    /// What one of the images is called: `test image` or `held-out image`.
+    pub fn noun(&self) -> &'static str {
+        match self.split {
+            Split::Test => "test image",
+            Split::Train => "held-out image",
+        }
+    }
+
     /// The number of images whose predicted class is the true one.
     pub fn n_correct(&self) -> usize {
         self.rows.iter().filter(|row| row.is_correct()).count()

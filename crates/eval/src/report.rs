@@ -163,7 +163,7 @@ pub fn write_report(dir: &Path, context: &Context<'_>) -> Result<Vec<Written>> {
         ("report.json", json::report(context, &conclusions)),
         (
             "classification_report.txt",
-            text::classification_report(evaluation).into_bytes(),
+            file_names::bytes_of(&text::classification_report(evaluation)).into_owned(),
         ),
         ("confusion_matrix.csv", text::confusion_csv(evaluation)),
         ("confusion_matrix.png", plot::png(&svg)?),
@@ -178,7 +178,10 @@ pub fn write_report(dir: &Path, context: &Context<'_>) -> Result<Vec<Written>> {
         ),
         ("mislabelled.csv", text::mislabelled_csv(&conclusions.mislabelled)),
         ("duplicates.csv", text::duplicates_csv(&conclusions.duplicates)),
-        ("few_images.csv", text::few_images_csv(&conclusions.few_images)),
+        (
+            "few_images.csv",
+            text::few_images_csv(evaluation, &conclusions.few_images),
+        ),
         ("learning_curve.csv", text::learning_curve_csv(context.cross_validation)),
         ("skipped.csv", text::skipped_csv(context.skipped)),
     ];

@@ -149,7 +149,7 @@ if (scatter) {
   });
   scatter.tabIndex = 0;
   scatter.setAttribute("role", "application");
-  scatter.setAttribute("aria-label", "Test images by their first two components: arrow keys go from image to image");
+  scatter.setAttribute("aria-label", "Images by their first two components: arrow keys go from image to image");
   scatter.addEventListener("keydown", (event) => {
     if (!(event.key in arrows)) return;
     event.preventDefault();

@@ -115,6 +115,18 @@ pub enum Error {
         /// Why it cannot be read.
         reason: String,
     },
+    /// None of the images without labels can be read.
+    #[error("{}: none of the {n_images} images can be read; the first, {file}: {reason}", path.display())]
+    NoneReadable {
+        /// The folder.
+        path: PathBuf,
+        /// How many images there are.
+        n_images: usize,
+        /// The first of them.
+        file: String,
+        /// Why it cannot be read.
+        reason: String,
+    },
     /// An image or a weights file no longer has the bytes that were hashed.
     #[error("{}: changed while it was being read", path.display())]
     Changed {

@@ -7,6 +7,7 @@ use luthier_artifact::{Digest, ExtractorInfo, Key};
 use crate::network::lanes::{Lanes, Prepared};
 use crate::network::resnet50::{self, Kernels, Network, Target, WIDTH};
 use crate::network::{bridge, calibration};
+use crate::stage::check_weights;
 use crate::{
     Decoding, Device, Error, Limits, Observer, PerceptualHash, Precision, Preprocess, Result, View, Views,
     WeightsSource, WeightsStore, decode_within,
@@ -27,8 +28,8 @@ pub struct ExtractorConfig {
     pub precision: Precision,
     /// Where the network runs.
     pub device: Device,
-    /// How many images go through the network at once. `None` is 1 on the CPU, and on a GPU as many
-    /// as half of its free memory holds, at most 256.
+    /// How many images go through the network at once. `None` is 1 on the CPU (in int8, 4), and on a
+    /// GPU as many as half of its free memory holds, at most 256.
     pub batch: Option<usize>,
 }
 
@@ -44,8 +45,8 @@ impl ExtractorConfig {
     /// *descriptor*: the cache knows the features of an image by descriptor and image.
     ///
     /// A key leaves out the limits, the other views and how they are combined, the number of threads, and the
-    /// number of a CUDA device. It contains the batch: batches of another size may be computed in
-    /// another order.
+    /// number of a CUDA device. It contains the batch, but in int8: batches of another size may be
+    /// computed in another order.
     ///
     /// # Errors
     /// [`Error::File`] if the weights file cannot be read.
@@ -190,6 +191,10 @@ impl Extractor {
         } = config;
         device.check(precision)?;
         bridge::keep_freed_memory();
+        let sha256 = match precision {
+            Precision::Int8 => config.weights.sha256()?,
+            _ => String::new(),
+        };
         let parameters = store.load(&config.weights, &resnet50::parameter_shapes(), observer)?;
         let batch = match config.batch {
             Some(batch) => batch.max(1),
@@ -202,8 +207,13 @@ impl Extractor {
         };
         let scales = match precision {
             Precision::Int8 => {
-                let measure = || calibration::scales(&parameters);
-                Some(store.scales(&config.weights.sha256()?, measure)?)
+                let measure = || {
+                    let scales = calibration::scales(&parameters)?;
+                    // Not of other weights than they are kept for.
+                    check_weights(config, &sha256)?;
+                    Ok(scales)
+                };
+                Some(store.scales(&sha256, measure)?)
             }
             _ => None,
         };

@@ -10,7 +10,7 @@ use luthier_cache::{Cache, Descriptor, References};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DataSource, Decoding, Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Observer,
+    DataSource, Decoding, Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Layout, Observer,
     PERCEPTUAL_HASH, PerceptualHash, Result, View, Views, WIDTH, WeightsSource, WeightsStore,
 };
 
@@ -537,12 +537,22 @@ fn check_classes(source: &DataSource, manifest: &Manifest, skipped: &SkippedImag
         if is_drawn || entries.iter().any(|entry| reason(entry).is_none()) {
             continue;
         }
-        return Err(Error::EmptyClass {
-            class: first.class.clone(),
-            split: first.split,
-            n_images: entries.len(),
-            file: file_names::shown(&first.file).into_owned(),
-            reason: reason(first).expect("none of them can be read"),
+        let (n_images, file) = (entries.len(), file_names::shown(&first.file).into_owned());
+        let reason = reason(first).expect("none of them can be read");
+        return Err(match &source.layout {
+            Layout::Unlabelled(images) => Error::NoneReadable {
+                path: images.folder().to_owned(),
+                n_images,
+                file,
+                reason,
+            },
+            _ => Error::EmptyClass {
+                class: first.class.clone(),
+                split: first.split,
+                n_images,
+                file,
+                reason,
+            },
         });
     }
     Ok(())

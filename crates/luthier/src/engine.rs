@@ -485,5 +485,5 @@ fn project(folder: &Path) -> Result<String> {
     let path = std::path::absolute(folder).map_err(Error::io(folder))?;
     // `.` and `..` stay in an absolute path: the same folder must have one name.
     let path: PathBuf = path.canonicalize().unwrap_or(path);
-    Ok(path.display().to_string())
+    Ok(file_names::name_of(&path))
 }

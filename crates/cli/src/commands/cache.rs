@@ -1,4 +1,3 @@
-use luthier_artifact::file_names;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +9,7 @@ use luthier_cache::{
 };
 use serde::Serialize;
 
-use super::{OutputArguments, OutputFormat, open_cache};
+use super::{OutputArguments, OutputFormat, open_cache, print_json};
 use crate::settings::{CacheSettings, Settings};
 use crate::terminal::Progress;
 use luthier::words::counted;
@@ -132,7 +131,7 @@ fn mode(dry_run: bool) -> DryRun {
 
 fn print<T: Serialize>(arguments: &Arguments, value: &T, describe: impl FnOnce(&T) -> String) -> Result<ExitCode> {
     match arguments.output.format() {
-        OutputFormat::Json => outln!("{}", file_names::to_json(serde_json::to_string_pretty(value)?)),
+        OutputFormat::Json => print_json(value)?,
         OutputFormat::Text => outln!("{}", describe(value).trim_end()),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,5 @@
 mod render;
 
-use luthier_artifact::file_names;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,6 +9,7 @@ use luthier_eval::{Comparison, Error, ReportedRun, Verdict};
 use serde::Serialize;
 
 use self::render::p_value;
+use super::print_json;
 use crate::problem::Problem;
 use crate::terminal::Progress;
 
@@ -80,7 +80,7 @@ pub(crate) fn run(arguments: Arguments, _: &Progress) -> Result<ExitCode> {
     match format {
         Format::Text => out!("{}", compared.text()),
         Format::Markdown => out!("{}", compared.markdown()),
-        Format::Json => outln!("{}", file_names::to_json(serde_json::to_string_pretty(&compared)?)),
+        Format::Json => print_json(&compared)?,
     }
     if fail_if_worse && compared.comparison.verdict == Verdict::Worse {
         bail!(Problem::new(format!(

@@ -3,11 +3,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use luthier::{PlannedStage, Reason, Reasons, STAGES, Status, input_name, short};
-use luthier_artifact::{Key, file_names};
+use luthier_artifact::Key;
 use luthier_extract::PERCEPTUAL_HASH;
 use serde::Serialize;
 
-use super::{OutputFormat, PipelineArguments, open_cache};
+use super::{OutputFormat, PipelineArguments, open_cache, print_json};
 use crate::terminal::Progress;
 
 /// Show what a stage depends on, now and in the last run
@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         parts: parts(&key, before.as_ref()),
     };
     match pipeline.output.format() {
-        OutputFormat::Json => outln!("{}", file_names::to_json(serde_json::to_string_pretty(&explanation)?)),
+        OutputFormat::Json => print_json(&explanation)?,
         OutputFormat::Text => print(&explanation, progress)?,
     }
     Ok(ExitCode::SUCCESS)

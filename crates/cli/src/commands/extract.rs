@@ -1,11 +1,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use luthier_extract::{ImageFiles, Layout};
 
 use super::{configure, note_faster_precision, open_cache, warn_of_skipped, with_engine};
+use crate::problem::Problem;
 use crate::settings::{CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
 
@@ -65,10 +66,14 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     };
     let (pipeline, mut data) = configure(&settings)?;
     data.source.layout = match data.source.layout {
-        Layout::Classes(folder) if unlabelled => Layout::Unlabelled(ImageFiles::Below(folder)),
-        Layout::Named { images, pattern: None } if unlabelled => Layout::Unlabelled(images),
-        Layout::Classes(folder) if folder.is_dir() => Layout::of_folder(folder)?,
-        layout => layout,
+        Layout::Classes(folder) if !unlabelled && folder.is_dir() => Layout::of_folder(folder, &data.source.exclude)?,
+        layout if !unlabelled => layout,
+        // What the settings say of classes does not count.
+        Layout::Classes(folder) | Layout::Table { folder, .. } => Layout::Unlabelled(ImageFiles::Below(folder)),
+        Layout::Named { images, .. } | Layout::Unlabelled(images) => Layout::Unlabelled(images),
+        Layout::Split { .. } => {
+            bail!(Problem::usage("--unlabelled with a folder to train on and one for the test").hint("name one FOLDER"))
+        }
     };
     let cache = open_cache(&settings)?;
     let summary = with_engine(&cache, progress, |engine| engine.extract(&pipeline, &data, &output_dir))?;

@@ -22,9 +22,11 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use luthier::{Data, Engine, Pipeline, Plan, StageReport, Status};
+use luthier_artifact::file_names;
 use luthier_cache::Cache;
 use luthier_eval::{DuplicatesConfig, NeighboursConfig, Skipped, SuspectsConfig};
 use luthier_extract::{Precision, WeightsStore};
+use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::settings::Settings;
@@ -193,6 +195,12 @@ fn print_stage(progress: &Progress, report: &StageReport) {
         line = format!("{line}  ({reasons})");
     }
     progress.say(line.trim_end());
+}
+
+/// Prints a value as JSON, with file names as Python has them.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
+    outln!("{}", file_names::to_json(serde_json::to_string_pretty(value)?));
+    Ok(())
 }
 
 /// Names the skipped images, or, of many, how many there are for each of the most frequent reasons; and the file that

@@ -1,4 +1,3 @@
-use luthier_artifact::file_names;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -8,7 +7,8 @@ use luthier::{ImageCounts, OutputPaths, PipelineSummary, TestFigures};
 
 use super::status::{OnStale, show};
 use super::{
-    OutputFormat, PipelineArguments, configure, note_faster_precision, open_cache, warn_of_skipped, with_engine,
+    OutputFormat, PipelineArguments, configure, note_faster_precision, open_cache, print_json, warn_of_skipped,
+    with_engine,
 };
 use crate::terminal::Progress;
 
@@ -57,7 +57,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         progress.say(&format!("warning: {}: {}", warning.title, warning.detail));
     }
     if output.format() == OutputFormat::Json {
-        outln!("{}", file_names::to_json(serde_json::to_string_pretty(&summary)?));
+        print_json(&summary)?;
         return Ok(ExitCode::SUCCESS);
     }
     for (figures, noun) in [(test, "test image"), (held_out, "held-out training image")] {

@@ -1,4 +1,3 @@
-use luthier_artifact::file_names;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -6,7 +5,7 @@ use clap::Args;
 use luthier::words::counted;
 use luthier::{About, ImageChanges, Plan, Status};
 
-use super::{OutputFormat, PipelineArguments, open_cache};
+use super::{OutputFormat, PipelineArguments, open_cache, print_json};
 use crate::terminal::Progress;
 
 /// Show what `luthier pipeline` would run with the same settings, and why
@@ -45,7 +44,7 @@ pub(crate) enum OnStale {
 pub(crate) fn show(arguments: &PipelineArguments, on_stale: OnStale, progress: &Progress) -> Result<ExitCode> {
     let plan = arguments.plan(&open_cache(&arguments.settings)?, progress)?;
     match arguments.output.format() {
-        OutputFormat::Json => outln!("{}", file_names::to_json(serde_json::to_string_pretty(&plan)?)),
+        OutputFormat::Json => print_json(&plan)?,
         OutputFormat::Text => print(&plan, progress)?,
     }
     let would_run = plan.stages.iter().any(|stage| stage.status == Status::Stale);

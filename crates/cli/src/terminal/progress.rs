@@ -5,7 +5,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use luthier_artifact::file_names;
 use luthier_extract::{Observer, Task};
 
 use super::{Verbosity, interrupts, is_interactive, message};
@@ -53,13 +52,13 @@ impl Progress {
     /// Prints a line unless the user wants quiet.
     pub(crate) fn say(&self, line: &str) {
         if self.verbosity > Verbosity::Quiet {
-            message(&file_names::shown(line));
+            message(line);
         }
     }
 
     /// Prints a line that the user has to see even with `--quiet`.
     pub(crate) fn complain(&self, line: &str) {
-        message(&file_names::shown(line));
+        message(line);
     }
 }
 

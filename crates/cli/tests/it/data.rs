@@ -78,6 +78,24 @@ fn images_without_classes_become_features() {
     let ran = project.run(&["extract", "--files", "list.txt", "--unlabelled"]).ok();
     assert!(ran.stderr.contains("2 images without classes"), "{}", ran.stderr);
 
+    // What a file of settings says of classes does not count.
+    project.write("luthier.toml", b"[data]\nclass-from = '(?<class>a)'\n");
+    let ran = project.run(&["extract", "heap", "--unlabelled"]).ok();
+    assert!(ran.stderr.contains("3 images without classes"), "{}", ran.stderr);
+    fs::remove_file(project.path("luthier.toml")).unwrap();
+    let ran = project.run(&["extract", "--unlabelled", "--train-dir", "a", "--test-dir", "b"]);
+    assert_eq!(ran.status, 2, "{}", ran.stderr);
+
+    // None of them can be read.
+    project.write("broken/1.jpg", b"no image");
+    let ran = project.run(&["extract", "broken"]);
+    let (status, error) = ran.error();
+    assert_eq!(status, 1);
+    assert!(
+        error.starts_with("error: broken: none of the 1 images can be read; the first, 1.jpg: not an image"),
+        "{error}"
+    );
+
     let ran = project.run(&["train"]);
     let (status, error) = ran.error();
     assert_eq!(status, 1);
@@ -163,7 +181,7 @@ fn an_image_beyond_a_limit_is_skipped_until_the_limit_is_lifted() {
         (["--max-pixels", "3000"], "too large: 90 × 40 pixels, more than 3000"),
         (
             ["--max-image-memory", "10KB"],
-            "too large: 90 × 40 pixels take more than 0 MiB",
+            "too large: 90 × 40 pixels take more than 10000 bytes",
         ),
     ] {
         project.pipeline(&limit);
@@ -182,7 +200,7 @@ fn an_image_beyond_a_limit_is_skipped_until_the_limit_is_lifted() {
     ]);
     assert_eq!(ran.status, 1);
     assert!(
-        ran.stdout.contains("too large: the file has more than"),
+        ran.stdout.contains("too large: the file has more than 100 bytes"),
         "{}",
         ran.stdout
     );

@@ -254,7 +254,7 @@ fn the_chosen_c_is_as_good_as_the_best_one_and_its_probabilities_can_be_believed
         let (accuracy, error) = (found.accuracy.value, found.reliability.calibration_error);
         println!(
             "{views:?}: accuracy {accuracy:.4}, calibration error {error:.4}, {:.4} before calibration",
-            found.uncalibrated.calibration_error
+            found.uncalibrated.unwrap().calibration_error
         );
         assert!(accuracy >= expected, "{views:?}: {accuracy}");
         assert!(error <= 0.03, "{views:?}: {error}");

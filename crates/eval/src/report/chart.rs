@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use askama::Template;
 
-use super::words::{count, percent, points};
+use super::words::{count, counted, percent, points};
 use super::{CrossValidated, Variance};
 use crate::{Evaluation, Reliability};
 use luthier_artifact::LearningPoint;
@@ -355,7 +355,8 @@ pub(super) fn variance(variance: Variance<'_>) -> Option<Plot> {
 
 /// How often predictions are right against how probable they are said to be, before and after calibration.
 pub(super) fn reliability(evaluation: &Evaluation) -> Plot {
-    let (before, after) = (&evaluation.uncalibrated, &evaluation.reliability);
+    let after = &evaluation.reliability;
+    let before = evaluation.uncalibrated.as_ref().unwrap_or(after);
     let mut canvas = Canvas::new(
         WIDTH,
         HEIGHT,
@@ -569,11 +570,11 @@ pub(super) fn scatter(evaluation: &Evaluation, scatter: &[[f64; 2]], rows: &[usi
         canvas.dots("wrong", rings.into_iter());
     }
     let description = format!(
-        "{} test images by their first two principal components, {} of them predicted wrongly and ringed.",
-        count(rows.len()),
+        "{} by their first two principal components, {} of them predicted wrongly and ringed.",
+        counted(rows.len(), evaluation.noun()),
         count(n_wrong)
     );
-    Some(canvas.finish("scatter", "Test images by their first two components", description))
+    Some(canvas.finish("scatter", "Images by their first two components", description))
 }
 
 /// The SVG path of a class's symbol, relative to its middle.

@@ -304,10 +304,7 @@ pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Stri
         macro_f1: Interval::of(evaluation.macro_f1, |value| format!("{value:.3}")),
         n_correct: evaluation.n_correct(),
         n: evaluation.n,
-        noun: match evaluation.split {
-            Split::Test => "test image",
-            Split::Train => "held-out image",
-        },
+        noun: evaluation.noun(),
         has_test: evaluation.split == Split::Test,
         held_out: evaluation.held_out.as_ref().map(HeldOut::of),
         n_classes: names.len(),
@@ -322,7 +319,10 @@ pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Stri
             .collect(),
         log_loss: format!("{:.3}", evaluation.log_loss),
         calibration_error: format!("{:.3}", evaluation.reliability.calibration_error),
-        uncalibrated_error: format!("{:.3}", evaluation.uncalibrated.calibration_error),
+        uncalibrated_error: {
+            let before = evaluation.uncalibrated.as_ref().unwrap_or(&evaluation.reliability);
+            format!("{:.3}", before.calibration_error)
+        },
         cross_validation: context.cross_validation,
         warnings: context.warnings.iter().map(WarningBox::of).collect(),
         facts: context.facts,

@@ -82,7 +82,7 @@ impl<'a> CrossValidationEntry<'a> {
 
 #[derive(Serialize)]
 struct Calibration<'a> {
-    before: &'a Reliability,
+    before: Option<&'a Reliability>,
     after: &'a Reliability,
 }
 
@@ -144,7 +144,7 @@ pub(super) fn report(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Ve
             .map(|&(k, accuracy)| TopK { k, accuracy })
             .collect(),
         calibration: Calibration {
-            before: &evaluation.uncalibrated,
+            before: evaluation.uncalibrated.as_ref(),
             after: &evaluation.reliability,
         },
         cross_validation: context.cross_validation.map(CrossValidationEntry::of),

@@ -178,7 +178,7 @@ pub(super) fn confusion_svg(evaluation: &Evaluation) -> String {
         height,
         subtitle: format!(
             "{}, accuracy {}",
-            counted(evaluation.n, "test image"),
+            counted(evaluation.n, evaluation.noun()),
             percent(evaluation.accuracy.value)
         ),
         left,

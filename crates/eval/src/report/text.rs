@@ -1,11 +1,11 @@
 //! The report's plain tables.
 
-use luthier_artifact::file_names;
 use std::fmt::Write;
 
 use super::conclusions::{ConfusedPair, DuplicateImages, FewImages, Image, Mislabelled, Mistake};
 use super::{CrossValidated, Skipped};
 use crate::{ClassMetrics, Evaluation};
+use luthier_artifact::file_names;
 
 /// The layout of scikit-learn's `classification_report(..., labels=range(k), target_names=classes, digits=4)`, to the byte.
 pub(super) fn classification_report(evaluation: &Evaluation) -> String {
@@ -177,11 +177,12 @@ pub(super) fn duplicates_csv(duplicates: &[DuplicateImages<'_>]) -> Vec<u8> {
 }
 
 /// One row a class with few images.
-pub(super) fn few_images_csv(few: &[FewImages<'_>]) -> Vec<u8> {
+pub(super) fn few_images_csv(evaluation: &Evaluation, few: &[FewImages<'_>]) -> Vec<u8> {
+    let evaluated = format!("{}s", evaluation.noun());
     let header = [
         "class",
         "training images",
-        "test images",
+        &evaluated,
         "recall",
         "lower end of its interval",
         "upper end of its interval",

@@ -29,7 +29,8 @@ fn unknown_decoding(found: &str) -> UnknownName {
 #[error("{0}")]
 pub struct Unreadable(pub String);
 
-/// How much decoding one image may cost. Bounds are checked on headers, before memory is asked for.
+/// How much decoding one image may cost. Bounds are checked on headers, before memory is asked for. An image that is not
+/// decoded, because the cache has its features, costs nothing and is not checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The size in bytes of the largest file that is read.
@@ -71,7 +72,7 @@ impl Limits {
             return too_large(format_args!(", more than {}", self.pixels));
         }
         if memory > self.memory {
-            return too_large(format_args!(" take more than {} MiB", self.memory >> 20));
+            return too_large(format_args!(" take more than {}", size(self.memory)));
         }
         Ok(())
     }
@@ -80,11 +81,19 @@ impl Limits {
     pub(crate) fn check_file(&self, size: u64) -> Result<(), Unreadable> {
         match size > self.file {
             true => Err(Unreadable(format!(
-                "too large: the file has more than {} MiB",
-                self.file >> 20
+                "too large: the file has more than {}",
+                self::size(self.file)
             ))),
             false => Ok(()),
         }
+    }
+}
+
+/// A limit in words.
+fn size(bytes: u64) -> String {
+    match bytes.is_multiple_of(1 << 20) {
+        true => format!("{} MiB", bytes >> 20),
+        false => format!("{bytes} bytes"),
     }
 }
 

@@ -96,6 +96,13 @@ struct Quantum {
     int64_t zero_point;
 };
 
+// As in bridge.rs: a weight that is packed, and what it is packed for.
+struct Int8Conv {
+    const at::Tensor *weight, *weight_scales, *weight_zero_points, *bias;
+    Quantum x;
+    Shape shape;
+};
+
 Places twice(int64_t value) {
     return Places({value, value});
 }
@@ -206,28 +213,25 @@ at::Tensor* luthier_int8_pack(
 
 // The result is 8 bits of the quantum `y`, or fp32 if that has no scale. attr is "relu" or "none".
 at::Tensor* luthier_int8_convolution(
-    const at::Tensor* input, Quantum x, const at::Tensor* weight, const at::Tensor* weight_scales,
-    const at::Tensor* weight_zero_points, const at::Tensor* bias, Shape shape, Quantum y, const char* attr,
-    char** error) {
+    const at::Tensor* input, Int8Conv conv, Quantum y, const char* attr, char** error) {
     return guarded(error, [&] {
         const bool is_float = y.scale == 0.0;
         return leak(convolution_int8().call(
-            *input, x.scale, x.zero_point, *weight, *weight_scales, *weight_zero_points, *bias, twice(shape.stride),
-            twice(shape.padding), twice(1), shape.groups, is_float ? 1.0 : y.scale, y.zero_point,
-            is_float ? at::kFloat : at::kByte, attr, Scalars(), ""));
+            *input, conv.x.scale, conv.x.zero_point, *conv.weight, *conv.weight_scales, *conv.weight_zero_points,
+            *conv.bias, twice(conv.shape.stride), twice(conv.shape.padding), twice(1), conv.shape.groups,
+            is_float ? 1.0 : y.scale, y.zero_point, is_float ? at::kFloat : at::kByte, attr, Scalars(), ""));
     });
 }
 
 // Replaces `sum`, 8 bits of a quantum of its own, by relu(sum + convolution) in 8 bits of the quantum `y`.
 at::Tensor* luthier_int8_convolution_add_relu(
-    const at::Tensor* sum, Quantum of_sum, const at::Tensor* input, Quantum x, const at::Tensor* weight,
-    const at::Tensor* weight_scales, const at::Tensor* weight_zero_points, const at::Tensor* bias, Shape shape,
-    Quantum y, char** error) {
+    const at::Tensor* sum, Quantum of_sum, const at::Tensor* input, Int8Conv conv, Quantum y, char** error) {
     return guarded(error, [&] {
         return leak(convolution_add_int8().call(
-            *input, x.scale, x.zero_point, *weight, *weight_scales, *weight_zero_points, *sum, *bias,
-            twice(shape.stride), twice(shape.padding), twice(1), shape.groups, y.scale, y.zero_point, at::kByte,
-            of_sum.scale, of_sum.zero_point, "sum", at::Scalar(1.0), "relu", Scalars(), ""));
+            *input, conv.x.scale, conv.x.zero_point, *conv.weight, *conv.weight_scales, *conv.weight_zero_points,
+            *sum, *conv.bias, twice(conv.shape.stride), twice(conv.shape.padding), twice(1), conv.shape.groups,
+            y.scale, y.zero_point, at::kByte, of_sum.scale, of_sum.zero_point, "sum", at::Scalar(1.0), "relu",
+            Scalars(), ""));
     });
 }
 

@@ -53,12 +53,7 @@ unsafe extern "C" {
     ) -> *mut C_tensor;
     fn luthier_int8_convolution(
         input: *const C_tensor,
-        x: Quantum,
-        weight: *const C_tensor,
-        weight_scales: *const C_tensor,
-        weight_zero_points: *const C_tensor,
-        bias: *const C_tensor,
-        shape: Shape,
+        conv: Int8Conv,
         y: Quantum,
         attr: *const c_char,
         error: *mut *mut c_char,
@@ -67,12 +62,7 @@ unsafe extern "C" {
         sum: *const C_tensor,
         of_sum: Quantum,
         input: *const C_tensor,
-        x: Quantum,
-        weight: *const C_tensor,
-        weight_scales: *const C_tensor,
-        weight_zero_points: *const C_tensor,
-        bias: *const C_tensor,
-        shape: Shape,
+        conv: Int8Conv,
         y: Quantum,
         error: *mut *mut c_char,
     ) -> *mut C_tensor;
@@ -198,6 +188,17 @@ impl Quantum {
     };
 }
 
+/// What the bridge borrows of a [`PackedInt8Conv`].
+#[repr(C)]
+struct Int8Conv {
+    weight: *const C_tensor,
+    weight_scales: *const C_tensor,
+    weight_zero_points: *const C_tensor,
+    bias: *const C_tensor,
+    x: Quantum,
+    shape: Shape,
+}
+
 /// A convolution of 8-bit integers, its weight packed for inputs of one shape and quantum.
 #[derive(Debug)]
 pub(crate) struct PackedInt8Conv {
@@ -253,6 +254,17 @@ impl PackedInt8Conv {
         }
     }
 
+    fn borrowed(&self) -> Int8Conv {
+        Int8Conv {
+            weight: self.weight.as_ptr(),
+            weight_scales: self.weight_scales.as_ptr(),
+            weight_zero_points: self.weight_zero_points.as_ptr(),
+            bias: self.bias.as_ptr(),
+            x: self.x,
+            shape: self.shape,
+        }
+    }
+
     /// The quantum of the inputs.
     pub(crate) fn input(&self) -> Quantum {
         self.x
@@ -265,20 +277,7 @@ impl PackedInt8Conv {
             Activation::Relu => c"relu",
         };
         // SAFETY: all tensors and the text live through the call.
-        tensor(|error| unsafe {
-            luthier_int8_convolution(
-                x.as_ptr(),
-                self.x,
-                self.weight.as_ptr(),
-                self.weight_scales.as_ptr(),
-                self.weight_zero_points.as_ptr(),
-                self.bias.as_ptr(),
-                self.shape,
-                y,
-                attr.as_ptr(),
-                error,
-            )
-        })
+        tensor(|error| unsafe { luthier_int8_convolution(x.as_ptr(), self.borrowed(), y, attr.as_ptr(), error) })
     }
 
     /// The result is `f32`.
@@ -290,19 +289,7 @@ impl PackedInt8Conv {
     pub(crate) fn run_add_relu(&self, x: &Tensor, (sum, of_sum): (Tensor, Quantum), y: Quantum) -> Result<Tensor> {
         // SAFETY: all tensors live through the call; `sum` is written to, and taken by value because of that.
         tensor(|error| unsafe {
-            luthier_int8_convolution_add_relu(
-                sum.as_ptr(),
-                of_sum,
-                x.as_ptr(),
-                self.x,
-                self.weight.as_ptr(),
-                self.weight_scales.as_ptr(),
-                self.weight_zero_points.as_ptr(),
-                self.bias.as_ptr(),
-                self.shape,
-                y,
-                error,
-            )
+            luthier_int8_convolution_add_relu(sum.as_ptr(), of_sum, x.as_ptr(), self.borrowed(), y, error)
         })
     }
 }

@@ -6,7 +6,7 @@
 
 use super::int8::{Ranges, Scales};
 use super::parameters::Parameters;
-use super::resnet50::{Kernels, Network, Target};
+use super::resnet50::{Kernels, Network, Target, bottlenecks};
 use crate::{Decoding, Device, Precision, Preprocess, Result, View, decode};
 
 /// Changes when other scales come out for the same weights: in a key, it stands for them.
@@ -60,5 +60,5 @@ pub(crate) fn scales(parameters: &Parameters) -> Result<Scales> {
             Ok(())
         })?;
     }
-    Ok(ranges.scales())
+    Ok(ranges.scales(&Scales::signs(&bottlenecks())))
 }

@@ -91,7 +91,7 @@ impl Device {
             Device::Cuda(_) | Device::Mps if precision == Precision::Int8 => Err(Error::Precision {
                 device: self.to_string(),
                 precision: precision.to_string(),
-                message: "no int8 on GPUs, expected fp32, bf16 or fp16".to_owned(),
+                message: "no int8 on GPUs, expected fp32, bf16 or fp16 (or --device cpu)".to_owned(),
             }),
             _ => Ok(()),
         }
@@ -123,9 +123,7 @@ fn check_on_cpu(precision: Precision, has_bf16: bool) -> Result<()> {
         Precision::Bf16 if !has_bf16 => {
             lacking("this processor has no bf16 instructions, which --precision bf16 needs")
         }
-        Precision::Int8 if !has_int8() => {
-            lacking("this processor has no VNNI instructions, which --precision int8 needs")
-        }
+        Precision::Int8 if !has_int8() => lacking("no VNNI instructions here, which --precision int8 needs"),
         Precision::Fp16 => lacking("no fp16 on the CPU, expected fp32, bf16 or int8"),
         _ => Ok(()),
     }
@@ -206,7 +204,7 @@ impl Precision {
 
     pub(crate) fn kind(self) -> tch::Kind {
         match self {
-            // Between the first convolution and the blocks, which take care of themselves.
+            // In int8, of what is not an integer.
             Precision::Fp32 | Precision::Int8 => tch::Kind::Float,
             Precision::Bf16 => tch::Kind::BFloat16,
             Precision::Fp16 => tch::Kind::Half,
@@ -229,7 +227,11 @@ fn has_int8() -> bool {
 #[cfg(target_arch = "x86_64")]
 fn onednn_is_held_back() -> bool {
     let limit = std::env::var("ONEDNN_MAX_CPU_ISA").or_else(|_| std::env::var("DNNL_MAX_CPU_ISA"));
-    limit.is_ok_and(|limit| ["SSE41", "AVX", "AVX2", "AVX512_CORE"].contains(&limit.to_uppercase().as_str()))
+    limit.is_ok_and(|limit| match limit.to_uppercase().as_str() {
+        "SSE41" | "AVX" | "AVX2" | "AVX512_CORE" => true,
+        "AVX2_VNNI" | "AVX2_VNNI_2" => !std::arch::is_x86_feature_detected!("avxvnni"),
+        _ => false,
+    })
 }
 
 /// Whether this processor multiplies bf16 in hardware. oneDNN computes with bf16 on others too, but

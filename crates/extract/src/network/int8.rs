@@ -30,15 +30,18 @@ const MOST: f32 = 255.0;
 const MOST_OF_WEIGHT: f32 = 127.0;
 
 /// What one step of each activation's 8 bits stands for, in the order in which
-/// [`Network::activations`](super::resnet50::Network::activations) shows them.
+/// [`Network::forward_seen`](super::resnet50::Network::forward_seen) shows them.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Scales(pub(crate) Vec<f32>);
 
 impl Scales {
-    /// How many activations there are.
-    pub(crate) fn count(blocks: &[Bottleneck]) -> usize {
-        let of_block = |block: &Bottleneck| 3 + usize::from(block.downsample.is_some());
-        1 + blocks.iter().map(of_block).sum::<usize>()
+    /// Whether each activation may be negative: the projections, which no ReLU follows.
+    pub(crate) fn signs(blocks: &[Bottleneck]) -> Vec<bool> {
+        let of_block = |block: &Bottleneck| {
+            let projection = block.downsample.as_ref().map(|_| true);
+            [false, false].into_iter().chain(projection).chain([false])
+        };
+        std::iter::once(false).chain(blocks.iter().flat_map(of_block)).collect()
     }
 }
 
@@ -50,8 +53,6 @@ pub(crate) struct Ranges(Vec<Largest>);
 #[derive(Default)]
 struct Largest {
     values: Vec<f32>,
-    /// Whether a value may be negative.
-    is_signed: bool,
 }
 
 impl Ranges {
@@ -69,13 +70,13 @@ impl Ranges {
 
     /// The scales that clip the largest values. Rounded up to the precision of bf16, so that the last bits of what one
     /// processor and another compute in fp32 do not matter.
-    pub(crate) fn scales(&self) -> Scales {
-        let scale = |largest: &Largest| {
+    pub(crate) fn scales(&self, signs: &[bool]) -> Scales {
+        let scale = |(largest, &is_signed): (&Largest, &bool)| {
             let range = largest.values.iter().copied().fold(f32::INFINITY, f32::min).max(1e-6);
-            let steps = if largest.is_signed { MOST / 2.0 } else { MOST };
+            let steps = if is_signed { MOST / 2.0 } else { MOST };
             f32::from_bits((range / steps).to_bits().saturating_add(0xFFFF) & !0xFFFF)
         };
-        Scales(self.0.iter().map(scale).collect())
+        Scales(self.0.iter().zip(signs).map(scale).collect())
     }
 }
 
@@ -86,7 +87,6 @@ impl Largest {
             true => f32::NEG_INFINITY,
             false => self.values.iter().copied().fold(f32::INFINITY, f32::min),
         };
-        self.is_signed |= values.iter().any(|&value| value < 0.0);
         self.values.extend(
             values
                 .iter()
@@ -449,7 +449,7 @@ mod tests {
         }
         largest.values.sort_by(f32::total_cmp);
         assert_eq!(largest.values, [199_999.0, 200_000.0]);
-        let scales = Ranges(vec![largest]).scales();
+        let scales = Ranges(vec![largest]).scales(&[false]);
         let scale = scales.0[0];
         assert!(
             (199_999.0 / 255.0..199_999.0 / 255.0 * 1.01).contains(&scale),

@@ -238,8 +238,10 @@ impl<T> Lane<'_, T> {
         let n = self.pixels.len().min(self.lanes.fill * Preprocess::BYTES);
         let mut batch: Vec<u8> = self.pixels.drain(..n).collect();
         // The shape is always the same, so that an image's features do not depend on its
-        // neighbours.
-        batch.resize(self.lanes.batch * Preprocess::BYTES, 0);
+        // neighbours. Features of integers do not anyway.
+        if !self.network.is_int8() {
+            batch.resize(self.lanes.batch * Preprocess::BYTES, 0);
+        }
         let features = as_memory_allows(&batch, self.batch, |images| self.network.forward(images))?;
         self.features.extend(&features[..n / Preprocess::BYTES * WIDTH]);
         self.finish_whole()

@@ -465,14 +465,19 @@ impl Network {
         }
     }
 
+    /// Whether it computes with 8-bit integers.
+    pub(crate) fn is_int8(&self) -> bool {
+        matches!(self.layers, Layers::Int8(_))
+    }
+
     /// Embeds RGB images, `u8 [n, 224, 224, 3]`; the result is `f32 [n, 2048]` in C order.
     ///
-    /// `n` is the batch that the network was built for. On a GPU it can be any number.
+    /// `n` is the batch that the network was built for. On a GPU and in int8 it can be any number.
     pub(crate) fn forward(&self, images: &[u8]) -> Result<Vec<f32>> {
         self.forward_seen(images, &mut |_| Ok(()))
     }
 
-    /// The same, and `see` is shown each activation: the pooled output of the first convolution; then, of each block, the
+    /// The same, and `see` is shown each activation, but in int8: the pooled output of the first convolution; then, of each block, the
     /// outputs of its first and second convolution, that of the projection if it has one, and its output.
     pub(crate) fn forward_seen(&self, images: &[u8], see: &mut See<'_>) -> Result<Vec<f32>> {
         tch::no_grad(|| {

@@ -13,7 +13,7 @@ use super::parameters::{ParameterShape, Parameters};
 use super::resnet50::bottlenecks;
 use super::sha256::sha256_of_file;
 use super::weights::{NamedWeights, WeightsFile, WeightsSource};
-use crate::{Error, Observer, Result};
+use crate::{Error, ExtractorConfig, Observer, Result};
 
 /// How long to wait for a server to be found, to be reached, and to answer.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -89,9 +89,11 @@ impl WeightsStore {
     /// # Errors
     /// Those of `measure`.
     pub(crate) fn scales(&self, sha256: &str, measure: impl FnOnce() -> Result<Scales>) -> Result<Scales> {
-        let name = format!("{sha256}.int8-{}.json", calibration::VERSION);
-        let path = self.folder.join("scales").join(name);
-        let n = Scales::count(&bottlenecks());
+        // All that the scales depend on.
+        let (version, libtorch) = (ExtractorConfig::VERSION, ExtractorConfig::LIBTORCH);
+        let name = format!("{sha256}-{}-{version}-{libtorch}.json", calibration::VERSION);
+        let path = self.folder.join("int8-scales").join(name);
+        let n = Scales::signs(&bottlenecks()).len();
         let is_sound =
             |scales: &Vec<f32>| scales.len() == n && scales.iter().all(|scale| scale.is_normal() && *scale > 0.0);
         let known = fs::read(&path)

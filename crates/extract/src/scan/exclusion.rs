@@ -68,11 +68,13 @@ impl Exclusion {
 }
 
 fn read(path: &Path) -> Result<Gitignore> {
-    match Gitignore::new(path) {
-        (found, None) => Ok(found),
-        (_, Some(error)) => Err(Error::Exclude {
-            origin: path.display().to_string(),
-            problem: error.to_string(),
-        }),
+    let wrong = |error: ignore::Error| Error::Exclude {
+        origin: path.display().to_string(),
+        problem: error.to_string(),
+    };
+    let mut builder = GitignoreBuilder::new(path.parent().unwrap_or(path));
+    match builder.add(path) {
+        Some(error) => Err(wrong(error)),
+        None => builder.build().map_err(wrong),
     }
 }

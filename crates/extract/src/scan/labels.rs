@@ -370,14 +370,15 @@ fn uploaded(name: &str) -> Option<&str> {
 /// Text in which `%20` stands for a space, and so on.
 fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
+    let text = file_names::bytes_of(text);
+    let mut rest: &[u8] = &text;
     while let [first, after @ ..] = rest {
         let code = (*first == b'%').then(|| after.get(..2)).flatten();
         let code = code.and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok());
         bytes.push(code.unwrap_or(*first));
         rest = if code.is_some() { &after[2..] } else { after };
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    file_names::name_of_bytes(&bytes)
 }
 
 /// The folder of the images: the one that is named, or that of the table.

@@ -84,14 +84,15 @@ impl ImageFiles {
 }
 
 impl Layout {
-    /// A folder as it looks: with a folder for each class in it, or without labels. It has no labels if images lie in it, or
+    /// A folder as it looks without what `exclude` leaves out: with a folder for each class in it, or without labels. It has no labels if images lie in it, or
     /// if it has fewer than two folders.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File) if the folder cannot be listed.
-    pub fn of_folder(folder: PathBuf) -> Result<Self> {
+    /// [`Error::File`](crate::Error::File) if the folder cannot be listed, [`Error::Exclude`](crate::Error::Exclude) if a
+    /// glob is none.
+    pub fn of_folder(folder: PathBuf, exclude: &[String]) -> Result<Self> {
         let (mut n_folders, mut has_images) = (0, false);
-        for step in Walk::shallow(&folder)? {
+        for step in Walk::shallow(&folder, exclude)? {
             match step? {
                 Step::Folder(entry) => n_folders += usize::from(entry.depth() == 1),
                 Step::File(entry) => has_images |= is_image_name(entry.path()),

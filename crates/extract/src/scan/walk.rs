@@ -123,8 +123,8 @@ impl Walk {
     }
 
     /// A walk that enters no folder below the first.
-    pub(super) fn shallow(folder: &Path) -> Result<Self> {
-        let walk = Walk::new(folder, &[])?;
+    pub(super) fn shallow(folder: &Path, exclude: &[String]) -> Result<Self> {
+        let walk = Walk::new(folder, exclude)?;
         Ok(Walk {
             entries: WalkDir::new(folder).follow_links(true).max_depth(1).into_iter(),
             ..walk
@@ -135,6 +135,9 @@ impl Walk {
         let entry = match entry.map_err(|error| Obstacle::new(&self.folder, error)) {
             Ok(entry) => entry,
             Err(obstacle) => {
+                if obstacle.depth > 0 && self.exclusion.excludes(&obstacle.path, obstacle.path.is_dir())? {
+                    return Ok(Step::Excluded);
+                }
                 return match obstacle.consequence() {
                     Consequence::UnreadableImage => Ok(Step::UnreadableImage(obstacle)),
                     Consequence::Ignored => Ok(Step::Ignored),

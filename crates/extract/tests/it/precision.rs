@@ -45,7 +45,7 @@ fn formats_without_their_instructions_are_refused_at_load_in_one_line() {
     let error = Extractor::load(&config, &WeightsStore::new("unused".into(), None), 1, 1, &()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "device cpu: this processor has no VNNI instructions, which --precision int8 needs"
+        "device cpu: no VNNI instructions here, which --precision int8 needs"
     );
     // `auto` does not choose what is refused.
     assert_eq!(Precision::best(config.device), Precision::Fp32);

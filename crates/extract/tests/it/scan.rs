@@ -597,12 +597,11 @@ fn what_a_user_leaves_out_is_no_data_and_is_counted() {
 
     let error = scanned(&["a{b"]).unwrap_err().to_string();
     assert!(error.starts_with("--exclude: "), "{error}");
-    folders.write("data/.luthierignore", b"a{b\n");
-    let error = scanned(&[]).unwrap_err().to_string();
-    assert!(
-        error.contains(".luthierignore: ") && error.contains("line 1"),
-        "{error}"
-    );
+    for wrong in [&b"a{b\n"[..], b"caf\xE9\n"] {
+        folders.write("data/.luthierignore", wrong);
+        let error = scanned(&[]).unwrap_err().to_string();
+        assert!(error.contains("data/.luthierignore: "), "{error}");
+    }
 }
 
 #[test]
@@ -679,9 +678,14 @@ fn a_folder_looks_labelled_if_it_has_two_folders_and_no_image_of_its_own() {
         "mixed/1.jpg",
     ]);
     for (folder, is_labelled) in [("labelled", true), ("flat", false), ("nested", false), ("mixed", false)] {
-        let layout = Layout::of_folder(folders.path(folder)).unwrap();
+        let layout = Layout::of_folder(folders.path(folder), &[]).unwrap();
         assert_eq!(matches!(layout, Layout::Classes(_)), is_labelled, "{folder}");
     }
+    // What is left out does not count.
+    let layout = Layout::of_folder(folders.path("mixed"), &["/1.jpg".to_owned()]).unwrap();
+    assert!(matches!(layout, Layout::Classes(_)));
+    let layout = Layout::of_folder(folders.path("labelled"), &["harp/".to_owned()]).unwrap();
+    assert!(matches!(layout, Layout::Unlabelled(_)));
 }
 
 #[cfg(target_os = "linux")]

@@ -44,7 +44,8 @@ static void copy_rows(const struct heif_image* image, struct luthier_heif_image*
 }
 
 void luthier_heif_decode(
-    const uint8_t* bytes, size_t length, uint64_t most_bytes, struct luthier_heif_image* found) {
+    const uint8_t* bytes, size_t length, uint64_t most_pixels, uint64_t most_bytes,
+    struct luthier_heif_image* found) {
     memset(found, 0, sizeof *found);
     struct heif_image_handle* handle = NULL;
     struct heif_image* image = NULL;
@@ -60,7 +61,7 @@ void luthier_heif_decode(
         enum heif_chroma chroma = has_alpha ? heif_chroma_interleaved_RGBA : heif_chroma_interleaved_RGB;
         // libheif's planes, its interleaved pixels, and the copy of these.
         found->bytes = (uint64_t)found->width * found->height * (has_alpha ? 12 : 8);
-        if (found->bytes <= most_bytes &&
+        if ((uint64_t)found->width * found->height <= most_pixels && found->bytes <= most_bytes &&
             !failed(heif_decode_image(handle, &image, heif_colorspace_RGB, chroma, NULL), found))
             copy_rows(image, found);
     }

@@ -37,7 +37,7 @@ mod library {
     }
 
     unsafe extern "C" {
-        fn luthier_heif_decode(bytes: *const u8, length: usize, most_bytes: u64, found: *mut Found);
+        fn luthier_heif_decode(bytes: *const u8, length: usize, most_pixels: u64, most_bytes: u64, found: *mut Found);
         fn luthier_heif_free(found: *mut Found);
     }
 
@@ -53,7 +53,15 @@ mod library {
             message: [0; 256],
         };
         // SAFETY: the bytes live through the call, and `found` is as heif.c has it.
-        unsafe { luthier_heif_decode(bytes.as_ptr(), bytes.len(), limits.memory, &raw mut found) };
+        unsafe {
+            luthier_heif_decode(
+                bytes.as_ptr(),
+                bytes.len(),
+                limits.pixels,
+                limits.memory,
+                &raw mut found,
+            )
+        };
         let Found {
             width,
             height,
