@@ -29,6 +29,10 @@ fn clipped(side: i64) -> f64 {
 const MOST: f32 = 255.0;
 const MOST_OF_WEIGHT: f32 = 127.0;
 
+/// A number to which none of up to 2²² can be added but as a whole one: adding and subtracting it rounds, half to even, without
+/// a call of the system's library.
+const HALF_TO_EVEN: f32 = 12_582_912.0;
+
 /// What one step of each activation's 8 bits stands for, in the order in which
 /// [`Network::forward_seen`](super::resnet50::Network::forward_seen) shows them.
 #[derive(Clone, Debug, PartialEq)]
@@ -278,7 +282,7 @@ fn diffused(filter: &[f32], scale: f32, n_in: usize, side: usize) -> Vec<i8> {
                 (filter[pixel.clone()].iter().zip(&mut quantized[pixel])).zip(&mut errors)
             {
                 let wanted = weight / scale + *error;
-                let rounded = wanted.round_ties_even().clamp(-MOST_OF_WEIGHT, MOST_OF_WEIGHT);
+                let rounded = ((wanted + HALF_TO_EVEN) - HALF_TO_EVEN).clamp(-MOST_OF_WEIGHT, MOST_OF_WEIGHT);
                 *error = wanted - rounded;
                 *quantized = rounded as i8;
             }

@@ -1,7 +1,11 @@
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
+use luthier_artifact::FileStat;
 use sha2::{Digest as _, Sha256};
 
 use crate::{Error, Result};
@@ -25,6 +29,29 @@ pub(super) fn sha256_of_file(path: &Path) -> Result<String> {
             n => hasher.update(&buffer[..n]),
         }
     }
+}
+
+/// The same, and a file that a call before has read is not read again while its stat stays the same: of one command, the
+/// key, the model and int8 all ask for the digest of the weights.
+///
+/// # Errors
+/// [`Error::File`] if the file cannot be read.
+pub(super) fn sha256_of_same_file(path: &Path) -> Result<String> {
+    static KNOWN: Mutex<BTreeMap<PathBuf, (FileStat, String)>> = Mutex::new(BTreeMap::new());
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = SystemTime::now();
+    let stat = FileStat::new(&path.metadata().map_err(Error::io(path))?);
+    if let Some((of_known, sha256)) = known().get(path)
+        && *of_known == stat
+    {
+        return Ok(sha256.clone());
+    }
+    let sha256 = sha256_of_file(path)?;
+    // A file that has just been written may be written again without another stat.
+    if stat.is_settled(now) {
+        known().insert(path.to_owned(), (stat, sha256.clone()));
+    }
+    Ok(sha256)
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use super::parameters::Parameters;
-use super::sha256::sha256_of_file;
+use super::sha256::sha256_of_same_file;
 use crate::{Error, Result};
 
 /// Weights that are known by name.
@@ -164,7 +164,7 @@ impl WeightsSource {
         match self {
             WeightsSource::Named(named) => Ok(named.sha256.to_owned()),
             WeightsSource::File(path) => {
-                let found = sha256_of_file(path)?;
+                let found = sha256_of_same_file(path)?;
                 let is_of = |named: &&NamedWeights| named.files().any(|file| file.sha256 == found);
                 Ok(NAMED
                     .iter()
