@@ -103,35 +103,39 @@ pub fn to_json(json: String) -> String {
 
 /// What [`to_json`] was given, or any other JSON as it is.
 pub fn from_json(json: &str) -> Cow<'_, str> {
-    let is_escape = |code: &str| {
-        let code = code.get(2..6).and_then(|hex| u32::from_str_radix(hex, 16).ok())?;
-        char::from_u32(FIRST + code.checked_sub(FIRST_SURROGATE)?).filter(|c| byte(*c).is_some())
-    };
-    let mut plain = String::new();
+    if !json.contains('\\') {
+        return Cow::Borrowed(json);
+    }
+    let mut plain = String::with_capacity(json.len());
     let mut rest = json;
     while let Some(start) = rest.find('\\') {
-        let (before, escape) = rest.split_at(start);
-        plain += before;
-        // An emoji is a pair of surrogates, of which the second is none of ours.
-        let is_pair = |escape: &str| {
-            let high = escape.get(2..4).map(str::to_ascii_lowercase);
-            high.is_some_and(|high| ["d8", "d9", "da", "db"].contains(&high.as_str())) && escape[6..].starts_with("\\u")
-        };
-        let n = match escape.as_bytes() {
-            [_, b'u', _, _, _, _, ..] if escape.is_char_boundary(6) && is_pair(escape) => 12,
-            [_, b'u', _, _, _, _, ..] => 6,
-            _ => 2,
-        };
-        let escape = escape.get(..n).unwrap_or(escape);
-        match is_escape(escape).filter(|_| n == 6) {
+        plain += &rest[..start];
+        let (escape, after) = rest[start..].split_at(escape_length(&rest[start..]));
+        let of_byte = (code(escape).filter(|_| escape.len() == 6))
+            .and_then(|code| char::from_u32(FIRST + code.checked_sub(FIRST_SURROGATE)?))
+            .filter(|c| byte(*c).is_some());
+        match of_byte {
             Some(c) => plain.push(c),
             None => plain += escape,
         }
-        rest = &rest[start + escape.len()..];
+        rest = after;
     }
-    match plain.is_empty() {
-        true => Cow::Borrowed(json),
-        false => Cow::Owned(plain + rest),
+    Cow::Owned(plain + rest)
+}
+
+/// The number in an escape such as `\u00e9`.
+fn code(escape: &str) -> Option<u32> {
+    let digits = escape.strip_prefix("\\u")?.get(..4)?;
+    u32::from_str_radix(digits, 16).ok()
+}
+
+/// How many bytes the escape has that a text begins with. An emoji is a pair of surrogates, of which the second stands for no
+/// byte.
+fn escape_length(text: &str) -> usize {
+    match code(text) {
+        Some(0xD800..0xDC00) if code(&text[6..]).is_some() => 12,
+        Some(_) => 6,
+        None => text.char_indices().nth(2).map_or(text.len(), |(end, _)| end),
     }
 }
 

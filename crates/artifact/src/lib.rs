@@ -41,7 +41,7 @@ pub use manifest::{Content, Manifest, ManifestEntry, Split};
 pub use matrix::{Tensors, TensorsBuilder};
 pub use names::UnknownName;
 pub use observer::{Interrupted, Observer, Task, Watched};
-pub use rows::{ReadError, ReadRows, SomeRows};
+pub use rows::{ReadError, ReadRows};
 pub use stat::FileStat;
 pub use table::{ExtractorInfo, FeatureRows, FeatureTable, vector_bytes, vector_digest};
 pub use training::{CandidateC, CrossValidationInfo, LearningPoint, Threshold};

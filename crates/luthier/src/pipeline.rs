@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use luthier_artifact::{Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, SomeRows, Split};
+use luthier_artifact::{Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, Split};
 use luthier_cache::Cache;
 use luthier_classify::{ChooseC, Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
 use luthier_eval::{
@@ -14,7 +14,7 @@ use luthier_eval::{
     Scatter, Suspects, SuspectsConfig,
 };
 use luthier_extract::{DataSource, ExtractConfig, Rehash, Scan, SkippedImages, WeightsStore, scan};
-use luthier_features::{FeaturesConfig, Projection};
+use luthier_features::{FeaturesConfig, Projection, Subset};
 use ndarray::Array2;
 
 use crate::export::{self, RowNames};
@@ -307,9 +307,9 @@ pub(crate) fn evaluate(
                 return Err(Error::NothingToEvaluate);
             };
             let train = open_table(cache, &data.train)?;
-            let rows = SomeRows {
-                table: &train,
-                rows: &held_out.rows,
+            let rows = Subset {
+                rows: &train,
+                chosen: &held_out.rows,
             };
             let evaluation = config.run(Split::Train, &held_out.predictions(&model), None)?;
             (evaluation, model.project(rows, 2)?)
@@ -390,16 +390,21 @@ pub(crate) fn neighbours(
     runner: &mut Runner<'_>,
 ) -> Result<Digest> {
     let cache = runner.cache;
-    let asked = match &figures.evaluation {
-        Some(evaluation) => Some(asked(config, data, evaluation, cache)?),
-        None => None,
+    let (digest, split, asked) = match &figures.evaluation {
+        Some(evaluation) => {
+            let asked = asked(config, data, evaluation, cache)?;
+            let split = evaluation.split;
+            (NeighboursConfig::digest_of(split, &asked), split, asked)
+        }
+        None => (pending(), Split::Test, Vec::new()),
     };
-    let digest = asked.as_deref().map_or_else(pending, NeighboursConfig::digest_of);
-    let asked = asked.unwrap_or_default();
     let outputs = runner.stage("neighbours", config.key(data.train, data.test, digest), || {
         let (train, test) = (open_table(cache, &data.train)?, open_table(cache, &data.test)?);
-        let of_train = asked.iter().any(|asked| asked.is_training);
-        let found = config.run(&train, if of_train { &train } else { &test }, &asked)?;
+        let table = match split {
+            Split::Train => &train,
+            Split::Test => &test,
+        };
+        let found = config.run(&train, (split, table), &asked)?;
         Ok(vec![("neighbours", cache.put(&found)?)])
     })?;
     runner.tell(|| Ok(format!("nearest images of {}", counted(asked.len(), "mistake"))))?;
@@ -408,21 +413,14 @@ pub(crate) fn neighbours(
 
 /// The images that neighbours are looked for, with their rows in the table of their split.
 fn asked(config: &NeighboursConfig, data: &Evaluated, evaluation: &Evaluation, cache: &Cache) -> Result<Vec<Asked>> {
-    let rows = config.rows(evaluation);
-    let is_training = evaluation.split == Split::Train;
-    let held_out = match is_training {
-        true => load::<HeldOutPredictions>(cache, &data.trained.held_out)?.rows,
-        false => Vec::new(),
-    };
-    let at = |row: usize| if is_training { held_out[row] } else { row };
-    Ok(rows
-        .into_iter()
-        .map(|row| Asked {
-            row,
-            at: at(row),
-            is_training,
-        })
-        .collect())
+    let rows = config.rows(evaluation).into_iter();
+    Ok(match evaluation.split {
+        Split::Test => rows.map(|row| Asked { row, at: row }).collect(),
+        Split::Train => {
+            let held_out = load::<HeldOutPredictions>(cache, &data.trained.held_out)?.rows;
+            rows.map(|row| Asked { row, at: held_out[row] }).collect()
+        }
+    })
 }
 
 /// What cross-validation's models say of the training images that they have not seen, with what is true.

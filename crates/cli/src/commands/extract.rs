@@ -13,7 +13,8 @@ use crate::terminal::Progress;
 /// Turn folders of images into features: NumPy files with one row for each image
 ///
 /// Writes features and labels of training images and test images as .npy files, and features.json, which says what the
-/// rows are; of images without classes, one .npy file. An image whose features are in the cache does not go through the network again.
+/// rows are; of images without classes, one .npy file. An image whose features are in the cache does not go through the
+/// network again.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  luthier extract photos\n  luthier extract --unlabelled photos\n  luthier extract --train-dir data/train --test-dir data/test --output-dir features/"

@@ -1,6 +1,6 @@
 //! Photographs as people have them: without classes, without a test set, with any name and of any size.
 
-use std::fs;
+use std::fs::{self, File};
 
 use image::codecs::jpeg::JpegEncoder;
 use luthier_artifact::file_names;
@@ -243,6 +243,31 @@ fn names_that_are_not_utf8_come_back_unchanged() {
     // What was written is read again, and names the file.
     project.run(&["train"]).ok();
     project.run(&["evaluate"]).ok();
+
+    // What is remembered of a file, once it is at rest, is not taken for that of a file that is gone. Nor is that of a file
+    // that a list names by its whole path.
+    let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    let age = |path: &std::path::Path| {
+        File::options()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_modified(hour_ago)
+            .unwrap()
+    };
+    age(&name(b"caf\xE9.jpg"));
+    age(&project.path("data/train/harp/0.jpg"));
+    project.run(&crate::PIPELINE).ok();
+    let path = project.path("data/train/harp/0.jpg");
+    project.write("lists/list.txt", path.to_str().unwrap().as_bytes());
+    project
+        .run(&["extract", "--unlabelled", "--files", "lists/list.txt"])
+        .ok();
+    let ran = project.run(&["cache", "prune-images", "--dry-run"]).ok();
+    assert!(ran.stdout.contains("0 files no longer there"), "{}", ran.stdout);
+    fs::remove_file(&path).unwrap();
+    let ran = project.run(&["cache", "prune-images", "--dry-run"]).ok();
+    assert!(ran.stdout.contains("2 files no longer there"), "{}", ran.stdout);
 
     let predict = |format: &str| {
         let mut command = project.command(&["predict", "--format", format]);

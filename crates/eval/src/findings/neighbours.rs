@@ -1,4 +1,4 @@
-use luthier_artifact::{Artifact, Digest, Key, ReadRows, json};
+use luthier_artifact::{Artifact, Digest, Key, ReadRows, Split, json};
 use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -33,10 +33,8 @@ impl Default for NeighboursConfig {
 pub struct Asked {
     /// Its row in the evaluation.
     pub row: usize,
-    /// Its row in its table.
+    /// Its row in the table of its split.
     pub at: usize,
-    /// Whether the table is that of the training images.
-    pub is_training: bool,
 }
 
 /// The nearest training images of evaluated images, by ascending row.
@@ -105,16 +103,15 @@ impl NeighboursConfig {
     }
 
     /// The digest of what is asked for, for the key.
-    pub fn digest_of(asked: &[Asked]) -> Digest {
-        let numbers = asked
-            .iter()
-            .flat_map(|asked| [asked.row, asked.at, usize::from(asked.is_training)]);
-        let bytes: Vec<u8> = numbers.flat_map(|number| (number as u64).to_le_bytes()).collect();
+    pub fn digest_of(split: Split, asked: &[Asked]) -> Digest {
+        let numbers = asked.iter().flat_map(|asked| [asked.row, asked.at]);
+        let bytes = numbers.flat_map(|number| (number as u64).to_le_bytes());
+        let bytes: Vec<u8> = split.to_string().into_bytes().into_iter().chain(bytes).collect();
         Digest::of(&bytes)
     }
 
-    /// The training images nearest to images of a table, by the cosine between their features. A training image is no
-    /// neighbour of itself.
+    /// The training images nearest to images of the table of a split, by the cosine between their features. A training
+    /// image is no neighbour of itself.
     ///
     /// Training images are read once, in blocks.
     ///
@@ -123,7 +120,7 @@ impl NeighboursConfig {
     pub fn run(
         &self,
         train: &dyn ReadRows<Feature = f32>,
-        table: &dyn ReadRows<Feature = f32>,
+        (split, table): (Split, &dyn ReadRows<Feature = f32>),
         asked: &[Asked],
     ) -> Result<NearestImages> {
         if asked.is_empty() {
@@ -150,7 +147,7 @@ impl NeighboursConfig {
                 let first = chunk * TEST_BLOCK;
                 let places = first..first + found.len();
                 let features = features.slice(s![places.clone(), ..]);
-                self.compare((&asked[places], features), block.view(), start, found);
+                self.compare(split, (&asked[places], features), (start, block.view()), found);
             });
         }
         Ok(NearestImages(found))
@@ -158,15 +155,15 @@ impl NeighboursConfig {
 
     fn compare(
         &self,
+        split: Split,
         (asked, features): (&[Asked], ArrayView2<'_, f32>),
-        block: ArrayView2<'_, f32>,
-        start: usize,
+        (start, block): (usize, ArrayView2<'_, f32>),
         found: &mut [Neighbours],
     ) {
         let cosines = features.dot(&block.t());
         for ((cosines, Neighbours { nearest, .. }), asked) in cosines.outer_iter().zip(found).zip(asked) {
             for (place, &cosine) in cosines.iter().enumerate() {
-                if asked.is_training && asked.at == start + place {
+                if split == Split::Train && asked.at == start + place {
                     continue;
                 }
                 let cosine = f64::from(cosine);

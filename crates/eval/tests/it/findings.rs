@@ -137,16 +137,14 @@ impl Data {
         };
         let neighbours = NeighboursConfig::default();
         let asked: Vec<Asked> = (neighbours.rows(evaluation).into_iter())
-            .map(|row| Asked {
-                row,
-                at: row,
-                is_training: false,
-            })
+            .map(|row| Asked { row, at: row })
             .collect();
         Findings::new(
             SuspectsConfig::default().run(&held_out, evaluation),
             Some(&look_alikes),
-            neighbours.run(&train.features(), &test.features(), &asked).unwrap(),
+            neighbours
+                .run(&train.features(), (Split::Test, &test.features()), &asked)
+                .unwrap(),
             Scatter::new(components.view()),
             [&train.rows(), &test.rows()],
         )
@@ -331,14 +329,14 @@ fn a_search_for_duplicates_depends_on_images_alone_and_a_judgement_of_labels_on_
         suspects.key(model, held_out, model),
         SuspectsConfig { confident: 0.8 }.key(model, held_out, test),
     ]);
-    let asked = |row, at, is_training| NeighboursConfig::digest_of(&[Asked { row, at, is_training }]);
-    let (neighbours, rows) = (NeighboursConfig::default(), asked(1, 2, false));
+    let asked = |row, at, split| NeighboursConfig::digest_of(split, &[Asked { row, at }]);
+    let (neighbours, rows) = (NeighboursConfig::default(), asked(1, 2, Split::Test));
     keys.extend([
         neighbours.key(model, test, rows),
         neighbours.key(test, test, rows),
         neighbours.key(model, model, rows),
-        neighbours.key(model, test, asked(1, 3, false)),
-        neighbours.key(model, test, asked(1, 2, true)),
+        neighbours.key(model, test, asked(1, 3, Split::Test)),
+        neighbours.key(model, test, asked(1, 2, Split::Train)),
         NeighboursConfig {
             n_neighbors: 4,
             ..neighbours
@@ -354,22 +352,19 @@ fn a_search_for_duplicates_depends_on_images_alone_and_a_judgement_of_labels_on_
 #[test]
 fn a_training_image_is_no_neighbour_of_itself() {
     let features = array![[1.0_f32, 0.0], [0.8, 0.6], [0.0, 1.0]];
-    let asked = |at, is_training| Asked {
-        row: 7,
-        at,
-        is_training,
-    };
-    let nearest = |asked: Asked| {
+    let nearest = |at, split| {
         let config = NeighboursConfig {
             n_neighbors: 1,
             ..NeighboursConfig::default()
         };
-        let found = config.run(&features.view(), &features.view(), &[asked]).unwrap();
+        let found = config
+            .run(&features.view(), (split, &features.view()), &[Asked { row: 7, at }])
+            .unwrap();
         (found.0[0].row, found.0[0].nearest[0].row)
     };
-    assert_eq!(nearest(asked(0, true)), (7, 1));
-    assert_eq!(nearest(asked(2, true)), (7, 1));
-    assert_eq!(nearest(asked(0, false)), (7, 0), "another image with the same features");
+    assert_eq!(nearest(0, Split::Train), (7, 1));
+    assert_eq!(nearest(2, Split::Train), (7, 1));
+    assert_eq!(nearest(0, Split::Test), (7, 0), "another image with the same features");
 }
 
 #[test]

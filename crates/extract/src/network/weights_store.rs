@@ -433,3 +433,23 @@ fn next(news: &Receiver<Received>, observer: &dyn Observer) -> Result<Option<Rec
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_are_measured_once_for_each_weights_file_and_again_if_they_are_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = WeightsStore::new(folder.path().to_owned(), None);
+        let n = Scales::signs(&bottlenecks()).len();
+        let scales = |sha256: &str, value: f32| store.scales(sha256, || Ok(Scales(vec![value; n]))).unwrap().0[0];
+        assert_eq!(scales("one", 0.1), 0.1);
+        assert_eq!(scales("one", 0.2), 0.1, "as they were");
+        assert_eq!(scales("other", 0.3), 0.3);
+        for file in luthier_artifact::entries(&folder.path().join("int8-scales")).unwrap() {
+            fs::write(file, "[1.0, 0.0]").unwrap();
+        }
+        assert_eq!(scales("one", 0.4), 0.4);
+    }
+}

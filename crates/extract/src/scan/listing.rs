@@ -1,7 +1,7 @@
 //! The files of a data set with their classes, as each layout has them.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
 use luthier_artifact::{FileStat, Split, file_names};
 use regex::Regex;
@@ -259,11 +259,10 @@ fn check_folder(folder: &Path) -> Result<()> {
 /// A file that was found below a folder.
 fn listed(folder: &Path, path: &Path, split: Split, stat: FileStat, unreadable: Option<String>) -> Option<Listed> {
     let relative = path.strip_prefix(folder).ok()?;
-    let parts: Vec<String> = relative
-        .iter()
-        .map(|part| file_names::name_of(Path::new(part)))
-        .collect();
-    let file = parts.join("/");
+    let file = match MAIN_SEPARATOR {
+        '/' => file_names::name_of(relative),
+        other => file_names::name_of(relative).replace(other, "/"),
+    };
     Some(Listed {
         split,
         class: first_folder(&file).nfc().collect(),

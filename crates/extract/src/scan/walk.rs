@@ -115,19 +115,20 @@ pub(super) struct Walk {
 
 impl Walk {
     pub(super) fn new(folder: &Path, exclude: &[String]) -> Result<Self> {
-        Ok(Walk {
-            folder: folder.to_owned(),
-            entries: WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter(),
-            exclusion: Exclusion::new(folder, exclude)?,
-        })
+        Walk::to_depth(usize::MAX, folder, exclude)
     }
 
     /// A walk that enters no folder below the first.
     pub(super) fn shallow(folder: &Path, exclude: &[String]) -> Result<Self> {
-        let walk = Walk::new(folder, exclude)?;
+        Walk::to_depth(1, folder, exclude)
+    }
+
+    fn to_depth(depth: usize, folder: &Path, exclude: &[String]) -> Result<Self> {
+        let walk = WalkDir::new(folder).follow_links(true).sort_by_file_name();
         Ok(Walk {
-            entries: WalkDir::new(folder).follow_links(true).max_depth(1).into_iter(),
-            ..walk
+            folder: folder.to_owned(),
+            entries: walk.max_depth(depth).into_iter(),
+            exclusion: Exclusion::new(folder, exclude)?,
         })
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use luthier_extract::{Decoding, decode};
+use luthier_extract::{Decoding, Limits, decode, decode_within};
 use luthier_testing::Need;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -89,6 +89,29 @@ fn cases() -> Vec<Case> {
 #[test]
 fn files_of_every_kind_are_as_pillow_reads_them() {
     assert!(check(cases().into_iter().filter(|case| !needs_heif(case))) > 150);
+}
+
+#[test]
+fn no_format_is_decoded_beyond_the_limit_of_pixels() {
+    let limits = Limits {
+        pixels: 0,
+        ..Limits::default()
+    };
+    let is_read = |case: &Case| !case.refused && (cfg!(feature = "heif") || !needs_heif(case));
+    let mut n = 0;
+    for case in cases().into_iter().filter(is_read) {
+        let bytes = fs::read(golden().join("formats").join(&case.file)).unwrap();
+        let error = decode_within(&bytes, Decoding::Scaled, &limits)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("too large: ") && error.ends_with(" pixels, more than 0"),
+            "{}: {error}",
+            case.file
+        );
+        n += 1;
+    }
+    assert!(n > 100, "{n}");
 }
 
 #[test]
