@@ -36,9 +36,9 @@ fn shifted_softmax(scores: &mut [f64]) -> (f64, f64) {
 
 /// exp(score − largest) of each score, in place.
 ///
-/// Matrix products leave the processor's wide registers in use, and until they are cleared, Intel's processors run the
-/// code of the system's `exp` many times slower. The subtraction in wide registers has the compiler clear them before the
-/// first `exp`: two thirds of the time of a small choice of C.
+/// Matrix products leave the processor's wide registers in use. Until they are cleared, Intel's processors run the
+/// system's `exp` many times slower: a small choice of C spent two thirds of its time there. The subtraction uses wide
+/// registers, so that the compiler clears them before the first `exp`.
 pub(crate) fn exponentials(scores: &mut [f64], largest: impl Iterator<Item = f64>) {
     Arch::new().dispatch(
         #[inline(always)]
