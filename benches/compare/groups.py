@@ -98,9 +98,13 @@ def decode(setting: Setting) -> Group:
         exact, scaled = f"Luthier, exact, {label}", f"Luthier, scaled, {label}"
         full = partial(timed, len(files), partial(peers.pillow_full, files))
         draft = partial(timed, len(files), partial(peers.pillow_draft, files))
+        turbo_full = partial(timed, len(files), partial(peers.turbo_full, files))
+        turbo_scaled = partial(timed, len(files), partial(peers.turbo_scaled, files))
         rows += [
             Row(f"Pillow, {label}", full, {"exact": exact, "scaled": scaled}),
             Row(f"Pillow, draft, {label}", draft, {"scaled": scaled}),
+            Row(f"libjpeg-turbo, {label}", turbo_full, {"exact": exact}),
+            Row(f"libjpeg-turbo, scaled, {label}", turbo_scaled, {"scaled": scaled}),
             Row(exact, partial(setting.compare.ask, "decode", "exact", *files)),
             Row(scaled, partial(setting.compare.ask, "decode", "scaled", *files)),
         ]

@@ -10,7 +10,7 @@ from statistics import median
 
 from measure import Results, Turn, Unit
 
-PACKAGES = ("torch", "torchvision", "onnxruntime", "openvino", "pillow", "scikit-learn")
+PACKAGES = ("torch", "torchvision", "onnxruntime", "openvino", "nncf", "pillow", "simplejpeg", "scikit-learn")
 
 
 def machine(threads: int) -> dict[str, object]:
