@@ -5,19 +5,22 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use luthier_benches::jpeg;
 use luthier_extract::{
-    Decoding, Device, Extractor, ExtractorConfig, ImageInput, ImageSource, Limits, Precision, Preprocess, View,
-    WeightsSource, WeightsStore, decode,
+    Decoding, Device, Extractor, ExtractorConfig, FeatureKind, Framing, ImageInput, ImageSource, InputSize, Limits,
+    Pooling, Precision, Preprocess, WeightsSource, WeightsStore, decode,
 };
 
 /// JPEG bytes → 224 × 224, one thread, one image.
 fn decode_and_resize(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode+resize");
     group.throughput(Throughput::Elements(1)).sample_size(20);
-    let (mut preprocess, mut pixels) = (Preprocess::new(), vec![0; Preprocess::BYTES]);
+    let (mut preprocess, mut pixels) = (
+        Preprocess::new(InputSize::default()),
+        vec![0; InputSize::default().bytes()],
+    );
     for (width, height) in [(500, 375), (4000, 3000)] {
         let bytes = jpeg(width, height, 0);
         for decoding in [Decoding::Exact, Decoding::Scaled] {
-            for view in [View::Squash, View::Crop] {
+            for view in [Framing::Squash, Framing::Crop] {
                 let id = BenchmarkId::new(format!("{decoding}/{view}"), format!("{width}x{height}"));
                 group.bench_function(id, |bencher| {
                     bencher.iter(|| preprocess.run(&decode(black_box(&bytes), decoding).unwrap(), view, &mut pixels));
@@ -30,7 +33,8 @@ fn decode_and_resize(criterion: &mut Criterion) {
 /// An extractor on the CPU, with all cores.
 fn extractor(precision: Precision, batch: usize) -> Extractor {
     let config = ExtractorConfig {
-        views: View::Squash.into(),
+        views: Framing::Squash.into(),
+        pooling: Pooling::default(),
         decode: Decoding::Scaled,
         limits: Limits::default(),
         weights: WeightsSource::Untrained,
@@ -40,13 +44,13 @@ fn extractor(precision: Precision, batch: usize) -> Extractor {
     };
     let n_threads = std::thread::available_parallelism().unwrap().get();
     let store = WeightsStore::new("unused".into(), None);
-    Extractor::load(&config, &store, n_threads, 1_000_000, &()).unwrap()
+    Extractor::load(&config, InputSize::default(), &store, n_threads, 1_000_000, &()).unwrap()
 }
 
 /// Decoded images → features, all cores.
 fn network(criterion: &mut Criterion) {
     const IMAGES: usize = 32;
-    let images = vec![100; IMAGES * Preprocess::BYTES];
+    let images = vec![100; IMAGES * InputSize::default().bytes()];
     let mut group = criterion.benchmark_group("network");
     group.throughput(Throughput::Elements(IMAGES as u64)).sample_size(10);
     for precision in [Precision::Fp32, Precision::Bf16] {
@@ -74,7 +78,10 @@ fn extract(criterion: &mut Criterion) {
                 ImageInput {
                     source: ImageSource::File(path),
                     digest: None,
-                    views: vec![View::Squash],
+                    kinds: vec![FeatureKind {
+                        view: Framing::Squash.into(),
+                        pooling: Pooling::default(),
+                    }],
                 }
             })
             .collect();

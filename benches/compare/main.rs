@@ -27,8 +27,8 @@ use luthier_artifact::{Digest, ExtractorInfo, FeatureTable};
 use luthier_benches::features;
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, LogisticRegression, Rule, Training};
 use luthier_extract::{
-    Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, Limits, Precision, Preprocess,
-    View, WeightsSource, WeightsStore, decode, images_below,
+    Decoding, Device, Embedded, Extractor, ExtractorConfig, FeatureKind, Framing, ImageInput, ImageSource, InputSize,
+    Limits, Pooling, Precision, Preprocess, WeightsSource, WeightsStore, decode, images_below,
 };
 use luthier_features::{ComponentCount, FeaturesConfig, Solver};
 use ndarray::Array2;
@@ -81,10 +81,13 @@ impl Luthier {
             ["network", device, precision, batch, threads, repetitions] => {
                 let batch: usize = batch.parse()?;
                 let extractor = self.extractor(device, precision, (batch > 0).then_some(batch), threads)?;
-                let images = noise(IMAGES * repetitions.parse::<usize>()? * Preprocess::BYTES);
+                let images = noise(IMAGES * repetitions.parse::<usize>()? * InputSize::default().bytes());
                 let start = Instant::now();
                 extractor.embed_pixels(&images)?;
-                Ok((images.len() / Preprocess::BYTES, start.elapsed().as_secs_f64()))
+                Ok((
+                    images.len() / InputSize::default().bytes(),
+                    start.elapsed().as_secs_f64(),
+                ))
             }
             ["tch", batch, threads, repetitions] => self.tch(batch.parse()?, threads.parse()?, repetitions.parse()?),
             ["decode", decoding, files @ ..] => decode_all(decoding, files),
@@ -148,6 +151,7 @@ impl Luthier {
                 classes: (0..classes).map(|class| format!("class {class}")).collect(),
                 extractor: ExtractorInfo {
                     views: vec!["synthetic".to_owned()],
+                    pooling: "mean".to_owned(),
                     combine: "mean".to_owned(),
                     decode: "exact".to_owned(),
                     weights: "none".to_owned(),
@@ -168,7 +172,7 @@ impl Luthier {
         let key = format!("{device} {precision} {batch:?} {threads}");
         if !self.extractors.contains_key(&key) {
             let extractor = load(device, precision, batch, threads.parse()?)?;
-            extractor.embed_pixels(&vec![0; IMAGES * Preprocess::BYTES])?;
+            extractor.embed_pixels(&vec![0; IMAGES * InputSize::default().bytes()])?;
             self.extractors.insert(key.clone(), extractor);
         }
         Ok(&self.extractors[&key])
@@ -195,7 +199,8 @@ impl Luthier {
 
 fn load(device: &str, precision: &str, batch: Option<usize>, n_threads: usize) -> Result<Extractor> {
     let config = ExtractorConfig {
-        views: View::Squash.into(),
+        views: Framing::Squash.into(),
+        pooling: Pooling::default(),
         decode: Decoding::Scaled,
         limits: Limits::default(),
         weights: WeightsSource::Untrained,
@@ -206,17 +211,24 @@ fn load(device: &str, precision: &str, batch: Option<usize>, n_threads: usize) -
     // Enough images for every thread to have its share.
     let n_images = 1_000_000;
     let store = WeightsStore::new("unused".into(), None);
-    Ok(Extractor::load(&config, &store, n_threads, n_images, &())?)
+    Ok(Extractor::load(
+        &config,
+        InputSize::default(),
+        &store,
+        n_threads,
+        n_images,
+        &(),
+    )?)
 }
 
 fn decode_all(decoding: &str, files: &[&str]) -> Result<(usize, f64)> {
     let decoding: Decoding = decoding.parse().map_err(anyhow::Error::msg)?;
-    let mut preprocess = Preprocess::new();
-    let mut pixels = vec![0; Preprocess::BYTES];
+    let mut preprocess = Preprocess::new(InputSize::default());
+    let mut pixels = vec![0; InputSize::default().bytes()];
     let start = Instant::now();
     for file in files {
         let bytes = std::fs::read(file).with_context(|| (*file).to_owned())?;
-        preprocess.run(&decode(&bytes, decoding)?, View::Squash, &mut pixels);
+        preprocess.run(&decode(&bytes, decoding)?, Framing::Squash, &mut pixels);
     }
     Ok((files.len(), start.elapsed().as_secs_f64()))
 }
@@ -240,6 +252,9 @@ fn image_file(path: PathBuf) -> ImageInput {
     ImageInput {
         source: ImageSource::File(path),
         digest: None,
-        views: vec![View::Squash],
+        kinds: vec![FeatureKind {
+            view: Framing::Squash.into(),
+            pooling: Pooling::default(),
+        }],
     }
 }

@@ -14,7 +14,9 @@ use anyhow::{Context, Result, ensure};
 use luthier_artifact::{Digest, Key};
 use luthier_benches::{features_of_rows, jpeg};
 use luthier_cache::Cache;
-use luthier_extract::{Decoding, Device, ExtractorConfig, Limits, PerceptualHash, Precision, View, WeightsSource};
+use luthier_extract::{
+    Decoding, Device, ExtractorConfig, Framing, Limits, PerceptualHash, Pooling, Precision, WeightsSource,
+};
 use wait4::Wait4;
 
 /// How often each run is repeated.
@@ -186,7 +188,8 @@ impl Data {
 /// What `luthier` knows features by that it makes with these arguments.
 fn extractor() -> Result<Key> {
     let config = ExtractorConfig {
-        views: View::Squash.into(),
+        views: Framing::Squash.into(),
+        pooling: Pooling::default(),
         decode: Decoding::Scaled,
         limits: Limits::default(),
         weights: WeightsSource::Untrained,

@@ -8,8 +8,11 @@ use crate::{Artifact, Digest, Result, Tensors, TensorsBuilder};
 /// A model carries it, and features made otherwise are refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExtractorInfo {
-    /// The views in which the network saw an image: `squash`, `crop`, `mirror` or `crop-mirror`.
+    /// The views in which the network saw an image, for example `squash` or `crop-mirror@288`.
     pub views: Vec<String>,
+    /// How the last map of each channel became one number: `mean` or `gem`.
+    #[serde(default = "first_pooling", skip_serializing_if = "is_first_pooling")]
+    pub pooling: String,
     /// How the features of several views became one row: `mean` or `concat`.
     pub combine: String,
     /// How large JPEGs were decoded: `scaled` or `exact`.
@@ -69,11 +72,21 @@ pub fn vector_bytes(features: ArrayView1<'_, f32>) -> Vec<u8> {
     features.iter().flat_map(|feature| feature.to_le_bytes()).collect()
 }
 
+/// The pooling before there was a choice: files from then do not name it, and files that need not are the same.
+fn first_pooling() -> String {
+    "mean".to_owned()
+}
+
+fn is_first_pooling(pooling: &str) -> bool {
+    pooling == first_pooling()
+}
+
 impl ExtractorInfo {
     /// Whether features made in these two ways are the same: the name of the weights does not matter, their bytes do.
     pub fn is_same(&self, other: &Self) -> bool {
         let ExtractorInfo {
             views,
+            pooling,
             combine,
             decode,
             weights: _,
@@ -81,6 +94,7 @@ impl ExtractorInfo {
             precision,
         } = self;
         *views == other.views
+            && *pooling == other.pooling
             && *combine == other.combine
             && *decode == other.decode
             && *weights_sha256 == other.weights_sha256
@@ -207,6 +221,7 @@ impl ExtractorInfo {
     pub(crate) fn example() -> Self {
         ExtractorInfo {
             views: vec!["squash".into()],
+            pooling: first_pooling(),
             combine: "mean".into(),
             decode: "scaled".into(),
             weights: "untrained".into(),

@@ -709,6 +709,7 @@ mod tests {
             classes: vec!["harp".into()],
             extractor: ExtractorInfo {
                 views: vec!["squash".into()],
+                pooling: "mean".into(),
                 combine: "mean".into(),
                 decode: "scaled".into(),
                 weights: "untrained".into(),

@@ -291,6 +291,7 @@ pub(crate) mod tests {
             classes: (0..sizes.len()).map(|class| format!("class-{class}")).collect(),
             extractor: ExtractorInfo {
                 views: vec![info("squash")],
+                pooling: "mean".into(),
                 combine: info("mean"),
                 decode: info("scaled"),
                 weights: info("untrained"),

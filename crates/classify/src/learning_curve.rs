@@ -125,6 +125,7 @@ mod tests {
             classes: &classes,
             extractor: &ExtractorInfo {
                 views: Vec::new(),
+                pooling: "mean".into(),
                 combine: String::new(),
                 decode: String::new(),
                 weights: String::new(),

@@ -38,5 +38,5 @@ pub use logistic::{ClassWeight, FittedLogisticRegression, LogisticRegression};
 pub use luthier_artifact::{CandidateC, CrossValidationInfo, LearningPoint, Threshold};
 pub use luthier_features::Solver;
 pub use model::{DistanceMeter, Model, Scorer, TrainingInfo};
-pub use stage::{Classified, ClassifyConfig};
+pub use stage::{Classified, ClassifyConfig, HeldOutFigures};
 pub use training::Training;

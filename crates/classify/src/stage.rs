@@ -1,5 +1,7 @@
 use luthier_artifact::{CandidateC, CrossValidationInfo, Digest, Key, Observer, ReadRows, Threshold};
-use luthier_features::{Interruptible, Projection, Solver};
+use luthier_features::{FeaturesConfig, Interruptible, Projection, Solver};
+use ndarray::ArrayView1;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     ChooseC, ClassDistance, ClassWeight, CrossValidation, Error, HeldOut, HeldOutPredictions, LogisticRegression,
@@ -39,6 +41,17 @@ pub struct Classified {
     pub model: Model,
     /// What the models of cross-validation say of training images that they have not seen: nothing if C was given.
     pub held_out: HeldOutPredictions,
+}
+
+/// What cross-validation says of a kind of features.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutFigures {
+    /// The inverse strength of regularization.
+    pub c: f64,
+    /// The mean log loss (natural logarithm) on images that were held out.
+    pub log_loss: f64,
+    /// The share of these images that is predicted rightly, 0 to 1.
+    pub accuracy: f64,
 }
 
 impl ClassifyConfig {
@@ -101,7 +114,7 @@ impl ClassifyConfig {
         let rows = &train.features;
         let z = projection.transform(Interruptible { rows, observer })?;
         if let Some(choice) = &mut choice {
-            let cross_validation = self.cross_validation(projection);
+            let cross_validation = self.cross_validation(projection.config);
             choice.info.learning_curve = cross_validation.learning_curve(train, z.view(), c, observer)?;
         }
         let regression = LogisticRegression {
@@ -145,9 +158,41 @@ impl ClassifyConfig {
         Ok(Classified { model, held_out })
     }
 
-    fn cross_validation(&self, projection: &Projection) -> CrossValidation {
+    /// How well models of these features do on training images that they have not seen, with the C that is given or else
+    /// chosen. No model comes out: it serves to compare features.
+    ///
+    /// # Errors
+    /// Those of [`CrossValidation::run`].
+    pub fn judge<R: ReadRows<Feature = f32>>(
+        &self,
+        train: &Training<'_, R>,
+        features: FeaturesConfig,
+        observer: &dyn Observer,
+    ) -> Result<HeldOutFigures> {
+        let (grid, rule) = match &self.c {
+            ChooseC::Fixed(c) => (std::slice::from_ref(c), Rule::default()),
+            ChooseC::Auto(rule) => (choice::GRID.as_slice(), *rule),
+        };
+        let held_out = self.cross_validation(features).run(train, grid, observer)?;
+        let candidates: Vec<CandidateC> = held_out.candidates.iter().map(|judged| judged.candidate).collect();
+        let chosen = rule.choose(&candidates).expect("the grid has candidates");
+        let labels = train.labels_of(&held_out.rows);
+        let is_right = |(scores, label): (ArrayView1<'_, f64>, &usize)| {
+            let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+            best.is_some_and(|(best, _)| best == *label)
+        };
+        let scores = held_out.candidates[chosen].scores.outer_iter();
+        let n_right = scores.zip(&labels).filter(|row| is_right(*row)).count();
+        Ok(HeldOutFigures {
+            c: candidates[chosen].c,
+            log_loss: candidates[chosen].log_loss,
+            accuracy: n_right as f64 / labels.len() as f64,
+        })
+    }
+
+    fn cross_validation(&self, features: FeaturesConfig) -> CrossValidation {
         CrossValidation {
-            features: projection.config,
+            features,
             solver: self.solver,
             class_weight: self.class_weight,
             folds: self.folds,
@@ -168,7 +213,9 @@ impl ClassifyConfig {
             n_folds,
             candidates: judged,
             distances,
-        } = self.cross_validation(projection).run(train, &choice::GRID, observer)?;
+        } = self
+            .cross_validation(projection.config)
+            .run(train, &choice::GRID, observer)?;
         let candidates: Vec<CandidateC> = judged.iter().map(|judged| judged.candidate).collect();
         let chosen = rule.choose(&candidates).expect("the grid has candidates");
         choice::warn_at_edge(&candidates);

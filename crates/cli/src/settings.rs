@@ -11,11 +11,12 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use bytesize::ByteSize;
 use clap::Args;
+use luthier::ViewsConfig;
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, Rule};
 use luthier_eval::EvaluateConfig;
 use luthier_extract::{
-    Combine, DataSource, Decoding, Device, ExtractConfig, ExtractorConfig, ImageFiles, Layout, Limits, NamedWeights,
-    Precision, Rehash, View, Views, WeightsSource,
+    Combine, DataSource, Decoding, Device, ExtractConfig, ExtractorConfig, FeatureKind, Framing, ImageFiles, InputSize,
+    Layout, Limits, NamedWeights, Pooling, Precision, Rehash, View, Views, WeightsSource,
 };
 use luthier_features::{ComponentCount, FeaturesConfig, Solver};
 
@@ -80,13 +81,27 @@ pub(crate) struct DataSettings {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Extraction")]
 pub(crate) struct ExtractSettings {
-    /// How the network sees an image: squash, crop, mirror, crop-mirror, or several of them [default: squash]
+    /// How the network sees an image: squash, crop, pad, one of them mirrored, several, or auto [default: squash]
     ///
     /// squash: the whole image, stretched to 224 × 224 pixels. crop: the short side is scaled to 256 pixels, then the
-    /// middle 224 × 224 pixels are cut out. mirror and crop-mirror: the same, mirrored. Several views are separated by
-    /// commas; each costs a pass through the network.
+    /// middle 224 × 224 pixels are cut out. pad: the long side is scaled to 224 pixels, and the rest is white. mirror,
+    /// crop-mirror and pad-mirror: the same, mirrored. squash@288: of 288 × 288 pixels, whatever --size says. Several
+    /// views are separated by commas; each costs a pass through the network. auto: cross-validation chooses one of squash, crop and pad, and the pooling, by the log loss on up to
+    /// 5,000 training images; auto,squash,pad chooses among those two.
     #[arg(long, value_name = "VIEW,…", value_delimiter = ',', alias = "resize")]
-    views: Option<Vec<View>>,
+    views: Option<Vec<ChooseView>>,
+    /// Height and width of views in pixels, a multiple of 32 [default: 224]
+    ///
+    /// The time of the network grows with the number of pixels: 288 takes 1.7 times as long. crop scales the short side to
+    /// 8/7 of it.
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
+    size: Option<InputSize>,
+    /// How the last maps of the network become features: mean or gem [default: mean]
+    ///
+    /// mean: the average of each map, 7 × 7 numbers. gem: the generalised mean, the cube root of the average of cubes, to
+    /// which what stands out counts more. --views auto tries both, unless one is named.
+    #[arg(long, value_name = "HOW")]
+    pooling: Option<Pooling>,
     /// How the features of several views are joined: mean or concat [default: mean]
     ///
     /// mean: the average of the views' features. concat: all features, side by side.
@@ -135,6 +150,29 @@ impl LimitSettings {
             file: self.max_file_size.map_or(default.file, |size| size.as_u64()),
             pixels: self.max_pixels.unwrap_or(default.pixels),
             memory: self.max_image_memory.map_or(default.memory, |size| size.as_u64()),
+        }
+    }
+}
+
+/// A view, or who chooses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChooseView {
+    Auto,
+    /// With a size of its own, or with that of all.
+    Fixed(Framing, Option<InputSize>),
+}
+
+impl FromStr for ChooseView {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(ChooseView::Auto),
+            _ => match text.parse() {
+                Ok(View { framing, size }) => Ok(ChooseView::Fixed(framing, text.contains('@').then_some(size))),
+                Err(error) if text.contains('@') => Err(error),
+                Err(error) => Err(error.replacen("expected", "expected auto,", 1)),
+            },
         }
     }
 }
@@ -421,20 +459,27 @@ impl Settings {
     pub(crate) fn extract_config(&self, weights: WeightsSource) -> Result<ExtractConfig> {
         let device = self.device();
         let ExtractSettings {
-            views,
+            views: _,
+            size: _,
+            pooling,
             combine,
             decode,
             precision,
             limits,
             strict: _,
         } = self.extract.clone();
-        let views = Views::new(
-            views.unwrap_or_else(|| vec![View::Squash]),
-            combine.unwrap_or(Combine::Mean),
-        );
+        let views = match self.views_config()? {
+            // The choice comes later.
+            Some(ViewsConfig { candidates }) => vec![candidates[0].view],
+            None => self
+                .named_views()
+                .unwrap_or_else(|| vec![self.view(Framing::Squash, None)]),
+        };
+        let views = Views::new(views, combine.unwrap_or(Combine::Mean));
         Ok(ExtractConfig {
             extractor: ExtractorConfig {
                 views: views.map_err(|message| Problem::usage(format!("--views: {message}")))?,
+                pooling: pooling.unwrap_or_default(),
                 decode: decode.unwrap_or(Decoding::Scaled),
                 limits: limits.limits(),
                 weights,
@@ -447,6 +492,51 @@ impl Settings {
                 batch: self.batch(),
             },
         })
+    }
+
+    /// The views that are named, beside `auto`.
+    fn named_views(&self) -> Option<Vec<View>> {
+        let views = self.extract.views.as_ref()?.iter();
+        let view = |view: &ChooseView| match view {
+            ChooseView::Auto => None,
+            ChooseView::Fixed(framing, size) => Some(self.view(*framing, *size)),
+        };
+        Some(views.filter_map(view).collect())
+    }
+
+    fn view(&self, framing: Framing, size: Option<InputSize>) -> View {
+        View {
+            framing,
+            size: size.or(self.extract.size).unwrap_or_default(),
+        }
+    }
+
+    /// The views and poolings to choose among, if there is a choice: of the views named beside `auto`, or else of those
+    /// that are not mirrored.
+    ///
+    /// # Errors
+    /// A [`Problem`] if a view is named twice.
+    pub(crate) fn views_config(&self) -> Result<Option<ViewsConfig>> {
+        let is_auto = |views: &Vec<ChooseView>| views.contains(&ChooseView::Auto);
+        if !self.extract.views.as_ref().is_some_and(is_auto) {
+            return Ok(None);
+        }
+        let views = match self.named_views() {
+            Some(named) if !named.is_empty() => named,
+            _ => [Framing::Squash, Framing::Crop, Framing::Pad]
+                .map(|framing| self.view(framing, None))
+                .to_vec(),
+        };
+        let views = Views::new(views, Combine::Mean);
+        let views = views.map_err(|message| Problem::usage(format!("--views: {message}")))?;
+        let poolings = match self.extract.pooling {
+            Some(pooling) => vec![pooling],
+            None => Pooling::ALL.to_vec(),
+        };
+        let kinds = |&view| poolings.iter().map(move |&pooling| FeatureKind { view, pooling });
+        Ok(Some(ViewsConfig {
+            candidates: views.as_slice().iter().flat_map(kinds).collect(),
+        }))
     }
 
     /// A faster number format, if the user has not chosen one and the device has it in hardware.

@@ -10,7 +10,8 @@ use rayon::prelude::*;
 
 use crate::stage::{Commit, DescriptorDigests, check_weights};
 use crate::{
-    Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Limits, Observer, Result, WIDTH, WeightsStore,
+    Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, InputSize, Limits, Observer, Result, WIDTH,
+    WeightsStore,
 };
 
 /// How many images are looked up at once.
@@ -43,7 +44,8 @@ pub struct CachedExtractor {
     cache: Option<(Cache, DescriptorDigests)>,
     /// The SHA-256 of the weights when the extractor was made.
     weights: String,
-    network: OnceLock<Extractor>,
+    /// The network for each size of the views.
+    networks: Vec<(InputSize, OnceLock<Extractor>)>,
 }
 
 /// The vectors of each image whose views are all stored, and the rows of these images one after the other.
@@ -74,6 +76,7 @@ impl CachedExtractor {
             }
             None => (None, String::new()),
         };
+        let sizes = config.views.sizes().into_iter();
         let extractor = CachedExtractor {
             config,
             store,
@@ -81,23 +84,31 @@ impl CachedExtractor {
             n_images,
             cache,
             weights,
-            network: OnceLock::new(),
+            networks: sizes.map(|size| (size, OnceLock::new())).collect(),
         };
         if extractor.cache.is_none() {
-            extractor.network(observer)?;
+            for (size, network) in &extractor.networks {
+                extractor.load(*size, network, observer)?;
+            }
         }
         Ok(extractor)
     }
 
-    fn network(&self, observer: &dyn Observer) -> Result<&Extractor> {
-        if let Some(network) = self.network.get() {
+    fn load<'a>(
+        &self,
+        size: InputSize,
+        network: &'a OnceLock<Extractor>,
+        observer: &dyn Observer,
+    ) -> Result<&'a Extractor> {
+        if let Some(network) = network.get() {
             return Ok(network);
         }
-        let network = Extractor::load(&self.config, &self.store, self.n_threads, self.n_images, observer)?;
+        let (store, n_threads, n_images) = (&self.store, self.n_threads, self.n_images);
+        let loaded = Extractor::load(&self.config, size, store, n_threads, n_images, observer)?;
         if self.cache.is_some() {
             check_weights(&self.config, &self.weights)?;
         }
-        Ok(self.network.get_or_init(|| network))
+        Ok(network.get_or_init(|| loaded))
     }
 
     /// The features of images. `done` gets the place of each image in `images` and its features, in no particular order.
@@ -188,32 +199,61 @@ impl CachedExtractor {
         observer: &dyn Observer,
         mut done: impl FnMut(usize, ImageFeatures) -> Result<()>,
     ) -> Result<()> {
-        let inputs: Vec<ImageInput> = (places.iter())
-            .map(|&place| ImageInput {
-                source: images[place].clone(),
-                digest: None,
-                views: self.config.views.as_slice().to_vec(),
-            })
-            .collect();
-        let network = self.network(observer)?;
+        let kinds = self.config.kinds();
         let cache = self.cache.as_ref();
-        let mut commit = cache.map(|(cache, descriptors)| Commit::new(cache, descriptors, self.config.decode));
-        let outcome = network.embed(&inputs, observer, |place, embedded| {
-            let features = match embedded {
-                Embedded::Unreadable { reason, .. } => ImageFeatures::Unreadable { reason },
-                Embedded::Features { digest, rows, hash } => {
-                    let kept = commit.as_mut();
-                    let kept = kept.map(|commit| commit.push(digest, rows.iter().cloned().enumerate(), hash));
-                    // An answer does not depend on whether its features can be kept.
-                    if let Some(Err(error)) = kept {
-                        tracing::warn!("{error}: features are not kept");
-                        commit = None;
+        let mut commit =
+            cache.map(|(cache, descriptors)| Commit::new(cache, &descriptors.of_views, self.config.decode));
+        // Of each image the digest, once it is known, and the features of each view, as far as they are.
+        let mut found: Vec<(Option<Digest>, Vec<Vec<f32>>)> = vec![(None, vec![Vec::new(); kinds.len()]); places.len()];
+        let mut waiting: Vec<usize> = (0..places.len()).collect();
+        let mut outcome = Ok(());
+        for (pass, (size, network)) in self.networks.iter().enumerate() {
+            let of_size: Vec<usize> = (0..kinds.len())
+                .filter(|&kind| kinds[kind].view.size == *size)
+                .collect();
+            let inputs: Vec<ImageInput> = (waiting.iter())
+                .map(|&place| ImageInput {
+                    source: images[places[place]].clone(),
+                    digest: found[place].0,
+                    kinds: of_size.iter().map(|&kind| kinds[kind]).collect(),
+                })
+                .collect();
+            let is_last = pass + 1 == self.networks.len();
+            let mut readable = Vec::new();
+            let network = self.load(*size, network, observer)?;
+            outcome = network.embed(&inputs, observer, |input, embedded| {
+                let place = waiting[input];
+                let (digest, rows, hash) = match embedded {
+                    Embedded::Unreadable { reason, .. } => {
+                        return done(places[place], ImageFeatures::Unreadable { reason });
                     }
-                    ImageFeatures::Rows { digest, rows }
+                    Embedded::Features { digest, rows, hash } => (digest, rows, hash),
+                };
+                let kept = commit.as_mut();
+                let rows_of_kinds = of_size.iter().copied().zip(rows.iter().cloned());
+                let kept = kept.map(|commit| commit.push(digest, rows_of_kinds, hash));
+                // An answer does not depend on whether its features can be kept.
+                if let Some(Err(error)) = kept {
+                    tracing::warn!("{error}: features are not kept");
+                    commit = None;
                 }
-            };
-            done(places[place], features)
-        });
+                let (known, of_image) = &mut found[place];
+                *known = Some(digest);
+                for (&kind, row) in of_size.iter().zip(rows) {
+                    of_image[kind] = row;
+                }
+                readable.push(place);
+                if is_last {
+                    let rows = std::mem::take(of_image);
+                    return done(places[place], ImageFeatures::Rows { digest, rows });
+                }
+                Ok(())
+            });
+            if outcome.is_err() {
+                break;
+            }
+            waiting = readable;
+        }
         // Also when the run ends early: what was embedded is kept.
         if let Some(Err(error)) = commit.as_mut().map(Commit::flush) {
             tracing::warn!("{error}: features are not kept");

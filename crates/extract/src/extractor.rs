@@ -9,8 +9,8 @@ use crate::network::resnet50::{self, Kernels, Network, Target, WIDTH};
 use crate::network::{bridge, calibration};
 use crate::stage::check_weights;
 use crate::{
-    Decoding, Device, Error, Limits, Observer, PerceptualHash, Precision, Preprocess, Result, View, Views,
-    WeightsSource, WeightsStore, decode_within,
+    Decoding, Device, Error, FeatureKind, InputSize, Limits, Observer, PerceptualHash, Pooling, Precision, Preprocess,
+    Result, View, Views, WeightsSource, WeightsStore, decode_within,
 };
 
 /// The network and how it sees images: everything that features depend on beside an image's bytes.
@@ -18,6 +18,8 @@ use crate::{
 pub struct ExtractorConfig {
     /// The views in which the network sees an image.
     pub views: Views,
+    /// How the network's last maps become features.
+    pub pooling: Pooling,
     /// How large JPEGs are decoded.
     pub decode: Decoding,
     /// How much an image may cost; one that costs more is skipped.
@@ -41,18 +43,37 @@ impl ExtractorConfig {
     /// The libtorch that this program was built for.
     pub const LIBTORCH: &str = "2.11.0";
 
-    /// The key of each view's features, in the order of the views. Its digest is their
-    /// *descriptor*: the cache knows the features of an image by descriptor and image.
-    ///
-    /// A key leaves out the limits, the other views and how they are combined, the number of threads, and the
-    /// number of a CUDA device. It contains the batch, but in int8: batches of another size may be
-    /// computed in another order.
+    /// The features of each view, in the order of the views.
+    pub fn kinds(&self) -> Vec<FeatureKind> {
+        let kind = |&view| FeatureKind {
+            view,
+            pooling: self.pooling,
+        };
+        self.views.as_slice().iter().map(kind).collect()
+    }
+
+    /// The keys of [`kinds`](ExtractorConfig::kinds).
     ///
     /// # Errors
     /// [`Error::File`] if the weights file cannot be read.
     pub fn keys(&self) -> Result<Vec<Key>> {
+        self.keys_of(&self.kinds())
+    }
+
+    /// The key of features of each of these kinds. Its digest is their *descriptor*: the cache knows
+    /// the features of an image by descriptor and image.
+    ///
+    /// A key leaves out the limits, the other views and how they are combined, the number of threads, and the
+    /// number of a CUDA device. It contains the batch, but in int8: batches of another size may be
+    /// computed in another order. The pooling is in it unless it is the mean, so that features from before there was a
+    /// choice stay known.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the weights file cannot be read.
+    pub fn keys_of(&self, kinds: &[FeatureKind]) -> Result<Vec<Key>> {
         let ExtractorConfig {
-            views,
+            views: _,
+            pooling: _,
             decode,
             limits: _,
             weights,
@@ -67,8 +88,8 @@ impl ExtractorConfig {
             Precision::Int8 => "any".to_owned(),
             _ => batch.map_or("auto".to_owned(), |batch| batch.to_string()),
         };
-        let key = |view: &View| {
-            let key = Key::stage("extractor", Self::VERSION)
+        let key = |&FeatureKind { view, pooling }: &FeatureKind| {
+            let mut key = Key::stage("extractor", Self::VERSION)
                 .field("view", view)
                 .field("decode", decode)
                 .field("weights", &weights)
@@ -77,18 +98,22 @@ impl ExtractorConfig {
                 .field("kernels", Kernels::best(*device).name())
                 .field("batch", &batch)
                 .field("libtorch", Self::LIBTORCH);
+            if pooling != Pooling::default() {
+                key = key.field("pooling", pooling);
+            }
             match precision {
                 Precision::Int8 => key.field("calibration", calibration::VERSION).finish(),
                 _ => key.finish(),
             }
         };
-        Ok(views.as_slice().iter().map(key).collect())
+        Ok(kinds.iter().map(key).collect())
     }
 
     /// What a model records of how its features were made. `sha256` is that of the weights.
     pub(crate) fn info(&self, sha256: &str) -> ExtractorInfo {
         ExtractorInfo {
             views: self.views.as_slice().iter().map(View::to_string).collect(),
+            pooling: self.pooling.to_string(),
             combine: self.views.combination().to_string(),
             decode: self.decode.to_string(),
             weights: self.weights_name(sha256),
@@ -113,8 +138,9 @@ pub struct ImageInput {
     pub source: ImageSource,
     /// The digest that the bytes must have, if it is known.
     pub digest: Option<Digest>,
-    /// The views whose features are wanted; none if the perceptual hash is enough.
-    pub views: Vec<View>,
+    /// Which features are wanted, of views of the extractor's size; none if the perceptual hash is
+    /// enough.
+    pub kinds: Vec<FeatureKind>,
 }
 
 /// Where the bytes of an image are.
@@ -143,7 +169,7 @@ pub enum Embedded {
     Features {
         /// The digest of the bytes that were read.
         digest: Digest,
-        /// The 2048 features of each view that was wanted, in that order.
+        /// The 2048 features of each kind that was wanted, in that order.
         rows: Vec<Vec<f32>>,
         /// How the image looks at its coarsest.
         hash: PerceptualHash,
@@ -162,13 +188,15 @@ pub enum Embedded {
 pub struct Extractor {
     network: Network,
     lanes: Lanes,
+    /// How decoded images are pooled, which come without a wish of their own.
+    pooling: Pooling,
     decode: Decoding,
     limits: Limits,
 }
 
 impl Extractor {
-    /// Loads the weights, downloading them first if need be, and divides `n_threads` for work on
-    /// `n_images` images.
+    /// Loads the weights, downloading them first if need be, for views of this size, and divides
+    /// `n_threads` for work on `n_images` images.
     ///
     /// # Errors
     /// [`Error::Device`] and [`Error::Precision`] if the device cannot do what is asked;
@@ -177,12 +205,14 @@ impl Extractor {
     /// into memory; [`Error::Interrupted`].
     pub fn load(
         config: &ExtractorConfig,
+        size: InputSize,
         store: &WeightsStore,
         n_threads: usize,
         n_images: usize,
         observer: &dyn Observer,
     ) -> Result<Self> {
         let &ExtractorConfig {
+            pooling,
             device,
             precision,
             decode,
@@ -198,7 +228,7 @@ impl Extractor {
         let parameters = store.load(&config.weights, &resnet50::parameter_shapes(), observer)?;
         let batch = match config.batch {
             Some(batch) => batch.max(1),
-            None => device.batch(precision)?,
+            None => device.batch(precision, size)?,
         };
         // A batch costs the same however full it is, and in int8 its size changes no feature.
         let batch = match (precision, config.batch) {
@@ -217,7 +247,13 @@ impl Extractor {
             }
             _ => None,
         };
-        let lanes = Lanes::new(device, n_threads, n_images, config.views.as_slice().len(), batch);
+        let lanes = Lanes::new(
+            device,
+            n_threads,
+            n_images,
+            config.views.of_size(size).count().max(1),
+            batch,
+        );
         let kernels = Kernels::best(device);
         let why = match (config.batch, device) {
             (Some(_), _) => "as asked for",
@@ -234,11 +270,13 @@ impl Extractor {
             kernels,
             device,
             precision,
+            size,
             batch,
         };
         Ok(Extractor {
             network: Network::new(&parameters, target, scales.as_ref())?,
             lanes,
+            pooling,
             decode,
             limits,
         })
@@ -260,36 +298,74 @@ impl Extractor {
         observer: &dyn Observer,
         mut done: impl FnMut(usize, Embedded) -> Result<()>,
     ) -> Result<()> {
-        let (decoding, limits) = (self.decode, self.limits);
-        let read = |place: usize, preprocess: &mut Preprocess| read(&images[place], decoding, &limits, preprocess);
+        let (decoding, limits, size) = (self.decode, self.limits, self.network.size());
+        let read =
+            |place: usize, preprocess: &mut Preprocess| read(&images[place], decoding, &limits, size, preprocess);
+        let is_wanted = |pooling: &Pooling| {
+            let mut kinds = images.iter().flat_map(|image| &image.kinds);
+            kinds.any(|kind| kind.pooling == *pooling)
+        };
+        let poolings: Vec<Pooling> = Pooling::ALL.into_iter().filter(is_wanted).collect();
         let done = |place: usize, seen: Seen, rows: Vec<Vec<f32>>| {
             let embedded = match seen {
-                Seen::Readable { digest, hash } => Embedded::Features { digest, rows, hash },
+                Seen::Readable { digest, hash } => Embedded::Features {
+                    digest,
+                    rows: wanted(&images[place].kinds, &poolings, rows),
+                    hash,
+                },
                 Seen::Unreadable { digest, reason } => Embedded::Unreadable { digest, reason },
             };
             done(place, embedded)
         };
-        self.lanes.run(images.len(), read, &self.network, observer, done)
+        (self.lanes).run(images.len(), read, &self.network, &poolings, observer, done)
     }
 
-    /// Embeds images that are decoded already: RGB `u8 [n, 224, 224, 3]`; the result is `f32 [n,
+    /// Embeds images that are decoded already: RGB `u8 [n, side, side, 3]`; the result is `f32 [n,
     /// 2048]` in C order.
     ///
     /// # Errors
     /// [`Error::Torch`] if the network fails.
     pub fn embed_pixels(&self, images: &[u8]) -> Result<Vec<f32>> {
-        let n_images = images.len() / Preprocess::BYTES;
+        let n_bytes = self.network.size().bytes();
+        let n_images = images.len() / n_bytes;
         let mut features = vec![0.0; n_images * WIDTH];
         let read = |place: usize, _: &mut Preprocess| {
-            let views = images[place * Preprocess::BYTES..][..Preprocess::BYTES].to_vec();
+            let views = images[place * n_bytes..][..n_bytes].to_vec();
             Ok(Prepared { views, about: () })
         };
-        self.lanes.run(n_images, read, &self.network, &(), |place, (), rows| {
+        let done = |place: usize, (), rows: Vec<Vec<f32>>| {
             features[place * WIDTH..][..WIDTH].copy_from_slice(&rows[0]);
             Ok(())
-        })?;
+        };
+        (self.lanes).run(n_images, read, &self.network, &[self.pooling], &(), done)?;
         Ok(features)
     }
+}
+
+/// The views that features of these kinds need, each once, in the order in which they first occur.
+fn views_of(kinds: &[FeatureKind]) -> Vec<View> {
+    let mut views = Vec::new();
+    for kind in kinds {
+        if !views.contains(&kind.view) {
+            views.push(kind.view);
+        }
+    }
+    views
+}
+
+/// Of the features of each view by each pooling those of the kinds that are wanted.
+fn wanted(kinds: &[FeatureKind], poolings: &[Pooling], rows: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+    if rows.len() == kinds.len() && poolings.len() == 1 {
+        return rows;
+    }
+    let views = views_of(kinds);
+    let row = |kind: &FeatureKind| {
+        let view = views.iter().position(|view| *view == kind.view);
+        let pooling = poolings.iter().position(|pooling| *pooling == kind.pooling);
+        let place = view.zip(pooling).map(|(view, pooling)| view * poolings.len() + pooling);
+        rows[place.expect("the lanes made all that is wanted")].clone()
+    };
+    kinds.iter().map(row).collect()
 }
 
 /// What is known of an image before it goes through the network.
@@ -303,12 +379,13 @@ fn read(
     image: &ImageInput,
     decoding: Decoding,
     limits: &Limits,
+    size: InputSize,
     preprocess: &mut Preprocess,
 ) -> Result<Prepared<Seen>> {
     let ImageInput {
         source,
         digest: expected,
-        views,
+        kinds,
     } = image;
     let unreadable = |digest, reason| {
         Ok(Prepared {
@@ -353,9 +430,10 @@ fn read(
         Ok(image) => image,
         Err(error) => return unreadable(Some(digest), error.to_string()),
     };
-    let mut pixels = vec![0; views.len() * Preprocess::BYTES];
-    for (&view, pixels) in views.iter().zip(pixels.chunks_exact_mut(Preprocess::BYTES)) {
-        preprocess.run(&image, view, pixels);
+    let views = views_of(kinds);
+    let mut pixels = vec![0; views.len() * size.bytes()];
+    for (&view, pixels) in views.iter().zip(pixels.chunks_exact_mut(size.bytes())) {
+        preprocess.run(&image, view.framing, pixels);
     }
     let hash = PerceptualHash::of(&image);
     Ok(Prepared {

@@ -2,7 +2,7 @@
 //!
 //! - [`scan`]: folders → [`Manifest`](luthier_artifact::Manifest), every image file with the digest
 //!   of its bytes
-//! - `image/`, with [`decode`] and [`Preprocess`]: bytes of any format → 224 × 224 RGB
+//! - `image/`, with [`decode`] and [`Preprocess`]: bytes of any format → RGB of 224 × 224 pixels
 //! - `network/`: [`WeightsSource`], [`Device`] and ResNet-50 on libtorch
 //! - [`Extractor`]: lanes that decode images and take them through the network
 //! - [`CachedExtractor`]: the same for images without a data set, by way of the cache
@@ -15,12 +15,15 @@ mod error;
 mod extractor;
 mod image;
 mod network;
+mod pooling;
 mod scan;
 mod stage;
 mod views;
 
 pub use crate::image::decode::{decode, decode_within};
 pub use crate::image::decoding::{Decoding, Limits, Unreadable};
+pub use crate::image::framing::Framing;
+pub use crate::image::input_size::InputSize;
 pub use crate::image::perceptual_hash::{PERCEPTUAL_HASH, PerceptualHash};
 pub use crate::image::preprocess::Preprocess;
 pub use crate::image::thumbnail::thumbnail;
@@ -33,8 +36,9 @@ pub use network::device::{Device, Precision};
 pub use network::resnet50::WIDTH;
 pub use network::weights::{NamedWeights, WeightsSource};
 pub use network::weights_store::WeightsStore;
+pub use pooling::Pooling;
 pub use scan::{
     DataSource, FoundImages, ImageFiles, Layout, PassedOver, Rehash, Scan, find_images, images_below, scan,
 };
-pub use stage::{ExtractConfig, Extraction, SkippedImages};
-pub use views::{Combine, Views};
+pub use stage::{ExtractConfig, ExtractContext, Extraction, SkippedImages};
+pub use views::{Combine, FeatureKind, Views};

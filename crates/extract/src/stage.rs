@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,10 @@ use luthier_artifact::{
 use luthier_cache::{Cache, Descriptor, References};
 use serde::{Deserialize, Serialize};
 
+use crate::views::sizes;
 use crate::{
-    DataSource, Decoding, Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, Layout, Observer,
-    PERCEPTUAL_HASH, PerceptualHash, Result, View, Views, WIDTH, WeightsSource, WeightsStore,
+    DataSource, Decoding, Embedded, Error, Extractor, ExtractorConfig, FeatureKind, ImageInput, ImageSource, Layout,
+    Observer, PERCEPTUAL_HASH, PerceptualHash, Result, View, Views, WIDTH, WeightsSource, WeightsStore,
 };
 
 /// The most work that a killed process may lose.
@@ -25,6 +26,23 @@ const ROWS_AT_ONCE: usize = 1024;
 pub struct ExtractConfig {
     /// What the features depend on.
     pub extractor: ExtractorConfig,
+}
+
+/// What features are made of, and with.
+#[derive(Clone, Copy)]
+pub struct ExtractContext<'a> {
+    /// Where the files of the images are.
+    pub source: &'a DataSource,
+    /// The images.
+    pub manifest: &'a Manifest,
+    /// Where features are kept.
+    pub cache: &'a Cache,
+    /// Where weights are kept.
+    pub store: &'a WeightsStore,
+    /// How many threads decode and compute; no result depends on it.
+    pub n_threads: usize,
+    /// Told how work proceeds, and asked whether it may go on.
+    pub observer: &'a dyn Observer,
 }
 
 /// The outputs of the extract stage.
@@ -84,7 +102,7 @@ impl ExtractConfig {
         let keys = extractor.keys()?;
         let mut key = Key::stage("extract", Self::VERSION);
         // The parts that all views have in common, for people to read. The views follow below.
-        for part in keys[0].parts.iter().filter(|part| part.name != "view") {
+        for part in (keys[0].parts.iter()).filter(|part| !["view", "pooling"].contains(&part.name.as_str())) {
             let name = if part.name == "version" {
                 "extractor version"
             } else {
@@ -92,16 +110,15 @@ impl ExtractConfig {
             };
             key = key.field(name, &part.value);
         }
-        // The SHA-256 is taken from the key: hashing the weights again costs as much as the rest of
-        // an unchanged run.
-        let sha256 = keys[0].get("weights").expect("the weights are part of the key");
+        let sha256 = weights_of(&keys);
         let views: Vec<String> = extractor.views.as_slice().iter().map(View::to_string).collect();
         let descriptors = DescriptorDigests::new(&keys, &extractor.views);
         Ok(key
             .field("views", views.join(", "))
+            .field("pooling", extractor.pooling)
             .field("combine", extractor.views.combination())
             // The name is in the tables, though it changes no feature.
-            .field("weights name", extractor.weights_name(sha256))
+            .field("weights name", extractor.weights_name(&sha256))
             .field("extractor", descriptors)
             .field(PERCEPTUAL_HASH, PerceptualHash::descriptor(extractor.decode))
             // What is skipped depends on these.
@@ -119,8 +136,8 @@ impl ExtractConfig {
     pub fn descriptors(&self) -> Result<Vec<Descriptor>> {
         let ExtractConfig { extractor } = self;
         let keys = extractor.keys()?;
-        let sha256 = keys[0].get("weights").expect("the weights are part of the key");
-        let weights = part("weights name", extractor.weights_name(sha256));
+        let sha256 = weights_of(&keys);
+        let weights = part("weights name", extractor.weights_name(&sha256));
         let mut descriptors: Vec<Descriptor> = (keys.iter())
             .map(|key| Descriptor {
                 digest: key.digest(),
@@ -165,76 +182,28 @@ impl ExtractConfig {
     ///
     /// # Errors
     /// Those of [`Extractor::load`] and [`Extractor::embed`], and [`Error::EmptyClass`].
-    pub fn run(
-        &self,
-        source: &DataSource,
-        manifest: &Manifest,
-        cache: &Cache,
-        store: &WeightsStore,
-        n_threads: usize,
-        observer: &dyn Observer,
-    ) -> Result<Extraction> {
+    pub fn run(&self, context: &ExtractContext<'_>) -> Result<Extraction> {
+        let &ExtractContext {
+            source,
+            manifest,
+            cache,
+            ..
+        } = context;
         let ExtractConfig { extractor } = self;
-        let views = extractor.views.as_slice();
         let keys = extractor.keys()?;
-        let expected = keys[0]
-            .get("weights")
-            .expect("the weights are part of the key")
-            .to_owned();
+        let expected = weights_of(&keys);
         let descriptors = DescriptorDigests::new(&keys, &extractor.views);
         let images = distinct_images(manifest);
         let digests: Vec<Digest> = images.iter().map(|(digest, _)| *digest).collect();
-        let of_hashes = PerceptualHash::descriptor(extractor.decode);
         let mut vectors = cache.feature_digests(&descriptors.of_rows, &digests)?;
-        let hashes = cache.feature_digests(&of_hashes, &digests)?;
         let without_row: Vec<usize> = (0..digests.len()).filter(|&place| vectors[place].is_none()).collect();
         let to_make: Vec<Digest> = without_row.iter().map(|&place| digests[place]).collect();
+        let kinds = Kinds::new(extractor.kinds(), &keys);
         let mut missing = vec![Vec::new(); digests.len()];
-        for (&place, views) in without_row.iter().zip(descriptors.missing(&to_make, views, cache)?) {
-            missing[place] = views;
+        for (&place, kinds) in without_row.iter().zip(kinds.missing(&to_make, cache)?) {
+            missing[place] = kinds;
         }
-        let mut files: Vec<ImageInput> = (missing.into_iter().enumerate())
-            .filter(|(place, views)| !views.is_empty() || hashes[*place].is_none())
-            .map(|(place, views)| ImageInput {
-                source: ImageSource::File(source.path(&manifest.entries[images[place].1])),
-                digest: Some(digests[place]),
-                views,
-            })
-            .collect();
-        // Files of a folder often lie together on the disk.
-        files.sort_by(|a, b| a.source.cmp(&b.source));
-        let mut skipped = Vec::new();
-        let mut n_embedded = 0;
-        if !files.is_empty() {
-            let network = Extractor::load(extractor, store, n_threads, files.len(), observer)?;
-            check_weights(extractor, &expected)?;
-            let task = observer.task("images embedded", files.len() as u64);
-            let mut commit = Commit::new(cache, &descriptors, extractor.decode);
-            let outcome = network.embed(&files, observer, |place, embedded| {
-                task.advance(1);
-                let ImageInput {
-                    digest, views: wanted, ..
-                } = &files[place];
-                let digest = digest.expect("scanned images have digests");
-                match embedded {
-                    Embedded::Unreadable { reason, .. } => skipped.push((digest, reason)),
-                    Embedded::Features { rows, hash, .. } => {
-                        n_embedded += usize::from(!rows.is_empty());
-                        let view = |wanted| views.iter().position(|view| view == wanted);
-                        let of_views = wanted
-                            .iter()
-                            .map(|wanted| view(wanted).expect("a view of the extractor"));
-                        commit.push(digest, of_views.zip(rows), hash)?;
-                    }
-                }
-                Ok(())
-            });
-            // Also when the run ends early: what was embedded is kept.
-            commit.flush()?;
-            outcome?;
-        }
-        skipped.sort();
-        let skipped = SkippedImages(skipped);
+        let (n_embedded, skipped) = self.embed_missing(&kinds, &missing, &images, &expected, context)?;
         descriptors.combine(&to_make, &extractor.views, cache)?;
         let made = cache.feature_digests(&descriptors.of_rows, &to_make)?;
         for (place, vector) in without_row.into_iter().zip(made) {
@@ -247,7 +216,7 @@ impl ExtractConfig {
             width: extractor.views.width(),
             extractor: extractor.info(&expected),
         };
-        let hashes = cache.feature_digests(&of_hashes, &digests)?;
+        let hashes = cache.feature_digests(&PerceptualHash::descriptor(extractor.decode), &digests)?;
         let (train, test) = (
             rows(manifest, Split::Train, &features, &skipped)?,
             rows(manifest, Split::Test, &features, &skipped)?,
@@ -262,12 +231,106 @@ impl ExtractConfig {
         })
     }
 
+    /// Embeds the images whose features of any of these kinds the cache does not know, each image in one go, and makes no
+    /// tables. The views and the pooling of the configuration do not matter. The result is how many images went through
+    /// the network, and those that could not be decoded.
+    ///
+    /// # Errors
+    /// Those of [`Extractor::load`] and [`Extractor::embed`].
+    pub fn embed(&self, kinds: &[FeatureKind], context: &ExtractContext<'_>) -> Result<(usize, SkippedImages)> {
+        let keys = self.extractor.keys_of(kinds)?;
+        let kinds = Kinds::new(kinds.to_vec(), &keys);
+        let images = distinct_images(context.manifest);
+        let digests: Vec<Digest> = images.iter().map(|(digest, _)| *digest).collect();
+        let missing = kinds.missing(&digests, context.cache)?;
+        self.embed_missing(&kinds, &missing, &images, &weights_of(&keys), context)
+    }
+
+    /// Embeds what is missing of each image, and makes the perceptual hashes that the cache does not know. The result is
+    /// how many images went through the network, and those that could not be decoded.
+    fn embed_missing(
+        &self,
+        kinds: &Kinds,
+        missing: &[Vec<FeatureKind>],
+        images: &[(Digest, usize)],
+        weights: &str,
+        context: &ExtractContext<'_>,
+    ) -> Result<(usize, SkippedImages)> {
+        let &ExtractContext {
+            source,
+            manifest,
+            cache,
+            store,
+            n_threads,
+            observer,
+        } = context;
+        let ExtractConfig { extractor } = self;
+        let digests: Vec<Digest> = images.iter().map(|(digest, _)| *digest).collect();
+        let hashes = cache.feature_digests(&PerceptualHash::descriptor(extractor.decode), &digests)?;
+        let sizes = sizes(kinds.kinds.iter().map(|kind| kind.view));
+        let (mut skipped, mut embedded) = (BTreeMap::new(), HashSet::new());
+        // A pass over the images for each size: few ask for two.
+        for &size in &sizes {
+            let of_size = missing.iter().map(|kinds| {
+                let kinds = kinds.iter().filter(|kind| kind.view.size == size);
+                kinds.copied().collect::<Vec<_>>()
+            });
+            let mut files: Vec<ImageInput> = (of_size.enumerate())
+                .filter(|(place, kinds)| !kinds.is_empty() || (hashes[*place].is_none() && size == sizes[0]))
+                .filter(|(place, _)| !skipped.contains_key(&digests[*place]))
+                .map(|(place, kinds)| ImageInput {
+                    source: ImageSource::File(source.path(&manifest.entries[images[place].1])),
+                    digest: Some(digests[place]),
+                    kinds,
+                })
+                .collect();
+            if files.is_empty() {
+                continue;
+            }
+            // Files of a folder often lie together on the disk.
+            files.sort_by(|a, b| a.source.cmp(&b.source));
+            let network = Extractor::load(extractor, size, store, n_threads, files.len(), observer)?;
+            check_weights(extractor, weights)?;
+            let at = if sizes.len() > 1 {
+                format!(" at {size} pixels")
+            } else {
+                String::new()
+            };
+            let task = observer.task(&format!("images embedded{at}"), files.len() as u64);
+            let mut commit = Commit::new(cache, &kinds.descriptors, extractor.decode);
+            let outcome = network.embed(&files, observer, |place, found| {
+                task.advance(1);
+                let ImageInput {
+                    digest, kinds: wanted, ..
+                } = &files[place];
+                let digest = digest.expect("scanned images have digests");
+                match found {
+                    Embedded::Unreadable { reason, .. } => {
+                        skipped.insert(digest, reason);
+                    }
+                    Embedded::Features { rows, hash, .. } => {
+                        if !rows.is_empty() {
+                            embedded.insert(digest);
+                        }
+                        commit.push(digest, kinds.places(wanted).zip(rows), hash)?;
+                    }
+                }
+                Ok(())
+            });
+            // Also when the run ends early: what was embedded is kept.
+            commit.flush()?;
+            outcome?;
+        }
+        Ok((embedded.len(), SkippedImages(skipped.into_iter().collect())))
+    }
+
     /// How many distinct images of a manifest the cache has no features for.
     ///
     /// # Errors
     /// [`Error::File`] if the weights file cannot be read, [`Error::Cache`] if the cache fails.
     pub fn count_missing(&self, manifest: &Manifest, cache: &Cache) -> Result<usize> {
-        let descriptors = DescriptorDigests::new(&self.extractor.keys()?, &self.extractor.views);
+        let keys = self.extractor.keys()?;
+        let descriptors = DescriptorDigests::new(&keys, &self.extractor.views);
         let images: Vec<Digest> = (distinct_images(manifest).into_iter())
             .map(|(digest, _)| digest)
             .collect();
@@ -275,8 +338,68 @@ impl ExtractConfig {
         let without_row: Vec<Digest> = (images.into_iter().zip(rows))
             .filter_map(|(image, row)| row.is_none().then_some(image))
             .collect();
-        let missing = descriptors.missing(&without_row, self.extractor.views.as_slice(), cache)?;
-        Ok(missing.iter().filter(|views| !views.is_empty()).count())
+        Kinds::new(self.extractor.kinds(), &keys).count_missing(&without_row, cache)
+    }
+
+    /// How many distinct images of a manifest lack features of one of these kinds.
+    ///
+    /// # Errors
+    /// Those of [`count_missing`](ExtractConfig::count_missing).
+    pub fn count_missing_of(&self, kinds: &[FeatureKind], manifest: &Manifest, cache: &Cache) -> Result<usize> {
+        let images: Vec<Digest> = (distinct_images(manifest).into_iter())
+            .map(|(digest, _)| digest)
+            .collect();
+        Kinds::new(kinds.to_vec(), &self.extractor.keys_of(kinds)?).count_missing(&images, cache)
+    }
+}
+
+/// The SHA-256 of the weights, from the key of any features: hashing the weights again costs as much as the rest of an
+/// unchanged run.
+fn weights_of(keys: &[Key]) -> String {
+    let weights = keys[0].get("weights");
+    weights.expect("the weights are part of the key").to_owned()
+}
+
+/// Kinds of features with the descriptors under which the cache knows them.
+struct Kinds {
+    kinds: Vec<FeatureKind>,
+    descriptors: Vec<Digest>,
+}
+
+impl Kinds {
+    /// `keys` are those of the kinds, in their order.
+    fn new(kinds: Vec<FeatureKind>, keys: &[Key]) -> Self {
+        Kinds {
+            kinds,
+            descriptors: keys.iter().map(Key::digest).collect(),
+        }
+    }
+
+    /// The kinds of each image's features that the cache does not know.
+    fn missing(&self, images: &[Digest], cache: &Cache) -> Result<Vec<Vec<FeatureKind>>> {
+        let mut missing = vec![Vec::new(); images.len()];
+        for (descriptor, kind) in self.descriptors.iter().zip(&self.kinds) {
+            let known = cache.feature_digests(descriptor, images)?;
+            for (missing, known) in missing.iter_mut().zip(known) {
+                if known.is_none() {
+                    missing.push(*kind);
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    fn count_missing(&self, images: &[Digest], cache: &Cache) -> Result<usize> {
+        let missing = self.missing(images, cache)?;
+        Ok(missing.iter().filter(|kinds| !kinds.is_empty()).count())
+    }
+
+    /// The place of each of these kinds among all.
+    fn places(&self, kinds: &[FeatureKind]) -> impl Iterator<Item = usize> {
+        let place = |wanted| self.kinds.iter().position(|kind| kind == wanted);
+        kinds
+            .iter()
+            .map(move |wanted| place(wanted).expect("nothing else was asked for"))
     }
 }
 
@@ -321,20 +444,6 @@ impl DescriptorDigests {
             }
         };
         DescriptorDigests { of_views, of_rows }
-    }
-
-    /// The views of each image that the cache does not know.
-    fn missing(&self, images: &[Digest], views: &[View], cache: &Cache) -> Result<Vec<Vec<View>>> {
-        let mut missing = vec![Vec::new(); images.len()];
-        for (descriptor, view) in self.of_views.iter().zip(views) {
-            let known = cache.feature_digests(descriptor, images)?;
-            for (missing, known) in missing.iter_mut().zip(known) {
-                if known.is_none() {
-                    missing.push(*view);
-                }
-            }
-        }
-        Ok(missing)
     }
 
     /// Combines the features of several views to rows. A single view's features are the row
@@ -384,11 +493,11 @@ impl fmt::Display for DescriptorDigests {
 /// Rows on their way into the cache.
 pub(crate) struct Commit<'a> {
     cache: &'a Cache,
-    /// The descriptor of each view's features.
-    of_views: &'a [Digest],
+    /// The descriptor of each kind of features.
+    of_kinds: &'a [Digest],
     /// The descriptor of perceptual hashes.
     of_hashes: Digest,
-    /// Rows of each view, by image.
+    /// Rows of each kind, by image.
     pending: Vec<Vec<(Digest, Vec<f32>)>>,
     /// Perceptual hashes, by image.
     pending_hashes: Vec<(Digest, Vec<f32>)>,
@@ -396,18 +505,18 @@ pub(crate) struct Commit<'a> {
 }
 
 impl<'a> Commit<'a> {
-    pub(crate) fn new(cache: &'a Cache, descriptors: &'a DescriptorDigests, decode: Decoding) -> Self {
+    pub(crate) fn new(cache: &'a Cache, of_kinds: &'a [Digest], decode: Decoding) -> Self {
         Commit {
             cache,
-            of_views: &descriptors.of_views,
+            of_kinds,
             of_hashes: PerceptualHash::descriptor(decode),
-            pending: vec![Vec::new(); descriptors.of_views.len()],
+            pending: vec![Vec::new(); of_kinds.len()],
             pending_hashes: Vec::new(),
             since: Instant::now(),
         }
     }
 
-    /// Takes an image's rows, each with the place of its view, and its perceptual hash. A second after the last time, all
+    /// Takes an image's rows, each with the place of its kind, and its perceptual hash. A second after the last time, all
     /// that was taken is committed.
     pub(crate) fn push(
         &mut self,
@@ -416,8 +525,8 @@ impl<'a> Commit<'a> {
         PerceptualHash(hash): PerceptualHash,
     ) -> Result<()> {
         self.pending_hashes.push((image, hash));
-        for (view, row) in rows {
-            self.pending[view].push((image, row));
+        for (kind, row) in rows {
+            self.pending[kind].push((image, row));
         }
         if self.since.elapsed() >= COMMIT_INTERVAL {
             self.flush()?;
@@ -426,7 +535,7 @@ impl<'a> Commit<'a> {
     }
 
     pub(crate) fn flush(&mut self) -> Result<()> {
-        for (descriptor, rows) in self.of_views.iter().zip(&mut self.pending) {
+        for (descriptor, rows) in self.of_kinds.iter().zip(&mut self.pending) {
             self.cache.store_features(descriptor, rows)?;
             rows.clear();
         }
@@ -561,13 +670,14 @@ fn check_classes(source: &DataSource, manifest: &Manifest, skipped: &SkippedImag
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Decoding, Device, Limits, Precision};
+    use crate::{Decoding, Device, Framing, Limits, Pooling, Precision};
 
     #[test]
     fn descriptors_are_those_of_the_views_then_of_the_rows_then_of_the_hashes() {
         let descriptors = |views: Views| {
             let extractor = ExtractorConfig {
                 views,
+                pooling: Pooling::default(),
                 decode: Decoding::Scaled,
                 limits: Limits::default(),
                 weights: WeightsSource::Untrained,
@@ -599,8 +709,12 @@ mod tests {
             };
             descriptors.iter().map(shown).collect::<Vec<_>>()
         };
-        assert_eq!(descriptors(View::Squash.into()), ["squash", "perceptual hash"]);
-        let both = Views::new(vec![View::Crop, View::Mirror], crate::Combine::Mean).unwrap();
+        assert_eq!(descriptors(Framing::Squash.into()), ["squash", "perceptual hash"]);
+        let both = Views::new(
+            [Framing::Crop, Framing::Mirror].map(View::from).to_vec(),
+            crate::Combine::Mean,
+        )
+        .unwrap();
         assert_eq!(
             descriptors(both),
             ["crop", "mirror", "crop, mirror by mean", "perceptual hash"]
@@ -612,7 +726,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, "before").unwrap();
         let extractor = ExtractorConfig {
-            views: View::Squash.into(),
+            views: Framing::Squash.into(),
+            pooling: Pooling::default(),
             decode: Decoding::Scaled,
             limits: Limits::default(),
             weights: WeightsSource::File(file.path().into()),

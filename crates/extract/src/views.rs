@@ -1,6 +1,8 @@
+use std::fmt;
+
 use luthier_artifact::UnknownName;
 
-use crate::{View, WIDTH};
+use crate::{Framing, InputSize, Pooling, View, WIDTH};
 
 /// How the features of an image's views become one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,24 @@ pub enum Combine {
 
 fn unknown_combination(found: &str) -> UnknownName {
     UnknownName::of::<Combine>("combine", found)
+}
+
+/// Features of an image that the network makes: of one view, pooled in one way.
+///
+/// A pass through the network gives the features of a view by every pooling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FeatureKind {
+    /// What the network sees.
+    pub view: View,
+    /// How its last maps become features.
+    pub pooling: Pooling,
+}
+
+impl fmt::Display for FeatureKind {
+    /// For example `pad with gem pooling`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with {} pooling", self.view, self.pooling)
+    }
 }
 
 /// The views in which the network sees an image, and how their features become one row.
@@ -44,6 +64,16 @@ impl Views {
     /// The views in order.
     pub fn as_slice(&self) -> &[View] {
         &self.views
+    }
+
+    /// The sizes of the views, each once.
+    pub fn sizes(&self) -> Vec<InputSize> {
+        sizes(self.views.iter().copied())
+    }
+
+    /// The views of one size.
+    pub(crate) fn of_size(&self, size: InputSize) -> impl Iterator<Item = &View> {
+        self.views.iter().filter(move |view| view.size == size)
     }
 
     /// How the features of the views become one row.
@@ -79,12 +109,30 @@ impl Views {
     }
 }
 
+/// The sizes of views, each once, in the order in which they first occur.
+pub(crate) fn sizes(views: impl Iterator<Item = View>) -> Vec<InputSize> {
+    let mut sizes = Vec::new();
+    for View { size, .. } in views {
+        if !sizes.contains(&size) {
+            sizes.push(size);
+        }
+    }
+    sizes
+}
+
 impl From<View> for Views {
     fn from(view: View) -> Self {
         Views {
             views: vec![view],
             combine: Combine::Mean,
         }
+    }
+}
+
+impl From<Framing> for Views {
+    /// One view of 224 × 224 pixels.
+    fn from(framing: Framing) -> Self {
+        View::from(framing).into()
     }
 }
 
@@ -95,7 +143,7 @@ mod tests {
     #[test]
     fn views_are_averaged_or_put_side_by_side() {
         let (a, b) = ([1.0; WIDTH], [4.0; WIDTH]);
-        let both = |combine| Views::new(vec![View::Squash, View::Mirror], combine).unwrap();
+        let both = |combine| Views::new([Framing::Squash, Framing::Mirror].map(View::from).to_vec(), combine).unwrap();
         let mean = both(Combine::Mean);
         assert_eq!((mean.width(), mean.combine(&[&a, &b])), (WIDTH, vec![2.5; WIDTH]));
         let concat = both(Combine::Concat);
@@ -106,8 +154,8 @@ mod tests {
 
     #[test]
     fn one_view_passes_unchanged_whatever_the_combination() {
-        let views = Views::new(vec![View::Crop], Combine::Concat).unwrap();
-        assert_eq!(views, View::Crop.into());
+        let views = Views::new([Framing::Crop].map(View::from).to_vec(), Combine::Concat).unwrap();
+        assert_eq!(views, Framing::Crop.into());
         let row: Vec<f32> = (0..WIDTH).map(|n| (n as f32).sin()).collect();
         assert_eq!(views.combine(&[&row]), row);
     }
@@ -118,7 +166,7 @@ mod tests {
             Views::new(vec![], Combine::Mean),
             Err("expected at least one view, found none".to_owned())
         );
-        let twice = vec![View::Crop, View::Squash, View::Crop];
+        let twice = [Framing::Crop, Framing::Squash, Framing::Crop].map(View::from).to_vec();
         assert_eq!(
             Views::new(twice, Combine::Mean),
             Err("expected each view once, found crop twice".to_owned())

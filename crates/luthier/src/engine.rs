@@ -19,7 +19,8 @@ use crate::pipeline::{self, Data, Made, OutputFolders, Pipeline};
 use crate::reason::Reasons;
 use crate::report;
 use crate::results::{Evaluated, Extracted, Found, StoredLookAlikes, Trained, load};
-use crate::runner::{Purpose, Runner, STAGES, StageReport, Status};
+use crate::runner::{Purpose, Runner, STAGES, StageReport, Status, VIEWS};
+use crate::views::JudgedViews;
 use crate::{Error, Result};
 
 /// Runs pipelines, or parts of them, through a cache.
@@ -47,6 +48,8 @@ pub struct PipelineSummary {
     pub held_out: Option<TestFigures>,
     /// Where the files are.
     pub outputs: OutputPaths,
+    /// How the views were chosen; `None` if there was no choice.
+    pub views: Option<JudgedViews>,
     /// What a reader must know before believing the figures.
     pub warnings: Vec<Warning>,
     /// The images that could not be read.
@@ -190,7 +193,9 @@ impl Engine<'_> {
     }
 
     fn summarize(&self, made: Made, outputs: &OutputFolders, runner: Runner<'_>) -> Result<PipelineSummary> {
-        let Made { scan, extracted, found } = made;
+        let Made {
+            scan, extracted, found, ..
+        } = made;
         let model: Model = load(self.cache, &found.data.trained.model)?;
         let evaluation = found.figures.evaluation();
         let images = places(&scan.manifest, &extracted.skipped_images);
@@ -215,6 +220,7 @@ impl Engine<'_> {
                 model: outputs.models.join(MODEL_FILE),
                 report: outputs.reports.join(PAGE_FILE),
             },
+            views: found.views,
             warnings: report::warnings(&model, images, found.data.look_alikes()),
             skipped: extracted.skipped_files,
             stages: runner.finish()?,
@@ -227,27 +233,30 @@ impl Engine<'_> {
     /// Those of scanning and of the cache.
     pub fn plan(&self, pipeline: &Pipeline, data: &Data, out: &Path) -> Result<Plan> {
         let mut runner = self.runner(out, Purpose::Plan)?;
-        let Made { scan, .. } = pipeline.stages(data, None, &mut runner)?;
-        let previous: Vec<Option<Key>> = STAGES
-            .iter()
-            .map(|stage| runner.previous(stage))
-            .collect::<Result<_>>()?;
-        let planned = runner.into_plan();
-        let extract = planned.iter().find(|(report, _)| report.name == "extract");
-        let to_embed = match extract {
-            Some((report, _)) if report.status == Status::Stale => {
-                Some(pipeline.extract.count_missing(&scan.manifest, self.cache)?)
+        let Made {
+            scan,
+            extract: config,
+            views_to_embed,
+            ..
+        } = pipeline.stages(data, None, &mut runner)?;
+        let planned = runner.into_plan()?;
+        let extract = planned.iter().find(|(report, ..)| report.name == "extract");
+        let to_embed = match (extract, &config) {
+            (Some((report, ..)), Some(config)) if report.status == Status::Stale => {
+                Some(config.count_missing(&scan.manifest, self.cache)?)
             }
-            _ => None,
+            _ => views_to_embed,
         };
-        let stages = planned.into_iter().zip(previous).map(|((report, key), previous)| {
+        let stages = planned.into_iter().map(|(report, key, previous)| {
             let StageReport {
                 name, status, reasons, ..
             } = report;
             let estimated_seconds = match (status, name) {
                 // It has just been done: the next time it reads only what changes until then.
                 (_, "scan") => None,
-                (Status::Stale, "extract") => estimate::seconds(self.cache, &key, to_embed)?,
+                // How much there is to embed is known only when the views are.
+                (Status::Stale, "extract") if views_to_embed.is_some() => None,
+                (Status::Stale, "extract" | VIEWS) => estimate::seconds(self.cache, &key, to_embed)?,
                 (Status::Stale, _) => estimate::seconds(self.cache, &key, None)?,
                 _ => None,
             };
@@ -267,7 +276,7 @@ impl Engine<'_> {
     }
 
     /// Scans and extracts, and writes the features to a folder: of each split, or, of a data set without labels, of all
-    /// images.
+    /// images. Views are not chosen, but taken as the extract stage has them.
     ///
     /// # Errors
     /// Those of the stages.
@@ -276,7 +285,7 @@ impl Engine<'_> {
         retry(|| {
             let mut runner = self.runner(folder, Purpose::Run)?;
             let (scan, manifest) = pipeline.scan(data, &mut runner)?;
-            let extracted = pipeline.extract(data, &scan, manifest, &mut runner)?;
+            let extracted = pipeline.extract(Some(&pipeline.extract), data, &scan, manifest, &mut runner)?;
             let names = RowNames::extracted(self.cache, &data.source, (&scan.manifest, manifest), &extracted)?;
             match data.source.layout {
                 Layout::Unlabelled(_) => export::unlabelled_features(self.cache, folder, &names, &extracted)?,
@@ -374,6 +383,7 @@ impl Engine<'_> {
             let suspects = pipeline::suspects(&config.suspects, &data, &figures, &mut runner)?;
             let neighbours = pipeline::neighbours(&config.neighbours, &data, &figures, &mut runner)?;
             let found = Found {
+                views: None,
                 data,
                 figures,
                 suspects,

@@ -6,12 +6,14 @@ use luthier_artifact::Key;
 use luthier_cache::Cache;
 
 use crate::Result;
+use crate::runner::VIEWS;
 
 /// The parts of the configuration that decide how long a stage takes: executions that differ in one of them say nothing
 /// of each other.
 fn decisive_parts(stage: &str) -> &'static [&'static str] {
     match stage {
         "extract" => &["views", "decode", "precision", "device", "kernels", "batch"],
+        VIEWS => &["candidates", "decode", "precision", "device", "kernels", "batch"],
         "features" => &["solver"],
         // Folds are in the key only if C is searched.
         "classify" => &["solver", "folds"],

@@ -37,6 +37,7 @@ mod report;
 mod results;
 mod runner;
 mod sorter;
+mod views;
 pub mod words;
 
 pub use arrivals::Arrivals;
@@ -51,5 +52,6 @@ pub use pipeline::{Data, Pipeline, describe_c, describe_components};
 pub use predictor::{ClassProbability, Prediction, Predictor, PredictorConfig, UNKNOWN};
 pub use reason::{Fate, ImageChange, ImageChanges, Reason, Reasons, RenamedClass, Setting, Weights, input_name, short};
 pub use report::is_untrained;
-pub use runner::{STAGES, StageReport, Status};
+pub use runner::{STAGES, StageReport, Status, VIEWS};
 pub use sorter::{Sorter, Transfer};
+pub use views::{JudgedView, JudgedViews, ViewsConfig};

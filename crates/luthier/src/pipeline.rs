@@ -1,4 +1,4 @@
-//! The method: scan → extract → duplicates → features → classify → evaluate → suspects → neighbours.
+//! The method: scan → (views) → extract → duplicates → features → classify → evaluate → suspects → neighbours.
 //!
 //! [`Pipeline::stages`] names the stages in order. Each function below it takes one stage through the cache. What a
 //! stage does is in its crate; whether it runs is for the [`Runner`] to decide.
@@ -6,27 +6,30 @@
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use luthier_artifact::{Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, Split};
+use luthier_artifact::{Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, Manifest, Split};
 use luthier_cache::Cache;
 use luthier_classify::{ChooseC, Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
 use luthier_eval::{
     Asked, DuplicatesConfig, EvaluateConfig, Evaluation, HeldOutImages, LookAlikes, NeighboursConfig, Predictions,
     Scatter, Suspects, SuspectsConfig,
 };
-use luthier_extract::{DataSource, ExtractConfig, Rehash, Scan, SkippedImages, WeightsStore, scan};
+use luthier_extract::{DataSource, ExtractConfig, ExtractContext, Rehash, Scan, SkippedImages, WeightsStore, scan};
 use luthier_features::{FeaturesConfig, Projection, Subset};
 use ndarray::Array2;
 
 use crate::export::{self, RowNames};
 use crate::features_folder::skipped_files;
 use crate::results::{Evaluated, Extracted, Figures, Found, HeldTogether, StoredLookAlikes, Trained, load, open_table};
-use crate::runner::{Runner, is_pending, pending};
+use crate::runner::{Runner, VIEWS, is_pending, pending};
+use crate::views::{self, Judge, Judged, JudgedView, JudgedViews, ViewsConfig};
 use crate::words::counted;
 use crate::{Error, Result};
 
 /// The configuration of all stages.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
+    /// Which features serve best; `None` if `extract` says which.
+    pub views: Option<ViewsConfig>,
     /// Images → features.
     pub extract: ExtractConfig,
     /// Images → images that look the same.
@@ -83,9 +86,23 @@ impl OutputFolders {
     }
 }
 
+/// What the features are, and how they were chosen.
+struct ChosenViews {
+    /// `None` while it is pending.
+    extract: Option<ExtractConfig>,
+    /// `None` if there was no choice.
+    judged: Option<JudgedViews>,
+    /// How many images lack features of a candidate, while the choice is pending.
+    to_embed: Option<usize>,
+}
+
 /// What all stages gave.
 pub(crate) struct Made {
     pub(crate) scan: Scan,
+    /// The features that were chosen; `None` while the choice is pending.
+    pub(crate) extract: Option<ExtractConfig>,
+    /// How many images the choice would embed, while it is pending.
+    pub(crate) views_to_embed: Option<usize>,
     pub(crate) extracted: Extracted,
     pub(crate) found: Found,
 }
@@ -97,7 +114,8 @@ impl Pipeline {
         let cache = runner.cache;
         let (scan, manifest) = self.scan(data, runner)?;
         self.check_evaluable(&scan)?;
-        let extracted = self.extract(data, &scan, manifest, runner)?;
+        let views = self.choose_views(data, &scan, runner)?;
+        let extracted = self.extract(views.extract.as_ref(), data, &scan, manifest, runner)?;
         let names = RowNames::extracted(cache, &data.source, (&scan.manifest, manifest), &extracted)?;
         if let Some(OutputFolders { features, .. }) = outputs {
             export::features(cache, features, &names, &extracted)?;
@@ -121,6 +139,7 @@ impl Pipeline {
         let suspects = suspects(&self.suspects, &evaluated, &figures, runner)?;
         let neighbours = neighbours(&self.neighbours, &evaluated, &figures, runner)?;
         let found = Found {
+            views: views.judged,
             data: evaluated,
             figures,
             suspects,
@@ -130,7 +149,13 @@ impl Pipeline {
             export::report(cache, reports, &found, &names, &runner.times()?, *now)?;
         }
         drop(names);
-        Ok(Made { scan, extracted, found })
+        Ok(Made {
+            scan,
+            extract: views.extract,
+            views_to_embed: views.to_embed,
+            extracted,
+            found,
+        })
     }
 
     /// Before hours of work: something must be there to evaluate the model by.
@@ -154,19 +179,90 @@ impl Pipeline {
         Ok((found, digest))
     }
 
+    /// Training images, or a sample of them → the features that serve best, if there is a choice.
+    fn choose_views(&self, data: &Data, scan: &Scan, runner: &mut Runner<'_>) -> Result<ChosenViews> {
+        let Some(config) = &self.views else {
+            return Ok(ChosenViews {
+                extract: Some(self.extract.clone()),
+                judged: None,
+                to_embed: None,
+            });
+        };
+        let cache = runner.cache;
+        let sample = views::sample(&scan.manifest)?;
+        let judge = Judge {
+            extract: &self.extract,
+            duplicates: &self.duplicates,
+            features: &self.features,
+            classify: &self.classify,
+        };
+        let mut n_embedded = 0;
+        let context = self.context(data, &sample, runner);
+        let key = config.key(judge, cache.put(&sample)?)?;
+        let outputs = runner.stage_that_refers(VIEWS, key, || {
+            let Judged {
+                views,
+                n_embedded: embedded,
+                references,
+            } = config.run(judge, &context)?;
+            n_embedded = embedded;
+            Ok((vec![("judged", cache.put(&views)?)], references))
+        })?;
+        runner.embedded(n_embedded)?;
+        let digest = outputs.get("judged");
+        if is_pending(&digest) {
+            let to_embed = self.extract.count_missing_of(&config.candidates, &sample, cache)?;
+            return Ok(ChosenViews {
+                extract: None,
+                judged: None,
+                to_embed: Some(to_embed),
+            });
+        }
+        let judged: JudgedViews = load(cache, &digest)?;
+        runner.tell(|| Ok(describe_views(&judged)))?;
+        Ok(ChosenViews {
+            extract: Some(views::of_kind(&self.extract, config.candidates[judged.best])),
+            judged: Some(judged),
+            to_embed: None,
+        })
+    }
+
+    /// What images are embedded with.
+    fn context<'a>(&'a self, data: &'a Data, manifest: &'a Manifest, runner: &Runner<'a>) -> ExtractContext<'a> {
+        ExtractContext {
+            source: &data.source,
+            manifest,
+            cache: runner.cache,
+            store: &self.store,
+            n_threads: self.n_threads,
+            observer: runner.observer,
+        }
+    }
+
     /// Manifest → features of both splits. Only images that the cache does not know go through the network.
+    ///
+    /// `config` is `None` while the views are to be chosen.
     pub(crate) fn extract(
         &self,
+        config: Option<&ExtractConfig>,
         data: &Data,
         scan: &Scan,
         manifest: Digest,
         runner: &mut Runner<'_>,
     ) -> Result<Extracted> {
         let mut n_embedded = 0;
-        let (cache, observer) = (runner.cache, runner.observer);
-        let outputs = runner.stage_that_refers("extract", self.extract.key(manifest)?, || {
-            let (store, n_threads) = (&self.store, self.n_threads);
-            let extraction = (self.extract).run(&data.source, &scan.manifest, cache, store, n_threads, observer)?;
+        let cache = runner.cache;
+        let key = match config {
+            Some(config) => config.key(manifest)?,
+            None => Key::stage("extract", ExtractConfig::VERSION)
+                .input("manifest", manifest)
+                .input(VIEWS, pending())
+                .finish(),
+        };
+        let context = self.context(data, &scan.manifest, runner);
+        let outputs = runner.stage_that_refers("extract", key, || {
+            let config = config.expect("a stage does not run while an input is pending");
+            let extraction = config.run(&context)?;
             n_embedded = extraction.n_embedded;
             let images = cache.put(&extraction.images)?;
             let outputs = vec![
@@ -175,7 +271,7 @@ impl Pipeline {
                 ("images", images),
                 ("skipped", cache.put(&extraction.skipped)?),
             ];
-            Ok((outputs, self.extract.references(images)?))
+            Ok((outputs, config.references(images)?))
         })?;
         runner.embedded(n_embedded)?;
         let mut extracted = Extracted {
@@ -505,6 +601,7 @@ fn check_match(model: &Model, test: &FeatureRows) -> Result<()> {
 fn describe_extractor(extractor: &ExtractorInfo) -> String {
     let ExtractorInfo {
         views,
+        pooling,
         combine,
         decode,
         weights,
@@ -513,7 +610,7 @@ fn describe_extractor(extractor: &ExtractorInfo) -> String {
     } = extractor;
     let views = views.join(", ");
     format!(
-        "{weights} ({}…), {combine} of {views}, decoded {decode}, {precision}",
+        "{weights} ({}…), {combine} of {views} with {pooling} pooling, decoded {decode}, {precision}",
         extractor.short_sha256()
     )
 }
@@ -551,6 +648,21 @@ fn describe_scan(found: &Scan) -> String {
         ),
     };
     format!("{} images {labels}{ignored}{excluded}", manifest.entries.len())
+}
+
+/// Which view does best, and how well the others do, in a line.
+pub(crate) fn describe_views(judged: &JudgedViews) -> String {
+    let name = |view: &JudgedView| format!("{} with {} pooling", view.view, view.pooling);
+    let ranked = judged.ranked();
+    let (best, rest) = ranked.split_first().expect("there is a candidate");
+    let rest: Vec<String> = (rest.iter())
+        .map(|view| format!("{} {:.3}", name(view), view.figures.log_loss))
+        .collect();
+    let found = format!("{}, log loss {:.3}", name(best), best.figures.log_loss);
+    match rest.as_slice() {
+        [] => found,
+        rest => format!("{found}; {}", rest.join(", ")),
+    }
 }
 
 /// A model's C and where it comes from, in a few words.

@@ -296,6 +296,7 @@ fn check_weights(source: &WeightsSource, info: &ExtractorInfo, model: &Path) -> 
 fn extractor_config(config: &PredictorConfig, info: &ExtractorInfo, model: &Path) -> Result<ExtractorConfig> {
     let ExtractorInfo {
         views,
+        pooling,
         combine,
         decode,
         weights,
@@ -314,6 +315,7 @@ fn extractor_config(config: &PredictorConfig, info: &ExtractorInfo, model: &Path
     let combination = combine.parse().map_err(|_| unknown("combination", combine))?;
     Ok(ExtractorConfig {
         views: Views::new(views, combination).map_err(|_| unknown("views", &info.views.join(", ")))?,
+        pooling: pooling.parse().map_err(|_| unknown("pooling", pooling))?,
         decode: decode.parse().map_err(|_| unknown("decoding", decode))?,
         limits: config.limits,
         weights: source.ok_or_else(|| Error::UnknownWeights {

@@ -14,7 +14,9 @@ use time::macros::format_description;
 
 use crate::Result;
 use crate::features_folder::{FeaturesJson, ImageLocation};
+use crate::pipeline::describe_views;
 use crate::results::{Found, load};
+use crate::views::JudgedViews;
 use crate::words::counted;
 
 /// Writes the files of the report of an evaluation.
@@ -42,7 +44,7 @@ pub(crate) fn write(
         evaluated: evaluated.images(),
         skipped: &json.skipped,
         warnings: &warnings(&model, json.places(), found.data.look_alikes()),
-        facts: &facts(&model, json),
+        facts: &facts(&model, json, found.views.as_ref()),
         date: Some(&date(now)),
         stages,
         variance: Variance {
@@ -106,7 +108,8 @@ fn date(now: SystemTime) -> String {
         .expect("a time has all that the format asks for")
 }
 
-fn facts(model: &Model, json: &FeaturesJson) -> Vec<(String, String)> {
+fn facts(model: &Model, json: &FeaturesJson, judged: Option<&JudgedViews>) -> Vec<(String, String)> {
+    const POOLING: &str = "Pooling";
     let (extractor, training) = (&model.extractor, &model.training);
     let views = match (extractor.views.as_slice(), extractor.combine.as_str()) {
         ([view], _) => view.clone(),
@@ -119,7 +122,14 @@ fn facts(model: &Model, json: &FeaturesJson) -> Vec<(String, String)> {
         "given"
     };
     let fact = |name: &str, value: String| (name.to_owned(), value);
-    vec![
+    let compared = judged.map(|judged| {
+        let by = counted(judged.n_images, "training image");
+        fact(
+            "Views compared",
+            format!("by cross-validation on {by}: {}", describe_views(judged)),
+        )
+    });
+    let mut facts = vec![
         fact("Training images", training.n_train.to_string()),
         fact("Test images", json.rows.test.len().to_string()),
         fact("Classes", model.classes.len().to_string()),
@@ -129,8 +139,12 @@ fn facts(model: &Model, json: &FeaturesJson) -> Vec<(String, String)> {
         ),
         fact(
             "Views",
-            format!("{views} (224 × 224, large JPEGs decoded {})", extractor.decode),
+            format!(
+                "{views} (of 224 × 224 pixels unless @ says otherwise; large JPEGs decoded {})",
+                extractor.decode
+            ),
         ),
+        fact(POOLING, extractor.pooling.clone()),
         fact("Precision", extractor.precision.clone()),
         fact(
             "Principal components",
@@ -144,7 +158,13 @@ fn facts(model: &Model, json: &FeaturesJson) -> Vec<(String, String)> {
         fact("Class weight", training.class_weight.to_string()),
         fact("Solver", training.solver.to_string()),
         fact("Made with", format!("luthier {}", env!("CARGO_PKG_VERSION"))),
-    ]
+    ];
+    let after_pooling = facts
+        .iter()
+        .position(|(name, _)| name == POOLING)
+        .map_or(0, |place| place + 1);
+    facts.splice(after_pooling..after_pooling, compared);
+    facts
 }
 
 /// What a reader must know before believing the figures. `look_alikes` are groups of images that look the same.

@@ -9,6 +9,7 @@ use luthier_extract::SkippedImages;
 
 use crate::features_folder::digest_of;
 use crate::runner::is_pending;
+use crate::views::JudgedViews;
 use crate::{Error, Result};
 
 /// The outputs of the extract stage, by digest.
@@ -139,6 +140,8 @@ impl Figures {
 /// Everything that was found out about a model and its data.
 #[derive(Debug)]
 pub(crate) struct Found {
+    /// How the views were chosen, if there was a choice.
+    pub(crate) views: Option<JudgedViews>,
     pub(crate) data: Evaluated,
     pub(crate) figures: Figures,
     pub(crate) suspects: Digest,
@@ -149,6 +152,7 @@ impl Found {
     /// The digests of everything that the report shows.
     pub(crate) fn digests(&self) -> Vec<Digest> {
         let Found {
+            views,
             data,
             figures,
             suspects,
@@ -166,6 +170,7 @@ impl Found {
         digests
             .into_iter()
             .chain(data.duplicates.iter().map(|duplicates| duplicates.digest))
+            .chain(views.iter().map(|views| Digest::of(&views.encode())))
             .collect()
     }
 

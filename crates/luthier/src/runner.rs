@@ -25,7 +25,7 @@ use serde::Serialize;
 use crate::Result;
 use crate::reason::{Reason, Reasons};
 
-/// The stages in the order in which they run.
+/// The stages of every run in their order. Where views are to be chosen, the stage [`VIEWS`] comes before `extract`.
 pub const STAGES: [&str; 8] = [
     "scan",
     "extract",
@@ -36,6 +36,9 @@ pub const STAGES: [&str; 8] = [
     "suspects",
     "neighbours",
 ];
+
+/// The stage that chooses among views.
+pub const VIEWS: &str = "views";
 
 /// What stands for an output that a stage above has yet to make.
 static PENDING: LazyLock<Digest> = LazyLock::new(|| Digest::of(b"what a stage above has yet to make"));
@@ -276,7 +279,11 @@ impl<'a> Runner<'a> {
         let awaited = self.reports.iter().find(is_awaited);
         let stage = awaited.expect("a stage waits only for one that would run").name;
         let mut reasons = match self.previous(name)? {
-            Some(previous) => Reasons::between(self.cache, &previous, &key)?,
+            Some(mut previous) => {
+                // What is not known yet is not taken for gone.
+                previous.parts.retain(|part| key.get(&part.name).is_some());
+                Reasons::between(self.cache, &previous, &key)?
+            }
             None => Reasons::default(),
         };
         reasons.0.push(Reason::Waits { stage });
@@ -316,9 +323,14 @@ impl<'a> Runner<'a> {
         times.filter_map(Result::transpose).collect()
     }
 
-    /// Ends a plan: each stage with its key.
-    pub(crate) fn into_plan(self) -> Vec<(StageReport, Key)> {
-        self.reports.into_iter().zip(self.used).collect()
+    /// Ends a plan: each stage with its key and that of the last run.
+    pub(crate) fn into_plan(self) -> Result<Vec<(StageReport, Key, Option<Key>)>> {
+        let previous = self.reports.iter().map(|report| self.previous(report.name));
+        let previous: Vec<Option<Key>> = previous.collect::<Result<_>>()?;
+        let stages = self.reports.into_iter().zip(self.used).zip(previous);
+        Ok(stages
+            .map(|((report, key), previous)| (report, key, previous))
+            .collect())
     }
 
     /// Ends a run: it becomes the one that the next is compared with.

@@ -161,6 +161,7 @@ fn table() -> FeatureTable {
         classes: vec!["drum".into(), "harp".into()],
         extractor: ExtractorInfo {
             views: vec!["squash".into()],
+            pooling: "mean".into(),
             combine: "mean".into(),
             decode: "scaled".into(),
             weights: "untrained".into(),

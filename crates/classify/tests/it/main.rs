@@ -33,6 +33,7 @@ fn synthetic(n_classes: usize, per_class: usize, d: usize) -> FeatureTable {
         classes: (0..n_classes).map(|class| format!("class-{class}")).collect(),
         extractor: ExtractorInfo {
             views: vec!["squash".into()],
+            pooling: "mean".into(),
             combine: "mean".into(),
             decode: "scaled".into(),
             weights: "untrained".into(),

@@ -49,6 +49,7 @@ fn read_split(folder: &Path, resize: &str) -> Split {
             classes: classes.clone(),
             extractor: ExtractorInfo {
                 views: vec![resize.to_owned()],
+                pooling: "mean".into(),
                 combine: "mean".to_owned(),
                 decode: "exact".to_owned(),
                 weights: "reference".to_owned(),

@@ -191,13 +191,17 @@ fn describe_descriptor(descriptor: &DescriptorStats) -> String {
         "view",
         "combine",
         "views",
+        "pooling",
         "decode",
         "precision",
         "device",
     ]
     .map(|name| {
-        let part = descriptor.parts.iter().find(|part| part.name == name);
-        part.map(|part| part.value.as_str())
+        let part = descriptor.parts.iter().find(|part| part.name == name)?;
+        Some(match name {
+            "pooling" => format!("{} pooling", part.value),
+            _ => part.value.clone(),
+        })
     });
     values.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

@@ -1,13 +1,15 @@
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
-use luthier::{PlannedStage, Reason, Reasons, STAGES, Status, input_name, short};
+use clap::builder::PossibleValuesParser;
+use luthier::{PlannedStage, Reason, Reasons, STAGES, Status, VIEWS, input_name, short};
 use luthier_artifact::Key;
 use luthier_extract::PERCEPTUAL_HASH;
 use serde::Serialize;
 
 use super::{OutputFormat, PipelineArguments, open_cache, print_json};
+use crate::problem::Problem;
 use crate::terminal::Progress;
 
 /// Show what a stage depends on, now and in the last run
@@ -20,7 +22,7 @@ use crate::terminal::Progress;
 )]
 pub(crate) struct Arguments {
     /// Stage to explain
-    #[arg(value_name = "STAGE", value_parser = STAGES)]
+    #[arg(value_name = "STAGE", value_parser = PossibleValuesParser::new(STAGES.into_iter().chain([VIEWS])))]
     stage: String,
     #[command(flatten)]
     pipeline: PipelineArguments,
@@ -50,7 +52,11 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let Arguments { stage, pipeline } = arguments;
     let cache = open_cache(&pipeline.settings)?;
     let plan = pipeline.plan(&cache, progress)?;
-    let planned = plan.stages.into_iter().find(|planned| planned.name == stage);
+    let Some(planned) = plan.stages.into_iter().find(|planned| planned.name == stage) else {
+        // All others are in every plan.
+        let problem = Problem::usage(format!("no stage {VIEWS} here: the settings leave no choice"));
+        bail!(problem.hint("--views auto chooses among views"));
+    };
     let PlannedStage {
         name,
         status,
@@ -58,7 +64,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         key,
         previous: last,
         ..
-    } = planned.expect("a plan has all stages");
+    } = planned;
     let (before, compared_with) = match last {
         Some(key) => (Some(key), Some("last run")),
         None => match cache.nearest_key(&key)? {

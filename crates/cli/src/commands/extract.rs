@@ -66,6 +66,12 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         ..Settings::default()
     };
     let (pipeline, mut data) = configure(&settings)?;
+    if pipeline.views.is_some() {
+        bail!(
+            Problem::usage("--views auto without training")
+                .hint("`luthier pipeline --views auto` says which view is best: name it, with --views and --pooling")
+        );
+    }
     data.source.layout = match data.source.layout {
         Layout::Classes(folder) if !unlabelled && folder.is_dir() => Layout::of_folder(folder, &data.source.exclude)?,
         layout if !unlabelled => layout,

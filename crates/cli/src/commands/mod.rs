@@ -135,6 +135,7 @@ pub(crate) fn configure(settings: &Settings) -> Result<(Pipeline, Data)> {
         is_strict: settings.is_strict(),
     };
     let pipeline = Pipeline {
+        views: settings.views_config()?,
         extract: settings.extract_config(settings.weights()?)?,
         features: settings.features_config()?,
         classify: settings.classify_config()?,

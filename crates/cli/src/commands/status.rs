@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use luthier::words::counted;
-use luthier::{About, ImageChanges, Plan, Status};
+use luthier::{About, ImageChanges, Plan, PlannedStage, Status, VIEWS};
 
 use super::{OutputFormat, PipelineArguments, open_cache, print_json};
 use crate::terminal::Progress;
@@ -108,7 +108,15 @@ fn summary(plan: &Plan) -> String {
     match plan.to_embed {
         None => {}
         Some(0) => parts.push("no image to embed".to_owned()),
-        Some(n) => parts.push(format!("{} to embed", counted(n, "image"))),
+        Some(n) => {
+            let is_choice = |stage: &PlannedStage| stage.name == VIEWS && stage.status == Status::Stale;
+            let what_for = if plan.stages.iter().any(is_choice) {
+                " to choose the views"
+            } else {
+                ""
+            };
+            parts.push(format!("{} to embed{what_for}", counted(n, "image")));
+        }
     }
     let stale = plan
         .stages

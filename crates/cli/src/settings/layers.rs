@@ -33,6 +33,8 @@ const SECTIONS: [(&str, &[&str]); 6] = [
         "extract",
         &[
             "views",
+            "size",
+            "pooling",
             "combine",
             "decode",
             "weights",
@@ -354,7 +356,7 @@ fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a 
 mod tests {
     use clap::FromArgMatches as _;
     use luthier_classify::{ChooseC, Rule};
-    use luthier_extract::{Combine, DataSource, Layout, Precision, View, Views, WeightsSource};
+    use luthier_extract::{Combine, DataSource, Framing, Layout, Precision, View, Views, WeightsSource};
     use luthier_features::ComponentCount;
 
     use super::*;
@@ -505,7 +507,7 @@ mod tests {
             error.to_string().contains("LUTHIER_VIEWS: invalid value 'stretch'"),
             "{error}"
         );
-        assert!(error.to_string().contains("expected squash, crop,"), "{error}");
+        assert!(error.to_string().contains("expected auto, squash, crop,"), "{error}");
     }
 
     #[test]
@@ -532,7 +534,11 @@ mod tests {
                 .extractor
                 .views
         };
-        let both = Views::new(vec![View::Crop, View::Mirror], Combine::Concat).unwrap();
+        let both = Views::new(
+            [Framing::Crop, Framing::Mirror].map(View::from).to_vec(),
+            Combine::Concat,
+        )
+        .unwrap();
         let file = "[extract]\nviews = ['crop', 'mirror']\ncombine = 'concat'";
         assert_eq!(views(toml(file)), both);
         let environment = settings(&[], "VIEWS=crop,mirror COMBINE=concat", "");
@@ -542,12 +548,41 @@ mod tests {
             settings(&[], "", "[extract]\nresize = 'crop'"),
             settings(&[], "RESIZE=crop", "[extract]\nviews = ['squash']"),
         ] {
-            assert_eq!(views(crop.unwrap()), View::Crop.into());
+            assert_eq!(views(crop.unwrap()), Framing::Crop.into());
         }
         assert!(message("[data]\ntrain-dir = ['a', 'b']").contains("expected one value, found array"));
         let twice = settings(&["--views=crop,crop"], "", "").unwrap();
         let error = twice.extract_config(WeightsSource::Untrained).unwrap_err();
         assert_eq!(error.to_string(), "--views: expected each view once, found crop twice");
+    }
+
+    #[test]
+    fn auto_chooses_among_the_views_that_are_named_with_it_or_those_that_are_not_mirrored() {
+        let candidates = |options: &[&str]| {
+            let settings = settings(options, "", "").unwrap();
+            let config = settings.views_config().unwrap()?;
+            let names: Vec<String> = config.candidates.iter().map(ToString::to_string).collect();
+            // Until there is a choice, the extractor has the first.
+            let extractor = settings.extract_config(WeightsSource::Untrained).unwrap().extractor;
+            assert_eq!(extractor.views, config.candidates[0].view.into());
+            Some(names.join(", "))
+        };
+        assert_eq!(candidates(&["--views=squash,pad", "--pooling=gem"]), None);
+        assert_eq!(
+            candidates(&["--views=auto"]).unwrap(),
+            "squash with mean pooling, squash with gem pooling, crop with mean pooling, crop with gem pooling, \
+             pad with mean pooling, pad with gem pooling"
+        );
+        assert_eq!(
+            candidates(&["--views=pad,auto,mirror", "--pooling=gem"]).unwrap(),
+            "pad with gem pooling, mirror with gem pooling"
+        );
+        let twice = settings(&["--views=auto,crop,crop"], "", "").unwrap();
+        let error = twice.views_config().unwrap_err();
+        assert_eq!(error.to_string(), "--views: expected each view once, found crop twice");
+        let unknown = settings(&["--views=flip"], "", "").unwrap_err().to_string();
+        let expected = "expected auto, squash, crop, pad, mirror, crop-mirror, pad-mirror, found flip";
+        assert!(unknown.contains(expected), "{unknown}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod status;
 mod terminal;
 #[cfg(unix)]
 mod together;
+mod views;
 mod weights;
 
 use std::fs;
@@ -28,7 +29,7 @@ use std::process::{Command, Output, Stdio};
 use image::codecs::bmp::BmpEncoder;
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, Rgb, RgbImage};
-use luthier::STAGES;
+use luthier::{STAGES, VIEWS};
 use serde_json::Value;
 
 /// A folder to run in, with a home of its own, so that nothing outside matters or is touched.
@@ -207,7 +208,7 @@ fn results(out: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 fn without_times(report: &[u8]) -> Vec<u8> {
     let is_time = |line: &&str| {
         let of_stage = |stage| line.starts_with(&format!("<tr><th scope=\"row\">{stage}</th><td>"));
-        STAGES.into_iter().any(of_stage) || line.trim_start().starts_with("\"seconds\":")
+        STAGES.into_iter().chain([VIEWS]).any(of_stage) || line.trim_start().starts_with("\"seconds\":")
     };
     let report = str::from_utf8(report).unwrap();
     report

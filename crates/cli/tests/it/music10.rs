@@ -1,7 +1,7 @@
 //! Real photographs from folders to predictions, against scikit-learn on torchvision's features. Needs
 //! `LUTHIER_TEST_WEIGHTS`, `LUTHIER_TEST_DATA` and `LUTHIER_TEST_REFERENCE`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
@@ -176,6 +176,7 @@ fn table(reference: &Path, views: &[&str]) -> FeatureTable {
         classes,
         extractor: ExtractorInfo {
             views: views.iter().map(|&view| view.to_owned()).collect(),
+            pooling: "mean".into(),
             combine: "concat".to_owned(),
             decode: "exact".to_owned(),
             weights: "reference".to_owned(),
@@ -183,6 +184,38 @@ fn table(reference: &Path, views: &[&str]) -> FeatureTable {
             precision: "fp32".to_owned(),
         },
         features: concatenate(Axis(1), &features).unwrap(),
+    }
+}
+
+/// The features of all photographs that `luthier extract` makes, in the order of the reference, in fifths as there.
+fn extracted(project: &Project, weights: &str, reference: &Path, settings: &[&str]) -> FeatureTable {
+    let (train, test) = (["--train-dir", "data/train"], ["--test-dir", "data/test"]);
+    project
+        .run(&[&["extract", "--weights", weights], &train[..], &test, settings].concat())
+        .ok();
+    let json: Value = serde_json::from_str(&project.read("features/features.json")).unwrap();
+    let mut rows = HashMap::new();
+    for split in ["train", "test"] {
+        let file = fs::File::open(project.path(&format!("features/{split}_features.npy"))).unwrap();
+        let npy = npyz::NpyFile::new(std::io::BufReader::new(file)).unwrap();
+        let width = npy.shape()[1] as usize;
+        let values: Vec<f32> = npy.into_vec().unwrap();
+        let files = json["rows"][split].as_array().unwrap().iter();
+        let files = files.map(|row| row["file"].as_str().unwrap().to_owned());
+        rows.extend(files.zip(values.chunks_exact(width).map(<[f32]>::to_vec)));
+    }
+    let table = table(reference, &["squash"]);
+    let split = fs::read_to_string(reference.join("music10-split.tsv")).unwrap();
+    let files: Vec<&str> = split
+        .lines()
+        .skip(1)
+        .map(|line| line.split('\t').next().unwrap())
+        .collect();
+    let values: Vec<f32> = files.iter().flat_map(|file| rows[*file].iter().copied()).collect();
+    let shape = (files.len(), values.len() / files.len());
+    FeatureTable {
+        features: Array2::from_shape_vec(shape, values).unwrap(),
+        ..table
     }
 }
 
@@ -259,4 +292,39 @@ fn the_chosen_c_is_as_good_as_the_best_one_and_its_probabilities_can_be_believed
         assert!(accuracy >= expected, "{views:?}: {accuracy}");
         assert!(error <= 0.03, "{views:?}: {error}");
     }
+}
+
+#[test]
+#[ignore = "takes ten minutes or so"]
+fn padding_and_generalised_means_are_worth_a_point_and_the_choice_finds_them() {
+    let project = Project::empty();
+    let (Some(weights), Some(reference)) = (copy_photographs(&project), Need::Reference.path()) else {
+        return;
+    };
+    let accuracy = |settings: &[&str]| {
+        let found = judge_fifths(&extracted(&project, &weights, &reference, settings));
+        println!("{settings:?}: accuracy {:.4}", found.accuracy.value);
+        found.accuracy.value
+    };
+    let outcome = project.pipeline(&["--weights", &weights, "--views", "auto"]);
+    let views = &outcome["views"];
+    println!("{views:#}");
+    let best = &views["candidates"][views["best"].as_u64().unwrap() as usize];
+    let name = |view: &Value| {
+        let name = |part: &str| view[part].as_str().unwrap().to_owned();
+        (name("view"), name("pooling"))
+    };
+    let single: Vec<((String, String), f64)> = (views["candidates"].as_array().unwrap().iter())
+        .map(|candidate| {
+            let (view, pooling) = name(candidate);
+            let accuracy = accuracy(&["--views", &view, "--pooling", &pooling]);
+            ((view, pooling), accuracy)
+        })
+        .collect();
+    let of = |wanted: &(String, String)| single.iter().find(|(name, _)| name == wanted).unwrap().1;
+    assert!(of(&("pad".to_owned(), "gem".to_owned())) >= 0.940);
+    let most = single.iter().map(|(_, accuracy)| *accuracy).fold(0.0, f64::max);
+    assert!(of(&name(best)) >= most - 0.002, "{best} of {single:?}");
+    let with_second = ["--views", "pad,squash@288", "--pooling", "gem", "--combine", "concat"];
+    assert!(accuracy(&with_second) >= 0.945);
 }

@@ -28,8 +28,8 @@ fn the_pipeline_runs_from_a_file_and_unknown_keys_are_errors() {
         project.run(&PIPELINE).error(),
         (
             2,
-            "error: luthier.toml: [extract] veiws is unknown, expected one of views, combine, decode, weights, device, \
-             precision, batch, threads, max-file-size, max-pixels, max-image-memory, strict\nhint: did you mean views?"
+            "error: luthier.toml: [extract] veiws is unknown, expected one of views, size, pooling, combine, \
+             decode, weights, device, precision, batch, threads, max-file-size, max-pixels, max-image-memory, strict\nhint: did you mean views?"
         )
     );
 }

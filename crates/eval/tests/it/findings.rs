@@ -72,6 +72,7 @@ impl Data {
             classes: vec![text("drum"), text("violin")],
             extractor: ExtractorInfo {
                 views: vec![text("squash")],
+                pooling: "mean".into(),
                 combine: text("mean"),
                 decode: text("scaled"),
                 weights: text("untrained"),

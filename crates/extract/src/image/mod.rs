@@ -10,6 +10,8 @@ pub(crate) mod decode;
 pub(crate) mod decoding;
 mod exif;
 pub(crate) mod formats;
+pub(crate) mod framing;
+pub(crate) mod input_size;
 pub(crate) mod perceptual_hash;
 mod pixels;
 pub(crate) mod preprocess;

@@ -1,27 +1,55 @@
-use luthier_artifact::UnknownName;
+use std::fmt;
+use std::str::FromStr;
 
-/// How an image of any shape becomes a square of 224 × 224 pixels.
+use super::framing::Framing;
+use super::input_size::InputSize;
+
+/// What the network sees of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[derive(strum::Display, strum::EnumString, strum::VariantNames)]
-#[strum(serialize_all = "kebab-case", parse_err_ty = UnknownName, parse_err_fn = unknown_view)]
-pub enum View {
-    /// Both sides to 224 whatever the shape: nothing is cut off, the aspect is not kept.
-    Squash,
-    /// The short side to 256, then the middle 224 × 224: the aspect is kept, the edges are cut off.
-    Crop,
-    /// [`View::Squash`], mirrored left to right.
-    Mirror,
-    /// [`View::Crop`], mirrored left to right.
-    CropMirror,
+pub struct View {
+    /// How the image becomes a square.
+    pub framing: Framing,
+    /// The side of the square.
+    pub size: InputSize,
 }
 
-impl View {
-    /// All views.
-    pub const ALL: [View; 4] = [View::Squash, View::Crop, View::Mirror, View::CropMirror];
+impl From<Framing> for View {
+    /// 224 × 224 pixels.
+    fn from(framing: Framing) -> Self {
+        View {
+            framing,
+            size: InputSize::default(),
+        }
+    }
 }
 
-fn unknown_view(found: &str) -> UnknownName {
-    UnknownName::of::<View>("view", found)
+impl fmt::Display for View {
+    /// The framing, and the size unless it is the default: `squash`, or `squash@288`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.framing.fmt(f)?;
+        match self.size {
+            size if size == InputSize::default() => Ok(()),
+            size => write!(f, "@{size}"),
+        }
+    }
+}
+
+impl FromStr for View {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (framing, size) = match text.split_once('@') {
+            Some((framing, size)) => (framing, size.parse()?),
+            None => (text, InputSize::default()),
+        };
+        match framing.parse() {
+            Ok(framing) => Ok(View { framing, size }),
+            Err(_) => {
+                let known: Vec<String> = Framing::ALL.iter().map(Framing::to_string).collect();
+                Err(format!("expected {}, found {framing}", known.join(", ")))
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -30,12 +58,25 @@ mod tests {
 
     #[test]
     fn views_are_read_by_their_names() {
-        for view in View::ALL {
-            assert_eq!(view.to_string().parse(), Ok(view));
+        for framing in Framing::ALL {
+            for size in [224, 288] {
+                let size = InputSize::new(size).unwrap();
+                let view = View { framing, size };
+                assert_eq!(view.to_string().parse(), Ok(view));
+            }
         }
-        assert_eq!(
-            "flip".parse::<View>().unwrap_err().to_string(),
-            r#"view is "flip", expected squash, crop, mirror or crop-mirror"#
-        );
+        assert_eq!("pad@224".parse(), Ok(View::from(Framing::Pad)));
+        for (text, expected) in [
+            (
+                "flip@288",
+                "expected squash, crop, pad, mirror, crop-mirror, pad-mirror, found flip",
+            ),
+            (
+                "pad@",
+                "expected a multiple of 32 from 64 to 448, such as 224 or 288, found ",
+            ),
+        ] {
+            assert_eq!(text.parse::<View>(), Err(expected.to_owned()));
+        }
     }
 }

@@ -7,7 +7,7 @@
 use super::int8::{Ranges, Scales};
 use super::parameters::Parameters;
 use super::resnet50::{Kernels, Network, Target, bottlenecks};
-use crate::{Decoding, Device, Precision, Preprocess, Result, View, decode};
+use crate::{Decoding, Device, Framing, InputSize, Pooling, Precision, Preprocess, Result, decode};
 
 /// Changes when other scales come out for the same weights: in a key, it stands for them.
 pub(crate) const VERSION: u32 = 1;
@@ -38,27 +38,29 @@ const IMAGES: [&[u8]; 16] = [
     drawing!("train/violin/iconify-json-fluent-emoji-high-contrast--violin.jpg"),
 ];
 
-/// Measures the scales for these weights: a second of work.
+/// Measures the scales for these weights: a second of work. They serve images of any size.
 pub(crate) fn scales(parameters: &Parameters) -> Result<Scales> {
+    let size = InputSize::default();
     let target = Target {
         kernels: Kernels::best(Device::Cpu),
         device: Device::Cpu,
         precision: Precision::Fp32,
+        size,
         batch: 1,
     };
     let network = Network::new(parameters, target, None)?;
-    let mut preprocess = Preprocess::default();
-    let mut pixels = vec![0; Preprocess::BYTES];
+    let mut preprocess = Preprocess::new(size);
+    let mut pixels = vec![0; size.bytes()];
     let mut ranges = Ranges::default();
     for image in IMAGES {
         let image = decode(image, Decoding::Exact).expect("a drawing that the program brings along is an image");
-        preprocess.run(&image, View::Squash, &mut pixels);
+        preprocess.run(&image, Framing::Squash, &mut pixels);
         let mut place = 0;
-        network.forward_seen(&pixels, &mut |activation| {
+        network.forward_seen(&pixels, &[Pooling::Mean], &mut |activation| {
             ranges.see(place, IMAGES.len(), activation)?;
             place += 1;
             Ok(())
         })?;
     }
-    Ok(ranges.scales(&Scales::signs(&bottlenecks())))
+    Ok(ranges.scales(&Scales::signs(&bottlenecks(size))))
 }

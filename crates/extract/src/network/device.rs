@@ -4,7 +4,7 @@ use std::str::FromStr;
 use luthier_artifact::UnknownName;
 
 use super::bridge;
-use crate::{Error, Result};
+use crate::{Error, InputSize, Result};
 
 /// Where the network runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +58,10 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Torch`] if the device does not say how much memory is free.
-    pub(crate) fn batch(self, precision: Precision) -> Result<usize> {
+    pub(crate) fn batch(self, precision: Precision, size: InputSize) -> Result<usize> {
         match (self, self.fixed_batch(precision)) {
             (_, Some(batch)) => Ok(batch),
-            (Device::Cuda(n), None) => Ok(batch_within(bridge::free_memory(n)?, precision)),
+            (Device::Cuda(n), None) => Ok(batch_within(bridge::free_memory(n)?, precision, size)),
             (Device::Cpu | Device::Mps, None) => unreachable!("their batch is fixed"),
         }
     }
@@ -159,10 +159,10 @@ impl FromStr for Device {
 }
 
 /// How many images, a power of two, a GPU with so many bytes free takes at once.
-fn batch_within(free: u64, precision: Precision) -> usize {
-    // The four largest activations that live at once, 112 × 112 × 64 values or as many, and as much
-    // again for cuDNN.
-    let values_each = 8 * 112 * 112 * 64;
+fn batch_within(free: u64, precision: Precision, size: InputSize) -> usize {
+    // The four largest activations that live at once, at 224 × 224 pixels 112 × 112 × 64 values or
+    // as many, and as much again for cuDNN.
+    let values_each = 8 * (size.side() as u64 / 2).pow(2) * 64;
     let bytes_each = match precision {
         Precision::Fp32 => 4 * values_each,
         Precision::Bf16 | Precision::Fp16 | Precision::Int8 => 2 * values_each,
@@ -270,17 +270,18 @@ mod tests {
 
     #[test]
     fn a_gpu_takes_what_half_of_its_memory_holds() {
-        for (gibibytes, precision, expected) in [
-            (140, Precision::Fp16, 256),
-            (8, Precision::Fp16, 256),
-            (8, Precision::Fp32, 128),
-            (2, Precision::Fp32, 32),
-            (0, Precision::Fp32, 1),
+        for (gibibytes, precision, side, expected) in [
+            (140, Precision::Fp16, 224, 256),
+            (8, Precision::Fp16, 224, 256),
+            (8, Precision::Fp32, 224, 128),
+            (8, Precision::Fp32, 448, 32),
+            (2, Precision::Fp32, 224, 32),
+            (0, Precision::Fp32, 224, 1),
         ] {
             assert_eq!(
-                batch_within(gibibytes << 30, precision),
+                batch_within(gibibytes << 30, precision, InputSize::new(side).unwrap()),
                 expected,
-                "{gibibytes} GiB, {precision}"
+                "{gibibytes} GiB, {precision}, {side}"
             );
         }
     }

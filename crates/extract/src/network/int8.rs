@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use tch::Tensor;
 
 use super::bridge::{self, Activation, PackedInt8Conv, Quantum, Shape};
-use super::resnet50::{Bottleneck, ConvNorm, Folded, MEAN, STANDARD_DEVIATION, WIDTH};
-use crate::{Preprocess, Result};
+use super::resnet50::{Bottleneck, ConvNorm, Folded, MEAN, STANDARD_DEVIATION, Target, WIDTH};
+use crate::{InputSize, Pooling, Result};
 
 /// The share of an activation's values that its scale clips: more where pixels are many and outliers stand alone, in the
 /// first convolution and the first stage.
@@ -107,6 +107,7 @@ impl Largest {
 /// ResNet-50 without its top.
 #[derive(Debug)]
 pub(crate) struct Int8Network {
+    size: InputSize,
     stem: PackedInt8Conv,
     /// Of the first convolution's output.
     of_stem: Quantum,
@@ -135,7 +136,7 @@ impl Int8Network {
         (stem, plan): (&ConvNorm, &[Bottleneck]),
         mut folded: impl Iterator<Item = Folded>,
         scales: &Scales,
-        batch: usize,
+        Target { size, batch, .. }: Target,
     ) -> Result<Self> {
         let of_activation = |&scale: &f32| Quantum {
             scale: f64::from(scale),
@@ -144,7 +145,7 @@ impl Int8Network {
         let mut quanta = scales.0.iter().map(of_activation);
         let mut next = || quanta.next().expect("a scale for each activation");
         let mut weights = || folded.next().expect("a weight for each convolution");
-        let stem = of_pixels(stem, &weights(), batch)?;
+        let stem = of_pixels(stem, &weights(), size, batch)?;
         let of_stem = next();
         let mut conv = |plan: &ConvNorm, x: Quantum| {
             let input = [batch as i64, plan.shape[1], plan.input_side, plan.input_side];
@@ -176,7 +177,12 @@ impl Int8Network {
             });
             x = output;
         }
-        Ok(Int8Network { stem, of_stem, blocks })
+        Ok(Int8Network {
+            size,
+            stem,
+            of_stem,
+            blocks,
+        })
     }
 
     /// The same network for another thread: the weights are not copied.
@@ -187,16 +193,19 @@ impl Int8Network {
             output: block.output,
         };
         Int8Network {
+            size: self.size,
             stem: self.stem.share(),
             of_stem: self.of_stem,
             blocks: self.blocks.iter().map(share).collect(),
         }
     }
 
-    /// From RGB images, `u8 [n, 224, 224, 3]`, to features, `n · 2048`.
-    pub(crate) fn forward(&self, images: &[u8]) -> Result<Vec<f32>> {
+    /// From RGB images, `u8 [n, side, side, 3]`, to features, `[n, poolings, 2048]`.
+    pub(crate) fn forward(&self, images: &[u8], poolings: &[Pooling]) -> Result<Vec<f32>> {
         let (last, blocks) = self.blocks.split_last().expect("the network has blocks");
-        let stem = self.stem.run(&with_border(images)?, Activation::Relu, self.of_stem)?;
+        let stem = self
+            .stem
+            .run(&with_border(images, self.size)?, Activation::Relu, self.of_stem)?;
         let mut x = pooled(&stem)?;
         let mut of_x = self.of_stem;
         for block in blocks {
@@ -209,7 +218,7 @@ impl Int8Network {
             of_x = block.output;
         }
         let y = last.convs[2].run_to_float(&last.inner(&x)?)?;
-        averages(&y, &x, of_x)
+        features(&y, &x, of_x, poolings)
     }
 }
 
@@ -292,7 +301,7 @@ fn diffused(filter: &[f32], scale: f32, n_in: usize, side: usize) -> Vec<i8> {
 }
 
 /// The first convolution, of pixels with a border instead of normalized ones with zeros around them.
-fn of_pixels(plan: &ConvNorm, folded: &Folded, batch: usize) -> Result<PackedInt8Conv> {
+fn of_pixels(plan: &ConvNorm, folded: &Folded, size: InputSize, batch: usize) -> Result<PackedInt8Conv> {
     let colours = || 0..MEAN.len();
     let weight = (folded.weight.iter().zip(colours().cycle()))
         .map(|(weight, colour)| weight / (255.0 * STANDARD_DEVIATION[colour]));
@@ -313,20 +322,20 @@ fn of_pixels(plan: &ConvNorm, folded: &Folded, batch: usize) -> Result<PackedInt
             .sum();
         *bias = (f64::from(*bias) - f64::from(*scale) * sum) as f32;
     }
-    let side = (Preprocess::SIDE + 2 * BORDER) as i64;
+    let side = (size.side() + 2 * BORDER) as i64;
     quantized.pack(plan, PIXELS, 0, [batch as i64, plan.shape[1], side, side])
 }
 
-/// Images `u8 [n, 224, 224, 3]` with a border of the mean colour, which stands for zeros: `[n, 3, 230, 230]` in
-/// channels-last layout.
-fn with_border(images: &[u8]) -> Result<Tensor> {
+/// Images `u8 [n, side, side, 3]` with a border of the mean colour, which stands for zeros: `[n, 3, side + 6, side + 6]`
+/// in channels-last layout.
+fn with_border(images: &[u8], size: InputSize) -> Result<Tensor> {
     let mean = MEAN.map(|mean| (255.0 * mean).round() as u8);
-    let row = 3 * Preprocess::SIDE;
-    let side = Preprocess::SIDE + 2 * BORDER;
-    let n = images.len() / Preprocess::BYTES;
+    let row = 3 * size.side();
+    let side = size.side() + 2 * BORDER;
+    let n = images.len() / size.bytes();
     let bordered = bridge::filled([n as i64, side as i64, side as i64, 3], |bordered: &mut [u8]| {
         bordered.as_chunks_mut().0.fill(mean);
-        let images = images.chunks_exact(Preprocess::BYTES);
+        let images = images.chunks_exact(size.bytes());
         for (image, bordered) in images.zip(bordered.chunks_exact_mut(3 * side * side)) {
             let rows = bordered[3 * side * BORDER..].chunks_exact_mut(3 * side);
             for (pixels, bordered) in image.chunks_exact(row).zip(rows) {
@@ -390,52 +399,73 @@ impl WithSimd for Pool<'_> {
     }
 }
 
-/// The average over all pixels of relu(y + shortcut): `y` is `f32`, the shortcut `u8`, both `[n, 2048, h, w]`.
-fn averages(y: &Tensor, shortcut: &Tensor, of_shortcut: Quantum) -> Result<Vec<f32>> {
+/// What relu(y + shortcut) is pooled to, `[n, poolings, 2048]`: `y` is `f32`, the shortcut `u8`, both `[n, 2048, h, w]`.
+fn features(y: &Tensor, shortcut: &Tensor, of_shortcut: Quantum, poolings: &[Pooling]) -> Result<Vec<f32>> {
     let (y, shortcut) = (y.f_permute([0, 2, 3, 1])?, shortcut.f_permute([0, 2, 3, 1])?);
     let size = y.size();
-    let mut features = vec![0.0; size[0] as usize * WIDTH];
-    Arch::new().dispatch(Average {
-        y: bridge::values(&y),
-        shortcut: bridge::values(&shortcut),
-        scale: of_shortcut.scale as f32,
-        n_pixels: (size[1] * size[2]) as usize,
-        features: &mut features,
-    });
+    let image = (size[1] * size[2]) as usize * WIDTH;
+    let mut features = vec![0.0; size[0] as usize * poolings.len() * WIDTH];
+    let images = bridge::values(&y).chunks_exact(image);
+    let images = images.zip(bridge::values(&shortcut).chunks_exact(image));
+    for ((y, shortcut), features) in images.zip(features.chunks_exact_mut(poolings.len() * WIDTH)) {
+        for (&pooling, features) in poolings.iter().zip(features.chunks_exact_mut(WIDTH)) {
+            Arch::new().dispatch(Pooled {
+                y,
+                shortcut,
+                scale: of_shortcut.scale as f32,
+                pooling,
+                features,
+            });
+        }
+    }
     Ok(features)
 }
 
-struct Average<'a> {
+/// Pools the maps of an image.
+struct Pooled<'a> {
     y: &'a [f32],
     shortcut: &'a [u8],
     scale: f32,
-    n_pixels: usize,
+    pooling: Pooling,
     features: &'a mut [f32],
 }
 
-impl WithSimd for Average<'_> {
+impl WithSimd for Pooled<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Average {
+        match self.pooling {
+            Pooling::Mean => {
+                self.averages(|x| x);
+            }
+            Pooling::Gem => {
+                let averages = self.averages(|x| x * x * x);
+                averages.iter_mut().for_each(|average| *average = average.cbrt());
+            }
+        }
+    }
+}
+
+impl<'a> Pooled<'a> {
+    /// The averages over all pixels of what `power` makes of the sums.
+    #[inline(always)]
+    fn averages(self, power: impl Fn(f32) -> f32) -> &'a mut [f32] {
+        let Pooled {
             y,
             shortcut,
             scale,
-            n_pixels,
+            pooling: _,
             features,
         } = self;
-        let images = y
-            .chunks_exact(n_pixels * WIDTH)
-            .zip(shortcut.chunks_exact(n_pixels * WIDTH));
-        for ((y, shortcut), features) in images.zip(features.chunks_exact_mut(WIDTH)) {
-            for (y, shortcut) in y.chunks_exact(WIDTH).zip(shortcut.chunks_exact(WIDTH)) {
-                for ((feature, y), &shortcut) in features.iter_mut().zip(y).zip(shortcut) {
-                    *feature += (y + f32::from(shortcut) * scale).max(0.0);
-                }
+        let n_pixels = y.len() / WIDTH;
+        for (y, shortcut) in y.chunks_exact(WIDTH).zip(shortcut.chunks_exact(WIDTH)) {
+            for ((feature, y), &shortcut) in features.iter_mut().zip(y).zip(shortcut) {
+                *feature += power((y + f32::from(shortcut) * scale).max(0.0));
             }
-            features.iter_mut().for_each(|feature| *feature /= n_pixels as f32);
         }
+        features.iter_mut().for_each(|feature| *feature /= n_pixels as f32);
+        features
     }
 }
 
@@ -484,8 +514,9 @@ mod tests {
 
     #[test]
     fn the_border_has_the_mean_colour() {
-        let image: Vec<u8> = (0..Preprocess::BYTES).map(|byte| (byte % 251) as u8).collect();
-        let bordered = with_border(&[image.clone(), image.clone()].concat()).unwrap();
+        let size = InputSize::default();
+        let image: Vec<u8> = (0..size.bytes()).map(|byte| (byte % 251) as u8).collect();
+        let bordered = with_border(&[image.clone(), image.clone()].concat(), size).unwrap();
         let bordered = bordered.permute([0, 2, 3, 1]);
         assert_eq!(bordered.size(), [2, 230, 230, 3]);
         let values = bridge::values::<u8>(&bordered);
@@ -496,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn averages_are_of_the_sum_without_what_is_negative() {
+    fn features_are_of_the_sum_without_what_is_negative() {
         let mut y = vec![0.0_f32; 2 * WIDTH];
         (y[0], y[WIDTH]) = (1.0, -8.0);
         let mut shortcut = vec![0_u8; 2 * WIDTH];
@@ -506,11 +537,10 @@ mod tests {
             scale: 0.5,
             zero_point: 0,
         };
-        let found = averages(
-            &tensor(Tensor::from_slice(&y)),
-            &tensor(Tensor::from_slice(&shortcut)),
-            of_shortcut,
-        );
-        assert_eq!(found.unwrap()[..2], [1.5, 0.0]);
+        let (y, shortcut) = (Tensor::from_slice(&y), Tensor::from_slice(&shortcut));
+        let found = features(&tensor(y), &tensor(shortcut), of_shortcut, &Pooling::ALL).unwrap();
+        // 3 and nothing: 3 / 2, and the cube root of 27 / 2.
+        assert_eq!(found[..2], [1.5, 0.0]);
+        assert_eq!(found[WIDTH..][..2], [13.5_f32.cbrt(), 0.0]);
     }
 }

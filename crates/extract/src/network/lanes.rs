@@ -14,11 +14,11 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use rayon::ThreadPoolBuilder;
 
 use super::resnet50::{Network, WIDTH};
-use crate::{Device, Error, Observer, Preprocess, Result};
+use crate::{Device, Error, InputSize, Observer, Pooling, Preprocess, Result};
 
 /// An image that is ready for the network.
 pub(crate) struct Prepared<T> {
-    /// RGB of the image's views, `u8 [views, 224, 224, 3]`. An image without views passes by the
+    /// RGB of the image's views, `u8 [views, side, side, 3]`. An image without views passes by the
     /// network.
     pub(crate) views: Vec<u8>,
     /// What else is known of the image. The lanes hand it on.
@@ -68,7 +68,8 @@ impl Lanes {
     /// Takes `n` images through the network.
     ///
     /// `read` gets an image by its place. `done` gets the place, what `read` said about the image,
-    /// and the 2048 features of each of its views, in no particular order of the images.
+    /// and the 2048 features of each of its views by each of the poolings, in no particular order of
+    /// the images.
     ///
     /// # Errors
     /// The first error of any lane, of `read`, of `done` or of the observer.
@@ -77,6 +78,7 @@ impl Lanes {
         n: usize,
         read: impl Fn(usize, &mut Preprocess) -> Result<Prepared<T>> + Sync,
         network: &Network,
+        poolings: &[Pooling],
         observer: &dyn Observer,
         mut done: impl FnMut(usize, T, Vec<Vec<f32>>) -> Result<()>,
     ) -> Result<()> {
@@ -100,6 +102,7 @@ impl Lanes {
                 let mut lane = Lane {
                     lanes: self,
                     network: network.share(),
+                    poolings,
                     batch: &batch,
                     pixels: Vec::new(),
                     features: Vec::new(),
@@ -191,18 +194,19 @@ struct Waiting<T> {
 struct Done<T> {
     place: usize,
     about: T,
-    /// The 2048 features of each view.
+    /// The 2048 features of each view by each pooling.
     rows: Vec<Vec<f32>>,
 }
 
 struct Lane<'a, T> {
     lanes: &'a Lanes,
     network: Network,
+    poolings: &'a [Pooling],
     /// Images that fit on the device at once, as far as all lanes know.
     batch: &'a AtomicUsize,
-    /// Views that have not been through the network, `u8 [n, 224, 224, 3]`.
+    /// Views that have not been through the network, `u8 [n, side, side, 3]`.
     pixels: Vec<u8>,
-    /// Features of views that have been, but whose image is not complete, `f32 [n, 2048]`.
+    /// Features of views that have been, but whose image is not complete, `f32 [n, poolings, 2048]`.
     features: Vec<f32>,
     /// The images of `features` and `pixels`, in this order.
     waiting: VecDeque<Waiting<T>>,
@@ -215,13 +219,14 @@ impl<T> Lane<'_, T> {
         places: impl Iterator<Item = usize>,
         read: &impl Fn(usize, &mut Preprocess) -> Result<Prepared<T>>,
     ) -> std::result::Result<(), Stop> {
-        let mut preprocess = Preprocess::new();
+        let size = self.network.size();
+        let mut preprocess = Preprocess::new(size);
         for place in places {
             let Prepared { views, about } = read(place, &mut preprocess)?;
-            let n_views = views.len() / Preprocess::BYTES;
+            let n_views = views.len() / size.bytes();
             self.waiting.push_back(Waiting { place, n_views, about });
             self.pixels.extend(views);
-            while self.pixels.len() >= self.lanes.fill * Preprocess::BYTES {
+            while self.pixels.len() >= self.lanes.fill * size.bytes() {
                 self.run_batch()?;
             }
             self.finish_whole()?;
@@ -235,25 +240,32 @@ impl<T> Lane<'_, T> {
     /// Takes up to a batch of views through the network, and hands over the images that are
     /// complete then.
     fn run_batch(&mut self) -> std::result::Result<(), Stop> {
-        let n = self.pixels.len().min(self.lanes.fill * Preprocess::BYTES);
+        let size = self.network.size();
+        let n = self.pixels.len().min(self.lanes.fill * size.bytes());
         let mut batch: Vec<u8> = self.pixels.drain(..n).collect();
         // The shape is always the same, so that an image's features do not depend on its
         // neighbours. Features of integers do not anyway.
         if !self.network.is_int8() {
-            batch.resize(self.lanes.batch * Preprocess::BYTES, 0);
+            batch.resize(self.lanes.batch * size.bytes(), 0);
         }
-        let features = as_memory_allows(&batch, self.batch, |images| self.network.forward(images))?;
-        self.features.extend(&features[..n / Preprocess::BYTES * WIDTH]);
+        let run = |images: &[u8]| self.network.forward(images, self.poolings);
+        let features = as_memory_allows(&batch, size, self.batch, run)?;
+        self.features.extend(&features[..n / size.bytes() * self.width()]);
         self.finish_whole()
+    }
+
+    /// The number of features of a view.
+    fn width(&self) -> usize {
+        self.poolings.len() * WIDTH
     }
 
     /// Hands over the first images that wait, as far as they are complete.
     fn finish_whole(&mut self) -> std::result::Result<(), Stop> {
-        let n_known = |lane: &Self| lane.features.len() / WIDTH;
-        while (self.waiting.front()).is_some_and(|first| n_known(self) >= first.n_views)
+        let is_whole = |lane: &Self, first: &Waiting<T>| lane.features.len() >= first.n_views * lane.width();
+        while (self.waiting.front()).is_some_and(|first| is_whole(self, first))
             && let Some(Waiting { place, n_views, about }) = self.waiting.pop_front()
         {
-            let rows: Vec<f32> = self.features.drain(..n_views * WIDTH).collect();
+            let rows: Vec<f32> = self.features.drain(..n_views * self.width()).collect();
             let rows = rows.chunks_exact(WIDTH).map(<[f32]>::to_vec).collect();
             let done = Done { place, about, rows };
             self.send.send(Ok(done)).map_err(|_| Stop::Unwanted)?;
@@ -264,12 +276,17 @@ impl<T> Lane<'_, T> {
 
 /// Runs images at once, or in parts if the device is out of memory. `batch` remembers how many
 /// images fit.
-fn as_memory_allows(images: &[u8], batch: &AtomicUsize, run: impl Fn(&[u8]) -> Result<Vec<f32>>) -> Result<Vec<f32>> {
-    let mut features = Vec::with_capacity(images.len() / Preprocess::BYTES * WIDTH);
+fn as_memory_allows(
+    images: &[u8],
+    size: InputSize,
+    batch: &AtomicUsize,
+    run: impl Fn(&[u8]) -> Result<Vec<f32>>,
+) -> Result<Vec<f32>> {
+    let mut features = Vec::new();
     let mut rest = images;
     while !rest.is_empty() {
         let fitting = batch.load(Ordering::Relaxed);
-        let part = &rest[..rest.len().min(fitting * Preprocess::BYTES)];
+        let part = &rest[..rest.len().min(fitting * size.bytes())];
         match run(part) {
             Ok(rows) => {
                 features.extend(rows);
@@ -311,20 +328,21 @@ mod tests {
 
     #[test]
     fn a_batch_is_halved_until_it_fits_and_stays_halved() {
-        let images: Vec<u8> = (0..7).flat_map(|n| vec![n; Preprocess::BYTES]).collect();
+        let size = InputSize::default();
+        let images: Vec<u8> = (0..7).flat_map(|n| vec![n; size.bytes()]).collect();
         let batch = AtomicUsize::new(8);
         let tries = std::cell::RefCell::new(Vec::new());
         let run = |images: &[u8]| {
-            let n = images.len() / Preprocess::BYTES;
+            let n = images.len() / size.bytes();
             tries.borrow_mut().push(n);
             if n > 2 {
                 let message = "CUDA out of memory. Tried to allocate 2.00 GiB.".to_owned();
                 return Err(Error::Torch(message));
             }
-            let firsts = images.iter().step_by(Preprocess::BYTES);
+            let firsts = images.iter().step_by(size.bytes());
             Ok(firsts.flat_map(|&first| vec![f32::from(first); WIDTH]).collect())
         };
-        let features = as_memory_allows(&images, &batch, run).unwrap();
+        let features = as_memory_allows(&images, size, &batch, run).unwrap();
         let expected: Vec<f32> = (0..7).flat_map(|n| vec![n as f32; WIDTH]).collect();
         assert_eq!(features, expected);
         assert_eq!(*tries.borrow(), [7, 4, 2, 2, 2, 1]);
@@ -334,7 +352,8 @@ mod tests {
     #[test]
     fn other_failures_and_a_single_image_that_does_not_fit_are_errors() {
         for (message, batch) in [("cuDNN failed", 8), ("CUDA out of memory", 1)] {
-            let outcome = as_memory_allows(&[0; Preprocess::BYTES], &AtomicUsize::new(batch), |_| {
+            let size = InputSize::default();
+            let outcome = as_memory_allows(&vec![0; size.bytes()], size, &AtomicUsize::new(batch), |_| {
                 Err(Error::Torch(message.to_owned()))
             });
             assert!(matches!(outcome.unwrap_err(), Error::Torch(found) if found == message));

@@ -7,7 +7,7 @@ use super::bridge::{self, Activation, PackedConv, Shape};
 use super::int8::{Int8Network, Scales};
 use super::parameters::{ParameterShape, Parameters};
 use super::winograd::{self, WinogradConv};
-use crate::{Device, Precision, Preprocess, Result};
+use crate::{Device, InputSize, Pooling, Precision, Result};
 
 /// The number of features of an image in one view: the channels before global average pooling.
 pub const WIDTH: usize = 2048;
@@ -24,6 +24,9 @@ pub(crate) const STANDARD_DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
 /// output of a block has four times as many channels.
 const STAGES: [(usize, i64); 4] = [(3, 64), (4, 128), (6, 256), (3, 512)];
 const EXPANSION: i64 = 4;
+
+/// The channels of an image.
+const COLOURS: i64 = 3;
 
 /// A convolution and the batch norm after it, by torchvision's names.
 pub(crate) struct ConvNorm {
@@ -42,7 +45,7 @@ impl ConvNorm {
     /// error: 1 − cosine of features, the worst of five photographs, is 2.8e-4 instead of 1.4e-3.
     fn precision(&self, precision: Precision) -> Precision {
         match precision {
-            Precision::Bf16 if self.input_side == Preprocess::SIDE as i64 => Precision::Fp32,
+            Precision::Bf16 if self.shape[1] == COLOURS => Precision::Fp32,
             other => other,
         }
     }
@@ -66,21 +69,21 @@ pub(crate) struct Bottleneck {
     pub(super) downsample: Option<ConvNorm>,
 }
 
-fn stem() -> ConvNorm {
+fn stem(size: InputSize) -> ConvNorm {
     ConvNorm {
         conv: "conv1".to_owned(),
         norm: "bn1".to_owned(),
-        shape: [64, 3, 7],
+        shape: [64, COLOURS, 7],
         stride: 2,
-        input_side: Preprocess::SIDE as i64,
+        input_side: size.side() as i64,
     }
 }
 
-pub(crate) fn bottlenecks() -> Vec<Bottleneck> {
+pub(crate) fn bottlenecks(size: InputSize) -> Vec<Bottleneck> {
     let mut blocks = Vec::new();
     let mut n_in = 64;
     // The stem and the pooling after it each halve the side.
-    let mut side = Preprocess::SIDE as i64 / 4;
+    let mut side = size.side() as i64 / 4;
     for (stage, (n_blocks, n_mid)) in STAGES.into_iter().enumerate() {
         for block in 0..n_blocks {
             let stride = if block == 0 && stage > 0 { 2 } else { 1 };
@@ -128,15 +131,15 @@ pub(crate) fn parameter_shapes() -> Vec<ParameterShape> {
         });
         std::iter::once(conv).chain(norm).collect::<Vec<_>>()
     };
-    plans().flat_map(|plan| of(&plan)).collect()
+    plans(InputSize::default()).flat_map(|plan| of(&plan)).collect()
 }
 
 /// Every convolution, in the order in which [`Network`] builds them.
-fn plans() -> impl Iterator<Item = ConvNorm> {
-    let in_blocks = bottlenecks()
+fn plans(size: InputSize) -> impl Iterator<Item = ConvNorm> {
+    let in_blocks = bottlenecks(size)
         .into_iter()
         .flat_map(|block| block.convs.into_iter().chain(block.downsample));
-    std::iter::once(stem()).chain(in_blocks)
+    std::iter::once(stem(size)).chain(in_blocks)
 }
 
 /// The library that computes the convolutions.
@@ -175,6 +178,8 @@ pub(crate) struct Target {
     pub(crate) kernels: Kernels,
     pub(crate) device: Device,
     pub(crate) precision: Precision,
+    /// Height and width of the images.
+    pub(crate) size: InputSize,
     /// The number of images in every batch.
     pub(crate) batch: usize,
 }
@@ -402,7 +407,7 @@ impl Network {
     pub(crate) fn new(parameters: &Parameters, target: Target, scales: Option<&Scales>) -> Result<Self> {
         // Folding reads every weight, on all cores. Packing is done by libtorch, on threads of its
         // own.
-        let plans: Vec<ConvNorm> = plans().collect();
+        let plans: Vec<ConvNorm> = plans(target.size).collect();
         let fold = |plan: &ConvNorm| {
             let mut folded = Folded::new(plan, parameters);
             if plan.is_winograd(target) {
@@ -415,9 +420,9 @@ impl Network {
             // Each folded weight is dropped when it is packed, and the next uses its memory.
             let layers = match scales {
                 Some(scales) => {
-                    let blocks = bottlenecks();
+                    let blocks = bottlenecks(target.size);
                     let plan = (&plans[0], blocks.as_slice());
-                    Layers::Int8(Int8Network::new(plan, folded.into_iter(), scales, target.batch)?)
+                    Layers::Int8(Int8Network::new(plan, folded.into_iter(), scales, target)?)
                 }
                 None => {
                     let convs = plans
@@ -427,10 +432,10 @@ impl Network {
                     let mut convs = convs.collect::<Result<Vec<_>>>()?.into_iter();
                     let mut next = || convs.next().expect("a convolution for each of the plan");
                     Layers::Float(FloatLayers {
-                        pixels: Pixels::new(target.device)?,
+                        pixels: Pixels::new(target.device, target.size)?,
                         stem: next(),
                         stem_kind: plans[0].precision(target.precision).kind(),
-                        blocks: bottlenecks()
+                        blocks: bottlenecks(target.size)
                             .iter()
                             .map(|plan| Block {
                                 convs: [next(), next(), next()],
@@ -465,21 +470,26 @@ impl Network {
         }
     }
 
+    /// The size of the images that it takes.
+    pub(crate) fn size(&self) -> InputSize {
+        self.target.size
+    }
+
     /// Whether it computes with 8-bit integers.
     pub(crate) fn is_int8(&self) -> bool {
         matches!(self.layers, Layers::Int8(_))
     }
 
-    /// Embeds RGB images, `u8 [n, 224, 224, 3]`; the result is `f32 [n, 2048]` in C order.
+    /// Embeds RGB images, `u8 [n, side, side, 3]`; the result is `f32 [n, poolings, 2048]` in C order.
     ///
     /// `n` is the batch that the network was built for. On a GPU and in int8 it can be any number.
-    pub(crate) fn forward(&self, images: &[u8]) -> Result<Vec<f32>> {
-        self.forward_seen(images, &mut |_| Ok(()))
+    pub(crate) fn forward(&self, images: &[u8], poolings: &[Pooling]) -> Result<Vec<f32>> {
+        self.forward_seen(images, poolings, &mut |_| Ok(()))
     }
 
     /// The same, and `see` is shown each activation, but in int8: the pooled output of the first convolution; then, of each block, the
     /// outputs of its first and second convolution, that of the projection if it has one, and its output.
-    pub(crate) fn forward_seen(&self, images: &[u8], see: &mut See<'_>) -> Result<Vec<f32>> {
+    pub(crate) fn forward_seen(&self, images: &[u8], poolings: &[Pooling], see: &mut See<'_>) -> Result<Vec<f32>> {
         tch::no_grad(|| {
             let FloatLayers {
                 pixels,
@@ -487,7 +497,7 @@ impl Network {
                 stem_kind,
                 blocks,
             } = match &self.layers {
-                Layers::Int8(layers) => return layers.forward(images),
+                Layers::Int8(layers) => return layers.forward(images, poolings),
                 Layers::Float(layers) => layers,
             };
             let x = pixels.upload(images)?;
@@ -501,24 +511,53 @@ impl Network {
             for block in blocks {
                 x = block.forward(x, see)?;
             }
-            let pooled = x
-                .f_to_kind(Kind::Float)?
-                .f_mean_dim([2, 3].as_slice(), false, Kind::Float)?;
-            let mut features = vec![0.0; images.len() / Preprocess::BYTES * WIDTH];
-            let n = features.len();
-            pooled
-                .f_to_device(tch::Device::Cpu)?
-                .f_contiguous()?
-                .f_copy_data(&mut features, n)?;
+            let x = x.f_to_kind(Kind::Float)?;
+            let mut features = vec![0.0; images.len() / self.target.size.bytes() * poolings.len() * WIDTH];
+            for (place, &pooling) in poolings.iter().enumerate() {
+                let rows = features.chunks_exact_mut(WIDTH).skip(place).step_by(poolings.len());
+                for (row, pooled) in rows.zip(pooled(&x, pooling)?.chunks_exact(WIDTH)) {
+                    row.copy_from_slice(pooled);
+                }
+            }
             Ok(features)
         })
     }
 }
 
+/// The features `n · 2048` of maps `[n, 2048, h, w]`, which are not negative.
+fn pooled(x: &Tensor, pooling: Pooling) -> Result<Vec<f32>> {
+    let cubes = match pooling {
+        Pooling::Mean => None,
+        Pooling::Gem => Some(x.f_mul(x)?.f_mul_(x)?),
+    };
+    let means = cubes
+        .as_ref()
+        .unwrap_or(x)
+        .f_mean_dim([2, 3].as_slice(), false, Kind::Float)?;
+    let mut features = vec![0.0; means.numel()];
+    let n = features.len();
+    means
+        .f_to_device(tch::Device::Cpu)?
+        .f_contiguous()?
+        .f_copy_data(&mut features, n)?;
+    if pooling == Pooling::Gem {
+        features
+            .iter_mut()
+            .for_each(|feature: &mut f32| *feature = feature.cbrt());
+    }
+    Ok(features)
+}
+
 /// Normalizes 8-bit pixels: (x / 255 − mean) / standard deviation, in single precision and in this
 /// order. The numbers are those of torchvision's `ToTensor` and `Normalize`.
 #[derive(Debug)]
-enum Pixels {
+struct Pixels {
+    size: InputSize,
+    normalization: Normalization,
+}
+
+#[derive(Debug)]
+enum Normalization {
     /// By a table for each channel.
     Cpu(Box<[[f32; 256]; 3]>),
     /// On the device, to which the 8-bit pixels are copied.
@@ -530,44 +569,48 @@ enum Pixels {
 }
 
 impl Pixels {
-    fn new(device: Device) -> Result<Self> {
-        Ok(match device {
+    fn new(device: Device, size: InputSize) -> Result<Self> {
+        let normalization = match device {
             Device::Cpu => {
                 let value =
                     |channel: usize, pixel: usize| (pixel as f32 / 255.0 - MEAN[channel]) / STANDARD_DEVIATION[channel];
-                Pixels::Cpu(Box::new(std::array::from_fn(|channel| {
+                Normalization::Cpu(Box::new(std::array::from_fn(|channel| {
                     std::array::from_fn(|pixel| value(channel, pixel))
                 })))
             }
-            Device::Cuda(_) | Device::Mps => Pixels::Gpu {
+            Device::Cuda(_) | Device::Mps => Normalization::Gpu {
                 device,
                 mean: Tensor::f_from_slice(&MEAN)?.f_to_device(device.torch())?,
                 standard_deviation: Tensor::f_from_slice(&STANDARD_DEVIATION)?.f_to_device(device.torch())?,
             },
-        })
+        };
+        Ok(Pixels { size, normalization })
     }
 
     fn share(&self) -> Self {
-        match self {
-            Pixels::Cpu(tables) => Pixels::Cpu(tables.clone()),
-            Pixels::Gpu {
-                device,
-                mean,
-                standard_deviation,
-            } => Pixels::Gpu {
-                device: *device,
-                mean: mean.shallow_clone(),
-                standard_deviation: standard_deviation.shallow_clone(),
+        Pixels {
+            size: self.size,
+            normalization: match &self.normalization {
+                Normalization::Cpu(tables) => Normalization::Cpu(tables.clone()),
+                Normalization::Gpu {
+                    device,
+                    mean,
+                    standard_deviation,
+                } => Normalization::Gpu {
+                    device: *device,
+                    mean: mean.shallow_clone(),
+                    standard_deviation: standard_deviation.shallow_clone(),
+                },
             },
         }
     }
 
-    /// Copies images, `u8 [n, 224, 224, 3]`, to the device. On the CPU it normalizes them too.
+    /// Copies images, `u8 [n, side, side, 3]`, to the device. On the CPU it normalizes them too.
     fn upload(&self, images: &[u8]) -> Result<Tensor> {
-        let side = Preprocess::SIDE as i64;
-        let shape = [(images.len() / Preprocess::BYTES) as i64, side, side, 3];
-        Ok(match self {
-            Pixels::Cpu(tables) => {
+        let side = self.size.side() as i64;
+        let shape = [(images.len() / self.size.bytes()) as i64, side, side, 3];
+        Ok(match &self.normalization {
+            Normalization::Cpu(tables) => {
                 let [red, green, blue] = tables.as_ref();
                 let mut values = Vec::with_capacity(images.len());
                 for &[r, g, b] in images.as_chunks().0 {
@@ -575,20 +618,20 @@ impl Pixels {
                 }
                 Tensor::f_from_slice(&values)?.f_reshape(shape)?
             }
-            Pixels::Gpu {
+            Normalization::Gpu {
                 device: Device::Cuda(n),
                 ..
-            } => bridge::upload(images, Preprocess::SIDE, *n)?,
-            Pixels::Gpu { device, .. } => {
+            } => bridge::upload(images, self.size.side(), *n)?,
+            Normalization::Gpu { device, .. } => {
                 Tensor::f_from_data_size(images, &shape, Kind::Uint8)?.f_to_device(device.torch())?
             }
         })
     }
 
     fn normalize(&self, x: Tensor) -> Result<Tensor> {
-        Ok(match self {
-            Pixels::Cpu(_) => x,
-            Pixels::Gpu {
+        Ok(match &self.normalization {
+            Normalization::Cpu(_) => x,
+            Normalization::Gpu {
                 mean,
                 standard_deviation,
                 ..
@@ -609,7 +652,9 @@ mod tests {
     fn fused_and_plain_kernels_agree() {
         assert!(bridge::has_onednn(), "the libtorch that setup provides has oneDNN");
         let parameters = Parameters::untrained(&parameter_shapes());
-        let images: Vec<u8> = (0..2 * Preprocess::BYTES).map(|n| (n * n / 97 % 256) as u8).collect();
+        // At another size than usual, whose sides divide into Winograd's tiles otherwise.
+        let size = InputSize::new(288).unwrap();
+        let images: Vec<u8> = (0..2 * size.bytes()).map(|n| (n * n / 97 % 256) as u8).collect();
         for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Bf16, 0.05)] {
             if let Err(error) = Device::Cpu.check(precision) {
                 eprintln!("SKIPPED: {error}");
@@ -620,11 +665,12 @@ mod tests {
                     kernels,
                     device: Device::Cpu,
                     precision,
+                    size,
                     batch: 2,
                 };
                 Network::new(&parameters, target, None)
                     .unwrap()
-                    .forward(&images)
+                    .forward(&images, &Pooling::ALL)
                     .unwrap()
             };
             let (plain, fused) = (run(Kernels::Plain), run(Kernels::OneDnn));

@@ -13,7 +13,7 @@ use super::parameters::{ParameterShape, Parameters};
 use super::resnet50::bottlenecks;
 use super::sha256::sha256_of_file;
 use super::weights::{NamedWeights, WeightsFile, WeightsSource};
-use crate::{Error, ExtractorConfig, Observer, Result};
+use crate::{Error, ExtractorConfig, InputSize, Observer, Result};
 
 /// How long to wait for a server to be found, to be reached, and to answer.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -93,7 +93,7 @@ impl WeightsStore {
         let (version, libtorch) = (ExtractorConfig::VERSION, ExtractorConfig::LIBTORCH);
         let name = format!("{sha256}-{}-{version}-{libtorch}.json", calibration::VERSION);
         let path = self.folder.join("int8-scales").join(name);
-        let n = Scales::signs(&bottlenecks()).len();
+        let n = Scales::signs(&bottlenecks(InputSize::default())).len();
         let is_sound =
             |scales: &Vec<f32>| scales.len() == n && scales.iter().all(|scale| scale.is_normal() && *scale > 0.0);
         let known = fs::read(&path)
@@ -442,7 +442,7 @@ mod tests {
     fn scales_are_measured_once_for_each_weights_file_and_again_if_they_are_damaged() {
         let folder = tempfile::tempdir().unwrap();
         let store = WeightsStore::new(folder.path().to_owned(), None);
-        let n = Scales::signs(&bottlenecks()).len();
+        let n = Scales::signs(&bottlenecks(InputSize::default())).len();
         let scales = |sha256: &str, value: f32| store.scales(sha256, || Ok(Scales(vec![value; n]))).unwrap().0[0];
         assert_eq!(scales("one", 0.1), 0.1);
         assert_eq!(scales("one", 0.2), 0.1, "as they were");

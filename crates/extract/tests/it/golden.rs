@@ -1,13 +1,14 @@
 //! Against Pillow and torchvision: `fixtures/golden/extract.json`, made by the script beside it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
-use luthier_extract::{Decoding, Preprocess, View, decode};
+use luthier_extract::{Decoding, FeatureKind, Framing, InputSize, Pooling, Preprocess, decode};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::{config, embed, extractor};
+use crate::{config, embed_kind, extractor};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -25,8 +26,8 @@ struct Tolerance {
 #[derive(Deserialize)]
 struct Pixels {
     image: String,
-    squash: String,
-    crop: String,
+    /// The SHA-256 of the pixels of each view, for example of `crop 288`.
+    views: BTreeMap<String, String>,
 }
 
 /// A large JPEG beside the golden file, decoded by Pillow's `draft("RGB", (512, 512))`.
@@ -35,14 +36,14 @@ struct Scaled {
     file: String,
     width: u32,
     height: u32,
-    squash: String,
-    crop: String,
+    views: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
 struct Features {
     image: String,
-    values: Vec<f32>,
+    /// The features by each pooling.
+    values: BTreeMap<String, Vec<f32>>,
 }
 
 fn fixtures() -> PathBuf {
@@ -71,22 +72,20 @@ fn image(name: &str) -> RgbImage {
 fn pixels_are_those_of_pillow_bit_for_bit() {
     let golden = golden();
     assert!(golden.pixels.len() > 10);
-    for Pixels {
-        image: name,
-        squash,
-        crop,
-    } in golden.pixels
-    {
-        for (view, expected) in [(View::Squash, squash), (View::Crop, crop)] {
-            assert_eq!(pixels(&image(&name), view), expected, "{name}, {view}");
+    for Pixels { image: name, views } in golden.pixels {
+        assert_eq!(views.len(), 6);
+        for (view, expected) in views {
+            assert_eq!(pixels(&image(&name), &view), expected, "{name}, {view}");
         }
     }
 }
 
-/// SHA-256 of an image's pixels in a view.
-fn pixels(image: &RgbImage, view: View) -> String {
-    let mut pixels = vec![0; Preprocess::BYTES];
-    Preprocess::new().run(image, view, &mut pixels);
+/// SHA-256 of an image's pixels in a view of a size.
+fn pixels(image: &RgbImage, view: &str) -> String {
+    let (view, size) = view.split_once(' ').unwrap();
+    let size: InputSize = size.parse().unwrap();
+    let mut pixels = vec![0; size.bytes()];
+    Preprocess::new(size).run(image, view.parse().unwrap(), &mut pixels);
     Sha256::digest(pixels)
         .iter()
         .map(|byte| format!("{byte:02x}"))
@@ -101,7 +100,8 @@ fn scaled_pixels_are_those_of_pillows_draft_bit_for_bit() {
         let bytes = std::fs::read(fixtures().join("golden").join(&case.file)).unwrap();
         let image = decode(&bytes, Decoding::Scaled).unwrap();
         assert_eq!(image.dimensions(), (case.width, case.height), "{}", case.file);
-        for (view, expected) in [(View::Squash, &case.squash), (View::Crop, &case.crop)] {
+        assert_eq!(case.views.len(), 6);
+        for (view, expected) in &case.views {
             assert_eq!(pixels(&image, view), *expected, "{}, {view}", case.file);
         }
     }
@@ -115,16 +115,21 @@ fn untrained_features_are_those_of_torchvision_with_the_same_weights() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image.png");
     image(&features.image).save(&path).unwrap();
-    let found = embed(&extractor(&config(), 2, 1), View::Squash, &[path]).remove(0);
-    assert_eq!(found.len(), features.values.len());
-    let scale = features
-        .values
-        .iter()
-        .fold(0.0_f32, |most, value| most.max(value.abs()));
-    for (place, (found, expected)) in found.iter().zip(&features.values).enumerate() {
-        assert!(
-            (found - expected).abs() <= tolerance.features * scale,
-            "feature {place}: {found}, {expected}"
-        );
+    let extractor = extractor(&config(), 2, 1);
+    assert_eq!(features.values.len(), Pooling::ALL.len());
+    for (pooling, expected) in features.values {
+        let kind = FeatureKind {
+            view: Framing::Squash.into(),
+            pooling: pooling.parse().unwrap(),
+        };
+        let found = embed_kind(&extractor, kind, std::slice::from_ref(&path)).remove(0);
+        assert_eq!(found.len(), expected.len());
+        let scale = expected.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        for (place, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            assert!(
+                (found - expected).abs() <= tolerance.features * scale,
+                "{pooling}, feature {place}: {found}, {expected}"
+            );
+        }
     }
 }

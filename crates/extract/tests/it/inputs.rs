@@ -6,7 +6,8 @@ use std::sync::Arc;
 use luthier_artifact::Digest;
 use luthier_cache::Cache;
 use luthier_extract::{
-    CachedExtractor, Embedded, Error, Extractor, ImageInput, ImageSource, Observer, Task, View, WeightsStore,
+    CachedExtractor, Embedded, Error, Extractor, FeatureKind, Framing, ImageInput, ImageSource, Observer, Pooling,
+    Task, WeightsStore,
 };
 
 use crate::{config, extractor, photo};
@@ -15,7 +16,10 @@ fn input(source: ImageSource, digest: Option<Digest>) -> ImageInput {
     ImageInput {
         source,
         digest,
-        views: vec![View::Squash],
+        kinds: vec![FeatureKind {
+            view: Framing::Squash.into(),
+            pooling: Pooling::Mean,
+        }],
     }
 }
 

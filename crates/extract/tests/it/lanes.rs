@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use luthier_extract::{Device, ExtractorConfig, Precision, View};
+use luthier_extract::{Device, ExtractorConfig, Framing, Precision};
 
 use crate::{config, embed, extractor, photo};
 
@@ -42,7 +42,7 @@ fn features_depend_neither_on_neighbours_nor_on_position_nor_on_threads() {
                 batch,
                 ..config()
             };
-            let expected = embed(&extractor(&config, 1, IMAGES), View::Squash, &paths);
+            let expected = embed(&extractor(&config, 1, IMAGES), Framing::Squash, &paths);
             assert!(expected.iter().flatten().all(|value| value.is_finite()));
             assert_ne!(expected[0], expected[1]);
             // Sums of integers do not depend on their order: the batch is not part of the key.
@@ -55,7 +55,7 @@ fn features_depend_neither_on_neighbours_nor_on_position_nor_on_threads() {
             for (seed, n_threads, part) in [(1, 2, 3), (2, 3, IMAGES), (3, 16, 1)] {
                 for places in shuffled(IMAGES, seed).chunks(part) {
                     let part: Vec<&PathBuf> = places.iter().map(|&place| &paths[place]).collect();
-                    let found = embed(&extractor(&config, n_threads, part.len()), View::Squash, &part);
+                    let found = embed(&extractor(&config, n_threads, part.len()), Framing::Squash, &part);
                     for (&place, found) in places.iter().zip(found) {
                         assert!(
                             found == expected[place],

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 use luthier_extract::{
-    Decoding, Device, Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, Limits, Precision, View,
-    WeightsSource, WeightsStore,
+    Decoding, Device, Embedded, Extractor, ExtractorConfig, FeatureKind, Framing, ImageInput, ImageSource, InputSize,
+    Limits, Pooling, Precision, WeightsSource, WeightsStore,
 };
 
 /// A small JPEG; another one for every seed.
@@ -35,7 +35,8 @@ fn photo(seed: u8) -> Vec<u8> {
 /// Untrained weights on the CPU, one view, in fp32.
 fn config() -> ExtractorConfig {
     ExtractorConfig {
-        views: View::Squash.into(),
+        views: Framing::Squash.into(),
+        pooling: Pooling::default(),
         decode: Decoding::Exact,
         limits: Limits::default(),
         weights: WeightsSource::Untrained,
@@ -45,19 +46,26 @@ fn config() -> ExtractorConfig {
     }
 }
 
-/// Loads an extractor whose threads are divided for `n_images` images.
+/// Loads an extractor of views of the usual size, whose threads are divided for `n_images` images.
 fn extractor(config: &ExtractorConfig, n_threads: usize, n_images: usize) -> Extractor {
     // Where the scales of int8 stay from one run of the tests to the next.
     let store = WeightsStore::new(Path::new(env!("CARGO_TARGET_TMPDIR")).join("weights"), None);
-    Extractor::load(config, &store, n_threads, n_images, &()).unwrap()
+    Extractor::load(config, InputSize::default(), &store, n_threads, n_images, &()).unwrap()
 }
 
-/// The features of images in one view, `f32 [n, 2048]`.
-fn embed(extractor: &Extractor, view: View, paths: &[impl AsRef<Path>]) -> Vec<Vec<f32>> {
+/// The features of images in one view by mean pooling, `f32 [n, 2048]`.
+fn embed(extractor: &Extractor, framing: Framing, paths: &[impl AsRef<Path>]) -> Vec<Vec<f32>> {
+    let pooling = Pooling::default();
+    let view = framing.into();
+    embed_kind(extractor, FeatureKind { view, pooling }, paths)
+}
+
+/// The features of images of one kind, `f32 [n, 2048]`.
+fn embed_kind(extractor: &Extractor, kind: FeatureKind, paths: &[impl AsRef<Path>]) -> Vec<Vec<f32>> {
     let image = |path: &PathBuf| ImageInput {
         source: ImageSource::File(path.clone()),
         digest: None,
-        views: vec![view],
+        kinds: vec![kind],
     };
     let paths: Vec<PathBuf> = paths.iter().map(|path| path.as_ref().to_owned()).collect();
     let images: Vec<ImageInput> = paths.iter().map(image).collect();

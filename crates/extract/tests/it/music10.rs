@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use image::codecs::jpeg::JpegEncoder;
-use luthier_extract::{Decoding, Device, ExtractorConfig, Precision, View, WIDTH, WeightsSource, decode};
+use luthier_extract::{Decoding, Device, ExtractorConfig, Framing, Precision, WIDTH, WeightsSource, decode};
 use luthier_testing::Need;
 use ndarray::{Array2, ArrayView1};
 
@@ -42,7 +42,7 @@ fn cosine(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> f64 {
 }
 
 /// Compares with the features of torchvision. The tolerances are 1 − cosine: of the worst photograph, and on average.
-fn check(view: View, precision: Precision, [worst, average]: [f64; 2]) {
+fn check(view: Framing, precision: Precision, [worst, average]: [f64; 2]) {
     let (Some(photos), Some(config)) = (photos(), trained()) else {
         return;
     };
@@ -83,19 +83,19 @@ fn check(view: View, precision: Precision, [worst, average]: [f64; 2]) {
 
 #[test]
 fn squashed_features_agree_with_torchvision() {
-    check(View::Squash, Precision::Fp32, [1e-9; 2]);
+    check(Framing::Squash, Precision::Fp32, [1e-9; 2]);
 }
 
 #[test]
 fn cropped_features_agree_with_torchvision() {
-    check(View::Crop, Precision::Fp32, [1e-9; 2]);
+    check(Framing::Crop, Precision::Fp32, [1e-9; 2]);
 }
 
 #[test]
 fn features_in_bf16_stay_close_to_those_in_fp32() {
     // Without the instructions it takes minutes.
     if cfg!(target_arch = "x86_64") && is_x86_feature_detected!("avx512bf16") {
-        check(View::Squash, Precision::Bf16, [1e-3; 2]);
+        check(Framing::Squash, Precision::Bf16, [1e-3; 2]);
     } else {
         Need::Bf16.skip();
     }
@@ -104,7 +104,7 @@ fn features_in_bf16_stay_close_to_those_in_fp32() {
 #[test]
 fn features_in_int8_stay_close_to_those_in_fp32() {
     match Device::Cpu.check(Precision::Int8) {
-        Ok(()) => check(View::Squash, Precision::Int8, [0.015, 0.004]),
+        Ok(()) => check(Framing::Squash, Precision::Int8, [0.015, 0.004]),
         Err(_) => Need::Int8.skip(),
     }
 }
@@ -135,7 +135,7 @@ fn scaled_decoding_keeps_the_features_of_12_megapixel_photos() {
             decode,
             ..config.clone()
         };
-        array(embed(&extractor(&config, 2, paths.len()), View::Squash, &paths))
+        array(embed(&extractor(&config, 2, paths.len()), Framing::Squash, &paths))
     };
     let (exact, scaled) = (features(Decoding::Exact), features(Decoding::Scaled));
     assert_ne!(exact, scaled);

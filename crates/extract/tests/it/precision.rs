@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use luthier_extract::{Error, Extractor, ExtractorConfig, Precision, WeightsStore};
+use luthier_extract::{Error, Extractor, ExtractorConfig, InputSize, Precision, WeightsStore};
 
 use crate::config;
 
@@ -31,7 +31,15 @@ fn formats_without_their_instructions_are_refused_at_load_in_one_line() {
         precision: Precision::Bf16,
         ..config()
     };
-    let error = Extractor::load(&config, &WeightsStore::new("unused".into(), None), 1, 1, &()).unwrap_err();
+    let error = Extractor::load(
+        &config,
+        InputSize::default(),
+        &WeightsStore::new("unused".into(), None),
+        1,
+        1,
+        &(),
+    )
+    .unwrap_err();
     assert!(matches!(error, Error::Precision { .. }), "{error}");
     assert_eq!(
         error.to_string(),
@@ -42,7 +50,15 @@ fn formats_without_their_instructions_are_refused_at_load_in_one_line() {
         precision: Precision::Int8,
         ..config
     };
-    let error = Extractor::load(&config, &WeightsStore::new("unused".into(), None), 1, 1, &()).unwrap_err();
+    let error = Extractor::load(
+        &config,
+        InputSize::default(),
+        &WeightsStore::new("unused".into(), None),
+        1,
+        1,
+        &(),
+    )
+    .unwrap_err();
     assert_eq!(
         error.to_string(),
         "device cpu: no VNNI instructions here, which --precision int8 needs"

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use luthier_artifact::{Artifact, Digest, FeatureRows};
 use luthier_cache::Cache;
 use luthier_extract::{
-    Combine, DataSource, Decoding, Device, ExtractConfig, Extraction, ExtractorConfig, Layout, PerceptualHash,
-    Precision, Rehash, View, Views, WIDTH, WeightsSource, WeightsStore, scan,
+    Combine, DataSource, Decoding, Device, ExtractConfig, ExtractContext, Extraction, ExtractorConfig, FeatureKind,
+    Framing, Layout, PerceptualHash, Pooling, Precision, Rehash, View, Views, WIDTH, WeightsSource, WeightsStore, scan,
 };
 use ndarray::{Array2, Axis, s};
 
@@ -48,6 +48,29 @@ impl Project {
         fs::write(self.path(file), bytes).unwrap();
     }
 
+    /// How many images were embedded, and how many still lack features.
+    fn embed(&self, cache: &str, kinds: &[FeatureKind]) -> (usize, usize) {
+        let cache = Cache::open(&self.path(cache)).unwrap();
+        let source = DataSource::new(Layout::Split {
+            train: self.path("train"),
+            test: self.path("test"),
+        });
+        let manifest = scan(&source, &cache, Rehash::Yes, &()).unwrap().manifest;
+        let store = WeightsStore::new("unused".into(), None);
+        let context = ExtractContext {
+            source: &source,
+            manifest: &manifest,
+            cache: &cache,
+            store: &store,
+            n_threads: 2,
+            observer: &(),
+        };
+        let (embedded, skipped) = self.config.embed(kinds, &context).unwrap();
+        assert_eq!(skipped.0, []);
+        let missing = self.config.count_missing_of(kinds, &manifest, &cache);
+        (embedded, missing.unwrap())
+    }
+
     fn try_run(&self, cache: &str, n_threads: usize) -> luthier_extract::Result<Extraction> {
         let cache = Cache::open(&self.path(cache)).unwrap();
         let source = DataSource::new(Layout::Split {
@@ -56,7 +79,14 @@ impl Project {
         });
         let manifest = scan(&source, &cache, Rehash::Yes, &())?.manifest;
         let store = WeightsStore::new("unused".into(), None);
-        self.config.run(&source, &manifest, &cache, &store, n_threads, &())
+        self.config.run(&ExtractContext {
+            source: &source,
+            manifest: &manifest,
+            cache: &cache,
+            store: &store,
+            n_threads,
+            observer: &(),
+        })
     }
 
     fn run(&self, cache: &str) -> Extraction {
@@ -131,7 +161,7 @@ fn a_hash_that_is_missing_is_made_and_nothing_embedded() {
 fn another_view_is_computed_alone_and_combined_with_what_is_known() {
     let mut project = Project::new();
     let squash = project.run("cache");
-    let views = vec![View::Squash, View::Mirror];
+    let views = [Framing::Squash, Framing::Mirror].map(View::from).to_vec();
     let both = |combine| Views::new(views.clone(), combine).unwrap();
 
     // One view is known: half of what a fresh start embeds is left.
@@ -153,9 +183,57 @@ fn another_view_is_computed_alone_and_combined_with_what_is_known() {
     let difference = project.features("cache", &mean.train) - (&a + &b) / 2.0;
     assert!(difference.iter().all(|difference| difference.abs() < 1e-6));
 
-    project.config.extractor.views = View::Mirror.into();
+    project.config.extractor.views = Framing::Mirror.into();
     let mirror = project.run("cache");
     assert_eq!(project.features("cache", &mirror.train), b);
+}
+
+#[test]
+fn features_of_several_kinds_take_a_pass_for_each_view_and_are_those_of_single_runs() {
+    let mut project = Project::new();
+    let whole = project.run("cache");
+    let kinds: Vec<FeatureKind> = [Framing::Squash, Framing::Pad]
+        .into_iter()
+        .flat_map(|framing| {
+            let view = View::from(framing);
+            Pooling::ALL.map(|pooling| FeatureKind { view, pooling })
+        })
+        .collect();
+    let (embedded, missing) = project.embed("cache", &kinds);
+    assert_eq!((embedded, missing), (5, 0));
+    assert_eq!(project.embed("cache", &kinds), (0, 0));
+    for FeatureKind { view, pooling } in kinds {
+        project.config.extractor.views = view.into();
+        project.config.extractor.pooling = pooling;
+        let known = project.run("cache");
+        assert_eq!(known.n_embedded, 0, "{view}, {pooling}");
+        let alone = project.run(&format!("cache of {view} and {pooling}"));
+        assert_eq!(alone.n_embedded, 5);
+        assert_eq!(bytes(&alone), bytes(&known), "{view}, {pooling}");
+        let is_first = (view, pooling) == (Framing::Squash.into(), Pooling::Mean);
+        assert_eq!(alone.train == whole.train, is_first, "{view}, {pooling}");
+    }
+}
+
+#[test]
+fn another_size_gives_other_features() {
+    let mut project = Project::new();
+    let usual = project.run("cache");
+    let small: View = "squash@96".parse().unwrap();
+    project.config.extractor.views = small.into();
+    let alone = project.run("cache");
+    assert_eq!(alone.n_embedded, 5);
+    assert_eq!(alone.train.extractor.views, ["squash@96"]);
+    assert_ne!(alone.train.vectors, usual.train.vectors);
+
+    // Both sizes side by side, with nothing known: a pass for each.
+    let both = Views::new(vec![Framing::Squash.into(), small], Combine::Concat).unwrap();
+    project.config.extractor.views = both;
+    let both = project.run("fresh cache");
+    assert_eq!((both.n_embedded, both.n_reused), (5, 0));
+    let features = project.features("fresh cache", &both.train);
+    assert_eq!(features.slice(s![.., ..WIDTH]), project.features("cache", &usual.train));
+    assert_eq!(features.slice(s![.., WIDTH..]), project.features("cache", &alone.train));
 }
 
 #[test]
@@ -197,7 +275,14 @@ fn a_file_that_is_gone_for_a_moment_is_an_error_and_not_taken_for_bad() {
     let (image, away) = (project.path("train/a/2.jpg"), project.path("away"));
     let run = || {
         let store = WeightsStore::new("unused".into(), None);
-        project.config.run(&source, &manifest, &cache, &store, 2, &())
+        project.config.run(&ExtractContext {
+            source: &source,
+            manifest: &manifest,
+            cache: &cache,
+            store: &store,
+            n_threads: 2,
+            observer: &(),
+        })
     };
     fs::rename(&image, &away).unwrap();
     let error = run().unwrap_err().to_string();
@@ -231,13 +316,15 @@ fn every_field_of_the_configuration_changes_the_key() {
             .unwrap()
             .digest()
     };
-    let both = |combine| Views::new(vec![View::Squash, View::Crop], combine).unwrap();
+    let both = |combine| Views::new([Framing::Squash, Framing::Crop].map(View::from).to_vec(), combine).unwrap();
     let weights = tempfile::NamedTempFile::new().unwrap();
     let keys = [
         key(&|_| {}),
-        key(&|extractor| extractor.views = View::Crop.into()),
+        key(&|extractor| extractor.views = Framing::Crop.into()),
         key(&|extractor| extractor.views = both(Combine::Mean)),
         key(&|extractor| extractor.views = both(Combine::Concat)),
+        key(&|extractor| extractor.views = "squash@288".parse::<View>().unwrap().into()),
+        key(&|extractor| extractor.pooling = Pooling::Gem),
         key(&|extractor| extractor.decode = Decoding::Scaled),
         key(&|extractor| extractor.weights = WeightsSource::File(weights.path().into())),
         key(&|extractor| extractor.precision = Precision::Bf16),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use luthier_extract::{
-    Error, Extractor, ExtractorConfig, NamedWeights, Observer, Preprocess, Task, WeightsSource, WeightsStore,
+    Error, Extractor, ExtractorConfig, InputSize, NamedWeights, Observer, Task, WeightsSource, WeightsStore,
 };
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -19,7 +19,14 @@ fn load(path: &Path) -> Result<Extractor, Error> {
         weights: WeightsSource::File(path.to_owned()),
         ..config()
     };
-    Extractor::load(&config, &WeightsStore::new("unused".into(), None), 1, 1, &())
+    Extractor::load(
+        &config,
+        InputSize::default(),
+        &WeightsStore::new("unused".into(), None),
+        1,
+        1,
+        &(),
+    )
 }
 
 /// Names and shapes of ResNet-50's tensors, as torchvision's documentation lists its modules.
@@ -345,7 +352,9 @@ fn a_checkpoint_gives_the_features_of_a_safetensors_file_with_the_same_tensors()
     let [safetensors, pth] = ["a.safetensors", "a.pth"].map(|name| folder.path().join(name));
     write(&safetensors, &shapes(), 0.01);
     std::fs::write(&pth, checkpoint(&shapes(), 0.01)).unwrap();
-    let pixels: Vec<u8> = (0..Preprocess::BYTES).map(|place| (place % 251) as u8).collect();
+    let pixels: Vec<u8> = (0..InputSize::default().bytes())
+        .map(|place| (place % 251) as u8)
+        .collect();
     let features = |path| load(path).unwrap().embed_pixels(&pixels).unwrap();
     assert_eq!(features(&safetensors), features(&pth));
 }
@@ -375,7 +384,7 @@ fn what_pytorch_and_hugging_face_have_downloaded_is_not_downloaded_again() {
             weights: WeightsSource::Named(weights),
             ..config()
         };
-        Extractor::load(&config, &store, 1, 1, &())
+        Extractor::load(&config, InputSize::default(), &store, 1, 1, &())
     };
     assert!(matches!(load().unwrap_err(), Error::Download { .. }));
 
