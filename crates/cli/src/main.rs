@@ -60,6 +60,8 @@ enum Command {
     Evaluate(commands::evaluate::Arguments),
     Compare(commands::compare::Arguments),
     Predict(commands::predict::Arguments),
+    Serve(commands::serve::Arguments),
+    Export(commands::export::Arguments),
     Status(commands::status::Arguments),
     Explain(commands::explain::Arguments),
     /// Show, check and shrink the cache
@@ -68,6 +70,9 @@ enum Command {
     /// List and download weights of ResNet-50
     #[command(subcommand)]
     Weights(commands::weights::Command),
+    /// Show what a model says of itself
+    #[command(subcommand)]
+    Model(commands::model::Command),
     Init(commands::init::Arguments),
     Completions(commands::completions::Arguments),
     Man(commands::man::Arguments),
@@ -111,6 +116,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Evaluate(arguments) => commands::evaluate::run(arguments, &progress),
         Command::Compare(arguments) => commands::compare::run(arguments, &progress),
         Command::Predict(arguments) => commands::predict::run(arguments, &progress),
+        Command::Serve(arguments) => commands::serve::run(arguments, &progress),
+        Command::Export(arguments) => commands::export::run(arguments, &progress),
+        Command::Model(command) => commands::model::run(command),
         Command::Status(arguments) => commands::status::run(arguments, &progress),
         Command::Explain(arguments) => commands::explain::run(arguments, &progress),
         Command::Cache(command) => commands::cache::run(command, &progress),

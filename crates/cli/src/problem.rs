@@ -50,6 +50,7 @@ impl Problem {
         }
         let is_interrupt = |cause: &(dyn StdError + 'static)| {
             cause.downcast_ref().is_some_and(luthier::Error::is_interrupt)
+                || cause.downcast_ref().is_some_and(luthier_export::Error::is_interrupt)
                 || matches!(cause.downcast_ref(), Some(ExtractError::Interrupted))
                 || matches!(cause.downcast_ref(), Some(CacheError::Interrupted))
         };
@@ -81,6 +82,8 @@ impl Problem {
 fn way_out(error: &(dyn StdError + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref() {
         way_out_of_library(error)
+    } else if let Some(error) = error.downcast_ref() {
+        way_out_of_export(error)
     } else if let Some(error) = error.downcast_ref::<ExtractError>() {
         way_out_of_extraction(error)
     } else if let Some(error) = error.downcast_ref() {
@@ -136,6 +139,17 @@ fn way_out_of_library(error: &luthier::Error) -> Option<String> {
         }
     };
     Some(hint.to_owned())
+}
+
+fn way_out_of_export(error: &luthier_export::Error) -> Option<String> {
+    use luthier_export::Error;
+    match error {
+        Error::Luthier(error) => way_out_of_library(error),
+        Error::Extract(error) => way_out_of_extraction(error),
+        Error::Io { source, .. } => way_out_of_io(source),
+        Error::Unsuited { .. } => Some("use --format onnx, or train with one view and --pooling mean".to_owned()),
+        Error::Torch(_) | Error::Unreadable(_) | Error::Differs { .. } => None,
+    }
 }
 
 fn way_out_of_extraction(error: &ExtractError) -> Option<String> {

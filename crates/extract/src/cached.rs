@@ -94,6 +94,11 @@ impl CachedExtractor {
         Ok(extractor)
     }
 
+    /// The configuration.
+    pub fn config(&self) -> &ExtractorConfig {
+        &self.config
+    }
+
     fn load<'a>(
         &self,
         size: InputSize,

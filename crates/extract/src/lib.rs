@@ -32,7 +32,11 @@ pub use cached::{CachedExtractor, ImageFeatures};
 pub use error::{Error, Result};
 pub use extractor::{Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource};
 pub use luthier_artifact::{Observer, Task};
+pub use network::calibration::sample_images;
 pub use network::device::{Device, Precision};
+pub use network::portable::{
+    MEAN, NamedTensor, PortableBlock, PortableConv, PortableNetwork, STANDARD_DEVIATION, state_dict,
+};
 pub use network::resnet50::WIDTH;
 pub use network::weights::{NamedWeights, WeightsSource};
 pub use network::weights_store::WeightsStore;

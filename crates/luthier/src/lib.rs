@@ -30,6 +30,7 @@ mod error;
 mod estimate;
 mod export;
 mod features_folder;
+mod model_card;
 mod pipeline;
 mod predictor;
 mod reason;
@@ -48,6 +49,7 @@ pub use engine::{
 pub use error::{Error, Result};
 pub use estimate::About;
 pub use export::MODEL_FILE;
+pub use model_card::{HeldOutCard, ModelCard};
 pub use pipeline::{Data, Pipeline, describe_c, describe_components};
 pub use predictor::{ClassProbability, Prediction, Predictor, PredictorConfig, UNKNOWN};
 pub use reason::{Fate, ImageChange, ImageChanges, Reason, Reasons, RenamedClass, Setting, Weights, input_name, short};

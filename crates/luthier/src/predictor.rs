@@ -139,6 +139,11 @@ impl Predictor {
         &self.model
     }
 
+    /// How the network sees images.
+    pub fn extractor(&self) -> &ExtractorConfig {
+        self.extractor.config()
+    }
+
     /// Predicts image files; the same order. An image that cannot be read gives the reason.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use luthier_artifact::{Artifact, Content, Digest, ImageRows, Key, KeyPart, Manifest, Split, json};
+use luthier_artifact::{Artifact, Content, Digest, ImageRows, Key, KeyPart, Manifest, ManifestEntry, Split, json};
 use luthier_cache::{Cache, References};
 use luthier_classify::{ClassifyConfig, HeldOutFigures, Training};
 use luthier_eval::DuplicatesConfig;
@@ -206,7 +206,7 @@ pub(crate) fn sample(manifest: &Manifest) -> Result<Manifest> {
 }
 
 /// A manifest of some of its entries.
-fn of_entries(manifest: &Manifest, is_chosen: impl Fn(&luthier_artifact::ManifestEntry) -> bool) -> Manifest {
+fn of_entries(manifest: &Manifest, is_chosen: impl Fn(&ManifestEntry) -> bool) -> Manifest {
     let entries: Vec<_> = (manifest.entries.iter().filter(|entry| is_chosen(entry)))
         .cloned()
         .collect();

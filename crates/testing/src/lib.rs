@@ -22,7 +22,7 @@ pub enum Need {
     Photographs,
     /// torchvision's features of these photographs, and scikit-learn's results.
     Reference,
-    /// A Python with numpy and safetensors.
+    /// A Python with numpy, safetensors, Pillow, onnx and onnxruntime.
     Python,
     /// strace, and the right to trace processes.
     Strace,
@@ -62,7 +62,7 @@ impl Need {
             Need::Weights => "set LUTHIER_TEST_WEIGHTS to a .safetensors file",
             Need::Photographs => "set LUTHIER_TEST_DATA to the folder that holds music10",
             Need::Reference => "set LUTHIER_TEST_REFERENCE to the folder that holds music10-split.tsv",
-            Need::Python => "set LUTHIER_TEST_PYTHON to a Python with numpy and safetensors",
+            Need::Python => "set LUTHIER_TEST_PYTHON to a Python with numpy, safetensors, Pillow, onnx and onnxruntime",
             Need::Strace => "install strace, and allow tracing processes",
             Need::Chromium => "install chromium",
             Need::ReadOnlyFolder => "run as a user other than root, or install setpriv (util-linux)",

@@ -36,7 +36,7 @@ const STAGES: &[&str] = &[
 const TESTS: &[&str] = &["luthier-testing"];
 
 /// `reaches` is not only documentation: it proves that the check sees the edges it looks for.
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 12] = [
     Rule {
         package: "luthier-artifact",
         reaches: &["blake3"],
@@ -83,6 +83,16 @@ const RULES: [Rule; 10] = [
             "luthier-classify",
             "luthier-eval",
         ],
+        avoids: &[TERMINAL, &["luthier-cli", "luthier-benches", "xtask"]],
+    },
+    Rule {
+        package: "luthier-serve",
+        reaches: &["axum", "tokio", "luthier"],
+        avoids: &[TERMINAL, &["luthier-cli", "luthier-benches", "luthier-export", "xtask"]],
+    },
+    Rule {
+        package: "luthier-export",
+        reaches: &["prost", "tch", "luthier", "luthier-extract", "luthier-classify"],
         avoids: &[TERMINAL, &["luthier-cli", "luthier-benches", "xtask"]],
     },
     Rule {

@@ -334,7 +334,7 @@ fn is_interrupt(error: &anyhow::Error) -> bool {
     error.downcast_ref().is_some_and(luthier::Error::is_interrupt)
 }
 
-fn probability(text: &str) -> std::result::Result<f64, String> {
+pub(super) fn probability(text: &str) -> std::result::Result<f64, String> {
     match text.parse() {
         Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
         _ => Err(format!(
@@ -344,7 +344,7 @@ fn probability(text: &str) -> std::result::Result<f64, String> {
     }
 }
 
-fn percentage(text: &str) -> std::result::Result<f64, String> {
+pub(super) fn percentage(text: &str) -> std::result::Result<f64, String> {
     let expected = |meant: String| Err(format!("expected a percentage: 90, 95 or 99, found {text}{meant}"));
     match (text.parse::<f64>(), text.trim_end_matches('%').parse::<f64>()) {
         (Ok(percent), _) if (1.0..100.0).contains(&percent) => Ok(percent),

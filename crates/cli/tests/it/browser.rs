@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use base64::Engine as _;
 use luthier_testing::Need;
 use serde_json::{Value, json};
 
@@ -101,8 +102,12 @@ impl Browser {
 
     /// Opens a file and waits until it has loaded.
     fn open(&mut self, page: &Path) {
+        self.open_address(&format!("file://{}", page.display()));
+    }
+
+    fn open_address(&mut self, address: &str) {
         self.events.clear();
-        self.call("Page.navigate", json!({ "url": format!("file://{}", page.display()) }));
+        self.call("Page.navigate", json!({ "url": address }));
         while !self.events.iter().any(|event| event["method"] == "Page.loadEventFired") {
             let event = self.next_message();
             self.events.push(event);
@@ -344,7 +349,7 @@ fn check_looks(browser: &mut Browser) {
 }
 
 /// Whether everything that can be operated says what it is.
-fn check_names(browser: &mut Browser) {
+fn check_names(browser: &mut Browser, fewest: usize) {
     let tree = browser.call("Accessibility.getFullAXTree", json!({}));
     let operable = |node: &&Value| {
         let properties = node["properties"].as_array().map_or(&[][..], Vec::as_slice);
@@ -355,7 +360,7 @@ fn check_names(browser: &mut Browser) {
         shown && (focusable || node["role"]["value"] == "image")
     };
     let nodes: Vec<&Value> = tree["nodes"].as_array().unwrap().iter().filter(operable).collect();
-    assert!(nodes.len() > 20, "{}", nodes.len());
+    assert!(nodes.len() > fewest, "{}", nodes.len());
     for node in nodes {
         let name = node["name"]["value"].as_str().unwrap_or_default();
         assert!(!name.trim().is_empty(), "{node}");
@@ -402,6 +407,88 @@ fn check_without_script(browser: &mut Browser, page: &Path) {
     browser.call("Emulation.setScriptExecutionDisabled", json!({ "value": false }));
 }
 
+/// What the page of a service does with this photograph, however it comes. Screenshots go to `$LUTHIER_TEST_SCREENSHOTS`.
+pub(crate) fn check_service(address: &str, photograph: &Path, answer: &str) {
+    let Some(mut browser) = Browser::start() else { return };
+    browser.resize(390);
+    browser.open_address(address);
+    let about = "document.getElementById('about').textContent";
+    wait(&mut browser, &format!("{about}.includes('3 classes')"));
+    let bytes = base64::engine::general_purpose::STANDARD.encode(std::fs::read(photograph).unwrap());
+    let transfer = |name: &str| {
+        format!(
+            "(() => {{ const bytes = Uint8Array.from(atob('{bytes}'), (c) => c.charCodeAt(0));
+               const transfer = new DataTransfer();
+               transfer.items.add(new File([bytes], '{name}', {{ type: 'image/jpeg' }}));
+               return transfer; }})()"
+        )
+    };
+    let event = |kind: &str, part: &str, name: &str| {
+        format!(
+            "document.body.dispatchEvent(new {part}('{}', {{ bubbles: true, cancelable: true, {}: {} }})), 0",
+            kind,
+            if part == "ClipboardEvent" {
+                "clipboardData"
+            } else {
+                "dataTransfer"
+            },
+            transfer(name)
+        )
+    };
+    browser.value(&event("drop", "DragEvent", "dropped.jpg"));
+    browser.value(&event("paste", "ClipboardEvent", "pasted.jpg"));
+    let root = browser.call("DOM.getDocument", json!({}));
+    let query = json!({ "nodeId": root["root"]["nodeId"], "selector": "#choose" });
+    let input = browser.call("DOM.querySelector", query);
+    let files = json!({ "nodeId": input["nodeId"], "files": [photograph.display().to_string()] });
+    browser.call("DOM.setFileInputFiles", files);
+    let done = "document.querySelectorAll('.answer:not([aria-busy])').length";
+    wait(&mut browser, &format!("{done} === 3"));
+    let titles = browser.value("[...document.querySelectorAll('.answer h2')].map((title) => title.textContent)");
+    assert_eq!(titles, json!([answer, answer, answer]));
+    let bars = browser.number("document.querySelectorAll('.answer meter').length");
+    assert_eq!(bars, 9.0, "three classes for each");
+    // What is no photograph is said to be none.
+    let text = transfer("note.jpg").replace(&bytes, "bm90ZQ==");
+    browser.value(&format!(
+        "document.body.dispatchEvent(new DragEvent('drop', {{ bubbles: true, dataTransfer: {text} }})), 0"
+    ));
+    wait(&mut browser, &format!("{done} === 4"));
+    let failed = browser.words("document.querySelector('.answer.failed').textContent");
+    assert!(failed.contains("could not be read"), "{failed}");
+    browser.tab_to("#choose");
+    for width in [390, 1_280] {
+        browser.resize(width);
+        let needed = browser.number("document.documentElement.scrollWidth");
+        assert!(needed <= f64::from(width), "{needed} of {width} pixels");
+        if let Some(folder) = std::env::var_os("LUTHIER_TEST_SCREENSHOTS") {
+            let shot = browser.call("Page.captureScreenshot", json!({}));
+            let shot = base64::engine::general_purpose::STANDARD.decode(shot["data"].as_str().unwrap());
+            std::fs::write(Path::new(&folder).join(format!("serve-{width}.png")), shot.unwrap()).unwrap();
+        }
+    }
+    check_names(&mut browser, 3);
+    let complaints: Vec<&Value> = (browser.events_of("Runtime.consoleAPICalled"))
+        .chain(browser.events_of("Runtime.exceptionThrown"))
+        .chain(browser.events_of("Log.entryAdded"))
+        // The browser tells of the answer to what is no photograph.
+        .filter(|event| !event.to_string().contains("422"))
+        .collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
+    for event in browser.events_of("Network.requestWillBeSent") {
+        let asked = event["request"]["url"].as_str().unwrap();
+        let is_own = [address, "data:", "blob:"].iter().any(|start| asked.starts_with(start));
+        assert!(is_own, "{asked}");
+    }
+}
+
+/// Waits until a JavaScript expression is true.
+fn wait(browser: &mut Browser, condition: &str) {
+    while browser.value(condition) != true {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
 /// All checks of a report with a mistake in it.
 pub(crate) fn check(page: &Path) {
     let Some(mut browser) = Browser::start() else { return };
@@ -413,7 +500,7 @@ pub(crate) fn check(page: &Path) {
     if browser.value("document.getElementById('scatter') !== null") == true {
         check_scatter(&mut browser);
     }
-    check_names(&mut browser);
+    check_names(&mut browser, 20);
     check_looks(&mut browser);
     check_silence(&browser);
     check_without_script(&mut browser, page);

@@ -6,6 +6,7 @@ mod cache;
 mod compare;
 mod data;
 mod edits;
+mod export;
 mod faults;
 #[cfg(unix)]
 mod kills;
@@ -13,6 +14,8 @@ mod music10;
 mod original;
 mod pipeline;
 mod predict;
+#[cfg(unix)]
+mod serve;
 mod settings;
 mod status;
 #[cfg(unix)]

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use luthier_artifact::{Digest, ExtractorInfo, FeatureTable, Split};
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, Rule, Solver, Training};
@@ -13,7 +14,7 @@ use luthier_testing::Need;
 use ndarray::{Array2, Axis, concatenate};
 use serde_json::Value;
 
-use crate::{Project, browser};
+use crate::{Project, browser, export};
 
 /// Copies the photographs to the project's folders, split as the reference was; the result are the weights to use, or
 /// `None`, with a line about it, where something is missing.
@@ -327,4 +328,48 @@ fn padding_and_generalised_means_are_worth_a_point_and_the_choice_finds_them() {
     assert!(of(&name(best)) >= most - 0.002, "{best} of {single:?}");
     let with_second = ["--views", "pad,squash@288", "--pooling", "gem", "--combine", "concat"];
     assert!(accuracy(&with_second) >= 0.945);
+}
+
+#[test]
+fn exported_files_answer_as_predict_does_on_300_photographs() {
+    let project = Project::empty();
+    let (Some(weights), Some(python)) = (copy_photographs(&project), Need::Python.path()) else {
+        return;
+    };
+    let weights = ["--weights", &weights];
+    let pipeline = ["pipeline", "data/test", "--decode", "exact"];
+    project.run(&[&pipeline[..], &weights].concat()).ok();
+    let folder = project.path("data/test");
+    let images: Vec<String> = (sorted_names(&folder).iter())
+        .flat_map(|class| {
+            let names = sorted_names(&folder.join(class)).into_iter();
+            names.map(move |name| format!("data/test/{class}/{name}"))
+        })
+        .take(300)
+        .collect();
+    assert_eq!(images.len(), 300);
+    let expected = export::predicted(&project, &weights, &images);
+    let has_torchvision = Command::new(&python).args(["-c", "import torchvision"]).output();
+    let has_torchvision = has_torchvision.unwrap().status.success();
+    for format in ["onnx", "onnx-pixels", "torchvision"] {
+        let file = format!("{format}.file");
+        let ran = project.run(&[&["export", "--format", format, "--output", &file], &weights[..]].concat());
+        println!("{}", ran.ok().stdout);
+        if format == "torchvision" && !has_torchvision {
+            println!("torchvision is not at hand: only read back by Luthier itself");
+            continue;
+        }
+        let found = export::answers(&export::python(&project, &python, format, &file, &images).ok().stdout);
+        let differences = export::differences(&found, &expected);
+        let n_same = differences.iter().filter(|(_, is_same)| *is_same).count();
+        let mut sizes: Vec<f64> = differences.iter().map(|(difference, _)| *difference).collect();
+        sizes.sort_by(f64::total_cmp);
+        let (median, largest) = (sizes[150], sizes[299]);
+        println!("{format}: {n_same} of 300 the same, difference {median:.1e} (median), {largest:.1e} (largest)");
+        if format == "onnx" {
+            assert!(n_same >= 299 && median <= 1e-3);
+        } else {
+            assert!(largest <= 1e-4);
+        }
+    }
 }

@@ -23,6 +23,12 @@ impl InputSize {
         self.0
     }
 
+    /// The short side in pixels of an image whose middle is cut out at this size: 256 for 224, and in this proportion for
+    /// others.
+    pub fn short_side(self) -> usize {
+        (self.0 * 256 + 112) / 224
+    }
+
     /// The number of bytes of a view: `u8 [side, side, 3]`.
     pub fn bytes(self) -> usize {
         self.0 * self.0 * 3

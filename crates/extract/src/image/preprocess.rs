@@ -40,7 +40,7 @@ impl Preprocess {
                 self.resizer.run(image, &whole, &whole, out);
             }
             Framing::Crop | Framing::CropMirror => {
-                let (horizontal, vertical) = (crop(width, height, side), crop(height, width, side));
+                let (horizontal, vertical) = (crop(width, height, self.size), crop(height, width, self.size));
                 self.resizer.run(image, &horizontal, &vertical, out);
             }
             Framing::Pad | Framing::PadMirror => self.pad(image, out),
@@ -74,12 +74,12 @@ impl Preprocess {
 }
 
 /// How a side of `length` pixels is resized so that the shorter side gets 256, and cut to the
-/// middle 224; in these proportions for another size than 224.
+/// middle 224, or in these proportions for another size.
 ///
 /// The rounding is that of torchvision's `Resize(256)` (down) and `CenterCrop(224)` (half to even).
-fn crop(length: usize, other: usize, side: usize) -> Extent {
-    let short_side = (side * 256 + 112) / 224;
-    let resized = short_side * length / length.min(other);
+fn crop(length: usize, other: usize, size: InputSize) -> Extent {
+    let side = size.side();
+    let resized = size.short_side() * length / length.min(other);
     let start = ((resized - side) as f64 / 2.0).round_ties_even() as usize;
     Extent {
         length: resized,

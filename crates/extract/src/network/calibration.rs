@@ -38,6 +38,11 @@ const IMAGES: [&[u8]; 16] = [
     drawing!("train/violin/iconify-json-fluent-emoji-high-contrast--violin.jpg"),
 ];
 
+/// A few images that are at hand everywhere: encoded drawings of many kinds.
+pub fn sample_images() -> &'static [&'static [u8]] {
+    &IMAGES
+}
+
 /// Measures the scales for these weights: a second of work. They serve images of any size.
 pub(crate) fn scales(parameters: &Parameters) -> Result<Scales> {
     let size = InputSize::default();

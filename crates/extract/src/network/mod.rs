@@ -3,7 +3,9 @@
 //!
 //! [`weights`] says which weights there are and [`weights_store`] fetches them; [`parameters`]
 //! checks what they hold. [`resnet50`] folds them into convolutions, some of which are
-//! [`winograd`]'s, or quantizes them to [`int8`] by the scales of [`calibration`]. [`lanes`] keeps a [`device`] busy. [`bridge`] is the only module that calls C++.
+//! [`winograd`]'s, or quantizes them to [`int8`] by the scales of [`calibration`]. [`portable`] has
+//! them for other programs. [`lanes`] keeps a [`device`] busy. [`bridge`] is the only module that
+//! calls C++.
 
 pub(crate) mod bridge;
 pub(crate) mod calibration;
@@ -12,6 +14,7 @@ pub(crate) mod device;
 pub(crate) mod int8;
 pub(crate) mod lanes;
 pub(crate) mod parameters;
+pub(crate) mod portable;
 pub(crate) mod resnet50;
 mod sha256;
 pub(crate) mod weights;

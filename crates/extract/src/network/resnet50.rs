@@ -40,6 +40,11 @@ pub(crate) struct ConvNorm {
 }
 
 impl ConvNorm {
+    /// torchvision's name of the convolution.
+    pub(super) fn name(&self) -> &str {
+        &self.conv
+    }
+
     /// The number format of this convolution. In bf16 the first convolution stays in fp32, because
     /// all others build on its output. That costs 1 % of the time and removes four fifths of the
     /// error: 1 − cosine of features, the worst of five photographs, is 2.8e-4 instead of 1.4e-3.
@@ -69,7 +74,7 @@ pub(crate) struct Bottleneck {
     pub(super) downsample: Option<ConvNorm>,
 }
 
-fn stem(size: InputSize) -> ConvNorm {
+pub(super) fn stem(size: InputSize) -> ConvNorm {
     ConvNorm {
         conv: "conv1".to_owned(),
         norm: "bn1".to_owned(),
@@ -193,7 +198,7 @@ pub(crate) struct Folded {
 
 impl Folded {
     /// w' = w·γ/√(σ² + ε), b' = β − μ·γ/√(σ² + ε), computed in double precision.
-    fn new(plan: &ConvNorm, parameters: &Parameters) -> Self {
+    pub(super) fn new(plan: &ConvNorm, parameters: &Parameters) -> Self {
         let norm = |part: &str| parameters.get(&format!("{}.{part}", plan.norm));
         let (gamma, beta) = (norm("weight"), norm("bias"));
         let (mean, variance) = (norm("running_mean"), norm("running_var"));

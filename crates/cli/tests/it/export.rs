@@ -1,0 +1,150 @@
+//! `luthier export`, by the programs that read what it writes; and `luthier model`.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use luthier_testing::Need;
+use serde_json::Value;
+
+use crate::{Project, Ran};
+
+/// The probability of each class, by file.
+pub(crate) type Answers = BTreeMap<String, BTreeMap<String, f64>>;
+
+/// What Python makes of an exported file.
+pub(crate) fn python(project: &Project, python: &std::path::Path, format: &str, file: &str, images: &[String]) -> Ran {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/exported.py");
+    let mut command = Command::new(python);
+    command
+        .args([script, format, file])
+        .args(images)
+        .current_dir(project.root.path());
+    Ran::of(command.output().unwrap())
+}
+
+/// What a line of JSON for each image says.
+pub(crate) fn answers(lines: &str) -> Answers {
+    let line = |line: &str| {
+        let value: Value = serde_json::from_str(line).unwrap();
+        let file = value["file"].as_str().unwrap().to_owned();
+        let probabilities = match &value["probabilities"] {
+            Value::Object(found) => found
+                .iter()
+                .map(|(class, p)| (class.clone(), p.as_f64().unwrap()))
+                .collect(),
+            _ => (value["predictions"].as_array().unwrap().iter())
+                .map(|found| {
+                    (
+                        found["class"].as_str().unwrap().to_owned(),
+                        found["probability"].as_f64().unwrap(),
+                    )
+                })
+                .collect(),
+        };
+        (file, probabilities)
+    };
+    lines.lines().map(line).collect()
+}
+
+/// What `predict` says of these images.
+pub(crate) fn predicted(project: &Project, more: &[&str], images: &[String]) -> Answers {
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    let ran = project.run(&[&["predict", "--format", "json", "--top-k", "1000"], more, &images[..]].concat());
+    answers(&ran.ok().stdout)
+}
+
+/// For each image the largest difference of a probability, and whether the best class is the same.
+pub(crate) fn differences(found: &Answers, expected: &Answers) -> Vec<(f64, bool)> {
+    assert_eq!(found.len(), expected.len());
+    let best = |of: &BTreeMap<String, f64>| of.iter().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0.clone();
+    let difference = |(file, found): (&String, &BTreeMap<String, f64>)| {
+        let expected = &expected[file];
+        assert_eq!(found.len(), expected.len());
+        let largest = found
+            .iter()
+            .map(|(class, p)| (p - expected[class]).abs())
+            .fold(0.0, f64::max);
+        (largest, best(found) == best(expected))
+    };
+    found.iter().map(difference).collect()
+}
+
+fn images() -> Vec<String> {
+    let image = |class: &str, n: usize| format!("data/test/{class}/{n}.jpg");
+    ["drum", "flute", "harp"]
+        .into_iter()
+        .flat_map(|class| [4, 5].map(|n| image(class, n)))
+        .collect()
+}
+
+#[test]
+fn onnx_runtime_answers_as_predict_does_whatever_the_views() {
+    let Some(interpreter) = Need::Python.path() else { return };
+    let project = Project::new();
+    for settings in [
+        &["--views", "squash"][..],
+        &["--views", "crop", "--pooling", "gem"],
+        &["--views", "pad,squash@96,mirror", "--combine", "concat"],
+        &["--views", "crop-mirror,pad-mirror"],
+    ] {
+        project.pipeline(settings);
+        let expected = predicted(&project, &[], &images());
+        for format in ["onnx", "onnx-pixels"] {
+            let ran = project
+                .run(&["export", "--format", format, "--output", "model.onnx", "--json"])
+                .ok();
+            let outcome: Value = serde_json::from_str(&ran.stdout).unwrap();
+            assert!(outcome["largest_difference"].as_f64().unwrap() <= 1e-4, "{outcome}");
+            let found = answers(
+                &python(&project, &interpreter, format, "model.onnx", &images())
+                    .ok()
+                    .stdout,
+            );
+            for (difference, is_same) in differences(&found, &expected) {
+                assert!(difference <= 1e-3 && is_same, "{settings:?}, {format}: {difference}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_torchvision_cannot_hold_is_said_and_nothing_written() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let ran = project.run(&["export", "--format", "torchvision"]).ok();
+    assert!(ran.stdout.contains("models/resnet50.safetensors"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("answers as predict does"), "{}", ran.stdout);
+    project.pipeline(&["--pooling", "gem"]);
+    let ran = project.run(&["export", "--format", "torchvision", "--output", "other.safetensors"]);
+    assert_eq!(
+        ran.error(),
+        (
+            1,
+            "error: models/model.safetensors: gem pooling, which torchvision's resnet50 cannot hold\nhint: use --format onnx, \
+             or train with one view and --pooling mean"
+        )
+    );
+    assert!(!project.path("other.safetensors").exists());
+    let ran = project.run(&["export", "--format", "onnx", "--output", "nowhere/model.onnx"]);
+    assert_eq!(ran.status, 1);
+    assert!(ran.error().1.contains("nowhere/model.onnx"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_model_shows_what_it_is() {
+    let project = Project::new();
+    project.pipeline(&["--views", "pad", "--pooling", "gem"]);
+    let text = project.run(&["model", "show"]).ok().stdout;
+    for part in [
+        "classes     3: drum, flute, harp",
+        "trained on  12 images",
+        "that were held out",
+        "images      pad, gem pooling, large JPEGs decoded scaled",
+        "network     untrained",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let card: Value = serde_json::from_str(&project.run(&["model", "show", "--json"]).ok().stdout).unwrap();
+    assert_eq!(card["classes"].as_array().unwrap().len(), 3);
+    assert_eq!(card["extractor"]["pooling"], "gem");
+}

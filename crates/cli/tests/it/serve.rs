@@ -1,0 +1,391 @@
+//! `luthier serve`, as browsers and programs use it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::{Project, Ran, browser, photo};
+
+/// A service that runs.
+struct Served {
+    child: Child,
+    stderr: BufReader<std::process::ChildStderr>,
+    /// `127.0.0.1:PORT`.
+    address: String,
+}
+
+/// What a request gave.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{self:?}"))
+    }
+}
+
+impl Served {
+    fn start(project: &Project, arguments: &[&str]) -> Self {
+        let all = [&["serve", "--listen", "127.0.0.1:0"], arguments].concat();
+        let mut child = project
+            .command(&all)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        let address = loop {
+            let mut line = String::new();
+            assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "{said}");
+            if let Some((_, rest)) = line.split_once("http://") {
+                break rest.split(' ').next().unwrap().to_owned();
+            }
+            said += &line;
+        };
+        Served { child, stderr, address }
+    }
+
+    /// Sends bytes as they are, and reads the answer.
+    fn send(&self, bytes: &[u8]) -> std::io::Result<Answer> {
+        let mut stream = TcpStream::connect(&self.address)?;
+        stream.write_all(bytes)?;
+        read(&mut stream)
+    }
+
+    fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Answer> {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+        for (name, value) in headers {
+            request += &format!("{name}: {value}\r\n");
+        }
+        request += &format!("content-length: {}\r\n\r\n", body.len());
+        self.send(&[request.as_bytes(), body].concat())
+    }
+
+    fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.request("POST", path, headers, body).unwrap()
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, &[], b"").unwrap()
+    }
+
+    fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
+    }
+
+    /// Ends the service; the result is what it said since it was ready.
+    fn end(self) -> String {
+        self.terminate();
+        self.end_after_signal()
+    }
+
+    fn end_after_signal(mut self) -> String {
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{said}");
+        said
+    }
+}
+
+fn read(stream: &mut TcpStream) -> std::io::Result<Answer> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let end = bytes
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap_or(bytes.len());
+    let headers = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+    let status = headers
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0);
+    Ok(Answer {
+        status,
+        headers,
+        body: bytes.get(end + 4..).unwrap_or_default().to_vec(),
+    })
+}
+
+fn trained() -> Project {
+    let project = Project::new();
+    project.pipeline(&[]);
+    project
+}
+
+fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (name, bytes) in parts {
+        body.extend(
+            format!("--x\r\ncontent-disposition: form-data; name=\"image\"; filename=\"{name}\"\r\n\r\n").bytes(),
+        );
+        body.extend(*bytes);
+        body.extend(b"\r\n");
+    }
+    body.extend(b"--x--\r\n");
+    body
+}
+
+#[test]
+fn images_are_answered_as_predict_does_however_they_are_sent() {
+    let project = trained();
+    let file = "data/test/harp/5.jpg";
+    let image = std::fs::read(project.path(file)).unwrap();
+    let ran: Ran = project.run(&["predict", file, "--format", "json"]).ok();
+    let mut expected: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let served = Served::start(&project, &["-v"]);
+
+    let one = served.post("/v1/predict", &[], &image);
+    assert_eq!((one.status, one.json()["file"].clone()), (200, Value::Null));
+    expected.as_object_mut().unwrap().remove("file");
+    assert_eq!(one.json(), expected);
+    let top = served.post("/v1/predict?top_k=1", &[], &image).json();
+    assert_eq!(top["predictions"].as_array().unwrap().len(), 1);
+
+    let body = form(&[("a.jpg", &image), ("note.txt", b"text"), ("../../b.jpg", &image)]);
+    let several = served.post(
+        "/v1/predict",
+        &[("content-type", "multipart/form-data; boundary=x")],
+        &body,
+    );
+    assert_eq!(several.status, 200);
+    let several = several.json();
+    let files: Vec<&str> = several
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|answer| answer["file"].as_str().unwrap())
+        .collect();
+    assert_eq!(files, ["a.jpg", "note.txt", "../../b.jpg"]);
+    assert_eq!(several[0]["predictions"], expected["predictions"]);
+    assert_eq!(
+        several[1]["error"],
+        "not an image: the bytes begin like no known format"
+    );
+
+    let images = json!({"images": [
+        {"file": "harp", "data": STANDARD.encode(&image)},
+        {"data": format!("data:image/jpeg;base64,{}", STANDARD.encode(&image))},
+    ]});
+    let in_json = served.post(
+        "/v1/predict",
+        &[("content-type", "application/json")],
+        images.to_string().as_bytes(),
+    );
+    assert_eq!(in_json.json()[0]["file"], "harp");
+    assert_eq!(in_json.json()[1]["predictions"], expected["predictions"]);
+
+    let card = served.get("/v1/model").json();
+    assert_eq!(card["classes"], json!(["drum", "flute", "harp"]));
+    for (path, part) in [
+        ("/healthz", "ok"),
+        ("/readyz", "ready"),
+        ("/metrics", "luthier_images_total{outcome=\"answered\"} 6"),
+        ("/openapi.json", "\"openapi\": \"3.1.0\""),
+    ] {
+        let answer = served.get(path);
+        let text = String::from_utf8(answer.body).unwrap();
+        assert!(answer.status == 200 && text.contains(part), "{path}: {text}");
+    }
+    let log = served.end();
+    let first: Value = log.lines().find_map(|line| serde_json::from_str(line).ok()).unwrap();
+    assert_eq!(
+        (&first["method"], &first["path"]),
+        (&json!("POST"), &json!("/v1/predict"))
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_request_is_said_and_harms_nobody() {
+    let project = trained();
+    let image = photo(2, 5);
+    let arguments = ["--max-body", "100KiB", "--token", "secret", "--body-timeout", "1"];
+    let served = Served::start(&project, &arguments);
+    let token = ("authorization", "Bearer secret");
+    let json = ("content-type", "application/json");
+    let multipart = ("content-type", "multipart/form-data; boundary=x");
+    let large = vec![0; 200 << 10];
+    for (headers, body, status, error) in [
+        (
+            &[][..],
+            &image[..],
+            401,
+            "expected the header Authorization: Bearer TOKEN",
+        ),
+        (
+            &[("authorization", "Bearer wrong")],
+            &image,
+            401,
+            "expected the header Authorization",
+        ),
+        (&[token], b"", 400, "an empty body, expected an image"),
+        (
+            &[token],
+            b"text",
+            422,
+            "not an image: the bytes begin like no known format",
+        ),
+        (&[token], &image[..200], 422, "damaged JPEG: cut short"),
+        (&[token, json], b"{", 400, "JSON: EOF"),
+        (&[token, json], b"{\"images\": []}", 400, "JSON: no images"),
+        (
+            &[token, json],
+            b"{\"images\": [{\"data\": \"?\"}]}",
+            400,
+            "JSON: image 0: ",
+        ),
+        (&[token, multipart], b"--x--", 400, "a form without parts"),
+        (
+            &[token, ("content-type", "multipart/form-data")],
+            b"--x--",
+            400,
+            "multipart/form-data: ",
+        ),
+        (
+            &[token],
+            &large,
+            413,
+            "a larger body than is read, expected at most 102400 bytes",
+        ),
+    ] {
+        let answer = served.post("/v1/predict", headers, body);
+        let found = answer.json()["error"].as_str().unwrap_or_default().to_owned();
+        assert!(
+            answer.status == status && found.contains(error),
+            "{answer:?}, expected {status} {error}"
+        );
+    }
+    assert_eq!(served.post("/v1/predict?top=1", &[token], &image).status, 400);
+    assert_eq!(
+        served.request("DELETE", "/v1/predict", &[token], b"").unwrap().status,
+        405
+    );
+    for path in [
+        "/v1/../../etc/passwd",
+        "/page.html",
+        "/%2e%2e/models/model.safetensors",
+        "//v1",
+    ] {
+        assert_eq!(served.get(path).status, 404, "{path}");
+    }
+    // No length is announced, and no end comes.
+    let start = "POST /v1/predict HTTP/1.1\r\nhost: test\r\nauthorization: Bearer secret\r\n";
+    let chunk = format!("{start}transfer-encoding: chunked\r\n\r\n40000\r\n");
+    let endless = served.send(&[chunk.as_bytes(), &vec![0; 0x40000]].concat());
+    assert!(endless.map_or(true, |answer| [413, 0].contains(&answer.status)));
+    let slow = served
+        .send(format!("{start}content-length: 1000\r\n\r\nslow").as_bytes())
+        .unwrap();
+    assert_eq!(
+        (slow.status, slow.json()["error"].clone()),
+        (408, "the body took longer than 1 s to arrive".into())
+    );
+    let mut broken = TcpStream::connect(&served.address).unwrap();
+    broken.write_all(b"POST /v1/predict HTTP/1.1\r\nhost").unwrap();
+    drop(broken);
+    assert!(served.send(b"\x00\xff no request\r\n\r\n").is_ok());
+    assert_eq!(served.post("/v1/predict", &[token], &image).status, 200);
+    served.end();
+}
+
+#[test]
+fn a_full_queue_asks_to_come_again() {
+    let project = trained();
+    let image = photo(2, 5);
+    let served = Served::start(&project, &["--queue", "2"]);
+    let body = form(&[("a", &image), ("b", &image), ("c", &image)]);
+    let too_many = served.post(
+        "/v1/predict",
+        &[("content-type", "multipart/form-data; boundary=x")],
+        &body,
+    );
+    assert_eq!(too_many.status, 413);
+    let (answered, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| {
+                let answer = served.post("/v1/predict", &[], &image);
+                match answer.status {
+                    200 => answered.fetch_add(1, Ordering::Relaxed),
+                    503 if answer.headers.contains("retry-after: 1") => refused.fetch_add(1, Ordering::Relaxed),
+                    _ => panic!("{answer:?}"),
+                };
+            });
+        }
+    });
+    let (answered, refused) = (answered.into_inner(), refused.into_inner());
+    assert_eq!(answered + refused, 40);
+    assert!(answered >= 2 && refused > 0, "{answered} answered, {refused} refused");
+    assert_eq!(served.post("/v1/predict", &[], &image).status, 200);
+    served.end();
+}
+
+#[test]
+fn another_model_and_the_end_lose_no_request() {
+    let project = trained();
+    let image = photo(2, 5);
+    let served = Served::start(&project, &[]);
+    let first = served.get("/v1/model").json()["digest"].clone();
+    let is_over = AtomicBool::new(false);
+    let n_answered = AtomicUsize::new(0);
+    let ask = || {
+        // The last that are sent may come after the end: then nobody has accepted them.
+        while !is_over.load(Ordering::Relaxed) {
+            let Ok(answer) = served.request("POST", "/v1/predict", &[], &image) else {
+                break;
+            };
+            match answer.status {
+                200 => n_answered.fetch_add(1, Ordering::Relaxed),
+                0 if is_over.load(Ordering::Relaxed) => break,
+                _ => panic!("{answer:?}"),
+            };
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..4).for_each(|_| drop(scope.spawn(ask)));
+        project.write("models/model.safetensors", b"no model");
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_eq!(
+            served.get("/v1/model").json()["digest"],
+            first,
+            "the old model still answers"
+        );
+        std::fs::remove_file(project.path("models/model.safetensors")).unwrap();
+        project.pipeline(&["--variance", "0.5"]);
+        while served.get("/v1/model").json()["digest"] == first {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        served.terminate();
+    });
+    assert!(n_answered.into_inner() > 4);
+    served.end_after_signal();
+}
+
+#[test]
+fn the_page_takes_photographs_that_are_dropped_pasted_and_chosen() {
+    let project = trained();
+    let served = Served::start(&project, &[]);
+    let photograph = project.path("data/test/harp/5.jpg");
+    let answer = served
+        .post("/v1/predict", &[], &std::fs::read(&photograph).unwrap())
+        .json();
+    browser::check_service(
+        &format!("http://{}/", served.address),
+        &photograph,
+        answer["answer"].as_str().unwrap(),
+    );
+    served.end();
+}

@@ -1,0 +1,80 @@
+//! What a model file says of itself.
+
+use std::path::Path;
+
+use luthier_artifact::{Artifact as _, Digest, ExtractorInfo, Threshold};
+use luthier_classify::Model;
+use serde::Serialize;
+
+use crate::{Error, Result};
+
+/// What there is to know of a model before one uses it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelCard {
+    /// The digest of the file: blake3, 64 hexadecimal digits.
+    pub digest: String,
+    /// The size of the file in bytes.
+    pub bytes: u64,
+    /// The format, for example `model/3`.
+    pub format: &'static str,
+    /// The classes in the order of their labels.
+    pub classes: Vec<String>,
+    /// How the network sees an image.
+    pub extractor: ExtractorInfo,
+    /// The number of training images.
+    pub n_train: usize,
+    /// The inverse strength of regularization.
+    pub c: f64,
+    /// The number of principal components.
+    pub n_components: usize,
+    /// What cross-validation says; `None` if C was given.
+    pub held_out: Option<HeldOutCard>,
+}
+
+/// What cross-validation says of a model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HeldOutCard {
+    /// How many training images it held out.
+    pub n: usize,
+    /// The share of them that was predicted rightly, 0 to 1.
+    pub accuracy: Option<f64>,
+    /// What tells known images from unknown ones.
+    pub thresholds: Vec<Threshold>,
+}
+
+impl ModelCard {
+    /// Reads a model file.
+    ///
+    /// # Errors
+    /// Those of [`Model::load`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let model = Model::decode(&bytes).map_err(|source| luthier_classify::Error::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(ModelCard::of(&model, &bytes))
+    }
+
+    /// The card of a model with the bytes of its file.
+    pub(crate) fn of(model: &Model, bytes: &[u8]) -> Self {
+        let training = &model.training;
+        let held_out = training.cross_validation.as_ref().map(|found| HeldOutCard {
+            n: found.n_held_out,
+            // The last point is of all images.
+            accuracy: found.learning_curve.last().map(|point| point.accuracy),
+            thresholds: found.thresholds.clone(),
+        });
+        ModelCard {
+            digest: Digest::of(bytes).to_string(),
+            bytes: bytes.len() as u64,
+            format: Model::FORMAT,
+            classes: model.classes.clone(),
+            extractor: model.extractor.clone(),
+            n_train: training.n_train,
+            c: training.c,
+            n_components: training.n_components,
+            held_out,
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! One queue for the images of all clients, and the thread whose lanes take them through the network.
+//!
+//! The thread takes all images that wait, up to a bound, as one batch. An image that comes alone does not wait for others.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use luthier::{Prediction, Predictor};
+use luthier_extract::ImageSource;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::metrics::Metrics;
+use crate::{Error, Result};
+
+/// The most images of a batch: at its end lanes wait for each other.
+const BATCH: usize = 64;
+
+/// What became of an image.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Outcome {
+    Answered(Prediction),
+    /// It cannot be read: the reason.
+    Unreadable(String),
+    /// The network failed: the reason.
+    Failed(String),
+}
+
+/// Why images are not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The queue is full for the moment.
+    Busy,
+    /// There are more of them than the queue ever holds.
+    TooMany { most: usize },
+}
+
+struct Job {
+    image: Arc<[u8]>,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// Takes images, and gives answers.
+pub(crate) struct Desk {
+    queue: mpsc::Sender<Job>,
+    capacity: usize,
+    newer: Newer,
+}
+
+/// A predictor that is to take the place of the one that works.
+type Newer = Arc<Mutex<Option<Predictor>>>;
+
+impl Desk {
+    /// Starts the thread. It ends when the desk is dropped.
+    pub(crate) fn open(predictor: Predictor, capacity: usize, metrics: Arc<Metrics>) -> Result<Self> {
+        let (queue, jobs) = mpsc::channel(capacity);
+        let newer = Newer::default();
+        let of_thread = newer.clone();
+        thread::Builder::new()
+            .name("desk".to_owned())
+            .spawn(move || work(predictor, jobs, &of_thread, &metrics))
+            .map_err(Error::Threads)?;
+        Ok(Desk { queue, capacity, newer })
+    }
+
+    /// Has this predictor answer from the next batch on.
+    pub(crate) fn replace(&self, predictor: Predictor) {
+        *self.newer.lock().unwrap_or_else(PoisonError::into_inner) = Some(predictor);
+    }
+
+    /// How many images wait.
+    pub(crate) fn n_waiting(&self) -> usize {
+        self.capacity - self.queue.capacity()
+    }
+
+    /// The outcome of each image, in order. All images are taken, or none.
+    pub(crate) async fn predict(&self, images: Vec<Arc<[u8]>>) -> std::result::Result<Vec<Outcome>, Refused> {
+        if images.len() > self.capacity {
+            return Err(Refused::TooMany { most: self.capacity });
+        }
+        let places = self.queue.try_reserve_many(images.len()).map_err(|_| Refused::Busy)?;
+        let replies: Vec<oneshot::Receiver<Outcome>> = (places.zip(images))
+            .map(|(place, image)| {
+                let (reply, receiver) = oneshot::channel();
+                place.send(Job { image, reply });
+                receiver
+            })
+            .collect();
+        let mut outcomes = Vec::with_capacity(replies.len());
+        for reply in replies {
+            let lost = |_| Outcome::Failed("the network has stopped".to_owned());
+            outcomes.push(reply.await.unwrap_or_else(lost));
+        }
+        Ok(outcomes)
+    }
+}
+
+fn work(mut predictor: Predictor, mut jobs: mpsc::Receiver<Job>, newer: &Newer, metrics: &Metrics) {
+    while let Some(first) = jobs.blocking_recv() {
+        if let Some(newer) = newer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            predictor = newer;
+        }
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && let Ok(job) = jobs.try_recv()
+        {
+            batch.push(job);
+        }
+        // Nobody waits any more for one whose connection has ended.
+        batch.retain(|job| !job.reply.is_closed());
+        metrics.batches.observe(batch.len() as f64);
+        let images: Vec<ImageSource> = batch.iter().map(|job| ImageSource::Bytes(job.image.clone())).collect();
+        let mut replies: Vec<Option<oneshot::Sender<Outcome>>> = batch.into_iter().map(|job| Some(job.reply)).collect();
+        let mut answer = |place: usize, outcome: Outcome| {
+            if let Some(reply) = replies[place].take() {
+                reply.send(outcome).ok();
+            }
+        };
+        let done = predictor.predict(&images, &(), |place, prediction| {
+            answer(place, prediction.map_or_else(Outcome::Unreadable, Outcome::Answered));
+            Ok::<(), luthier::Error>(())
+        });
+        if let Err(error) = done {
+            tracing::error!("{error}");
+            (0..images.len()).for_each(|place| answer(place, Outcome::Failed(error.to_string())));
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Connections, and the end of them.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use luthier::PredictorConfig;
+use luthier_artifact::Observer;
+use luthier_extract::WeightsStore;
+use tokio::sync::Semaphore;
+
+use crate::desk::Desk;
+use crate::http::{OnAccess, Service, router};
+use crate::metrics::Metrics;
+use crate::model::ModelSource;
+use crate::{Error, Result};
+
+/// How long the headers of a request may take to arrive.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often the caller is asked whether to go on.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How long accepted requests may take once the service ends.
+const LAST_SECONDS: Duration = Duration::from_secs(30);
+
+/// How long a failing listener is left alone: it fails while there are no file descriptors left.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A service.
+pub struct ServeConfig {
+    /// The model file.
+    pub model: PathBuf,
+    /// Where requests are listened for; port 0 for any that is free.
+    pub listen: SocketAddr,
+    /// What requests must bear as `Authorization: Bearer TOKEN`, if anything.
+    pub token: Option<String>,
+    /// How many images may wait for the network.
+    pub queue: usize,
+    /// How many connections there may be at once.
+    pub connections: usize,
+    /// The largest body of a request, in bytes.
+    pub max_body: usize,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
+    /// How the network runs. Answers name as many classes as the request asks for.
+    pub predictor: PredictorConfig,
+    /// Told of each request that has been answered.
+    pub on_access: Option<OnAccess>,
+}
+
+/// Answers requests until the observer interrupts, and then those that were accepted. `on_ready` is told the address when the
+/// model is loaded.
+///
+/// # Errors
+/// Those of [`Predictor::open`](luthier::Predictor::open), and [`Error::Listen`] if the address cannot be had.
+pub fn serve(
+    config: ServeConfig,
+    store: &WeightsStore,
+    observer: &dyn Observer,
+    on_ready: impl FnOnce(SocketAddr),
+) -> Result<()> {
+    let ServeConfig {
+        model,
+        listen,
+        token,
+        queue,
+        connections,
+        max_body,
+        body_timeout,
+        predictor,
+        on_access,
+    } = config;
+    let failed = |source| Error::Listen {
+        address: listen,
+        source,
+    };
+    let listener = TcpListener::bind(listen).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let source = ModelSource {
+        path: model,
+        store: store.clone(),
+        config: PredictorConfig {
+            top_k: usize::MAX,
+            ..predictor
+        },
+    };
+    let stat = source.stat();
+    let (predictor, card) = source.open()?;
+    let metrics = Arc::new(Metrics::new());
+    let desk = Arc::new(Desk::open(predictor, queue, metrics.clone())?);
+    let card = Arc::new(RwLock::new(Arc::new(card)));
+    let is_over = AtomicBool::new(false);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .map_err(Error::Threads)?;
+    let service = Arc::new(Service {
+        desk: desk.clone(),
+        card: card.clone(),
+        metrics: metrics.clone(),
+        token: token.map(|token| blake3::hash(token.as_bytes())),
+        max_body,
+        body_timeout,
+        on_access,
+    });
+    std::thread::scope(|scope| {
+        scope.spawn(|| source.watch(stat, &desk, &card, &metrics, || is_over.load(Ordering::Relaxed)));
+        let done = runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+            on_ready(address);
+            accept(listener, service, connections, observer).await;
+            Ok(())
+        });
+        is_over.store(true, Ordering::Relaxed);
+        done
+    })
+}
+
+/// Accepts connections until the observer interrupts, and waits for what they have asked for.
+async fn accept(listener: tokio::net::TcpListener, service: Arc<Service>, connections: usize, observer: &dyn Observer) {
+    let router = router(service);
+    let graceful = GracefulShutdown::new();
+    let room = Arc::new(Semaphore::new(connections));
+    let mut tick = tokio::time::interval(TICK);
+    while !observer.is_interrupted() {
+        // Without room connections wait in the system's queue.
+        let accepted = async {
+            let place = room.clone().acquire_owned().await.expect("it is never closed");
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            _ = tick.tick() => continue,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!("a connection was lost: {error}");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        stream.set_nodelay(true).ok();
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!("a connection ended: {error}");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(LAST_SECONDS, graceful.shutdown()).await.is_err() {
+        tracing::warn!(
+            "some requests took longer than {} s and are given up",
+            LAST_SECONDS.as_secs()
+        );
+    }
+}
