@@ -82,8 +82,7 @@ fn onnx_runtime_answers_as_predict_does_whatever_the_views() {
     let Some(interpreter) = Need::Python.path() else { return };
     let project = Project::new();
     for settings in [
-        &["--views", "squash"][..],
-        &["--views", "crop", "--pooling", "gem"],
+        &["--views", "crop", "--pooling", "gem"][..],
         &["--views", "pad,squash@96,mirror", "--combine", "concat"],
         &["--views", "crop-mirror,pad-mirror"],
     ] {

@@ -24,8 +24,8 @@ use crate::{CLASSES, PIPELINE, Project, Ran, assert_same, bitmap, results};
 /// more.
 const KILLS: usize = 10;
 
-/// Of the writes of a run every eleventh is disturbed, unless `LUTHIER_TEST_STRIDE` says otherwise; of other calls all are.
-const STRIDE: usize = 11;
+/// Of the writes of a run every seventeenth is disturbed, unless `LUTHIER_TEST_STRIDE` says otherwise; of other calls all are.
+const STRIDE: usize = 17;
 
 /// System calls that change files, under all their names; one that the system does not have counts for nothing.
 const WRITE: &str = "?write,?writev";

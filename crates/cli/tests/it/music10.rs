@@ -331,6 +331,7 @@ fn padding_and_generalised_means_are_worth_a_point_and_the_choice_finds_them() {
 }
 
 #[test]
+#[ignore = "takes a minute or two"]
 fn exported_files_answer_as_predict_does_on_300_photographs() {
     let project = Project::empty();
     let (Some(weights), Some(python)) = (copy_photographs(&project), Need::Python.path()) else {
