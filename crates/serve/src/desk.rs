@@ -2,8 +2,8 @@
 //!
 //! The thread takes all images that wait, up to a bound, as one batch. An image that comes alone does not wait for others.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
 
 use luthier::{Prediction, Predictor};
 use luthier_extract::ImageSource;
@@ -41,25 +41,32 @@ struct Job {
 
 /// Takes images, and gives answers.
 pub(crate) struct Desk {
-    queue: mpsc::Sender<Job>,
+    /// `None` once the desk is closed.
+    queue: RwLock<Option<mpsc::Sender<Job>>>,
     capacity: usize,
     newer: Newer,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// A predictor that is to take the place of the one that works.
 type Newer = Arc<Mutex<Option<Predictor>>>;
 
 impl Desk {
-    /// Starts the thread. It ends when the desk is dropped.
+    /// Starts the thread. It ends when the desk is [closed](Desk::close).
     pub(crate) fn open(predictor: Predictor, capacity: usize, metrics: Arc<Metrics>) -> Result<Self> {
         let (queue, jobs) = mpsc::channel(capacity);
         let newer = Newer::default();
         let of_thread = newer.clone();
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("desk".to_owned())
             .spawn(move || work(predictor, jobs, &of_thread, &metrics))
             .map_err(Error::Threads)?;
-        Ok(Desk { queue, capacity, newer })
+        Ok(Desk {
+            queue: RwLock::new(Some(queue)),
+            capacity,
+            newer,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Has this predictor answer from the next batch on.
@@ -67,9 +74,22 @@ impl Desk {
         *self.newer.lock().unwrap_or_else(PoisonError::into_inner) = Some(predictor);
     }
 
+    /// Takes no more images, and waits for the thread: a process must not end while libtorch computes.
+    pub(crate) fn close(&self) {
+        drop(self.queue.write().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the network has panicked");
+        }
+    }
+
+    fn queue(&self) -> Option<mpsc::Sender<Job>> {
+        self.queue.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// How many images wait.
     pub(crate) fn n_waiting(&self) -> usize {
-        self.capacity - self.queue.capacity()
+        self.queue().map_or(0, |queue| self.capacity - queue.capacity())
     }
 
     /// The outcome of each image, in order. All images are taken, or none.
@@ -77,7 +97,8 @@ impl Desk {
         if images.len() > self.capacity {
             return Err(Refused::TooMany { most: self.capacity });
         }
-        let places = self.queue.try_reserve_many(images.len()).map_err(|_| Refused::Busy)?;
+        let queue = self.queue().ok_or(Refused::Busy)?;
+        let places = queue.try_reserve_many(images.len()).map_err(|_| Refused::Busy)?;
         let replies: Vec<oneshot::Receiver<Outcome>> = (places.zip(images))
             .map(|(place, image)| {
                 let (reply, receiver) = oneshot::channel();

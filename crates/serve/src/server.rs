@@ -122,6 +122,9 @@ pub fn serve(
             Ok(())
         });
         is_over.store(true, Ordering::Relaxed);
+        // With what was given up.
+        drop(runtime);
+        desk.close();
         done
     })
 }

@@ -330,6 +330,18 @@ fn a_full_queue_asks_to_come_again() {
     assert!(answered >= 2 && refused > 0, "{answered} answered, {refused} refused");
     assert_eq!(served.post("/v1/predict", &[], &image).status, 200);
     served.end();
+
+    // Those who have gone away keep nobody: neither the others nor the end.
+    let served = Served::start(&project, &["--queue", "64"]);
+    for _ in 0..64 {
+        let mut stream = TcpStream::connect(&served.address).unwrap();
+        let head = format!(
+            "POST /v1/predict HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n",
+            image.len()
+        );
+        stream.write_all(&[head.as_bytes(), &image].concat()).unwrap();
+    }
+    served.end();
 }
 
 #[test]
