@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http_body_util::LengthLimitError;
+use http_body_util::{BodyExt as _, LengthLimitError};
 use luthier::{Prediction, UNKNOWN};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -300,6 +300,7 @@ async fn read(service: &Service, headers: &HeaderMap, body: Body) -> Result<Byte
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > service.max_body as u64) {
+        discard(body).await;
         return Err(too_large());
     }
     match tokio::time::timeout(service.body_timeout, to_bytes(body, service.max_body)).await {
@@ -316,6 +317,20 @@ async fn read(service: &Service, headers: &HeaderMap, body: Body) -> Result<Byte
             Err(Failure::new(StatusCode::REQUEST_TIMEOUT, error))
         }
     }
+}
+
+/// Reads some of a body for nothing: a client that is still sending when the connection closes does not see the answer.
+async fn discard(mut body: Body) {
+    const MOST: usize = 16 << 20;
+    let read = async {
+        let mut n_read = 0;
+        while n_read < MOST
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            n_read += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(1), read).await.ok();
 }
 
 /// The images of a body: the body itself, the parts of a form, or base64 in JSON.
