@@ -101,6 +101,15 @@ impl ExtractorInfo {
             && *precision == other.precision
     }
 
+    /// The views in words: `pad`, `mean of squash, crop` or `squash, crop side by side`.
+    pub fn described_views(&self) -> String {
+        match (self.views.as_slice(), self.combine.as_str()) {
+            ([view], _) => view.clone(),
+            (views, "mean") => format!("mean of {}", views.join(", ")),
+            (views, _) => format!("{} side by side", views.join(", ")),
+        }
+    }
+
     /// The first eight digits of the weights' digest, for messages.
     pub fn short_sha256(&self) -> &str {
         self.weights_sha256.get(..8).unwrap_or(&self.weights_sha256)

@@ -146,9 +146,9 @@ fn way_out_of_export(error: &luthier_export::Error) -> Option<String> {
     match error {
         Error::Luthier(error) => way_out_of_library(error),
         Error::Extract(error) => way_out_of_extraction(error),
-        Error::Io { source, .. } => way_out_of_io(source),
+        Error::Io { source, .. } | Error::Artifact(luthier_artifact::Error::Io { source, .. }) => way_out_of_io(source),
         Error::Unsuited { .. } => Some("use --format onnx, or train with one view and --pooling mean".to_owned()),
-        Error::Torch(_) | Error::Unreadable(_) | Error::Differs { .. } => None,
+        Error::Artifact(_) | Error::Torch(_) | Error::Unreadable(_) | Error::Differs { .. } => None,
     }
 }
 

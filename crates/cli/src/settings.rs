@@ -11,7 +11,7 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use bytesize::ByteSize;
 use clap::Args;
-use luthier::ViewsConfig;
+use luthier::{PredictorConfig, ViewsConfig};
 use luthier_classify::{ChooseC, ClassWeight, ClassifyConfig, Rule};
 use luthier_eval::EvaluateConfig;
 use luthier_extract::{
@@ -559,6 +559,20 @@ impl Settings {
 
     pub(crate) fn batch(&self) -> Option<usize> {
         self.network.batch
+    }
+
+    /// How a model predicts, as far as the settings of the network say.
+    ///
+    /// # Errors
+    /// Those of [`named_weights`](Settings::named_weights).
+    pub(crate) fn predictor_config(&self) -> Result<PredictorConfig> {
+        Ok(PredictorConfig {
+            weights: self.named_weights()?,
+            device: self.device(),
+            batch: self.batch(),
+            n_threads: self.n_threads(),
+            ..PredictorConfig::default()
+        })
     }
 
     pub(crate) fn n_threads(&self) -> usize {

@@ -9,7 +9,7 @@ pub enum Error {
     /// The model cannot be used, or its network not be loaded.
     #[error(transparent)]
     Luthier(#[from] luthier::Error),
-    /// A file could not be read or written.
+    /// A folder or a temporary file cannot be used.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file.
@@ -17,6 +17,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The file could not be written.
+    #[error(transparent)]
+    Artifact(#[from] luthier_artifact::Error),
     /// libtorch refused a step of the check.
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),

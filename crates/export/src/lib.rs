@@ -7,11 +7,10 @@ mod error;
 mod onnx;
 mod torchvision;
 
-use std::io::Write;
 use std::path::Path;
 
 use luthier::{Predictor, PredictorConfig};
-use luthier_artifact::Observer;
+use luthier_artifact::{Observer, write_atomically};
 use luthier_extract::{PortableNetwork, Precision, WeightsStore};
 
 pub use check::Difference;
@@ -32,6 +31,8 @@ pub enum Format {
 pub struct Exported {
     /// The size of the file in bytes.
     pub size: u64,
+    /// In which format the model computes; the file computes in single precision.
+    pub precision: Precision,
     /// How its answers differ from [`Predictor`]'s.
     pub difference: Difference,
 }
@@ -40,7 +41,8 @@ pub struct Exported {
 ///
 /// # Errors
 /// [`Error::Unsuited`] if the format cannot hold what the model needs, [`Error::Differs`] if the file does not answer as
-/// the model does, those of [`Predictor::open`] and of weights, and [`Error::Io`] if the file cannot be written.
+/// the model does, those of [`Predictor::open`] and of weights, and
+/// [`Error::Io`] and [`Error::Artifact`] if the file cannot be written.
 pub fn export(
     model: &Path,
     format: Format,
@@ -56,49 +58,33 @@ pub fn export(
     let predictor = Predictor::open(model, store, None, &config, observer)?;
     let (trained, extractor) = (predictor.model(), predictor.extractor());
     let (views, pooling) = (&extractor.views, extractor.pooling);
-    let io = |source| Error::Io {
+    // Before the work: a file that appears at its end needs a folder.
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    std::fs::metadata(folder.unwrap_or(Path::new("."))).map_err(|source| Error::Io {
         path: output.to_owned(),
         source,
-    };
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or_else(|| Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-    let (form, graph) = match format {
+    })?;
+    let (bytes, difference) = match format {
         Format::Onnx(form) => {
             let network = PortableNetwork::load(&extractor.weights, store, observer)?;
-            let graph = onnx::encode(trained, views, pooling, &network, form);
-            file.write_all(&graph).map_err(io)?;
-            (form, std::fs::read(file.path()).map_err(io)?)
+            let bytes = onnx::encode(trained, views, pooling, &network, form);
+            let difference = check::compare(&predictor, &bytes, form)?;
+            (bytes, difference)
         }
         Format::Torchvision => {
             let bytes = torchvision::encode(model, trained, extractor, store, observer)?;
-            file.write_all(&bytes).map_err(io)?;
-            (
-                Form::Pixels,
-                torchvision::graph(file.path(), trained, extractor, store, observer)?,
-            )
+            let graph = torchvision::graph(&bytes, trained, extractor, store, observer)?;
+            (bytes, check::compare(&predictor, &graph, Form::Pixels)?)
         }
     };
-    let difference = check::compare(&predictor, &graph, form)?;
     // A model in another format answers otherwise by its rounding.
     if extractor.precision == Precision::Fp32 {
         difference.check()?;
     }
-    file.as_file().sync_all().map_err(io)?;
-    let size = file.as_file().metadata().map_err(io)?.len();
-    set_permissions(&file).map_err(io)?;
-    file.persist(output).map_err(|error| io(error.error))?;
-    Ok(Exported { size, difference })
-}
-
-/// As for any file that a user makes: a temporary one is its owner's alone.
-#[cfg(unix)]
-fn set_permissions(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn set_permissions(_: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    Ok(())
+    write_atomically(output, &bytes)?;
+    Ok(Exported {
+        size: bytes.len() as u64,
+        precision: extractor.precision,
+        difference,
+    })
 }

@@ -10,7 +10,7 @@ use luthier_extract::{
 };
 use ndarray::{Array1, Array2};
 use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensors, serialize};
+use safetensors::{SafeTensorError, SafeTensors, serialize};
 use serde_json::json;
 
 use crate::onnx::{self, Form};
@@ -72,28 +72,35 @@ pub(crate) fn encode(
 
 /// The file, read back, as a graph that can be run.
 pub(crate) fn graph(
-    path: &Path,
+    bytes: &[u8],
     model: &Model,
     extractor: &ExtractorConfig,
     store: &WeightsStore,
     observer: &dyn Observer,
 ) -> Result<Vec<u8>> {
-    let unreadable = |error: String| Error::Unreadable(error);
-    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| unreadable(error.to_string()))?;
+    let unreadable = |error: SafeTensorError| Error::Unreadable(error.to_string());
+    let file = SafeTensors::deserialize(bytes).map_err(unreadable)?;
     let values = |name: &str| -> Result<Vec<f32>> {
-        let tensor = file.tensor(name).map_err(|error| unreadable(error.to_string()))?;
+        let tensor = file.tensor(name).map_err(unreadable)?;
         let values = tensor.data().as_chunks().0.iter();
         Ok(values.map(|bytes| f32::from_le_bytes(*bytes)).collect())
     };
     let shape = model.head_weight.dim();
-    let weight = Array2::from_shape_vec(shape, values(WEIGHT)?).map_err(|error| unreadable(error.to_string()))?;
+    let weight = Array2::from_shape_vec(shape, values(WEIGHT)?);
+    let weight = weight.map_err(|error| Error::Unreadable(error.to_string()))?;
     let read = Model {
         head_weight: weight,
         head_bias: Array1::from(values(BIAS)?),
         ..model.clone()
     };
-    let network = PortableNetwork::load(&WeightsSource::File(path.to_owned()), store, observer)?;
+    // Weights are read from files.
+    let io = |path: &Path, source| Error::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let copy = tempfile::NamedTempFile::new().map_err(|error| io(&std::env::temp_dir(), error))?;
+    std::fs::write(copy.path(), bytes).map_err(|error| io(copy.path(), error))?;
+    let network = PortableNetwork::load(&WeightsSource::File(copy.path().to_owned()), store, observer)?;
     Ok(onnx::encode(
         &read,
         &extractor.views,

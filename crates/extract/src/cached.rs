@@ -8,7 +8,7 @@ use luthier_cache::Cache;
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use crate::stage::{Commit, DescriptorDigests, check_weights};
+use crate::stage::{Commit, DescriptorDigests, check_weights, weights_of};
 use crate::{
     Embedded, Error, Extractor, ExtractorConfig, ImageInput, ImageSource, InputSize, Limits, Observer, Result, WIDTH,
     WeightsStore,
@@ -68,11 +68,8 @@ impl CachedExtractor {
         let (cache, weights) = match cache {
             Some(cache) => {
                 let keys = config.keys()?;
-                let weights = keys[0]
-                    .get("weights")
-                    .expect("the weights are part of the key")
-                    .to_owned();
-                (Some((cache, DescriptorDigests::new(&keys, &config.views))), weights)
+                let descriptors = DescriptorDigests::new(&keys, &config.views);
+                (Some((cache, descriptors)), weights_of(&keys))
             }
             None => (None, String::new()),
         };

@@ -355,7 +355,7 @@ impl ExtractConfig {
 
 /// The SHA-256 of the weights, from the key of any features: hashing the weights again costs as much as the rest of an
 /// unchanged run.
-fn weights_of(keys: &[Key]) -> String {
+pub(crate) fn weights_of(keys: &[Key]) -> String {
     let weights = keys[0].get("weights");
     weights.expect("the weights are part of the key").to_owned()
 }

@@ -6,7 +6,7 @@ use luthier_artifact::{Artifact as _, Digest, ExtractorInfo, Threshold};
 use luthier_classify::Model;
 use serde::Serialize;
 
-use crate::{Error, Result};
+use crate::Result;
 
 /// What there is to know of a model before one uses it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -48,16 +48,12 @@ impl ModelCard {
     /// # Errors
     /// Those of [`Model::load`].
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        let model = Model::decode(&bytes).map_err(|source| luthier_classify::Error::File {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok(ModelCard::of(&model, &bytes))
+        Ok(ModelCard::of(&Model::load(path)?))
     }
 
-    /// The card of a model with the bytes of its file.
-    pub(crate) fn of(model: &Model, bytes: &[u8]) -> Self {
+    /// The card of a model. Its digest and size are those of the file that it makes.
+    pub fn of(model: &Model) -> Self {
+        let bytes = model.encode();
         let training = &model.training;
         let held_out = training.cross_validation.as_ref().map(|found| HeldOutCard {
             n: found.n_held_out,
@@ -66,7 +62,7 @@ impl ModelCard {
             thresholds: found.thresholds.clone(),
         });
         ModelCard {
-            digest: Digest::of(bytes).to_string(),
+            digest: Digest::of(&bytes).to_string(),
             bytes: bytes.len() as u64,
             format: Model::FORMAT,
             classes: model.classes.clone(),

@@ -109,13 +109,8 @@ fn date(now: SystemTime) -> String {
 }
 
 fn facts(model: &Model, json: &FeaturesJson, judged: Option<&JudgedViews>) -> Vec<(String, String)> {
-    const POOLING: &str = "Pooling";
     let (extractor, training) = (&model.extractor, &model.training);
-    let views = match (extractor.views.as_slice(), extractor.combine.as_str()) {
-        ([view], _) => view.clone(),
-        (views, "mean") => format!("mean of {}", views.join(", ")),
-        (views, _) => format!("{} side by side", views.join(", ")),
-    };
+    let views = extractor.described_views();
     let c = if training.cross_validation.is_some() {
         "chosen by cross-validation"
     } else {
@@ -144,7 +139,10 @@ fn facts(model: &Model, json: &FeaturesJson, judged: Option<&JudgedViews>) -> Ve
                 extractor.decode
             ),
         ),
-        fact(POOLING, extractor.pooling.clone()),
+        fact("Pooling", extractor.pooling.clone()),
+    ];
+    facts.extend(compared);
+    facts.extend([
         fact("Precision", extractor.precision.clone()),
         fact(
             "Principal components",
@@ -158,12 +156,7 @@ fn facts(model: &Model, json: &FeaturesJson, judged: Option<&JudgedViews>) -> Ve
         fact("Class weight", training.class_weight.to_string()),
         fact("Solver", training.solver.to_string()),
         fact("Made with", format!("luthier {}", env!("CARGO_PKG_VERSION"))),
-    ];
-    let after_pooling = facts
-        .iter()
-        .position(|(name, _)| name == POOLING)
-        .map_or(0, |place| place + 1);
-    facts.splice(after_pooling..after_pooling, compared);
+    ]);
     facts
 }
 

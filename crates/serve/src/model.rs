@@ -29,10 +29,10 @@ pub(crate) type Card = Arc<RwLock<Arc<ModelCard>>>;
 impl ModelSource {
     /// Opens the model, and has it answer once: what is made for the first image is then made.
     pub(crate) fn open(&self) -> Result<(Predictor, ModelCard)> {
-        let card = ModelCard::read(&self.path)?;
         let predictor = Predictor::open(&self.path, &self.store, None, &self.config, &())?;
         let image = ImageSource::Bytes(sample_images()[0].into());
         predictor.predict(&[image], &(), |_, _| Ok::<(), luthier::Error>(()))?;
+        let card = ModelCard::of(predictor.model());
         Ok((predictor, card))
     }
 

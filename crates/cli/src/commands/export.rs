@@ -4,9 +4,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
+use luthier::MODEL_FILE;
 use luthier::words::counted;
-use luthier::{MODEL_FILE, ModelCard, PredictorConfig};
 use luthier_export::{Difference, Exported, Form, export};
+use luthier_extract::Precision;
 use serde::Serialize;
 
 use super::{print_json, weights_store};
@@ -79,23 +80,20 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         network,
         ..Settings::default()
     };
-    let config = PredictorConfig {
-        weights: settings.named_weights()?,
-        device: settings.device(),
-        batch: settings.batch(),
-        n_threads: settings.n_threads(),
-        ..PredictorConfig::default()
-    };
+    let config = settings.predictor_config()?;
     let output = output.unwrap_or_else(|| model_path.with_file_name(format.file_name()));
     let written = match format {
         Format::Onnx => luthier_export::Format::Onnx(Form::Image),
         Format::OnnxPixels => luthier_export::Format::Onnx(Form::Pixels),
         Format::Torchvision => luthier_export::Format::Torchvision,
     };
-    let Exported { size, difference } = export(&model_path, written, &output, &weights_store()?, &config, progress)?;
+    let Exported {
+        size,
+        precision,
+        difference,
+    } = export(&model_path, written, &output, &weights_store()?, &config, progress)?;
     let Difference { n_images, largest } = difference;
-    let precision = ModelCard::read(&model_path)?.extractor.precision;
-    if precision != "fp32" {
+    if precision != Precision::Fp32 {
         progress.say(&format!(
             "note: predict computes in {precision}, as the model was trained; the file computes in fp32"
         ));

@@ -70,11 +70,7 @@ fn print(path: &Path, card: &ModelCard) -> Result<()> {
             counted(held_out.n, "image")
         );
     }
-    let views = match (extractor.views.as_slice(), extractor.combine.as_str()) {
-        ([view], _) => view.clone(),
-        (views, "mean") => format!("mean of {}", views.join(", ")),
-        (views, _) => format!("{} side by side", views.join(", ")),
-    };
+    let views = extractor.described_views();
     outln!(
         "images      {views}, {} pooling, large JPEGs decoded {}",
         extractor.pooling,

@@ -131,15 +131,12 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         Source::Stdin(_) | Source::Watched(_) => None,
     });
     let config = PredictorConfig {
-        weights: settings.named_weights()?,
-        device: settings.device(),
-        batch: settings.batch(),
-        n_threads: settings.n_threads(),
         n_images,
         limits: limits.limits(),
         top_k,
         min_confidence,
         keep_known,
+        ..settings.predictor_config()?
     };
     let cache = open_cache(&settings);
     let predictor = Predictor::open(&model_path, &weights_store()?, cache, &config, progress)?;

@@ -102,15 +102,10 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         max_body: max_body.as_u64() as usize,
         body_timeout: Duration::from_secs(body_timeout as u64),
         predictor: PredictorConfig {
-            weights: settings.named_weights()?,
-            device: settings.device(),
-            batch: settings.batch(),
-            n_threads: settings.n_threads(),
-            n_images: None,
             limits: limits.limits(),
             min_confidence,
             keep_known,
-            ..PredictorConfig::default()
+            ..settings.predictor_config()?
         },
         on_access: progress.is_verbose().then(|| Box::new(log) as _),
     };

@@ -31,15 +31,11 @@ fn formats_without_their_instructions_are_refused_at_load_in_one_line() {
         precision: Precision::Bf16,
         ..config()
     };
-    let error = Extractor::load(
-        &config,
-        InputSize::default(),
-        &WeightsStore::new("unused".into(), None),
-        1,
-        1,
-        &(),
-    )
-    .unwrap_err();
+    let load = |config: &ExtractorConfig| {
+        let store = WeightsStore::new("unused".into(), None);
+        Extractor::load(config, InputSize::default(), &store, 1, 1, &())
+    };
+    let error = load(&config).unwrap_err();
     assert!(matches!(error, Error::Precision { .. }), "{error}");
     assert_eq!(
         error.to_string(),
@@ -50,15 +46,7 @@ fn formats_without_their_instructions_are_refused_at_load_in_one_line() {
         precision: Precision::Int8,
         ..config
     };
-    let error = Extractor::load(
-        &config,
-        InputSize::default(),
-        &WeightsStore::new("unused".into(), None),
-        1,
-        1,
-        &(),
-    )
-    .unwrap_err();
+    let error = load(&config).unwrap_err();
     assert_eq!(
         error.to_string(),
         "device cpu: no VNNI instructions here, which --precision int8 needs"

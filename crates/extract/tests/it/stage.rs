@@ -48,13 +48,17 @@ impl Project {
         fs::write(self.path(file), bytes).unwrap();
     }
 
+    fn source(&self) -> DataSource {
+        DataSource::new(Layout::Split {
+            train: self.path("train"),
+            test: self.path("test"),
+        })
+    }
+
     /// How many images were embedded, and how many still lack features.
     fn embed(&self, cache: &str, kinds: &[FeatureKind]) -> (usize, usize) {
         let cache = Cache::open(&self.path(cache)).unwrap();
-        let source = DataSource::new(Layout::Split {
-            train: self.path("train"),
-            test: self.path("test"),
-        });
+        let source = self.source();
         let manifest = scan(&source, &cache, Rehash::Yes, &()).unwrap().manifest;
         let store = WeightsStore::new("unused".into(), None);
         let context = ExtractContext {
@@ -73,10 +77,7 @@ impl Project {
 
     fn try_run(&self, cache: &str, n_threads: usize) -> luthier_extract::Result<Extraction> {
         let cache = Cache::open(&self.path(cache)).unwrap();
-        let source = DataSource::new(Layout::Split {
-            train: self.path("train"),
-            test: self.path("test"),
-        });
+        let source = self.source();
         let manifest = scan(&source, &cache, Rehash::Yes, &())?.manifest;
         let store = WeightsStore::new("unused".into(), None);
         self.config.run(&ExtractContext {
@@ -267,10 +268,7 @@ fn unreadable_images_are_skipped_with_their_reason() {
 fn a_file_that_is_gone_for_a_moment_is_an_error_and_not_taken_for_bad() {
     let project = Project::new();
     let cache = Cache::open(&project.path("cache")).unwrap();
-    let source = DataSource::new(Layout::Split {
-        train: project.path("train"),
-        test: project.path("test"),
-    });
+    let source = project.source();
     let manifest = scan(&source, &cache, Rehash::No, &()).unwrap().manifest;
     let (image, away) = (project.path("train/a/2.jpg"), project.path("away"));
     let run = || {
