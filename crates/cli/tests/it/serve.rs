@@ -333,14 +333,17 @@ fn a_full_queue_asks_to_come_again() {
 
     // Those who have gone away keep nobody: neither the others nor the end.
     let served = Served::start(&project, &["--queue", "64"]);
-    for _ in 0..64 {
-        let mut stream = TcpStream::connect(&served.address).unwrap();
+    let mut streams: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(&served.address).unwrap()).collect();
+    for stream in &mut streams {
         let head = format!(
             "POST /v1/predict HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n",
             image.len()
         );
         stream.write_all(&[head.as_bytes(), &image].concat()).unwrap();
     }
+    // Until the network works on them.
+    std::thread::sleep(Duration::from_millis(300));
+    drop(streams);
     served.end();
 }
 
