@@ -188,7 +188,7 @@ pub enum Embedded {
 pub struct Extractor {
     network: Network,
     lanes: Lanes,
-    /// How decoded images are pooled, which come without a wish of their own.
+    /// The pooling of images that come as pixels: they do not say which features are wanted.
     pooling: Pooling,
     decode: Decoding,
     limits: Limits,

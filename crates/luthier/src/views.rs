@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::results::open_table;
 use crate::{Error, Result};
 
-/// The most images that candidates are judged by. Their log losses then differ by chance much less than the views do, and
-/// however many images there are, the candidates cost minutes.
+/// The most images that candidates are judged by. With so many, chance moves the log loss much less than the view does. The
+/// candidates then cost minutes, however many images there are.
 const SAMPLE: usize = 5_000;
 
 /// Features to choose from.

@@ -126,7 +126,7 @@ fn work(mut predictor: Predictor, mut jobs: mpsc::Receiver<Job>, newer: &Newer, 
         {
             batch.push(job);
         }
-        // Nobody waits any more for one whose connection has ended.
+        // Nobody waits for an image whose connection has ended.
         batch.retain(|job| !job.reply.is_closed());
         metrics.batches.observe(batch.len() as f64);
         let images: Vec<ImageSource> = batch.iter().map(|job| ImageSource::Bytes(job.image.clone())).collect();
