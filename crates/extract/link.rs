@@ -29,7 +29,11 @@ pub(crate) fn link_libtorch() {
     let lib = libtorch_folder("lib");
     let target_os = env::var("CARGO_CFG_TARGET_OS").expect("CARGO_CFG_TARGET_OS: unset, expected from cargo");
     if target_os != "windows" {
-        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
+        let folder = match env::var_os("CARGO_FEATURE_RELOCATABLE") {
+            Some(_) => Path::new("$ORIGIN/../lib"),
+            None => &lib,
+        };
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", folder.display());
     }
     // No symbol of libtorch_cuda is called by name, because the library registers itself when it is
     // loaded. The linker would drop it, and `Cuda::is_available()` would silently be false:

@@ -5,6 +5,7 @@
 
 mod bench;
 mod compare;
+mod dist;
 mod lint;
 mod pipeline;
 mod problem;
@@ -48,6 +49,8 @@ enum Command {
     Compare(compare::Options),
     /// Measure what a run costs as the number of images grows
     Scale(scale::Options),
+    /// Pack an archive of Luthier that runs on other machines
+    Dist(dist::Options),
 }
 
 impl Command {
@@ -88,6 +91,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench { args } => bench::run(&workspace, &args),
         Command::Compare(options) => compare::run(&workspace, &options),
         Command::Scale(options) => scale::run(&workspace, &options),
+        Command::Dist(options) => dist::run(&workspace, &options),
     }
 }
 

@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::setup;
 use crate::workspace::{self, Workspace};
@@ -24,9 +24,7 @@ pub(crate) struct Options {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     setup::ensure(workspace)?;
     workspace.build_measuring_programs()?;
-    let program = env::current_exe()
-        .context("own program file: unknown")?
-        .with_file_name(format!("luthier-scale{}", env::consts::EXE_SUFFIX));
+    let program = workspace::own_neighbour("luthier-scale")?;
     let mut command = Command::new(program);
     command
         .arg(&options.dir)

@@ -13,7 +13,7 @@ mod python;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
-use libtorch::{Device, Libtorch};
+pub(crate) use libtorch::{Device, LICENCES, Libtorch};
 
 use crate::workspace::Workspace;
 
@@ -44,9 +44,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Sets up if that has not been done, in silence if it has.
-pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
-    link_to(workspace, Device::Cpu).map(drop)
+/// Sets up if that has not been done, in silence if it has; the libtorch that is linked.
+pub(crate) fn ensure(workspace: &Workspace) -> Result<Libtorch> {
+    link_to(workspace, Device::Cpu)
 }
 
 fn link_to(workspace: &Workspace, device: Device) -> Result<Libtorch> {

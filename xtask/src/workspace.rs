@@ -36,9 +36,7 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// Builds `luthier`, and tells where it is.
     pub(crate) fn build_luthier(&self) -> Result<PathBuf> {
-        let luthier = env::current_exe()
-            .context("own program file: unknown")?
-            .with_file_name(format!("luthier{}", env::consts::EXE_SUFFIX));
+        let luthier = own_neighbour("luthier")?;
         // The first build takes minutes and shows its progress; later ones leave the terminal to Luthier.
         let quiet = luthier.exists().then_some("--quiet");
         self.build(["--bin", "luthier"].into_iter().chain(quiet))?;
@@ -51,10 +49,20 @@ impl Workspace {
         self.build(["--workspace"].into_iter().chain(programs))
     }
 
+    /// Builds `luthier` with this feature and no other, and tells where it is.
+    pub(crate) fn build_relocatable(&self, feature: &str) -> Result<PathBuf> {
+        self.build_with(&["--features", feature], ["--bin", "luthier"].into_iter())?;
+        own_neighbour("luthier")
+    }
+
     fn build<'a>(&self, args: impl Iterator<Item = &'a str>) -> Result<()> {
+        self.build_with(self.features(), args)
+    }
+
+    fn build_with<'a>(&self, features: &[&str], args: impl Iterator<Item = &'a str>) -> Result<()> {
         let status = self
             .cargo(["build", "--release"].into_iter().chain(args))
-            .args(self.features())
+            .args(features)
             .stdout(io::stderr())
             .status();
         ensure!(
@@ -145,6 +153,12 @@ impl Workspace {
             cargo: "cargo".into(),
         }
     }
+}
+
+/// The program of this name that cargo puts beside this one.
+pub(crate) fn own_neighbour(name: &str) -> Result<PathBuf> {
+    let own = env::current_exe().context("own program file: unknown")?;
+    Ok(own.with_file_name(format!("{name}{}", env::consts::EXE_SUFFIX)))
 }
 
 /// Replaces this process by `command`, so that its exit status and the terminal's signals need no passing on.

@@ -126,7 +126,7 @@ fn way_out_of_library(error: &luthier::Error) -> Option<String> {
             let weights = name.as_deref().unwrap_or("FILE.safetensors");
             return Some(format!("pass --weights {weights}, or train again"));
         }
-        Error::UnknownWeights { .. } => "pass their file with --weights FILE.safetensors",
+        Error::UnknownWeights { .. } => "put their file beside the model, or pass it with --weights FILE",
         Error::NoThresholds { .. } => "train again with --c auto, or use --min-confidence P",
         Error::ClassUnknown { .. } => {
             "rename its folder and train again, or leave out --min-confidence and --keep-known"
@@ -148,6 +148,7 @@ fn way_out_of_export(error: &luthier_export::Error) -> Option<String> {
         Error::Extract(error) => way_out_of_extraction(error),
         Error::Io { source, .. } | Error::Artifact(luthier_artifact::Error::Io { source, .. }) => way_out_of_io(source),
         Error::Unsuited { .. } => Some("use --format onnx, or train with one view and --pooling mean".to_owned()),
+        Error::Exists { .. } => Some("remove it, or name another with --output".to_owned()),
         Error::Artifact(_) | Error::Torch(_) | Error::Unreadable(_) | Error::Differs { .. } => None,
     }
 }

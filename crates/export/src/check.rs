@@ -33,24 +33,15 @@ impl Difference {
     }
 }
 
+/// Lets the model and another that should be the same answer to the same images.
+pub(crate) fn model(predictor: &Predictor, other: &Predictor) -> Result<Difference> {
+    Ok(difference(&answers(predictor)?, &answers(other)?))
+}
+
 /// Lets the model and the ONNX file answer to the same images.
-pub(crate) fn compare(predictor: &Predictor, file: &[u8], form: Form) -> Result<Difference> {
-    let classes = &predictor.model().classes;
+pub(crate) fn graph(predictor: &Predictor, file: &[u8], form: Form) -> Result<Difference> {
     let extractor = predictor.extractor();
-    let images = &sample_images()[..N_IMAGES];
-    let sources: Vec<ImageSource> = images.iter().map(|bytes| ImageSource::Bytes((*bytes).into())).collect();
-    let mut expected = vec![vec![0.0; classes.len()]; images.len()];
-    predictor.predict(&sources, &(), |place, prediction| {
-        let prediction = prediction.map_err(Error::Unreadable)?;
-        debug_assert_ne!(prediction.answer, UNKNOWN, "nothing is asked to be unknown");
-        for found in prediction.predictions {
-            let label = classes.iter().position(|class| *class == found.class);
-            expected[place][label.expect("a class of the model")] = found.probability;
-        }
-        Ok::<(), Error>(())
-    })?;
-    let mut largest = 0.0_f64;
-    for (bytes, expected) in images.iter().zip(&expected) {
+    let answer = |bytes: &&[u8]| {
         let image = decode(bytes, Decoding::Exact).map_err(|error| Error::Unreadable(error.to_string()))?;
         let found = match form {
             Form::Image => {
@@ -78,12 +69,39 @@ pub(crate) fn compare(predictor: &Predictor, file: &[u8], form: Form) -> Result<
                 onnx::run(file, &inputs)?
             }
         };
-        for (found, expected) in found.iter().zip(expected) {
-            largest = largest.max((f64::from(*found) - expected).abs());
+        Ok(found.into_iter().map(f64::from).collect())
+    };
+    let found = images().iter().map(answer).collect::<Result<Vec<_>>>()?;
+    Ok(difference(&answers(predictor)?, &found))
+}
+
+fn images() -> &'static [&'static [u8]] {
+    &sample_images()[..N_IMAGES]
+}
+
+/// The probability of each class, in the order of the labels, for each image.
+fn answers(predictor: &Predictor) -> Result<Vec<Vec<f64>>> {
+    let classes = &predictor.model().classes;
+    let sources: Vec<ImageSource> = (images().iter())
+        .map(|bytes| ImageSource::Bytes((*bytes).into()))
+        .collect();
+    let mut answers = vec![vec![0.0; classes.len()]; sources.len()];
+    predictor.predict(&sources, &(), |place, prediction| {
+        let prediction = prediction.map_err(Error::Unreadable)?;
+        debug_assert_ne!(prediction.answer, UNKNOWN, "nothing is asked to be unknown");
+        for found in prediction.predictions {
+            let label = classes.iter().position(|class| *class == found.class);
+            answers[place][label.expect("a class of the model")] = found.probability;
         }
+        Ok::<(), Error>(())
+    })?;
+    Ok(answers)
+}
+
+fn difference(expected: &[Vec<f64>], found: &[Vec<f64>]) -> Difference {
+    let pairs = expected.iter().flatten().zip(found.iter().flatten());
+    Difference {
+        n_images: expected.len(),
+        largest: pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max),
     }
-    Ok(Difference {
-        n_images: images.len(),
-        largest,
-    })
 }

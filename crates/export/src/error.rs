@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What can go wrong when a model is exported.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,12 @@ pub enum Error {
         /// The format.
         format: &'static str,
     },
+    /// A folder that would be written over.
+    #[error("{}: is there already, expected a folder that is new", path.display())]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A file that does not read back as it was written.
     #[error("the exported file does not read back: {0}")]
     Unreadable(String),
@@ -47,6 +53,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// For `map_err`: adds the path to what the system said.
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        move |source| Error::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
     /// Whether the caller interrupted the work.
     pub fn is_interrupt(&self) -> bool {
         match self {

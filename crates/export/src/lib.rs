@@ -1,7 +1,8 @@
-//! Trained models in the formats of other programs: ONNX, and torchvision's `state_dict`.
+//! Trained models for elsewhere: ONNX, torchvision's `state_dict`, and a folder of model and weights.
 //!
-//! [`export`] writes a file, reads it back, and lets it answer to a few images beside [`Predictor`].
+//! [`export`] writes what is asked for, reads it back, and lets it answer to a few images beside [`Predictor`].
 
+mod bundle;
 mod check;
 mod error;
 mod onnx;
@@ -24,14 +25,16 @@ pub enum Format {
     Onnx(Form),
     /// safetensors with the `state_dict` of torchvision's `resnet50(num_classes=k)`, whose `fc` is the model's head.
     Torchvision,
+    /// A folder with the model file and its weights, for Luthier on another machine.
+    Bundle,
 }
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Exported {
-    /// The size of the file in bytes.
+    /// The size of all files in bytes.
     pub size: u64,
-    /// In which format the model computes; the file computes in single precision.
+    /// In which format the model computes.
     pub precision: Precision,
     /// How its answers differ from [`Predictor`]'s.
     pub difference: Difference,
@@ -40,9 +43,9 @@ pub struct Exported {
 /// Writes a model file as `format` to `output`, which appears only when the check is passed.
 ///
 /// # Errors
-/// [`Error::Unsuited`] if the format cannot hold what the model needs, [`Error::Differs`] if the file does not answer as
-/// the model does, those of [`Predictor::open`] and of weights, and
-/// [`Error::Io`] and [`Error::Artifact`] if the file cannot be written.
+/// [`Error::Unsuited`] if the format cannot hold what the model needs, [`Error::Differs`] if what was written does not
+/// answer as the model does, [`Error::Exists`] if a bundle's folder is there already, those of [`Predictor::open`] and of
+/// weights, and [`Error::Io`] and [`Error::Artifact`] if files cannot be written.
 pub fn export(
     model: &Path,
     format: Format,
@@ -57,34 +60,41 @@ pub fn export(
     };
     let predictor = Predictor::open(model, store, None, &config, observer)?;
     let (trained, extractor) = (predictor.model(), predictor.extractor());
-    let (views, pooling) = (&extractor.views, extractor.pooling);
     // Before the work: a file that appears at its end needs a folder.
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
-    std::fs::metadata(folder.unwrap_or(Path::new("."))).map_err(|source| Error::Io {
-        path: output.to_owned(),
-        source,
-    })?;
-    let (bytes, difference) = match format {
+    std::fs::metadata(folder_of(output)).map_err(Error::io(output))?;
+    let (size, difference) = match format {
         Format::Onnx(form) => {
             let network = PortableNetwork::load(&extractor.weights, store, observer)?;
-            let bytes = onnx::encode(trained, views, pooling, &network, form);
-            let difference = check::compare(&predictor, &bytes, form)?;
-            (bytes, difference)
+            let bytes = onnx::encode(trained, &extractor.views, extractor.pooling, &network, form);
+            let difference = check::graph(&predictor, &bytes, form)?;
+            write(output, &bytes, extractor.precision, difference)?
         }
         Format::Torchvision => {
             let bytes = torchvision::encode(model, trained, extractor, store, observer)?;
             let graph = torchvision::graph(&bytes, trained, extractor, store, observer)?;
-            (bytes, check::compare(&predictor, &graph, Form::Pixels)?)
+            let difference = check::graph(&predictor, &graph, Form::Pixels)?;
+            write(output, &bytes, extractor.precision, difference)?
         }
+        Format::Bundle => bundle::write(model, output, &predictor, store, &config, observer)?,
     };
-    // A model in another format answers otherwise by its rounding.
-    if extractor.precision == Precision::Fp32 {
-        difference.check()?;
-    }
-    write_atomically(output, &bytes)?;
     Ok(Exported {
-        size: bytes.len() as u64,
+        size,
         precision: extractor.precision,
         difference,
     })
+}
+
+/// Writes a file that answers in single precision. A model in another format answers otherwise by its rounding.
+fn write(output: &Path, bytes: &[u8], precision: Precision, difference: Difference) -> Result<(u64, Difference)> {
+    if precision == Precision::Fp32 {
+        difference.check()?;
+    }
+    write_atomically(output, bytes)?;
+    Ok((bytes.len() as u64, difference))
+}
+
+/// The folder that a path is in.
+fn folder_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
 }

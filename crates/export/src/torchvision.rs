@@ -94,12 +94,8 @@ pub(crate) fn graph(
         ..model.clone()
     };
     // Weights are read from files.
-    let io = |path: &Path, source| Error::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let copy = tempfile::NamedTempFile::new().map_err(|error| io(&std::env::temp_dir(), error))?;
-    std::fs::write(copy.path(), bytes).map_err(|error| io(copy.path(), error))?;
+    let copy = tempfile::NamedTempFile::new().map_err(Error::io(&std::env::temp_dir()))?;
+    std::fs::write(copy.path(), bytes).map_err(Error::io(copy.path()))?;
     let network = PortableNetwork::load(&WeightsSource::File(copy.path().to_owned()), store, observer)?;
     Ok(onnx::encode(
         &read,

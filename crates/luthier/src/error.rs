@@ -109,8 +109,8 @@ pub enum Error {
         /// The name of the expected weights, if they are known by name.
         name: Option<String>,
     },
-    /// Weights that are not known by name, and of which no file was given.
-    #[error("{}: trained with weights {weights} ({}…), which are not known by name", model.display(), short(sha256))]
+    /// Weights that are not known by name, and whose file was neither given nor found.
+    #[error("{}: trained with weights {weights} ({}…), whose file was not found", model.display(), short(sha256))]
     UnknownWeights {
         /// The model file.
         model: PathBuf,

@@ -253,7 +253,10 @@ impl Pipeline {
         let mut n_embedded = 0;
         let cache = runner.cache;
         let key = match config {
-            Some(config) => config.key(manifest)?,
+            Some(config) => {
+                self.store.remember(&config.extractor.weights);
+                config.key(manifest)?
+            }
             None => Key::stage("extract", ExtractConfig::VERSION)
                 .input("manifest", manifest)
                 .input(VIEWS, pending())

@@ -25,7 +25,7 @@ const MANY: usize = 1 << 20;
 /// How a [`Predictor`] works, beside what its model says.
 #[derive(Clone, Debug)]
 pub struct PredictorConfig {
-    /// The weights of the network; `None` for those that the model names.
+    /// The weights of the network; `None` for those that the model names, which [`WeightsStore::find`] finds.
     pub weights: Option<WeightsSource>,
     /// Where the network runs.
     pub device: Device,
@@ -122,7 +122,7 @@ impl Predictor {
             .keep_known
             .map(|percent| threshold(&model, percent, path))
             .transpose()?;
-        let extractor = extractor_config(config, &model.extractor, path)?;
+        let extractor = extractor_config(config, store, &model.extractor, path)?;
         Ok(Predictor {
             scorer: model.scorer(),
             views: extractor.views.clone(),
@@ -297,8 +297,13 @@ fn check_weights(source: &WeightsSource, info: &ExtractorInfo, model: &Path) -> 
     })
 }
 
-/// The extractor that the model was trained with, or an error if its weights are not known.
-fn extractor_config(config: &PredictorConfig, info: &ExtractorInfo, model: &Path) -> Result<ExtractorConfig> {
+/// The extractor that the model was trained with, or an error if its weights are not found.
+fn extractor_config(
+    config: &PredictorConfig,
+    store: &WeightsStore,
+    info: &ExtractorInfo,
+    model: &Path,
+) -> Result<ExtractorConfig> {
     let ExtractorInfo {
         views,
         pooling,
@@ -313,7 +318,9 @@ fn extractor_config(config: &PredictorConfig, info: &ExtractorInfo, model: &Path
         what,
         value: value.to_owned(),
     };
-    let source = config.weights.clone().or_else(|| WeightsSource::known(weights_sha256));
+    let beside = model.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let find = || store.find(weights_sha256, beside.unwrap_or(Path::new(".")));
+    let source = config.weights.clone().or_else(find);
     let views: Vec<View> = (views.iter())
         .map(|view| view.parse().map_err(|_| unknown("view", view)))
         .collect::<Result<_>>()?;

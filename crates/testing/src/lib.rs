@@ -36,6 +36,8 @@ pub enum Need {
     Int8,
     /// A build with libheif.
     Heif,
+    /// The right to change the root folder.
+    Chroot,
 }
 
 impl Need {
@@ -53,6 +55,7 @@ impl Need {
             Need::Bf16 => "bf16",
             Need::Int8 => "int8",
             Need::Heif => "heif",
+            Need::Chroot => "chroot",
         }
     }
 
@@ -68,6 +71,7 @@ impl Need {
             Need::ReadOnlyFolder => "run as a user other than root, or install setpriv (util-linux)",
             Need::Bf16 => "run on a processor with bf16",
             Need::Int8 => "run on a processor with VNNI",
+            Need::Chroot => "run as root",
             Need::Heif => "install libheif-dev and pkg-config, and test with `cargo xtask test`",
         }
     }
@@ -79,7 +83,13 @@ impl Need {
             Need::Photographs => Some("LUTHIER_TEST_DATA"),
             Need::Reference => Some("LUTHIER_TEST_REFERENCE"),
             Need::Python => Some("LUTHIER_TEST_PYTHON"),
-            Need::Strace | Need::Chromium | Need::ReadOnlyFolder | Need::Bf16 | Need::Int8 | Need::Heif => None,
+            Need::Strace
+            | Need::Chromium
+            | Need::ReadOnlyFolder
+            | Need::Bf16
+            | Need::Int8
+            | Need::Heif
+            | Need::Chroot => None,
         }
     }
 

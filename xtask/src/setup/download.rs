@@ -39,7 +39,7 @@ const FOR_CUDA: [&str; 15] = [
 ];
 
 /// Paths in a wheel that belong to libtorch.
-const KEEP: &str = "torch/include/* torch/lib/*.so* torch/lib/*.dylib";
+const KEEP: &str = "torch/include/* torch/lib/*.so* torch/lib/*.dylib *.dist-info/*LICENSE* *.dist-info/*License* *.dist-info/*NOTICE*";
 /// Of NVIDIA's libraries, what the CPU parts are linked to.
 const KEEP_FOR_CPU: &str = "nvidia/*/lib/libcudart.so* nvidia/*/lib/libcupti.so*";
 /// NVIDIA's libraries. They find one another side by side: each has `$ORIGIN` in its run path.

@@ -11,6 +11,9 @@ use crate::problem::problem;
 /// The version that `tch` 0.24 needs; every other one fails at compile time or, worse, at run time.
 pub(crate) const VERSION: &str = "2.11.0";
 
+/// The folder of a libtorch with the licences of its libraries, if setup has fetched it.
+pub(crate) const LICENCES: &str = "licences";
+
 /// What every libtorch has in its `lib` folder.
 const CPU_LIBRARY: &str = if cfg!(target_os = "macos") {
     "libtorch_cpu.dylib"

@@ -1,4 +1,4 @@
-"""Unpacks wheels into a libtorch folder: libraries side by side in lib/, headers in include/.
+"""Unpacks wheels into a libtorch folder: libraries side by side in lib/, headers in include/, licences in licences/.
 
 Usage: unpack.py WHEELS LIBTORCH KEEP LEAVE, where KEEP and LEAVE are patterns, separated by spaces, of paths in a wheel.
 """
@@ -23,6 +23,9 @@ for name in sorted(os.listdir(wheels)):
                 sys.exit(f"{name}: {path}: leads out of the wheel")
             if path.startswith("torch/include/"):
                 target = os.path.join(libtorch, path.removeprefix("torch/"))
+            elif ".dist-info/" in path:
+                project = path.split("-")[0]
+                target = os.path.join(libtorch, "licences", f"{project}-{os.path.basename(path)}")
             else:
                 target = os.path.join(libtorch, "lib", os.path.basename(path))
             os.makedirs(os.path.dirname(target), exist_ok=True)

@@ -14,13 +14,14 @@ use super::{print_json, weights_store};
 use crate::settings::{NetworkSettings, Settings};
 use crate::terminal::Progress;
 
-/// Write a model in the format of another program
+/// Write a model for another program, or for another machine
 ///
-/// The file holds the whole network in single precision, and the classifier. Before it appears it is read back, and its
-/// answers to a few images are compared with those of `luthier predict`.
+/// A file for another program holds the whole network in single precision, and the classifier. A bundle is for Luthier on
+/// another machine. Before either appears it is read back, and its answers to a few images are compared with those of
+/// `luthier predict`.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  luthier export --format onnx\n  luthier export --format torchvision --model-path models/model.safetensors --output net.safetensors"
+    after_help = "Examples:\n  luthier export --format onnx\n  luthier export --format torchvision --model-path models/model.safetensors --output net.safetensors\n  luthier export --format bundle --output instruments"
 )]
 pub(crate) struct Arguments {
     /// Format of the file
@@ -29,8 +30,8 @@ pub(crate) struct Arguments {
     /// Model that `luthier train` or `luthier pipeline` wrote
     #[arg(long, value_name = "FILE", default_value_os_t = Path::new("models").join(MODEL_FILE), alias = "model_path", env = "LUTHIER_MODEL_PATH")]
     model_path: PathBuf,
-    /// File to write [default: beside the model, named for the format]
-    #[arg(long, value_name = "FILE")]
+    /// File to write, or folder for a bundle [default: beside the model, named for the format]
+    #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
     /// Print one JSON document on stdout
     #[arg(long)]
@@ -48,6 +49,8 @@ enum Format {
     OnnxPixels,
     /// safetensors for torchvision's resnet50(num_classes=k), with the classifier as `fc`
     Torchvision,
+    /// Folder with the model and a copy of its weights: all that `luthier predict` and `luthier serve` need
+    Bundle,
 }
 
 impl Format {
@@ -56,6 +59,7 @@ impl Format {
             Format::Onnx => "model.onnx",
             Format::OnnxPixels => "model-pixels.onnx",
             Format::Torchvision => "resnet50.safetensors",
+            Format::Bundle => "bundle",
         }
     }
 }
@@ -86,6 +90,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         Format::Onnx => luthier_export::Format::Onnx(Form::Image),
         Format::OnnxPixels => luthier_export::Format::Onnx(Form::Pixels),
         Format::Torchvision => luthier_export::Format::Torchvision,
+        Format::Bundle => luthier_export::Format::Bundle,
     };
     let Exported {
         size,
@@ -93,7 +98,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         difference,
     } = export(&model_path, written, &output, &weights_store()?, &config, progress)?;
     let Difference { n_images, largest } = difference;
-    if precision != Precision::Fp32 {
+    if precision != Precision::Fp32 && format != Format::Bundle {
         progress.say(&format!(
             "note: predict computes in {precision}, as the model was trained; the file computes in fp32"
         ));

@@ -1,6 +1,7 @@
 //! `luthier export`, by the programs that read what it writes; and `luthier model`.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::process::Command;
 
 use luthier_testing::Need;
@@ -127,6 +128,64 @@ fn what_torchvision_cannot_hold_is_said_and_nothing_written() {
     let ran = project.run(&["export", "--format", "onnx", "--output", "nowhere/model.onnx"]);
     assert_eq!(ran.status, 1);
     assert!(ran.error().1.contains("nowhere/model.onnx"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_model_finds_its_weights_where_they_were_and_beside_it_and_takes_them_along() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    // A file of weights that no name is known for.
+    fs::create_dir(project.path("elsewhere")).unwrap();
+    let made = [
+        "export",
+        "--format",
+        "torchvision",
+        "--output",
+        "elsewhere/net.safetensors",
+    ];
+    project.run(&made).ok();
+    let weights = ["--weights", "elsewhere/net.safetensors"];
+    project.pipeline(&weights);
+    let predict = |more: &[&str], home: &str| {
+        let images = ["data/test/harp/4.jpg", "data/test/drum/5.jpg", "--format", "json"];
+        // Without the cache, so that the network must be loaded.
+        let arguments = [&["predict", "--cache-dir", "none"], more, &images[..]].concat();
+        let mut command = project.command(&arguments);
+        command.env_remove("LUTHIER_WEIGHTS").env("HOME", project.path(home));
+        Ran::of(command.output().unwrap())
+    };
+    let expected = predict(&weights, "home").ok().stdout;
+    assert_eq!(predict(&[], "home").ok().stdout, expected, "where they were");
+    let ran = predict(&[], "other-home");
+    let (status, error) = ran.error();
+    let start = "error: models/model.safetensors: trained with weights net (";
+    let end = "…), whose file was not found\nhint: put their file beside the model, or pass it with --weights FILE";
+    assert!(
+        status == 1 && error.starts_with(start) && error.ends_with(end),
+        "{error}"
+    );
+    let bundle = ["export", "--format", "bundle", "--output", "bundle"];
+    let ran = Ran::of(project.command(&bundle).env_remove("LUTHIER_WEIGHTS").output().unwrap()).ok();
+    assert!(ran.stdout.contains("by more than 0.0e0 on"), "{}", ran.stdout);
+    let of_bundle = ["--model-path", "bundle/model.safetensors"];
+    assert_eq!(predict(&of_bundle, "other-home").ok().stdout, expected, "beside it");
+    let ran = Ran::of(project.command(&bundle).env_remove("LUTHIER_WEIGHTS").output().unwrap());
+    assert_eq!(
+        ran.error(),
+        (
+            1,
+            "error: bundle: is there already, expected a folder that is new\nhint: remove it, or name another with --output"
+        )
+    );
+    // Where the weights were is another file now: not theirs.
+    fs::rename(
+        project.path("bundle/weights.safetensors"),
+        project.path("models/any.safetensors"),
+    )
+    .unwrap();
+    project.write("elsewhere/net.safetensors", b"others");
+    assert_eq!(predict(&[], "home").ok().stdout, expected, "beside it, by its bytes");
+    assert_eq!(predict(&of_bundle, "home").status, 1);
 }
 
 #[test]

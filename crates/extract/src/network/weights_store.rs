@@ -73,6 +73,20 @@ impl WeightsStore {
         WeightsStore { stall_limit, ..self }
     }
 
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where PyTorch puts what it downloads.
+    pub(super) fn torch_checkpoints(&self) -> Option<PathBuf> {
+        self.torch_home.as_ref().map(|home| home.join("hub/checkpoints"))
+    }
+
+    /// Where Hugging Face's libraries put it: a folder for each model.
+    pub(super) fn hugging_face(&self) -> Option<&Path> {
+        self.hugging_face.as_deref()
+    }
+
     /// Where these weights are, or would be.
     pub fn path(&self, weights: &NamedWeights) -> PathBuf {
         let first = self.candidates(weights).into_iter().next();
@@ -141,11 +155,8 @@ impl WeightsStore {
 
     /// Where other programs keep a file.
     fn foreign_paths(&self, file: &WeightsFile) -> Vec<PathBuf> {
-        let torch = self
-            .torch_home
-            .as_ref()
-            .map(|home| home.join("hub/checkpoints").join(file.name()));
-        let blob = self.hugging_face.as_ref().and_then(|cache| {
+        let torch = self.torch_checkpoints().map(|folder| folder.join(file.name()));
+        let blob = self.hugging_face().and_then(|cache| {
             // owner/model/resolve/revision/file; a large file is named by its SHA-256.
             let (owner, rest) = file.path.split_once('/')?;
             let (model, _) = rest.split_once("/resolve/")?;

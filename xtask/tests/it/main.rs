@@ -1,0 +1,4 @@
+//! `cargo xtask` as its users run it.
+
+#[cfg(target_os = "linux")]
+mod dist;
