@@ -24,6 +24,8 @@ pub enum Need {
     Reference,
     /// A Python with numpy, safetensors, Pillow, onnx and onnxruntime.
     Python,
+    /// The npm package onnxruntime-web.
+    OnnxRuntimeWeb,
     /// strace, and the right to trace processes.
     Strace,
     /// Chromium, or a browser made from it.
@@ -49,6 +51,7 @@ impl Need {
             Need::Photographs => "photographs",
             Need::Reference => "reference",
             Need::Python => "python",
+            Need::OnnxRuntimeWeb => "onnxruntime-web",
             Need::Strace => "strace",
             Need::Chromium => "chromium",
             Need::ReadOnlyFolder => "read-only-folder",
@@ -66,6 +69,7 @@ impl Need {
             Need::Photographs => "set LUTHIER_TEST_DATA to the folder that holds music10",
             Need::Reference => "set LUTHIER_TEST_REFERENCE to the folder that holds music10-split.tsv",
             Need::Python => "set LUTHIER_TEST_PYTHON to a Python with numpy, safetensors, Pillow, onnx and onnxruntime",
+            Need::OnnxRuntimeWeb => "set LUTHIER_TEST_ONNXRUNTIME_WEB to the folder of the npm package onnxruntime-web",
             Need::Strace => "install strace, and allow tracing processes",
             Need::Chromium => "install chromium",
             Need::ReadOnlyFolder => "run as a user other than root, or install setpriv (util-linux)",
@@ -83,6 +87,7 @@ impl Need {
             Need::Photographs => Some("LUTHIER_TEST_DATA"),
             Need::Reference => Some("LUTHIER_TEST_REFERENCE"),
             Need::Python => Some("LUTHIER_TEST_PYTHON"),
+            Need::OnnxRuntimeWeb => Some("LUTHIER_TEST_ONNXRUNTIME_WEB"),
             Need::Strace
             | Need::Chromium
             | Need::ReadOnlyFolder
@@ -254,7 +259,13 @@ mod tests {
 
     #[test]
     fn what_a_variable_names_tells_the_variable() {
-        for need in [Need::Weights, Need::Photographs, Need::Reference, Need::Python] {
+        for need in [
+            Need::Weights,
+            Need::Photographs,
+            Need::Reference,
+            Need::Python,
+            Need::OnnxRuntimeWeb,
+        ] {
             assert!(need.way().contains(need.variable().unwrap()), "{need}");
         }
     }

@@ -193,6 +193,15 @@ impl Browser {
         panic!("the tab key does not reach {selector}");
     }
 
+    /// Chooses a file where the page asks for one.
+    fn choose(&mut self, selector: &str, file: &Path) {
+        let root = self.call("DOM.getDocument", json!({}));
+        let query = json!({ "nodeId": root["root"]["nodeId"], "selector": selector });
+        let input = self.call("DOM.querySelector", query);
+        let files = json!({ "nodeId": input["nodeId"], "files": [file.display().to_string()] });
+        self.call("DOM.setFileInputFiles", files);
+    }
+
     fn resize(&mut self, width: u32) {
         let metrics = json!({ "width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500 });
         self.call("Emulation.setDeviceMetricsOverride", metrics);
@@ -367,13 +376,19 @@ fn check_names(browser: &mut Browser, fewest: usize) {
     }
 }
 
-/// Whether the page complained, or asked for anything but itself and what it brings.
-fn check_silence(browser: &Browser) {
+/// Whether the page complained of anything but `expected`.
+fn check_console(browser: &Browser, expected: Option<&str>) {
     let complaints: Vec<&Value> = (browser.events_of("Runtime.consoleAPICalled"))
         .chain(browser.events_of("Runtime.exceptionThrown"))
         .chain(browser.events_of("Log.entryAdded"))
+        .filter(|event| expected.is_none_or(|expected| !event.to_string().contains(expected)))
         .collect();
     assert!(complaints.is_empty(), "{complaints:?}");
+}
+
+/// Whether the page complained, or asked for anything but itself and what it brings.
+fn check_silence(browser: &Browser) {
+    check_console(browser, None);
     let requests: Vec<&str> = (browser.events_of("Network.requestWillBeSent"))
         .map(|event| event["request"]["url"].as_str().unwrap())
         .filter(|address| !address.starts_with("data:"))
@@ -437,11 +452,7 @@ pub(crate) fn check_service(address: &str, photograph: &Path, answer: &str) {
     };
     browser.value(&event("drop", "DragEvent", "dropped.jpg"));
     browser.value(&event("paste", "ClipboardEvent", "pasted.jpg"));
-    let root = browser.call("DOM.getDocument", json!({}));
-    let query = json!({ "nodeId": root["root"]["nodeId"], "selector": "#choose" });
-    let input = browser.call("DOM.querySelector", query);
-    let files = json!({ "nodeId": input["nodeId"], "files": [photograph.display().to_string()] });
-    browser.call("DOM.setFileInputFiles", files);
+    browser.choose("#choose", photograph);
     let done = "document.querySelectorAll('.answer:not([aria-busy])').length";
     wait(&mut browser, &format!("{done} === 3"));
     let titles = browser.value("[...document.querySelectorAll('.answer h2')].map((title) => title.textContent)");
@@ -468,18 +479,30 @@ pub(crate) fn check_service(address: &str, photograph: &Path, answer: &str) {
         }
     }
     check_names(&mut browser, 3);
-    let complaints: Vec<&Value> = (browser.events_of("Runtime.consoleAPICalled"))
-        .chain(browser.events_of("Runtime.exceptionThrown"))
-        .chain(browser.events_of("Log.entryAdded"))
-        // The browser tells of the answer to what is no photograph.
-        .filter(|event| !event.to_string().contains("422"))
-        .collect();
-    assert!(complaints.is_empty(), "{complaints:?}");
+    // The browser tells of the answer to what is no photograph.
+    check_console(&browser, Some("422"));
     for event in browser.events_of("Network.requestWillBeSent") {
         let asked = event["request"]["url"].as_str().unwrap();
         let is_own = [address, "data:", "blob:"].iter().any(|start| asked.starts_with(start));
         assert!(is_own, "{asked}");
     }
+}
+
+/// What the example page for onnxruntime-web says of this photograph.
+pub(crate) fn answer_of_example(address: &str, photograph: &Path) -> Option<String> {
+    let mut browser = Browser::start()?;
+    browser.resize(390);
+    browser.open_address(address);
+    wait(&mut browser, "!document.querySelector('input').disabled");
+    browser.choose("input", photograph);
+    let answer = "document.querySelector('[role=status]').textContent";
+    wait(
+        &mut browser,
+        &format!("{answer}.endsWith('%') || {answer}.startsWith('This')"),
+    );
+    check_names(&mut browser, 0);
+    check_console(&browser, None);
+    Some(browser.words(answer))
 }
 
 /// Waits until a JavaScript expression is true.

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use luthier_testing::Need;
 use serde_json::Value;
 
+#[cfg(unix)]
+use crate::browser;
 use crate::{Project, Ran};
 
 /// The probability of each class, by file.
 pub(crate) type Answers = BTreeMap<String, BTreeMap<String, f64>>;
 
 /// What Python makes of an exported file.
-pub(crate) fn python(project: &Project, python: &std::path::Path, format: &str, file: &str, images: &[String]) -> Ran {
+pub(crate) fn python(project: &Project, python: &Path, format: &str, file: &str, images: &[String]) -> Ran {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/exported.py");
     let mut command = Command::new(python);
     command
@@ -105,6 +109,63 @@ fn onnx_runtime_answers_as_predict_does_whatever_the_views() {
             }
         }
     }
+}
+
+/// Serves a folder over HTTP until it is dropped.
+struct StaticServer(std::process::Child);
+
+impl StaticServer {
+    fn start(python: &Path, folder: &Path) -> (Self, String) {
+        let mut command = Command::new(python);
+        command
+            .args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"])
+            .arg(folder);
+        let mut server = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        // Serving HTTP on 127.0.0.1 port 43210 (http://127.0.0.1:43210/) ...
+        let address = line.split(['(', ')']).nth(1).unwrap().to_owned();
+        (StaticServer(server), address)
+    }
+}
+
+impl Drop for StaticServer {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_example_page_answers_in_a_browser_as_predict_does() {
+    let (Some(python), Some(package)) = (Need::Python.path(), Need::OnnxRuntimeWeb.path()) else {
+        return;
+    };
+    let project = Project::new();
+    project.pipeline(&[]);
+    fs::create_dir_all(project.path("page/node_modules")).unwrap();
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/browser/index.html");
+    fs::copy(page, project.path("page/index.html")).unwrap();
+    std::os::unix::fs::symlink(package, project.path("page/node_modules/onnxruntime-web")).unwrap();
+    project
+        .run(&["export", "--format", "onnx", "--output", "page/model.onnx"])
+        .ok();
+    let card = project.run(&["model", "show", "--json"]).ok().stdout;
+    project.write("page/model.json", card.as_bytes());
+    let (_server, address) = StaticServer::start(&python, &project.path("page"));
+    let photograph = "data/test/harp/5.jpg".to_owned();
+    let Some(found) = browser::answer_of_example(&address, &project.path(&photograph)) else {
+        return;
+    };
+    let expected = predicted(&project, &[], &[photograph]).into_values().next().unwrap();
+    let (class, percent) = found.strip_suffix(" %").unwrap().split_once(", ").unwrap();
+    let best = expected.iter().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
+    assert_eq!(class, best.0);
+    // Chromium may decode a JPEG a little otherwise.
+    let difference = (percent.parse::<f64>().unwrap() / 100.0 - best.1).abs();
+    assert!(difference < 0.01, "{found}, expected {best:?}");
 }
 
 #[test]
