@@ -1,6 +1,7 @@
 //! Luthier as a library: photographs in folders → features → a trained model, an evaluation and predictions.
 //!
 //! - [`Predictor`]: opens a model, and answers to images, by path or by their bytes
+//! - [`TrainingImages`]: which of the images that a model was trained on an image looks most like
 //! - [`Engine`]: runs a [`Pipeline`] through a [`Cache`](luthier_cache::Cache), or parts of it, or says what it would run
 //!   and why
 //! - [`Sorter`] and [`Arrivals`]: put images into a folder for each answer, and wait for images that arrive in a folder
@@ -38,6 +39,7 @@ mod report;
 mod results;
 mod runner;
 mod sorter;
+mod training_images;
 mod views;
 pub mod words;
 
@@ -56,4 +58,5 @@ pub use reason::{Fate, ImageChange, ImageChanges, Reason, Reasons, RenamedClass,
 pub use report::is_untrained;
 pub use runner::{STAGES, StageReport, Status, VIEWS};
 pub use sorter::{Sorter, Transfer};
+pub use training_images::{NearestImage, TrainingImages};
 pub use views::{JudgedView, JudgedViews, ViewsConfig};

@@ -585,7 +585,7 @@ fn file_of(scan: &Scan, data: &Data, split: Split, image: &Digest) -> Option<Str
 }
 
 /// A model judges only features made as its own were, of the same classes.
-fn check_match(model: &Model, test: &FeatureRows) -> Result<()> {
+pub(crate) fn check_match(model: &Model, test: &FeatureRows) -> Result<()> {
     if !model.extractor.is_same(&test.extractor) {
         return Err(Error::OtherExtractor {
             expected: describe_extractor(&model.extractor),

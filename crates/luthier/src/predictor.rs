@@ -69,6 +69,9 @@ pub struct Prediction {
     /// The digest of the bytes that were read.
     #[serde(skip)]
     pub image: Digest,
+    /// The features of all views, `[d]`.
+    #[serde(skip)]
+    pub features: Vec<f32>,
     /// The most probable class, or [`UNKNOWN`].
     pub answer: String,
     /// The distance to the nearest class, in standard deviations, with [`keep_known`](PredictorConfig::keep_known).
@@ -202,11 +205,11 @@ impl Predictor {
         if let Some((place, value)) = features.iter().enumerate().find(|(_, value)| !value.is_finite()) {
             return Ok(Err(format!("feature {place} is {value}, expected a finite number")));
         }
-        self.prediction(image, &features, meter).map(Ok)
+        self.prediction(image, features, meter).map(Ok)
     }
 
-    fn prediction(&self, image: Digest, features: &[f32], meter: Option<&DistanceMeter<'_>>) -> Result<Prediction> {
-        let row = aview1(features).insert_axis(Axis(0));
+    fn prediction(&self, image: Digest, features: Vec<f32>, meter: Option<&DistanceMeter<'_>>) -> Result<Prediction> {
+        let row = aview1(&features).insert_axis(Axis(0));
         let probabilities = self.scorer.predict_proba(row)?;
         let mut ranked: Vec<(usize, f64)> = probabilities.row(0).iter().copied().enumerate().collect();
         ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -224,6 +227,7 @@ impl Predictor {
         let best_first = ranked.into_iter().take(self.top_k);
         Ok(Prediction {
             image,
+            features,
             answer: if is_known { class(best) } else { UNKNOWN.to_owned() },
             distance,
             predictions: best_first

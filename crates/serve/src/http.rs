@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Query, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
@@ -18,17 +18,24 @@ use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt as _, LengthLimitError};
-use luthier::{Prediction, UNKNOWN};
+use luthier::{NearestImage, Prediction, UNKNOWN};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::desk::{Desk, Outcome, Refused};
 use crate::metrics::{ImageLabels, Metrics, RequestLabels};
-use crate::model::Card;
+use crate::model::{About, Current};
 
 /// The addresses, which are also the paths of the metrics.
 const PREDICT: &str = "/v1/predict";
 const MODEL: &str = "/v1/model";
+const TRAINING: &str = "/v1/training/{digest}";
+
+/// The longer side of a training image's thumbnail, in pixels.
+const THUMBNAIL_SIDE: u32 = 192;
+
+/// The most training images that an answer tells of.
+const MOST_NEAREST: usize = 100;
 
 /// A request that has been answered.
 #[derive(Clone, Debug, Serialize)]
@@ -49,7 +56,7 @@ pub type OnAccess = Box<dyn Fn(&Access) + Send + Sync>;
 /// What all requests have in common.
 pub(crate) struct Service {
     pub(crate) desk: Arc<Desk>,
-    pub(crate) card: Card,
+    pub(crate) current: Current,
     pub(crate) metrics: Arc<Metrics>,
     /// The digest of the token that requests must bear.
     pub(crate) token: Option<blake3::Hash>,
@@ -60,11 +67,19 @@ pub(crate) struct Service {
     pub(crate) on_access: Option<OnAccess>,
 }
 
+impl Service {
+    /// What is known of the model that answers now.
+    fn about(&self) -> Arc<About> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// The service with its addresses.
 pub(crate) fn router(service: Arc<Service>) -> Router {
     let guarded = Router::new()
         .route(PREDICT, post(predict))
         .route(MODEL, get(model))
+        .route(TRAINING, get(training))
         .route_layer(from_fn_with_state(service.clone(), check_token));
     Router::new()
         .route(
@@ -194,8 +209,27 @@ async fn metrics(State(service): State<Arc<Service>>) -> Response {
 }
 
 async fn model(State(service): State<Arc<Service>>) -> Response {
-    let card = service.card.read().unwrap_or_else(PoisonError::into_inner).clone();
-    axum::Json(&*card).into_response()
+    axum::Json(&service.about().card).into_response()
+}
+
+/// A thumbnail of a training image.
+async fn training(State(service): State<Arc<Service>>, Path(digest): Path<String>) -> Response {
+    let about = service.about();
+    let thumbnail = tokio::task::spawn_blocking(move || {
+        let training = about.training.as_ref()?;
+        training.thumbnail(&digest.parse().ok()?, THUMBNAIL_SIDE)
+    });
+    match thumbnail.await {
+        Ok(Some(jpeg)) => {
+            // The address names the bytes.
+            let headers = [
+                (CONTENT_TYPE, "image/jpeg"),
+                (CACHE_CONTROL, "private, max-age=86400, immutable"),
+            ];
+            (headers, jpeg).into_response()
+        }
+        _ => Failure::new(StatusCode::NOT_FOUND, "no such training image at hand").into_response(),
+    }
 }
 
 /// What is asked beside the images.
@@ -204,6 +238,8 @@ async fn model(State(service): State<Arc<Service>>) -> Response {
 struct Asked {
     /// How many classes an answer names.
     top_k: Option<usize>,
+    /// How many training images it tells of.
+    nearest: Option<usize>,
 }
 
 /// An image with the name that the client gave it.
@@ -226,6 +262,8 @@ struct Answer {
     #[serde(flatten)]
     answer: Option<Prediction>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    nearest: Option<Vec<NearestImage>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
@@ -235,16 +273,17 @@ async fn predict(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let Ok(Query(Asked { top_k })) = asked else {
-        return Failure::new(StatusCode::BAD_REQUEST, "the query may have top_k, a whole number").into_response();
+    let Ok(Query(asked)) = asked else {
+        let error = "the query may have top_k and nearest, whole numbers";
+        return Failure::new(StatusCode::BAD_REQUEST, error).into_response();
     };
-    match answer(&service, top_k.unwrap_or(3), &headers, body).await {
+    match answer(&service, &asked, &headers, body).await {
         Ok(response) => response,
         Err(failure) => failure.into_response(),
     }
 }
 
-async fn answer(service: &Service, top_k: usize, headers: &HeaderMap, body: Body) -> Result<Response, Failure> {
+async fn answer(service: &Service, asked: &Asked, headers: &HeaderMap, body: Body) -> Result<Response, Failure> {
     let body = read(service, headers, body).await?;
     let Images { images, is_one } = images(headers, body).await?;
     let (files, images): (Vec<_>, Vec<_>) = images.into_iter().map(|named| (named.file, named.image)).unzip();
@@ -261,9 +300,11 @@ async fn answer(service: &Service, top_k: usize, headers: &HeaderMap, body: Body
     let mut answers = Vec::with_capacity(outcomes.len());
     let mut status = StatusCode::OK;
     for (file, outcome) in files.into_iter().zip(outcomes) {
+        let mut near = None;
         let (label, answer, error) = match outcome {
             Outcome::Answered(mut prediction) => {
-                prediction.predictions.truncate(top_k.max(1));
+                prediction.predictions.truncate(asked.top_k.unwrap_or(3).max(1));
+                near = nearest(service, asked.nearest, std::mem::take(&mut prediction.features)).await;
                 let is_known = prediction.answer != UNKNOWN;
                 (if is_known { "answered" } else { "unknown" }, Some(prediction), None)
             }
@@ -278,13 +319,25 @@ async fn answer(service: &Service, top_k: usize, headers: &HeaderMap, body: Body
             .images
             .get_or_create(&ImageLabels { outcome: label })
             .inc();
-        answers.push(Answer { file, answer, error });
+        answers.push(Answer {
+            file,
+            answer,
+            nearest: near,
+            error,
+        });
     }
     // Of several images each has its own answer or error.
     Ok(match (is_one, answers.as_slice()) {
         (true, [only]) => (status, axum::Json(only)).into_response(),
         _ => axum::Json(answers).into_response(),
     })
+}
+
+/// The training images nearest to an image, if they are asked for and at hand.
+async fn nearest(service: &Service, n: Option<usize>, features: Vec<f32>) -> Option<Vec<NearestImage>> {
+    let (n, about) = (n?.min(MOST_NEAREST), service.about());
+    let find = move || Some(about.training.as_ref()?.nearest(&features, n));
+    tokio::task::spawn_blocking(find).await.ok()?
 }
 
 /// The body, if it is not too large and does not take too long.

@@ -1,10 +1,10 @@
-//! The model file, also when another takes its place.
+//! The model file and its training images, also when another takes its place.
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use luthier::{ModelCard, Predictor, PredictorConfig};
+use luthier::{ModelCard, Predictor, PredictorConfig, TrainingImages};
 use luthier_artifact::FileStat;
 use luthier_extract::{ImageSource, WeightsStore, sample_images};
 
@@ -19,21 +19,33 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) struct ModelSource {
     pub(crate) path: PathBuf,
+    /// The folder of the features that it was trained on, if the nearest training images are to be told.
+    pub(crate) features: Option<PathBuf>,
     pub(crate) store: WeightsStore,
     pub(crate) config: PredictorConfig,
 }
 
-/// A model's card, which another may replace.
-pub(crate) type Card = Arc<RwLock<Arc<ModelCard>>>;
+/// What is known of a model beside its answers.
+pub(crate) struct About {
+    pub(crate) card: ModelCard,
+    pub(crate) training: Option<TrainingImages>,
+}
+
+/// What is known of the model that answers, which another may replace.
+pub(crate) type Current = Arc<RwLock<Arc<About>>>;
 
 impl ModelSource {
     /// Opens the model, and has it answer once: what is made for the first image is then made.
-    pub(crate) fn open(&self) -> Result<(Predictor, ModelCard)> {
+    pub(crate) fn open(&self) -> Result<(Predictor, About)> {
         let predictor = Predictor::open(&self.path, &self.store, None, &self.config, &())?;
         let image = ImageSource::Bytes(sample_images()[0].into());
         predictor.predict(&[image], &(), |_, _| Ok::<(), luthier::Error>(()))?;
-        let card = ModelCard::of(predictor.model());
-        Ok((predictor, card))
+        let model = predictor.model();
+        let training = (self.features.as_deref())
+            .map(|folder| TrainingImages::read(folder, model))
+            .transpose()?;
+        let card = ModelCard::of(model);
+        Ok((predictor, About { card, training }))
     }
 
     /// What tells whether the file is another one.
@@ -47,7 +59,7 @@ impl ModelSource {
         &self,
         mut known: Option<FileStat>,
         desk: &Desk,
-        card: &Card,
+        current: &Current,
         metrics: &Metrics,
         is_over: impl Fn() -> bool,
     ) {
@@ -60,9 +72,9 @@ impl ModelSource {
             known = found;
             match self.open() {
                 Ok((predictor, new)) => {
-                    tracing::info!("{}: another model, {}", self.path.display(), new.digest);
+                    tracing::info!("{}: another model, {}", self.path.display(), new.card.digest);
                     desk.replace(predictor);
-                    *card.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+                    *current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
                     metrics.reloads.inc();
                 }
                 Err(error) => tracing::warn!("{error}: the model that was there before still answers"),

@@ -37,6 +37,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct ServeConfig {
     /// The model file.
     pub model: PathBuf,
+    /// The folder of the features that it was trained on, if answers are to tell of the nearest training images.
+    pub features: Option<PathBuf>,
     /// Where requests are listened for; port 0 for any that is free.
     pub listen: SocketAddr,
     /// What requests must bear as `Authorization: Bearer TOKEN`, if anything.
@@ -68,6 +70,7 @@ pub fn serve(
 ) -> Result<()> {
     let ServeConfig {
         model,
+        features,
         listen,
         token,
         queue,
@@ -86,6 +89,7 @@ pub fn serve(
     let address = listener.local_addr().map_err(failed)?;
     let source = ModelSource {
         path: model,
+        features,
         store: store.clone(),
         config: PredictorConfig {
             top_k: usize::MAX,
@@ -93,10 +97,10 @@ pub fn serve(
         },
     };
     let stat = source.stat();
-    let (predictor, card) = source.open()?;
+    let (predictor, about) = source.open()?;
     let metrics = Arc::new(Metrics::new());
     let desk = Arc::new(Desk::open(predictor, queue, metrics.clone())?);
-    let card = Arc::new(RwLock::new(Arc::new(card)));
+    let current = Arc::new(RwLock::new(Arc::new(about)));
     let is_over = AtomicBool::new(false);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -106,7 +110,7 @@ pub fn serve(
         .map_err(Error::Threads)?;
     let service = Arc::new(Service {
         desk: desk.clone(),
-        card: card.clone(),
+        current: current.clone(),
         metrics: metrics.clone(),
         token: token.map(|token| blake3::hash(token.as_bytes())),
         max_body,
@@ -114,7 +118,7 @@ pub fn serve(
         on_access,
     });
     std::thread::scope(|scope| {
-        scope.spawn(|| source.watch(stat, &desk, &card, &metrics, || is_over.load(Ordering::Relaxed)));
+        scope.spawn(|| source.watch(stat, &desk, &current, &metrics, || is_over.load(Ordering::Relaxed)));
         let done = runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
             on_ready(address);

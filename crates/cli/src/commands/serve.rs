@@ -23,11 +23,17 @@ use crate::terminal::{self, Progress};
 #[command(after_help = "Examples:
   luthier serve
   luthier serve --model-path models/model.safetensors --listen 0.0.0.0:8080 --keep-known 95
+  luthier serve --feature-dir features             shows the nearest training images
   curl --data-binary @harp.jpg http://127.0.0.1:8080/v1/predict")]
 pub(crate) struct Arguments {
     /// Model that `luthier train` or `luthier pipeline` wrote
     #[arg(long, value_name = "FILE", default_value_os_t = Path::new("models").join(MODEL_FILE), alias = "model_path", env = "LUTHIER_MODEL_PATH")]
     model_path: PathBuf,
+    /// Folder of the features that it was trained on: answers then show the nearest training images
+    ///
+    /// Whoever can use the service can see small pictures of the training images.
+    #[arg(long, value_name = "DIR", alias = "feature_dir")]
+    feature_dir: Option<PathBuf>,
     /// Address and port; port 0 takes any that is free
     ///
     /// The default can be reached from this machine only. 0.0.0.0:8080 can be reached from everywhere.
@@ -70,6 +76,7 @@ const CONNECTIONS: usize = 768;
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
     let Arguments {
         model_path,
+        feature_dir,
         listen,
         token,
         min_confidence,
@@ -95,6 +102,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     };
     let config = ServeConfig {
         model: model_path,
+        features: feature_dir,
         listen,
         token,
         queue,

@@ -459,6 +459,8 @@ pub(crate) fn check_service(address: &str, photograph: &Path, answer: &str) {
     assert_eq!(titles, json!([answer, answer, answer]));
     let bars = browser.number("document.querySelectorAll('.answer meter').length");
     assert_eq!(bars, 9.0, "three classes for each");
+    let shown = "[...document.querySelectorAll('.near img')].filter((image) => image.naturalWidth > 0).length";
+    wait(&mut browser, &format!("{shown} === 9"));
     // What is no photograph is said to be none.
     let text = transfer("note.jpg").replace(&bytes, "bm90ZQ==");
     browser.value(&format!(
@@ -468,14 +470,17 @@ pub(crate) fn check_service(address: &str, photograph: &Path, answer: &str) {
     let failed = browser.words("document.querySelector('.answer.failed').textContent");
     assert!(failed.contains("could not be read"), "{failed}");
     browser.tab_to("#choose");
-    for width in [390, 1_280] {
+    for (width, scheme) in [(390, "light"), (1_280, "light"), (390, "dark"), (1_280, "dark")] {
         browser.resize(width);
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        browser.call("Emulation.setEmulatedMedia", json!({ "features": features }));
         let needed = browser.number("document.documentElement.scrollWidth");
         assert!(needed <= f64::from(width), "{needed} of {width} pixels");
         if let Some(folder) = std::env::var_os("LUTHIER_TEST_SCREENSHOTS") {
             let shot = browser.call("Page.captureScreenshot", json!({}));
             let shot = base64::engine::general_purpose::STANDARD.decode(shot["data"].as_str().unwrap());
-            std::fs::write(Path::new(&folder).join(format!("serve-{width}.png")), shot.unwrap()).unwrap();
+            let name = format!("serve-{width}-{scheme}.png");
+            std::fs::write(Path::new(&folder).join(name), shot.unwrap()).unwrap();
         }
     }
     check_names(&mut browser, 3);

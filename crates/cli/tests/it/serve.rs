@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use luthier_artifact::{Digest, entries};
+use luthier_testing::Need;
 use serde_json::{Value, json};
 
 use crate::{Project, Ran, browser, photo};
@@ -390,9 +392,77 @@ fn another_model_and_the_end_lose_no_request() {
 }
 
 #[test]
-fn the_page_takes_photographs_that_are_dropped_pasted_and_chosen() {
+fn the_nearest_training_images_are_told_and_shown_where_they_are_at_hand() {
+    let project = trained();
+    let image = std::fs::read(project.path("data/train/flute/2.jpg")).unwrap();
+    let served = Served::start(&project, &["--feature-dir", "features"]);
+    let answer = served.post("/v1/predict?nearest=2", &[], &image).json();
+    let nearest = answer["nearest"].as_array().unwrap();
+    assert_eq!(nearest.len(), 2, "{answer}");
+    assert_eq!(nearest[0]["class"], "flute");
+    assert!(nearest[0]["cosine"].as_f64().unwrap() > 0.9999, "{answer}");
+    let digest = nearest[0]["digest"].as_str().unwrap();
+    assert_eq!(digest, Digest::of(&image).to_string());
+    let picture = served.get(&format!("/v1/training/{digest}"));
+    assert_eq!(picture.status, 200);
+    assert!(image::load_from_memory(&picture.body).unwrap().width() <= 192);
+    for other in [digest.replace(['a', '1'], "b"), "..%2f..%2fetc%2fpasswd".to_owned()] {
+        assert_eq!(served.get(&format!("/v1/training/{other}")).status, 404);
+    }
+    // Who does not ask is not told.
+    assert!(served.post("/v1/predict", &[], &image).json()["nearest"].is_null());
+    served.end();
+    let served = Served::start(&project, &[]);
+    assert!(served.post("/v1/predict?nearest=2", &[], &image).json()["nearest"].is_null());
+    assert_eq!(served.get(&format!("/v1/training/{digest}")).status, 404);
+    served.end();
+    // Features that the model was not trained on.
+    project
+        .run(&[
+            "extract",
+            "--train-dir",
+            "data/train",
+            "--test-dir",
+            "data/test",
+            "--views",
+            "pad",
+            "--output-dir",
+            "other",
+        ])
+        .ok();
+    let ran = project.run(&["serve", "--listen", "127.0.0.1:0", "--feature-dir", "other"]);
+    let (status, error) = ran.error();
+    assert!(
+        status == 1 && error.contains("model was trained on features of"),
+        "{error}"
+    );
+}
+
+#[test]
+fn odd_files_are_answered_or_refused_and_harm_nobody() {
+    let Some(data) = Need::Photographs.path() else { return };
     let project = trained();
     let served = Served::start(&project, &[]);
+    let photograph = std::fs::read(project.path("data/test/harp/5.jpg")).unwrap();
+    let before = served.post("/v1/predict", &[], &photograph).body;
+    let mut n_files = 0;
+    for folder in entries(&data.join("odd-images")).unwrap() {
+        for file in entries(&folder).unwrap() {
+            let answer = served.post("/v1/predict", &[], &std::fs::read(&file).unwrap());
+            let is_expected = matches!(answer.status, 200 | 400 | 413 | 422);
+            assert!(is_expected, "{}: {answer:?}", file.display());
+            n_files += 1;
+        }
+    }
+    assert!(n_files > 200, "{n_files}");
+    assert_eq!(served.post("/v1/predict", &[], &photograph).body, before);
+    served.end();
+}
+
+#[test]
+fn the_page_takes_photographs_that_are_dropped_pasted_and_chosen() {
+    let project = trained();
+    let served = Served::start(&project, &["--feature-dir", "features"]);
     let photograph = project.path("data/test/harp/5.jpg");
     let answer = served
         .post("/v1/predict", &[], &std::fs::read(&photograph).unwrap())

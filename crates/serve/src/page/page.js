@@ -27,7 +27,23 @@ async function about() {
   text.textContent = `This model knows ${classes.length} classes: ${classes.join(", ")}.${trust}`;
 }
 
-function show(item, { answer, predictions, error }) {
+// A picture that only who has the token may see.
+async function showNear(figure, { digest, class: name, cosine }) {
+  const near = document.createElement("div");
+  near.className = "near";
+  const picture = Object.assign(document.createElement("img"), { alt: `${name}, cosine ${cosine.toFixed(2)}` });
+  near.append(picture, Object.assign(document.createElement("bdi"), { textContent: name }));
+  figure.append(near);
+  const response = await fetch(`/v1/training/${digest}`, { headers });
+  if (!response.ok) {
+    picture.remove();
+    return;
+  }
+  picture.src = URL.createObjectURL(await response.blob());
+  picture.onload = picture.onerror = () => URL.revokeObjectURL(picture.src);
+}
+
+function show(item, { answer, predictions, nearest, error }) {
   const title = item.querySelector("h2");
   if (error) {
     item.classList.add("failed");
@@ -48,13 +64,18 @@ function show(item, { answer, predictions, error }) {
     row.append(text, bar);
     item.querySelector("ul").append(row);
   }
+  if (nearest) {
+    const figure = item.querySelector("figure");
+    figure.hidden = false;
+    for (const image of nearest) showNear(figure, image);
+  }
 }
 
 async function ask(file, item) {
   for (;;) {
     let response;
     try {
-      response = await fetch("/v1/predict?top_k=5", { method: "POST", headers, body: file });
+      response = await fetch("/v1/predict?top_k=5&nearest=3", { method: "POST", headers, body: file });
     } catch {
       return { error: "the service does not answer" };
     }
