@@ -118,6 +118,9 @@ fn another_user_predicts_in_a_bare_system_what_this_one_predicts() {
         &weights,
     ]);
     run(&["export", "--format", "bundle", "--output", "bundle"]);
+    for part in ["train", "models", "features", ".luthier"] {
+        fs::remove_dir_all(root.join(part)).unwrap();
+    }
     let predict = [
         "predict",
         "--model-path",
@@ -125,14 +128,9 @@ fn another_user_predicts_in_a_bare_system_what_this_one_predicts() {
         "photos",
         "--format",
         "json",
-        "--cache-dir",
-        "none",
     ];
     let expected = run(&predict).stdout;
     assert_eq!(String::from_utf8_lossy(&expected).lines().count(), 6);
-    for part in ["train", "models", "features", ".luthier"] {
-        fs::remove_dir_all(root.join(part)).unwrap();
-    }
     let mut bare = Command::new("chroot");
     bare.arg(format!("--userspec={NOBODY}"))
         .arg(&root)

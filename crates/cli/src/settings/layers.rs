@@ -65,11 +65,12 @@ const PATHS: [&str; 6] = ["train-dir", "test-dir", "data-dir", "labels", "files"
 
 /// Variables that are neither a setting nor an option of a command. Those of the tests may be set when Luthier runs. Settings
 /// begin like them, such as `LUTHIER_TEST_DIR`: each is named.
-const OTHER_VARIABLES: [&str; 12] = [
+const OTHER_VARIABLES: [&str; 13] = [
     "LUTHIER_TEST_DATA",
     "LUTHIER_TEST_EDITS",
     "LUTHIER_TEST_FLIPS",
     "LUTHIER_TEST_KILLS",
+    "LUTHIER_TEST_ONNXRUNTIME_WEB",
     "LUTHIER_TEST_PHOTOS",
     "LUTHIER_TEST_PYTHON",
     "LUTHIER_TEST_REFERENCE",

@@ -207,10 +207,11 @@ fn a_model_finds_its_weights_where_they_were_and_beside_it_and_takes_them_along(
     project.run(&made).ok();
     let weights = ["--weights", "elsewhere/net.safetensors"];
     project.pipeline(&weights);
+    // Without a cache the network must be loaded.
+    fs::remove_dir_all(project.path(".luthier")).unwrap();
     let predict = |more: &[&str], home: &str| {
         let images = ["data/test/harp/4.jpg", "data/test/drum/5.jpg", "--format", "json"];
-        // Without the cache, so that the network must be loaded.
-        let arguments = [&["predict", "--cache-dir", "none"], more, &images[..]].concat();
+        let arguments = [&["predict"], more, &images[..]].concat();
         let mut command = project.command(&arguments);
         command.env_remove("LUTHIER_WEIGHTS").env("HOME", project.path(home));
         Ran::of(command.output().unwrap())
