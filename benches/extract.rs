@@ -44,7 +44,7 @@ fn extractor(precision: Precision, batch: usize) -> Extractor {
     };
     let n_threads = std::thread::available_parallelism().unwrap().get();
     let store = WeightsStore::new("unused".into(), None);
-    Extractor::load(&config, InputSize::default(), &store, n_threads, 1_000_000, &()).unwrap()
+    Extractor::load(&config, InputSize::default(), &store, n_threads, Some(1_000_000), &()).unwrap()
 }
 
 /// Decoded images → features, all cores.

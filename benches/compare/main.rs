@@ -216,7 +216,7 @@ fn load(device: &str, precision: &str, batch: Option<usize>, n_threads: usize) -
         InputSize::default(),
         &store,
         n_threads,
-        n_images,
+        Some(n_images),
         &(),
     )?)
 }

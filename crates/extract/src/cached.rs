@@ -40,7 +40,7 @@ pub struct CachedExtractor {
     config: ExtractorConfig,
     store: WeightsStore,
     n_threads: usize,
-    n_images: usize,
+    n_images: Option<usize>,
     cache: Option<(Cache, DescriptorDigests)>,
     /// The SHA-256 of the weights when the extractor was made.
     weights: String,
@@ -52,7 +52,8 @@ pub struct CachedExtractor {
 type Stored = (Vec<Option<Vec<Digest>>>, Array2<f32>);
 
 impl CachedExtractor {
-    /// Loads nothing yet, unless there is no `cache`. Threads are divided for work on `n_images` images.
+    /// Loads nothing yet, unless there is no `cache`. Threads are divided for work on `n_images` images;
+    /// `None` if nobody knows how many will come.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) if the weights file cannot be read, and without a cache those of
@@ -61,7 +62,7 @@ impl CachedExtractor {
         config: ExtractorConfig,
         store: WeightsStore,
         n_threads: usize,
-        n_images: usize,
+        n_images: Option<usize>,
         cache: Option<Cache>,
         observer: &dyn Observer,
     ) -> Result<Self> {

@@ -30,7 +30,7 @@ pub struct ExtractorConfig {
     pub precision: Precision,
     /// Where the network runs.
     pub device: Device,
-    /// How many images go through the network at once. `None` is 1 on the CPU (in int8, 4), and on a
+    /// How many images go through the network at once. `None` is 1 on the CPU (in int8, 8), and on a
     /// GPU as many as half of its free memory holds, at most 256.
     pub batch: Option<usize>,
 }
@@ -196,7 +196,7 @@ pub struct Extractor {
 
 impl Extractor {
     /// Loads the weights, downloading them first if need be, for views of this size, and divides
-    /// `n_threads` for work on `n_images` images.
+    /// `n_threads` for work on `n_images` images; `None` if nobody knows how many will come.
     ///
     /// # Errors
     /// [`Error::Device`] and [`Error::Precision`] if the device cannot do what is asked;
@@ -208,7 +208,7 @@ impl Extractor {
         size: InputSize,
         store: &WeightsStore,
         n_threads: usize,
-        n_images: usize,
+        n_images: Option<usize>,
         observer: &dyn Observer,
     ) -> Result<Self> {
         let &ExtractorConfig {
@@ -231,8 +231,9 @@ impl Extractor {
             None => device.batch(precision, size)?,
         };
         // A batch costs the same however full it is, and in int8 its size changes no feature.
+        let most = n_images.unwrap_or(usize::MAX);
         let batch = match (precision, config.batch) {
-            (Precision::Int8, None) => batch.min(n_images.div_ceil(n_threads.max(1))).max(1),
+            (Precision::Int8, None) => batch.min(most.div_ceil(n_threads.max(1))).max(1),
             _ => batch,
         };
         let scales = match precision {
@@ -247,34 +248,32 @@ impl Extractor {
             }
             _ => None,
         };
-        let lanes = Lanes::new(
-            device,
-            n_threads,
-            n_images,
-            config.views.of_size(size).count().max(1),
-            batch,
-        );
         let kernels = Kernels::best(device);
-        let why = match (config.batch, device) {
-            (Some(_), _) => "as asked for",
-            (None, Device::Cpu) => "which keeps its activations in the cache",
-            (None, _) => "which its memory holds",
+        let n_views = config.views.of_size(size).count().max(1);
+        let build = |batch| {
+            let lanes = Lanes::new(device, n_threads, most, n_views, batch);
+            // Weights are packed for the number of threads that will use them.
+            tch::set_num_threads(lanes.threads_each() as i32);
+            let target = Target {
+                kernels,
+                device,
+                precision,
+                size,
+                batch,
+            };
+            Ok::<_, Error>((Network::new(&parameters, target, scales.as_ref())?, lanes))
+        };
+        let is_bulk = device == Device::Cpu && precision != Precision::Int8 && config.batch.is_none();
+        let (network, lanes) = match n_images.filter(|&n| is_bulk && n >= BULK) {
+            Some(_) => in_bulk(batch, build)?,
+            None => build(batch)?,
         };
         tracing::debug!(
-            "network on {device} in {precision} with {} kernels; {lanes}, {why}",
+            "network on {device} in {precision} with {} kernels; {lanes}",
             kernels.name()
         );
-        // Weights are packed for the number of threads that will use them.
-        tch::set_num_threads(lanes.threads_each() as i32);
-        let target = Target {
-            kernels,
-            device,
-            precision,
-            size,
-            batch,
-        };
         Ok(Extractor {
-            network: Network::new(&parameters, target, scales.as_ref())?,
+            network,
             lanes,
             pooling,
             decode,
@@ -340,6 +339,36 @@ impl Extractor {
         (self.lanes).run(n_images, read, &self.network, &[self.pooling], &(), done)?;
         Ok(features)
     }
+}
+
+/// From how many images on it pays to take several at once.
+const BULK: usize = 256;
+
+/// How many images are taken at once then.
+const BULK_BATCH: usize = 4;
+
+/// A network that takes several images at once on the CPU, if it gives the features that `build(batch)` gives, bit for bit;
+/// else that one.
+///
+/// Batches of 4 read each weight once for four images. Features are those of the batch that is in the key all the same,
+/// because oneDNN adds up the products of an output in the same order however many outputs it computes side by side. It
+/// does not promise that, so it is tried.
+fn in_bulk(batch: usize, build: impl Fn(usize) -> Result<(Network, Lanes)>) -> Result<(Network, Lanes)> {
+    let features = |network: &Network, batch: usize| {
+        let size = network.size();
+        let pixels = calibration::pixels(size, BULK_BATCH);
+        let batches = pixels.chunks_exact(batch * size.bytes());
+        let features: Result<Vec<_>> = batches.map(|batch| network.forward(batch, &[Pooling::Mean])).collect();
+        Ok::<_, Error>(features?.concat())
+    };
+    // One network after the other is in memory.
+    let expected = features(&build(batch)?.0, batch)?;
+    let (network, lanes) = build(BULK_BATCH)?;
+    if features(&network, BULK_BATCH)? == expected {
+        return Ok((network, lanes));
+    }
+    tracing::debug!("batches of {BULK_BATCH} give other features than batches of {batch} here");
+    build(batch)
 }
 
 /// The views that features of these kinds need, each once, in the order in which they first occur.
@@ -440,4 +469,40 @@ fn read(
         views: pixels,
         about: Seen::Readable { digest, hash },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::parameters::Parameters;
+
+    /// Kernels that add up otherwise stand for a library that adds up otherwise in larger batches.
+    #[test]
+    fn images_are_taken_at_once_only_where_that_changes_no_bit() {
+        let parameters = Parameters::untrained(&resnet50::parameter_shapes());
+        let build = |in_bulk: Kernels| {
+            let parameters = &parameters;
+            move |batch: usize| {
+                let target = Target {
+                    kernels: if batch == 1 { Kernels::OneDnn } else { in_bulk },
+                    device: Device::Cpu,
+                    precision: Precision::Fp32,
+                    size: InputSize::new(64).unwrap(),
+                    batch,
+                };
+                Ok((
+                    Network::new(parameters, target, None)?,
+                    Lanes::new(Device::Cpu, 1, 1000, 1, batch),
+                ))
+            }
+        };
+        for (kernels, batch) in [(Kernels::OneDnn, 4), (Kernels::Plain, 1)] {
+            let (_, lanes) = in_bulk(1, build(kernels)).unwrap();
+            let found = lanes.to_string();
+            assert!(
+                found.ends_with(&format!("images a batch: {batch}")),
+                "{kernels:?}: {found}"
+            );
+        }
+    }
 }

@@ -289,7 +289,7 @@ impl ExtractConfig {
             }
             // Files of a folder often lie together on the disk.
             files.sort_by(|a, b| a.source.cmp(&b.source));
-            let network = Extractor::load(extractor, size, store, n_threads, files.len(), observer)?;
+            let network = Extractor::load(extractor, size, store, n_threads, Some(files.len()), observer)?;
             check_weights(extractor, weights)?;
             let at = if sizes.len() > 1 {
                 format!(" at {size} pixels")

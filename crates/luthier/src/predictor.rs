@@ -19,9 +19,6 @@ use crate::{Error, Result};
 /// The answer to an image that is not like those of any class.
 pub const UNKNOWN: &str = "unknown";
 
-/// So many images are expected where nobody knows how many will come.
-const MANY: usize = 1 << 20;
-
 /// How a [`Predictor`] works, beside what its model says.
 #[derive(Clone, Debug)]
 pub struct PredictorConfig {
@@ -269,8 +266,16 @@ fn load_network(
 ) -> Result<CachedExtractor> {
     let weights = extractor.weights.clone();
     let check = || check_weights(&weights, info, model);
-    let n_images = config.n_images.unwrap_or(MANY);
-    let load = || CachedExtractor::new(extractor, store.clone(), config.n_threads, n_images, cache, observer);
+    let load = || {
+        CachedExtractor::new(
+            extractor,
+            store.clone(),
+            config.n_threads,
+            config.n_images,
+            cache,
+            observer,
+        )
+    };
     if let WeightsSource::File(_) = weights {
         // Hashing a file takes about as long as loading it: beside it.
         let (checked, network) = std::thread::scope(|scope| {

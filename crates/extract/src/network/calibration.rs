@@ -43,6 +43,17 @@ pub fn sample_images() -> &'static [&'static [u8]] {
     &IMAGES
 }
 
+/// The first `n` of these images as the network sees them, `u8 [n, side, side, 3]`.
+pub(crate) fn pixels(size: InputSize, n: usize) -> Vec<u8> {
+    let mut preprocess = Preprocess::new(size);
+    let mut pixels = vec![0; n * size.bytes()];
+    for (image, pixels) in IMAGES.iter().zip(pixels.chunks_exact_mut(size.bytes())) {
+        let image = decode(image, Decoding::Exact).expect("a drawing that the program brings along is an image");
+        preprocess.run(&image, Framing::Squash, pixels);
+    }
+    pixels
+}
+
 /// Measures the scales for these weights: a second of work. They serve images of any size.
 pub(crate) fn scales(parameters: &Parameters) -> Result<Scales> {
     let size = InputSize::default();
@@ -54,14 +65,10 @@ pub(crate) fn scales(parameters: &Parameters) -> Result<Scales> {
         batch: 1,
     };
     let network = Network::new(parameters, target, None)?;
-    let mut preprocess = Preprocess::new(size);
-    let mut pixels = vec![0; size.bytes()];
     let mut ranges = Ranges::default();
-    for image in IMAGES {
-        let image = decode(image, Decoding::Exact).expect("a drawing that the program brings along is an image");
-        preprocess.run(&image, Framing::Squash, &mut pixels);
+    for image in pixels(size, IMAGES.len()).chunks_exact(size.bytes()) {
         let mut place = 0;
-        network.forward_seen(&pixels, &[Pooling::Mean], &mut |activation| {
+        network.forward_seen(image, &[Pooling::Mean], &mut |activation| {
             ranges.see(place, IMAGES.len(), activation)?;
             place += 1;
             Ok(())

@@ -43,7 +43,7 @@ impl Lanes {
     /// unless there are fewer batches or images: one lane decodes all views of an image.
     pub(crate) fn new(device: Device, n_threads: usize, n_images: usize, n_views: usize, batch: usize) -> Self {
         let (n_threads, n_images) = (n_threads.max(1), n_images.max(1));
-        let n_seen = n_images * n_views;
+        let n_seen = n_images.saturating_mul(n_views);
         let most = n_threads.min(n_images);
         let (n_lanes, fill) = match device {
             // A batch costs the same however full it is.

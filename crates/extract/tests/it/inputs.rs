@@ -144,7 +144,7 @@ fn an_interrupt_ends_work_on_images_that_are_all_in_the_cache_too() {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path()).unwrap();
     let store = WeightsStore::new("unused".into(), None);
-    let extractor = CachedExtractor::new(config(), store, 1, 1, Some(cache), &()).unwrap();
+    let extractor = CachedExtractor::new(config(), store, 1, Some(1), Some(cache), &()).unwrap();
     let images = [ImageSource::Bytes(photo(1).into())];
     let mut seen = Vec::new();
     for _ in 0..2 {

@@ -50,6 +50,9 @@ fn features_depend_neither_on_neighbours_nor_on_position_nor_on_threads() {
                 let first = of_any_batch.get_or_insert_with(|| expected.clone());
                 assert!(*first == expected, "batch {batch:?}");
             }
+            // As part of a long run, which takes several images at once.
+            let found = embed(&extractor(&config, 2, 10_000), Framing::Squash, &paths);
+            assert!(found == expected, "{precision}, batch {batch:?}, in a long run");
             // Random partitions: each part has an extractor of its own, as after an interruption or
             // from the cache.
             for (seed, n_threads, part) in [(1, 2, 3), (2, 3, IMAGES), (3, 16, 1)] {

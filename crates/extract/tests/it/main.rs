@@ -50,7 +50,7 @@ fn config() -> ExtractorConfig {
 fn extractor(config: &ExtractorConfig, n_threads: usize, n_images: usize) -> Extractor {
     // Where the scales of int8 stay from one run of the tests to the next.
     let store = WeightsStore::new(Path::new(env!("CARGO_TARGET_TMPDIR")).join("weights"), None);
-    Extractor::load(config, InputSize::default(), &store, n_threads, n_images, &()).unwrap()
+    Extractor::load(config, InputSize::default(), &store, n_threads, Some(n_images), &()).unwrap()
 }
 
 /// The features of images in one view by mean pooling, `f32 [n, 2048]`.

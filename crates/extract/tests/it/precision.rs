@@ -33,7 +33,7 @@ fn formats_without_their_instructions_are_refused_at_load_in_one_line() {
     };
     let load = |config: &ExtractorConfig| {
         let store = WeightsStore::new("unused".into(), None);
-        Extractor::load(config, InputSize::default(), &store, 1, 1, &())
+        Extractor::load(config, InputSize::default(), &store, 1, Some(1), &())
     };
     let error = load(&config).unwrap_err();
     assert!(matches!(error, Error::Precision { .. }), "{error}");

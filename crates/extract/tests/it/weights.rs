@@ -24,7 +24,7 @@ fn load(path: &Path) -> Result<Extractor, Error> {
         InputSize::default(),
         &WeightsStore::new("unused".into(), None),
         1,
-        1,
+        Some(1),
         &(),
     )
 }
@@ -384,7 +384,7 @@ fn what_pytorch_and_hugging_face_have_downloaded_is_not_downloaded_again() {
             weights: WeightsSource::Named(weights),
             ..config()
         };
-        Extractor::load(&config, InputSize::default(), &store, 1, 1, &())
+        Extractor::load(&config, InputSize::default(), &store, 1, Some(1), &())
     };
     assert!(matches!(load().unwrap_err(), Error::Download { .. }));
 
