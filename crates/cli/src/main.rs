@@ -62,6 +62,7 @@ enum Command {
     Predict(commands::predict::Arguments),
     Serve(commands::serve::Arguments),
     Export(commands::export::Arguments),
+    Relabel(commands::relabel::Arguments),
     Status(commands::status::Arguments),
     Explain(commands::explain::Arguments),
     /// Show, check and shrink the cache
@@ -119,6 +120,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Serve(arguments) => commands::serve::run(arguments, &progress),
         Command::Export(arguments) => commands::export::run(arguments, &progress),
         Command::Model(command) => commands::model::run(command),
+        Command::Relabel(arguments) => commands::relabel::run(arguments, &progress),
         Command::Status(arguments) => commands::status::run(arguments, &progress),
         Command::Explain(arguments) => commands::explain::run(arguments, &progress),
         Command::Cache(command) => commands::cache::run(command, &progress),

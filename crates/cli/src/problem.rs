@@ -110,6 +110,7 @@ fn way_out_of_library(error: &luthier::Error) -> Option<String> {
         }
         Error::OtherExtractor { .. } => "extract and train again with the same settings",
         Error::OtherClasses { .. } => "train again on these features",
+        Error::NoClassFolders => "change the table, or name the folders: --data-dir, or --train-dir and --test-dir",
         Error::NoFeatures { path } => {
             let folder = path.parent().unwrap_or(path);
             return Some(format!("run luthier extract --output-dir {}", folder.display()));

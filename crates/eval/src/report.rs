@@ -10,7 +10,7 @@ mod words;
 use std::fmt;
 use std::path::Path;
 
-use luthier_artifact::{CrossValidationInfo, Split, Written, file_names, write_atomically};
+use luthier_artifact::{CrossValidationInfo, Digest, Split, Written, file_names, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Evaluation, Findings, Result};
@@ -86,6 +86,8 @@ pub struct Images<'a> {
     pub files: &'a [String],
     /// Labels, below the number of classes.
     pub labels: &'a [usize],
+    /// The digests of the files' bytes.
+    pub digests: &'a [Digest],
 }
 
 /// What a report shows: an evaluation, and what the evaluation does not know.
@@ -100,6 +102,8 @@ pub struct Context<'a> {
     pub test: Images<'a>,
     /// The images that were evaluated, one for each of the evaluation's rows.
     pub evaluated: Images<'a>,
+    /// Whether train and test have folders of their own: decisions then name a file with its split.
+    pub has_two_folders: bool,
     /// The images left out.
     pub skipped: &'a [Skipped],
     /// Shown first.

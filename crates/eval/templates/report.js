@@ -88,6 +88,75 @@ if (cells.length > 0) {
   });
 }
 
+// Decisions about images. What is pressed again is taken back. They outlast a reload, where the browser keeps anything for
+// files.
+const bar = document.getElementById("decisions");
+if (bar) {
+  const memory = `luthier-decisions ${location.pathname}`;
+  const save = document.getElementById("save-decisions");
+  const status = bar.querySelector("[role=status]");
+  // Of each image the verdict, and the verdicts that have been saved, the latest last.
+  let decided = {};
+  try {
+    decided = JSON.parse(localStorage.getItem(memory) ?? "{}");
+  } catch {
+    // Nothing is kept.
+  }
+  const items = all("[data-decision]").map((item) => {
+    const about = JSON.parse(item.dataset.decision);
+    return { key: `${about.image} ${about.file}`, about, buttons: all(".decide button", item) };
+  });
+  const of = (key) => (decided[key] ??= { verdict: null, saved: [] });
+  const isNew = ({ key }) => of(key).verdict !== (of(key).saved.at(-1) ?? null);
+  const show = () => {
+    for (const { key, buttons } of items) {
+      for (const button of buttons) button.setAttribute("aria-pressed", of(key).verdict === button.value);
+    }
+    const n = items.filter(({ key }) => of(key).verdict).length;
+    save.disabled = !items.some(isNew);
+    const words = n === 0 ? "Nothing is decided." : n === 1 ? "1 decision." : `${n} decisions.`;
+    status.textContent = n > 0 && save.disabled ? `${words} Saved.` : words;
+    try {
+      localStorage.setItem(memory, JSON.stringify(decided));
+    } catch {
+      // Nothing is kept.
+    }
+  };
+  for (const { key, buttons } of items) {
+    for (const button of buttons) {
+      button.addEventListener("click", () => {
+        of(key).verdict = of(key).verdict === button.value ? null : button.value;
+        show();
+      });
+    }
+  }
+  save.addEventListener("click", () => {
+    // Lines have times of their own: by them they are put in order.
+    let time = Date.now();
+    // The file that they are added to may not end in a new line.
+    const lines = ["\n"];
+    for (const { key, about } of items.filter(isNew)) {
+      const state = of(key);
+      const line = (verdict, name) => {
+        const { image, file } = about;
+        lines.push(`${JSON.stringify({ image, file, verdict, class: name, time: new Date(time++).toISOString() })}\n`);
+      };
+      if (state.verdict) {
+        line(state.verdict, { right: about.class, change: about.suggested }[state.verdict]);
+        state.saved.push(state.verdict);
+      } else {
+        for (; state.saved.length > 0; state.saved.pop()) line("undo");
+      }
+    }
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
+    link.download = "decisions.jsonl";
+    link.click();
+    show();
+  });
+  show();
+}
+
 // The scatter plot: the image nearest to the pointer, or the next one in an arrow's direction, is described beside it.
 const scatter = document.getElementById("scatter");
 if (scatter) {

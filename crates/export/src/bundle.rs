@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use luthier::{MODEL_FILE, Predictor, PredictorConfig};
-use luthier_artifact::Observer;
+use luthier_artifact::{Observer, sync_folder, write_atomically};
 use luthier_extract::{WeightsSource, WeightsStore};
 
 use crate::check::{self, Difference};
@@ -34,9 +34,11 @@ pub(crate) fn write(
     let folder = place.path().join("bundle");
     fs::create_dir(&folder).map_err(Error::io(&folder))?;
     let mut size = 0;
+    // With the permissions of a new file, and on the disk before the folder gets its name.
     let mut copy = |from: &Path, name: &Path| {
-        let to = folder.join(name);
-        size += fs::copy(from, &to).map_err(Error::io(&to))?;
+        let bytes = fs::read(from).map_err(Error::io(from))?;
+        size += bytes.len() as u64;
+        write_atomically(&folder.join(name), &bytes)?;
         Ok::<(), Error>(())
     };
     copy(model, MODEL_FILE.as_ref())?;
@@ -54,5 +56,6 @@ pub(crate) fn write(
     let difference = check::model(predictor, &bundled)?;
     difference.check()?;
     fs::rename(&folder, output).map_err(Error::io(output))?;
+    sync_folder(folder_of(output)).map_err(Error::io(output))?;
     Ok((size, difference))
 }

@@ -101,6 +101,12 @@ pub enum Error {
         /// How many images there are.
         n_images: usize,
     },
+    /// Decisions leave out every image.
+    #[error("{}: leaves out every image, expected some that stay", path.display())]
+    AllExcluded {
+        /// The file of decisions.
+        path: PathBuf,
+    },
     /// None of the images of a class can be read.
     #[error("class {class}: none of its {n_images} {split} images can be read; the first, {file}: {reason}")]
     EmptyClass {

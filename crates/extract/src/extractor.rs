@@ -264,7 +264,7 @@ impl Extractor {
             Ok::<_, Error>((Network::new(&parameters, target, scales.as_ref())?, lanes))
         };
         let is_bulk = device == Device::Cpu && precision != Precision::Int8 && config.batch.is_none();
-        let (network, lanes) = match n_images.filter(|&n| is_bulk && n >= BULK) {
+        let (network, lanes) = match n_images.filter(|&n| is_bulk && n >= BULK.max(8 * BULK_BATCH * n_threads)) {
             Some(_) => in_bulk(batch, build)?,
             None => build(batch)?,
         };
@@ -341,7 +341,7 @@ impl Extractor {
     }
 }
 
-/// From how many images on it pays to take several at once.
+/// From how many images on it pays to take several at once, if each thread gets some batches.
 const BULK: usize = 256;
 
 /// How many images are taken at once then.
@@ -350,9 +350,9 @@ const BULK_BATCH: usize = 4;
 /// A network that takes several images at once on the CPU, if it gives the features that `build(batch)` gives, bit for bit;
 /// else that one.
 ///
-/// Batches of 4 read each weight once for four images. Features are those of the batch that is in the key all the same,
-/// because oneDNN adds up the products of an output in the same order however many outputs it computes side by side. It
-/// does not promise that, so it is tried.
+/// Batches of 4 read each weight once for four images. The key still says batch 1, because the features are the same:
+/// oneDNN adds up the products of an output in the same order however many outputs it computes side by side. It does not
+/// promise that, so it is tried.
 fn in_bulk(batch: usize, build: impl Fn(usize) -> Result<(Network, Lanes)>) -> Result<(Network, Lanes)> {
     let features = |network: &Network, batch: usize| {
         let size = network.size();

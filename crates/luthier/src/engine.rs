@@ -286,7 +286,7 @@ impl Engine<'_> {
             let mut runner = self.runner(folder, Purpose::Run)?;
             let (scan, manifest) = pipeline.scan(data, &mut runner)?;
             let extracted = pipeline.extract(Some(&pipeline.extract), data, &scan, manifest, &mut runner)?;
-            let names = RowNames::extracted(self.cache, &data.source, (&scan.manifest, manifest), &extracted)?;
+            let names = RowNames::extracted(self.cache, &data.source, (&scan, manifest), &extracted)?;
             match data.source.layout {
                 Layout::Unlabelled(_) => export::unlabelled_features(self.cache, folder, &names, &extracted)?,
                 _ => export::features(self.cache, folder, &names, &extracted)?,
@@ -380,7 +380,13 @@ impl Engine<'_> {
             };
             let file_of = |split, image: &Digest| folder.json.file_of(split, image);
             let figures = pipeline::evaluate(&config.evaluate, &data, &file_of, &mut runner)?;
-            let suspects = pipeline::suspects(&config.suspects, &data, &figures, &mut runner)?;
+            let suspects = pipeline::suspects(
+                &config.suspects,
+                &data,
+                &figures,
+                &folder.json.decided.checked,
+                &mut runner,
+            )?;
             let neighbours = pipeline::neighbours(&config.neighbours, &data, &figures, &mut runner)?;
             let found = Found {
                 views: None,

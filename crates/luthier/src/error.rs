@@ -161,6 +161,9 @@ pub enum Error {
         /// The class.
         class: String,
     },
+    /// Labels that no folders say, which files cannot be moved between.
+    #[error("the classes come from a table or a pattern, expected a folder for each class")]
+    NoClassFolders,
     /// A path that names no file.
     #[error("{}: expected the name of a file", path.display())]
     NoFileName {

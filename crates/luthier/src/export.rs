@@ -4,13 +4,11 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf, absolute};
 use std::time::SystemTime;
 
-use luthier_artifact::{
-    Artifact, Digest, FeatureRows, ImageRows, Manifest, Split, Written, remove_unfinished, write_atomically,
-};
+use luthier_artifact::{Artifact, Digest, FeatureRows, ImageRows, Split, Written, remove_unfinished, write_atomically};
 use luthier_cache::Cache;
 use luthier_classify::{HeldOutPredictions, Model};
 use luthier_eval::{REPORT_FILES, StageTime};
-use luthier_extract::{DataSource, SkippedImages};
+use luthier_extract::{DataSource, Scan, SkippedImages};
 
 use crate::features_folder::{self, BySplit, FeaturesJson, TableDigests, digest_of};
 use crate::report;
@@ -18,7 +16,7 @@ use crate::results::{Extracted, Found, Trained, load, open_table};
 use crate::{Error, Result};
 
 /// Changes when the same artifacts are written out in another way.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The name of the model file.
 pub const MODEL_FILE: &str = "model.safetensors";
@@ -40,10 +38,11 @@ impl<'a> RowNames<'a> {
     pub(crate) fn extracted(
         cache: &'a Cache,
         source: &'a DataSource,
-        manifest: (&'a Manifest, Digest),
+        scan: (&'a Scan, Digest),
         extracted: &'a Extracted,
     ) -> Result<Self> {
-        let (manifest, manifest_digest) = manifest;
+        let (scan, manifest_digest) = scan;
+        let (manifest, decided) = (&scan.manifest, &scan.decided);
         let Extracted {
             train,
             test,
@@ -52,10 +51,21 @@ impl<'a> RowNames<'a> {
             ..
         } = extracted;
         let place = |split| absolute(source.folder(split)).map_err(Error::io(source.folder(split)));
-        let place = format!("{:?} {:?} {source:?}", place(Split::Train)?, place(Split::Test)?);
+        // The decisions count, wherever their file is.
+        let layout = DataSource {
+            decisions: None,
+            ..source.clone()
+        };
+        let (n_changed, n_excluded) = (decided.n_changed, decided.n_excluded);
+        let place = format!(
+            "{:?} {:?} {layout:?} {n_changed} {n_excluded}",
+            place(Split::Train)?,
+            place(Split::Test)?
+        );
         let place = Digest::of(place.as_bytes());
+        let checked = digest_of(&decided.checked);
         Ok(RowNames {
-            digest: digest_of(&[*train, *test, *images, *skipped, manifest_digest, place]),
+            digest: digest_of(&[*train, *test, *images, *skipped, manifest_digest, place, checked]),
             json: Box::new(move || {
                 let rows = [load::<FeatureRows>(cache, train)?, load::<FeatureRows>(cache, test)?];
                 let images: ImageRows = load(cache, images)?;
@@ -68,7 +78,8 @@ impl<'a> RowNames<'a> {
                     test: digests(test, &rows[1]),
                 };
                 let skipped: SkippedImages = load(cache, skipped)?;
-                FeaturesJson::new(source, manifest, [&rows[0], &rows[1]], digests, &skipped).map(Cow::Owned)
+                let rows = [&rows[0], &rows[1]];
+                FeaturesJson::new(source, manifest, rows, digests, &skipped, decided).map(Cow::Owned)
             }),
         })
     }

@@ -13,7 +13,7 @@ use luthier_artifact::{
     file_names, vector_digest, write_atomically, write_atomically_with,
 };
 use luthier_eval::Skipped;
-use luthier_extract::{DataSource, PerceptualHash, SkippedImages};
+use luthier_extract::{DataSource, Decided, PerceptualHash, SkippedImages};
 use ndarray::{Array, Array1, Array2, Dimension, IxDyn, ShapeBuilder};
 use npyz::WriterBuilder;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,9 @@ pub(crate) struct FeaturesJson {
     pub extractor: ExtractorInfo,
     /// The images that could not be read.
     pub skipped: Vec<Skipped>,
+    /// What people have decided about the images.
+    #[serde(default, skip_serializing_if = "Decided::is_empty")]
+    pub decided: Decided,
     /// The digests of the tables. Features that something else than Luthier made have none, and are not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digests: Option<BySplit<TableDigests>>,
@@ -155,6 +158,7 @@ impl FeaturesJson {
         [train, test]: [&FeatureRows; 2],
         digests: BySplit<TableDigests>,
         skipped: &SkippedImages,
+        decided: &Decided,
     ) -> Result<Self> {
         let folder = |split| {
             let folder = source.folder(split);
@@ -173,6 +177,7 @@ impl FeaturesJson {
             },
             extractor: train.extractor.clone(),
             skipped: skipped_files(manifest, skipped),
+            decided: decided.clone(),
             digests: Some(digests),
         })
     }

@@ -3,6 +3,7 @@
 //! [`Pipeline::stages`] names the stages in order. Each function below it takes one stage through the cache. What a
 //! stage does is in its crate; whether it runs is for the [`Runner`] to decide.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -11,14 +12,14 @@ use luthier_cache::Cache;
 use luthier_classify::{ChooseC, Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
 use luthier_eval::{
     Asked, DuplicatesConfig, EvaluateConfig, Evaluation, HeldOutImages, LookAlikes, NeighboursConfig, Predictions,
-    Scatter, Suspects, SuspectsConfig,
+    Scatter, Suspect, Suspects, SuspectsConfig,
 };
 use luthier_extract::{DataSource, ExtractConfig, ExtractContext, Rehash, Scan, SkippedImages, WeightsStore, scan};
 use luthier_features::{FeaturesConfig, Projection, Subset};
 use ndarray::Array2;
 
 use crate::export::{self, RowNames};
-use crate::features_folder::skipped_files;
+use crate::features_folder::{digest_of, skipped_files};
 use crate::results::{Evaluated, Extracted, Figures, Found, HeldTogether, StoredLookAlikes, Trained, load, open_table};
 use crate::runner::{Runner, VIEWS, is_pending, pending};
 use crate::views::{self, Judge, Judged, JudgedView, JudgedViews, ViewsConfig};
@@ -116,7 +117,7 @@ impl Pipeline {
         self.check_evaluable(&scan)?;
         let views = self.choose_views(data, &scan, runner)?;
         let extracted = self.extract(views.extract.as_ref(), data, &scan, manifest, runner)?;
-        let names = RowNames::extracted(cache, &data.source, (&scan.manifest, manifest), &extracted)?;
+        let names = RowNames::extracted(cache, &data.source, (&scan, manifest), &extracted)?;
         if let Some(OutputFolders { features, .. }) = outputs {
             export::features(cache, features, &names, &extracted)?;
         }
@@ -136,7 +137,7 @@ impl Pipeline {
             duplicates: Some(duplicates),
         };
         let figures = evaluate(&self.evaluate, &evaluated, &file_of, runner)?;
-        let suspects = suspects(&self.suspects, &evaluated, &figures, runner)?;
+        let suspects = suspects(&self.suspects, &evaluated, &figures, &scan.decided.checked, runner)?;
         let neighbours = neighbours(&self.neighbours, &evaluated, &figures, runner)?;
         let found = Found {
             views: views.judged,
@@ -254,7 +255,9 @@ impl Pipeline {
         let cache = runner.cache;
         let key = match config {
             Some(config) => {
-                self.store.remember(&config.extractor.weights);
+                if !runner.is_plan() {
+                    self.store.remember(&config.extractor.weights);
+                }
                 config.key(manifest)?
             }
             None => Key::stage("extract", ExtractConfig::VERSION)
@@ -451,27 +454,36 @@ pub(crate) fn evaluate(
     Ok(figures)
 }
 
-/// Model, held-out predictions and figures → labels worth a look.
+/// Model, held-out predictions and figures → labels worth a look. `checked` are the images whose label somebody has looked
+/// at: they are no suspects.
 pub(crate) fn suspects(
     config: &SuspectsConfig,
     data: &Evaluated,
     figures: &Figures,
+    checked: &[Digest],
     runner: &mut Runner<'_>,
 ) -> Result<Digest> {
     let cache = runner.cache;
     let Trained { model, held_out } = data.trained;
-    let outputs = runner.stage("suspects", config.key(model, held_out, data.test), || {
-        let train: FeatureRows = load(cache, &data.train)?;
+    let of_checked = (!checked.is_empty()).then(|| digest_of(checked));
+    let outputs = runner.stage("suspects", config.key(model, held_out, data.test, of_checked), || {
+        let (train, test): (FeatureRows, FeatureRows) = (load(cache, &data.train)?, load(cache, &data.test)?);
         let held_out: HeldOutPredictions = load(cache, &held_out)?;
         let held_out = HeldOutImages {
             labels: &train.labels,
             rows: &held_out.rows,
             probabilities: held_out.probabilities.view(),
         };
-        Ok(vec![(
-            "suspects",
-            cache.put(&config.run(&held_out, figures.evaluation()))?,
-        )])
+        let checked: HashSet<&Digest> = checked.iter().collect();
+        let mut found = config.run(&held_out, figures.evaluation());
+        found.suspects.retain(|Suspect { image, .. }| {
+            let rows = match image.split {
+                Split::Train => &train,
+                Split::Test => &test,
+            };
+            !checked.contains(&rows.images[image.row])
+        });
+        Ok(vec![("suspects", cache.put(&found)?)])
     })?;
     let suspects = outputs.get("suspects");
     runner.tell(|| {
@@ -624,6 +636,7 @@ fn describe_scan(found: &Scan) -> String {
         manifest,
         n_ignored,
         n_excluded,
+        decided,
         n_raw,
         ..
     } = found;
@@ -650,7 +663,11 @@ fn describe_scan(found: &Scan) -> String {
             count(Split::Test)
         ),
     };
-    format!("{} images {labels}{ignored}{excluded}", manifest.entries.len())
+    let decided = match decided.is_empty() {
+        true => String::new(),
+        false => format!("; decided: {decided}"),
+    };
+    format!("{} images {labels}{ignored}{excluded}{decided}", manifest.entries.len())
 }
 
 /// Which view does best, and how well the others do, in a line.

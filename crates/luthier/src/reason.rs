@@ -250,6 +250,7 @@ pub fn input_name(part: &str) -> Option<&'static str> {
         "look-alikes" => Some("look-alikes"),
         "images" => Some("distinct images"),
         "mistakes" => Some("mistakes"),
+        "checked" => Some("checked labels"),
         _ => None,
     }
 }

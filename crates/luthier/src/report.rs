@@ -42,6 +42,7 @@ pub(crate) fn write(
         train: train.images(),
         test: test.images(),
         evaluated: evaluated.images(),
+        has_two_folders: json.folders.train != json.folders.test,
         skipped: &json.skipped,
         warnings: &warnings(&model, json.places(), found.data.look_alikes()),
         facts: &facts(&model, json, found.views.as_ref()),
@@ -71,6 +72,7 @@ pub(crate) fn write(
 struct Named {
     files: Vec<String>,
     labels: Vec<usize>,
+    digests: Vec<Digest>,
 }
 
 impl Named {
@@ -81,6 +83,7 @@ impl Named {
         Named {
             files: rows.iter().map(|row| row.file.clone()).collect(),
             labels: rows.iter().map(|row| label(&row.class)).collect(),
+            digests: rows.iter().map(|row| row.digest).collect(),
         }
     }
 
@@ -89,6 +92,7 @@ impl Named {
         Named {
             files: rows.iter().map(|&row| self.files[row].clone()).collect(),
             labels: rows.iter().map(|&row| self.labels[row]).collect(),
+            digests: rows.iter().map(|&row| self.digests[row]).collect(),
         }
     }
 
@@ -96,6 +100,7 @@ impl Named {
         Images {
             files: &self.files,
             labels: &self.labels,
+            digests: &self.digests,
         }
     }
 }
@@ -124,6 +129,7 @@ fn facts(model: &Model, json: &FeaturesJson, judged: Option<&JudgedViews>) -> Ve
             format!("by cross-validation on {by}: {}", describe_views(judged)),
         )
     });
+    let decided = (!json.decided.is_empty()).then(|| fact("Decided by people", json.decided.to_string()));
     let mut facts = vec![
         fact("Training images", training.n_train.to_string()),
         fact("Test images", json.rows.test.len().to_string()),
@@ -141,6 +147,7 @@ fn facts(model: &Model, json: &FeaturesJson, judged: Option<&JudgedViews>) -> Ve
         ),
         fact("Pooling", extractor.pooling.clone()),
     ];
+    facts.extend(decided);
     facts.extend(compared);
     facts.extend([
         fact("Precision", extractor.precision.clone()),

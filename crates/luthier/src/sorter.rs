@@ -30,6 +30,8 @@ pub enum Transfer {
 pub struct Sorter {
     transfer: Transfer,
     dry_run: DryRun,
+    /// Whether a file with the same bytes at the new place counts as the image.
+    merges: bool,
     folder: PathBuf,
     answers: Vec<String>,
     /// In a plan: which file would be at a path.
@@ -67,6 +69,7 @@ impl Sorter {
         Ok(Sorter {
             transfer,
             dry_run,
+            merges: true,
             folder,
             answers,
             planned: HashMap::new(),
@@ -76,6 +79,12 @@ impl Sorter {
             n_put: 0,
             n_there: 0,
         })
+    }
+
+    /// The same sorter, which keeps every file: one whose bytes are there under its name gets a number too.
+    #[must_use]
+    pub fn keeping_copies(self) -> Self {
+        Sorter { merges: false, ..self }
     }
 
     /// Whether a file lies where sorted images lie: such are not sorted again.
@@ -174,7 +183,12 @@ impl Sorter {
             self.n_there += 1;
             return Ok(true);
         }
-        if !has_same_bytes(file, occupant).map_err(Error::io(file))? {
+        // A process that was killed may have left the file in both places.
+        let is_copy = || match self.merges || is_same_inode(file, occupant) {
+            true => has_same_bytes(file, occupant),
+            false => Ok(false),
+        };
+        if !is_copy().map_err(Error::io(file))? {
             return Ok(false);
         }
         if self.transfer == Transfer::Move && self.dry_run == DryRun::No {
@@ -307,6 +321,18 @@ fn is_same_entry(a: &Path, b: &Path) -> bool {
     let same_path = matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b);
     let same_inode = || matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if is_same_only_link(&a, &b));
     same_path || same_inode()
+}
+
+/// Whether two names are of one file, as hard links are.
+#[cfg(unix)]
+fn is_same_inode(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    matches!((fs::symlink_metadata(a), fs::symlink_metadata(b)), (Ok(a), Ok(b)) if (a.dev(), a.ino()) == (b.dev(), b.ino()))
+}
+
+#[cfg(not(unix))]
+fn is_same_inode(_: &Path, _: &Path) -> bool {
+    false
 }
 
 /// Two names of a file with one link are one name, whatever they look like: file systems may ignore case.

@@ -97,9 +97,10 @@ impl TrainingImages {
     }
 
     /// A small JPEG of the training image with this digest, at most `side` pixels wide and high. `None` if there is no
-    /// such image, or its file is gone or cannot be read.
+    /// such image, or its file is gone, has changed or cannot be read.
     pub fn thumbnail(&self, digest: &Digest, side: u32) -> Option<Vec<u8>> {
         let image = &self.images[*self.rows.get(digest)?];
-        thumbnail(&std::fs::read(&image.path).ok()?, side).ok()
+        let bytes = std::fs::read(&image.path).ok()?;
+        (Digest::of(&bytes) == *digest).then(|| thumbnail(&bytes, side).ok())?
     }
 }

@@ -5,20 +5,21 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
-use luthier::{Prediction, Predictor};
+use luthier::Prediction;
 use luthier_extract::ImageSource;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::Metrics;
+use crate::model::{About, Opened};
 use crate::{Error, Result};
 
 /// The most images of a batch: at its end lanes wait for each other.
 const BATCH: usize = 64;
 
 /// What became of an image.
-#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome {
-    Answered(Prediction),
+    /// With what is known of the model that answered.
+    Answered(Prediction, Arc<About>),
     /// It cannot be read: the reason.
     Unreadable(String),
     /// The network failed: the reason.
@@ -48,18 +49,18 @@ pub(crate) struct Desk {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A predictor that is to take the place of the one that works.
-type Newer = Arc<Mutex<Option<Predictor>>>;
+/// A model that is to take the place of the one that answers.
+type Newer = Arc<Mutex<Option<Opened>>>;
 
 impl Desk {
     /// Starts the thread. It ends when the desk is [closed](Desk::close).
-    pub(crate) fn open(predictor: Predictor, capacity: usize, metrics: Arc<Metrics>) -> Result<Self> {
+    pub(crate) fn open(model: Opened, capacity: usize, metrics: Arc<Metrics>) -> Result<Self> {
         let (queue, jobs) = mpsc::channel(capacity);
         let newer = Newer::default();
         let of_thread = newer.clone();
         let thread = thread::Builder::new()
             .name("desk".to_owned())
-            .spawn(move || work(predictor, jobs, &of_thread, &metrics))
+            .spawn(move || work(model, jobs, &of_thread, &metrics))
             .map_err(Error::Threads)?;
         Ok(Desk {
             queue: RwLock::new(Some(queue)),
@@ -69,9 +70,9 @@ impl Desk {
         })
     }
 
-    /// Has this predictor answer from the next batch on.
-    pub(crate) fn replace(&self, predictor: Predictor) {
-        *self.newer.lock().unwrap_or_else(PoisonError::into_inner) = Some(predictor);
+    /// Has this model answer from the next batch on.
+    pub(crate) fn replace(&self, model: Opened) {
+        *self.newer.lock().unwrap_or_else(PoisonError::into_inner) = Some(model);
     }
 
     /// Takes no more images, and waits for the thread: a process must not end while libtorch computes.
@@ -115,10 +116,10 @@ impl Desk {
     }
 }
 
-fn work(mut predictor: Predictor, mut jobs: mpsc::Receiver<Job>, newer: &Newer, metrics: &Metrics) {
+fn work(mut model: Opened, mut jobs: mpsc::Receiver<Job>, newer: &Newer, metrics: &Metrics) {
     while let Some(first) = jobs.blocking_recv() {
         if let Some(newer) = newer.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            predictor = newer;
+            model = newer;
         }
         let mut batch = vec![first];
         while batch.len() < BATCH
@@ -136,8 +137,10 @@ fn work(mut predictor: Predictor, mut jobs: mpsc::Receiver<Job>, newer: &Newer, 
                 reply.send(outcome).ok();
             }
         };
+        let Opened { predictor, about } = &model;
+        let answered = |prediction| Outcome::Answered(prediction, about.clone());
         let done = predictor.predict(&images, &(), |place, prediction| {
-            answer(place, prediction.map_or_else(Outcome::Unreadable, Outcome::Answered));
+            answer(place, prediction.map_or_else(Outcome::Unreadable, &answered));
             Ok::<(), luthier::Error>(())
         });
         if let Err(error) = done {

@@ -21,12 +21,13 @@ use http_body_util::{BodyExt as _, LengthLimitError};
 use luthier::{NearestImage, Prediction, UNKNOWN};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use crate::desk::{Desk, Outcome, Refused};
 use crate::metrics::{ImageLabels, Metrics, RequestLabels};
 use crate::model::{About, Current};
 
-/// The addresses, which are also the paths of the metrics.
+/// Addresses of more than one use.
 const PREDICT: &str = "/v1/predict";
 const MODEL: &str = "/v1/model";
 const TRAINING: &str = "/v1/training/{digest}";
@@ -58,6 +59,8 @@ pub(crate) struct Service {
     pub(crate) desk: Arc<Desk>,
     pub(crate) current: Current,
     pub(crate) metrics: Arc<Metrics>,
+    /// Held by those who make a thumbnail.
+    pub(crate) pictures: Semaphore,
     /// The digest of the token that requests must bear.
     pub(crate) token: Option<blake3::Hash>,
     /// The largest body, in bytes.
@@ -215,6 +218,7 @@ async fn model(State(service): State<Arc<Service>>) -> Response {
 /// A thumbnail of a training image.
 async fn training(State(service): State<Arc<Service>>, Path(digest): Path<String>) -> Response {
     let about = service.about();
+    let _turn = service.pictures.acquire().await;
     let thumbnail = tokio::task::spawn_blocking(move || {
         let training = about.training.as_ref()?;
         training.thumbnail(&digest.parse().ok()?, THUMBNAIL_SIDE)
@@ -302,9 +306,9 @@ async fn answer(service: &Service, asked: &Asked, headers: &HeaderMap, body: Bod
     for (file, outcome) in files.into_iter().zip(outcomes) {
         let mut near = None;
         let (label, answer, error) = match outcome {
-            Outcome::Answered(mut prediction) => {
+            Outcome::Answered(mut prediction, about) => {
                 prediction.predictions.truncate(asked.top_k.unwrap_or(3).max(1));
-                near = nearest(service, asked.nearest, std::mem::take(&mut prediction.features)).await;
+                near = nearest(about, asked.nearest, std::mem::take(&mut prediction.features)).await;
                 let is_known = prediction.answer != UNKNOWN;
                 (if is_known { "answered" } else { "unknown" }, Some(prediction), None)
             }
@@ -334,8 +338,8 @@ async fn answer(service: &Service, asked: &Asked, headers: &HeaderMap, body: Bod
 }
 
 /// The training images nearest to an image, if they are asked for and at hand.
-async fn nearest(service: &Service, n: Option<usize>, features: Vec<f32>) -> Option<Vec<NearestImage>> {
-    let (n, about) = (n?.min(MOST_NEAREST), service.about());
+async fn nearest(about: Arc<About>, n: Option<usize>, features: Vec<f32>) -> Option<Vec<NearestImage>> {
+    let n = n?.min(MOST_NEAREST);
     let find = move || Some(about.training.as_ref()?.nearest(&features, n));
     tokio::task::spawn_blocking(find).await.ok()?
 }

@@ -31,12 +31,18 @@ pub(crate) struct About {
     pub(crate) training: Option<TrainingImages>,
 }
 
+/// A model that can answer.
+pub(crate) struct Opened {
+    pub(crate) predictor: Predictor,
+    pub(crate) about: Arc<About>,
+}
+
 /// What is known of the model that answers, which another may replace.
 pub(crate) type Current = Arc<RwLock<Arc<About>>>;
 
 impl ModelSource {
     /// Opens the model, and has it answer once: what is made for the first image is then made.
-    pub(crate) fn open(&self) -> Result<(Predictor, About)> {
+    pub(crate) fn open(&self) -> Result<Opened> {
         let predictor = Predictor::open(&self.path, &self.store, None, &self.config, &())?;
         let image = ImageSource::Bytes(sample_images()[0].into());
         predictor.predict(&[image], &(), |_, _| Ok::<(), luthier::Error>(()))?;
@@ -45,7 +51,10 @@ impl ModelSource {
             .map(|folder| TrainingImages::read(folder, model))
             .transpose()?;
         let card = ModelCard::of(model);
-        Ok((predictor, About { card, training }))
+        Ok(Opened {
+            predictor,
+            about: Arc::new(About { card, training }),
+        })
     }
 
     /// What tells whether the file is another one.
@@ -71,10 +80,11 @@ impl ModelSource {
             }
             known = found;
             match self.open() {
-                Ok((predictor, new)) => {
-                    tracing::info!("{}: another model, {}", self.path.display(), new.card.digest);
-                    desk.replace(predictor);
-                    *current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+                Ok(model) => {
+                    let digest = &model.about.card.digest;
+                    tracing::info!("{}: another model, {digest}", self.path.display());
+                    *current.write().unwrap_or_else(PoisonError::into_inner) = model.about.clone();
+                    desk.replace(model);
                     metrics.reloads.inc();
                 }
                 Err(error) => tracing::warn!("{error}: the model that was there before still answers"),

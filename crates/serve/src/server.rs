@@ -24,6 +24,9 @@ use crate::{Error, Result};
 /// How long the headers of a request may take to arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How many thumbnails are made at once: each decodes an image.
+const PICTURES: usize = 2;
+
 /// How often the caller is asked whether to go on.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -97,10 +100,10 @@ pub fn serve(
         },
     };
     let stat = source.stat();
-    let (predictor, about) = source.open()?;
+    let model = source.open()?;
     let metrics = Arc::new(Metrics::new());
-    let desk = Arc::new(Desk::open(predictor, queue, metrics.clone())?);
-    let current = Arc::new(RwLock::new(Arc::new(about)));
+    let current = Arc::new(RwLock::new(model.about.clone()));
+    let desk = Arc::new(Desk::open(model, queue, metrics.clone())?);
     let is_over = AtomicBool::new(false);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -112,6 +115,7 @@ pub fn serve(
         desk: desk.clone(),
         current: current.clone(),
         metrics: metrics.clone(),
+        pictures: Semaphore::new(PICTURES),
         token: token.map(|token| blake3::hash(token.as_bytes())),
         max_body,
         body_timeout,

@@ -17,6 +17,23 @@ use crate::workspace::Workspace;
 /// The package that an archive is made of.
 const ROOT: &str = "luthier-cli";
 
+/// How cargo is asked for the packages of this system. What follows is a feature.
+const METADATA: [&str; 6] = [
+    "metadata",
+    "--format-version=1",
+    "--locked",
+    "--filter-platform",
+    PLATFORM,
+    "--features",
+];
+
+/// The system that archives are for, as rustc names it.
+const PLATFORM: &str = if cfg!(target_arch = "aarch64") {
+    "aarch64-unknown-linux-gnu"
+} else {
+    "x86_64-unknown-linux-gnu"
+};
+
 /// How the files begin in which crates have licences.
 const NAMES: [&str; 5] = ["LICENSE", "LICENCE", "COPYING", "NOTICE", "UNLICENSE"];
 
@@ -52,8 +69,7 @@ pub(super) fn write(
         copy(&of_libtorch.join(&name), &folder.join(&name))?;
     }
     for (library, licence) in OF_COMPILER {
-        let is_packed = listed(lib)?.iter().any(|name| name.starts_with(library));
-        if is_packed && Path::new(licence).exists() {
+        if listed(lib)?.iter().any(|name| name.starts_with(library)) {
             copy(Path::new(licence), &folder.join(format!("{library}-copyright")))?;
         }
     }
@@ -74,7 +90,7 @@ fn listed(folder: &Path) -> Result<Vec<String>> {
 
 /// Each crate with its licence, then each text with the crates that it is of.
 fn licences_of_crates(workspace: &Workspace, feature: &str) -> Result<String> {
-    let metadata = output_of(&mut workspace.cargo(["metadata", "--format-version", "1", "--features", feature]))?;
+    let metadata = output_of(&mut workspace.cargo(METADATA.iter().chain([&feature])))?;
     let metadata: Value = serde_json::from_slice(&metadata).context("cargo metadata")?;
     let rustc = output_of(Command::new("rustc").args(["--print", "sysroot"]))?;
     let sysroot = String::from_utf8_lossy(&rustc).trim().to_owned();

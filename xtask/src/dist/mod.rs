@@ -108,13 +108,15 @@ fn pack(workspace: &Workspace, libtorch: &Libtorch, luthier: &Path, output_dir: 
     write(&root.join("README.txt"), README.replace("{glibc}", &glibc).as_bytes())?;
     licences::write(workspace, FEATURE, libtorch, &root.join("lib"), &documents)?;
     let archive = output_dir.join(format!("{name}.tar.gz"));
+    let unfinished = archive.with_added_extension("part");
     output_of(
         Command::new("tar")
             .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "-czf"])
-            .arg(&archive)
+            .arg(&unfinished)
             .arg("-C")
             .args([output_dir, Path::new(&name)]),
     )?;
+    fs::rename(&unfinished, &archive).with_context(|| archive.display().to_string())?;
     println!(
         "{}  {} MB; unpacked {} MB; needs glibc {glibc}",
         archive.display(),

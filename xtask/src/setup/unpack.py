@@ -25,7 +25,8 @@ for name in sorted(os.listdir(wheels)):
                 target = os.path.join(libtorch, path.removeprefix("torch/"))
             elif ".dist-info/" in path:
                 project = path.split("-")[0]
-                target = os.path.join(libtorch, "licences", f"{project}-{os.path.basename(path)}")
+                name = path.split(".dist-info/")[1].removeprefix("licenses/").replace("/", "-")
+                target = os.path.join(libtorch, "licences", f"{project}-{name}")
             else:
                 target = os.path.join(libtorch, "lib", os.path.basename(path))
             os.makedirs(os.path.dirname(target), exist_ok=True)

@@ -12,6 +12,7 @@ pub(crate) mod man;
 pub(crate) mod model;
 pub(crate) mod pipeline;
 pub(crate) mod predict;
+pub(crate) mod relabel;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod train;

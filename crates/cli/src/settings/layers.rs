@@ -25,6 +25,7 @@ const SECTIONS: [(&str, &[&str]); 6] = [
             "class-from",
             "files",
             "exclude",
+            "decisions",
             "test-fraction",
             "seed",
         ],
@@ -61,7 +62,15 @@ const ALIASES: [(&str, &str); 1] = [("resize", "views")];
 const LISTS: [&str; 2] = ["views", "exclude"];
 
 /// Keys whose values are paths, taken from the folder of `luthier.toml`.
-const PATHS: [&str; 6] = ["train-dir", "test-dir", "data-dir", "labels", "files", "cache-dir"];
+const PATHS: [&str; 7] = [
+    "train-dir",
+    "test-dir",
+    "data-dir",
+    "labels",
+    "files",
+    "decisions",
+    "cache-dir",
+];
 
 /// Variables that are neither a setting nor an option of a command. Those of the tests may be set when Luthier runs. Settings
 /// begin like them, such as `LUTHIER_TEST_DIR`: each is named.

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use luthier_testing::Need;
 use serde_json::{Value, json};
 
-use crate::Project;
+use crate::{Project, bitmap};
 
 const PROGRAMS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
@@ -216,7 +216,9 @@ const SHOWN: &str = "[...document.querySelectorAll('#images li[id]')].filter((im
     .map((image) => image.closest('[data-cell]').dataset.cell)";
 
 fn check_sorting(browser: &mut Browser) {
-    let names = browser.value(ROWS);
+    let f1 = "[...document.querySelectorAll('.sortable tbody tr')].map((row) => parseFloat(row.cells[3].textContent))";
+    let f1: Vec<f64> = serde_json::from_value(browser.value(f1)).unwrap();
+    assert!(f1.is_sorted(), "the worst first: {f1:?}");
     let numbers = |browser: &mut Browser| -> Vec<f64> {
         let column = browser.value(
             "[...document.querySelectorAll('.sortable tbody tr')].map((row) => parseFloat(row.cells[2].textContent))",
@@ -233,14 +235,14 @@ fn check_sorting(browser: &mut Browser) {
     browser.click(header);
     assert!(numbers(browser).is_sorted(), "{:?}", numbers(browser));
     assert_eq!(browser.value(state), "ascending");
-    assert_ne!(browser.value(ROWS), names);
     browser.click(header);
     assert!(numbers(browser).is_sorted_by(|a, b| a >= b), "{:?}", numbers(browser));
     assert_eq!(browser.value(state), "descending");
     let n_sorted = browser.number("document.querySelectorAll('.sortable [aria-sort]').length");
     assert_eq!(n_sorted, 1.0, "one column says that it is sorted");
     browser.click(".sortable th:first-child button");
-    assert_eq!(browser.value(ROWS), names);
+    let names: Vec<String> = serde_json::from_value(browser.value(ROWS)).unwrap();
+    assert!(names.is_sorted(), "{names:?}");
 }
 
 /// Whether the images of a cell, and they alone, are shown, and the status says so.
@@ -292,9 +294,9 @@ fn check_keyboard(browser: &mut Browser) {
     browser.tab_to(".sortable th button");
     browser.press("Enter");
     let state = "document.querySelector('.sortable th:first-child').ariaSort";
-    assert_eq!(browser.value(state), "descending");
-    browser.press("Enter");
     assert_eq!(browser.value(state), "ascending");
+    browser.press("Enter");
+    assert_eq!(browser.value(state), "descending");
 
     browser.tab_to(".matrix button");
     let focused = "document.activeElement.dataset.cell";
@@ -325,6 +327,9 @@ fn check_scatter(browser: &mut Browser) {
     }
     assert!(seen[1].contains(['/', '.']) && seen[1].contains('%'), "{seen:?}");
     assert!(seen[0] != seen[1] && seen[1] != seen[2], "{seen:?}");
+    // The files of a class lie in its folder.
+    let (class, _) = seen[1].split_once(", ").unwrap();
+    assert!(seen[1].contains(&format!("\n{class}/")), "{seen:?}");
     let chosen = browser.words("document.getElementById('highlight').options[1].text");
     browser.value("document.getElementById('highlight').selectedIndex = 1");
     browser.value("document.getElementById('highlight').dispatchEvent(new Event('change'))");
@@ -493,6 +498,55 @@ pub(crate) fn check_service(address: &str, photograph: &Path, answer: &str) {
     }
 }
 
+/// The bytes of the file that the page saves: a headless browser has no folder for it.
+fn saved_decisions(browser: &mut Browser) -> String {
+    browser.value(
+        "URL.createObjectURL = (blob) => { blob.text().then((text) => { window.text = text; }); return 'data:,'; }, 0",
+    );
+    browser.value("window.text = null, 0");
+    browser.click("#save-decisions");
+    wait(browser, "window.text !== null");
+    browser.words("window.text")
+}
+
+/// Decides about a suspected image in a report, by keyboard, and saves; the bytes of the file that is saved.
+pub(crate) fn decide(page: &Path, file: &str, verdict: &str) -> Option<String> {
+    let mut browser = Browser::start()?;
+    browser.resize(390);
+    browser.open(page);
+    let item = format!(
+        "[...document.querySelectorAll('#suspects ~ .cards li')].find((item) => item.textContent.includes('{file}'))"
+    );
+    let button = format!("{item}.querySelector('button[value={verdict}]')");
+    assert_eq!(
+        browser.value(&format!("{item}.querySelector('.photo') !== null")),
+        true,
+        "a picture"
+    );
+    browser.value(&format!("{button}.focus(), 0"));
+    browser.press("Enter");
+    assert_eq!(browser.words(&format!("{button}.getAttribute('aria-pressed')")), "true");
+    let status = "document.querySelector('#decisions [role=status]').textContent";
+    assert_eq!(browser.words(status), "1 decision.");
+    // What is pressed again is taken back.
+    browser.press("Enter");
+    assert_eq!(browser.words(status), "Nothing is decided.");
+    browser.press("Enter");
+    let saved = saved_decisions(&mut browser);
+    // What was saved and is taken back is a line of its own, also after a reload.
+    browser.open(page);
+    assert_eq!(browser.words(status), "1 decision. Saved.");
+    browser.value(&format!("{button}.click(), 0"));
+    let undone = saved_decisions(&mut browser);
+    assert!(
+        undone.contains("\"verdict\":\"undo\"") && undone.lines().count() == 2,
+        "{undone}"
+    );
+    check_names(&mut browser, 0);
+    check_console(&browser, None);
+    Some(saved)
+}
+
 /// What the example page for onnxruntime-web says of this photograph.
 pub(crate) fn answer_of_example(address: &str, photograph: &Path) -> Option<String> {
     let mut browser = Browser::start()?;
@@ -522,8 +576,9 @@ pub(crate) fn check(page: &Path) {
     let Some(mut browser) = Browser::start() else { return };
     browser.resize(1_280);
     browser.open(page);
-    check_keyboard(&mut browser);
     check_sorting(&mut browser);
+    browser.open(page);
+    check_keyboard(&mut browser);
     check_matrix(&mut browser);
     if browser.value("document.getElementById('scatter') !== null") == true {
         check_scatter(&mut browser);
@@ -532,6 +587,41 @@ pub(crate) fn check(page: &Path) {
     check_looks(&mut browser);
     check_silence(&browser);
     check_without_script(&mut browser, page);
+}
+
+/// The table of all pairs of classes, whatever their number, and the page around it.
+#[test]
+fn thirty_and_a_hundred_classes_fit_their_page() {
+    for n_classes in [30, 100] {
+        let Some(mut browser) = Browser::start() else { return };
+        let project = Project::empty();
+        for class in 0..n_classes {
+            for n in 0..3 {
+                let split = if n < 2 { "train" } else { "test" };
+                let file = format!("data/{split}/an instrument of kind {class:03}/{n}.bmp");
+                project.write(&file, &bitmap(class % 3, 7 * class + n));
+            }
+        }
+        project.pipeline(&["--size", "64", "--c", "1", "--batch", "8"]);
+        browser.resize(1_280);
+        browser.open(&project.path("reports/report.html"));
+        let table = "document.querySelector('.matrix').parentElement";
+        let (needed, room) = (format!("{table}.scrollWidth"), format!("{table}.clientWidth"));
+        let (needed, room) = (browser.number(&needed), browser.number(&room));
+        assert!(needed <= room, "{n_classes} classes: {needed} of {room} pixels");
+        let side = browser.number("document.querySelector('.matrix td:nth-child(2)').getBoundingClientRect().width");
+        assert!(side >= 5.0, "{n_classes} classes: {side} pixels");
+        if let Some(folder) = std::env::var_os("LUTHIER_TEST_SCREENSHOTS") {
+            browser.value("document.querySelector('.matrix').scrollIntoView(), 0");
+            let shot = browser.call("Page.captureScreenshot", json!({}));
+            let shot = base64::engine::general_purpose::STANDARD.decode(shot["data"].as_str().unwrap());
+            std::fs::write(
+                Path::new(&folder).join(format!("matrix-{n_classes}.png")),
+                shot.unwrap(),
+            )
+            .unwrap();
+        }
+    }
 }
 
 #[test]

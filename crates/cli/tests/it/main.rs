@@ -5,6 +5,7 @@ mod browser;
 mod cache;
 mod compare;
 mod data;
+mod decisions;
 mod edits;
 mod export;
 mod faults;

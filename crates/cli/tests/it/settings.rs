@@ -339,6 +339,7 @@ fn help_reads_well() {
         &["evaluate"],
         &["compare"],
         &["predict"],
+        &["relabel"],
         &["status"],
         &["explain"],
         &["cache"],

@@ -76,15 +76,19 @@ impl SuspectsConfig {
     pub const VERSION: u32 = 1;
 
     /// The stage's key. Model and test images decide what the evaluation says of each test image, so that the evaluation
-    /// itself, whose intervals have a confidence level and a seed, is no input.
-    pub fn key(&self, model: Digest, held_out: Digest, test: Digest) -> Key {
+    /// itself, whose intervals have a confidence level and a seed, is no input. `checked` stands for the images whose label
+    /// somebody has looked at, if there are any: they are no suspects.
+    pub fn key(&self, model: Digest, held_out: Digest, test: Digest, checked: Option<Digest>) -> Key {
         let SuspectsConfig { confident } = self;
-        Key::stage("suspects", Self::VERSION)
+        let key = Key::stage("suspects", Self::VERSION)
             .field("confident", confident)
             .input("model", model)
             .input("held-out", held_out)
-            .input("test", test)
-            .finish()
+            .input("test", test);
+        match checked {
+            Some(checked) => key.input("checked", checked).finish(),
+            None => key.finish(),
+        }
     }
 
     /// Judges the labels of the training images that were held out, and of the test images.

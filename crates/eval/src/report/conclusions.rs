@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use luthier_artifact::{CrossValidationInfo, LearningPoint, Split};
+use luthier_artifact::{CrossValidationInfo, Digest, LearningPoint, Split};
 use serde::Serialize;
 
 use super::Context;
@@ -78,6 +78,8 @@ pub(super) struct Image<'a> {
     pub(super) split: Split,
     pub(super) file: &'a str,
     pub(super) class: &'a str,
+    #[serde(skip)]
+    pub(super) digest: Digest,
 }
 
 /// An image whose label is probably wrong.
@@ -212,6 +214,7 @@ fn image<'a>(context: &Context<'a>, ImageRef { split, row }: ImageRef) -> Image<
         split,
         file: &images.files[row],
         class: &context.evaluation.classes[images.labels[row]],
+        digest: images.digests[row],
     }
 }
 

@@ -6,7 +6,8 @@ use std::fmt::Write;
 use askama::Template;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use luthier_artifact::Split;
+use luthier_artifact::{Split, file_names};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::chart::{self, Chart, Plot};
@@ -66,6 +67,9 @@ struct Page<'a> {
     cross_validation: Option<CrossValidated<'a>>,
     warnings: Vec<WarningBox<'a>>,
     facts: &'a [(String, String)],
+    /// In label order.
+    names: &'a [String],
+    /// The worst first.
     classes: Vec<ClassLine>,
     averages: [ClassLine; 2],
     confusions: Vec<Confusion>,
@@ -135,6 +139,8 @@ struct WarningBox<'a> {
 }
 
 struct ClassLine {
+    /// The place in the order of the labels.
+    label: usize,
     name: String,
     metrics: [f64; 3],
     support: u64,
@@ -225,6 +231,8 @@ struct RightImages {
 }
 
 struct SuspectCard {
+    /// What a decision needs, as JSON.
+    decision: String,
     picture: Picture,
     split: Split,
     label: String,
@@ -249,6 +257,7 @@ struct Group {
 }
 
 struct GroupImage {
+    decision: String,
     picture: Picture,
     split: Split,
     class: String,
@@ -326,14 +335,11 @@ pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Stri
         cross_validation: context.cross_validation,
         warnings: context.warnings.iter().map(WarningBox::of).collect(),
         facts: context.facts,
-        classes: names
-            .iter()
-            .zip(&evaluation.per_class)
-            .map(|(name, metrics)| ClassLine::of(name, metrics))
-            .collect(),
+        names: &names,
+        classes: class_lines(evaluation, &names),
         averages: [
-            ClassLine::of("Macro average", &evaluation.macro_average),
-            ClassLine::of("Weighted average", &evaluation.weighted_average),
+            ClassLine::of(0, "Macro average", &evaluation.macro_average),
+            ClassLine::of(0, "Weighted average", &evaluation.weighted_average),
         ],
         confusions: (conclusions.confused_pairs.iter())
             .take(MAX_CONFUSIONS)
@@ -414,18 +420,24 @@ fn wanted<'a>(context: &Context<'a>, conclusions: &Conclusions<'a>, right: &[usi
         let nearest = mistake.nearest.iter().map(|near| small(Split::Train, near.file));
         std::iter::once(own).chain(nearest)
     });
-    let suspects = (conclusions.mislabelled.iter().take(MAX_SUSPECTS)).map(|suspect| suspect.image);
+    let suspects = (conclusions.mislabelled.iter().take(MAX_SUSPECTS)).map(|suspect| Wanted {
+        split: suspect.image.split,
+        file: suspect.image.file,
+        side: CARD_SIDE,
+    });
     // Two of each group are enough to see what it is about.
     let duplicates =
         (conclusions.duplicates.iter().take(2 * MAX_GROUPS)).flat_map(|group| group.images.iter().take(2).copied());
-    let others: Vec<Wanted<'a>> = suspects
-        .chain(duplicates)
+    let others: Vec<Wanted<'a>> = duplicates
         .map(|Image { split, file, .. }| small(split, file))
         .take(MAX_SMALL_PICTURES)
         .collect();
     let room = MAX_SMALL_PICTURES - others.len();
     let right = evenly(right, room).map(|&row| small(context.evaluation.split, &context.evaluated.files[row]));
-    of_cards.chain(others.iter().copied()).chain(right).collect()
+    (of_cards.chain(suspects))
+        .chain(others.iter().copied())
+        .chain(right)
+        .collect()
 }
 
 /// What is needed to show an image.
@@ -503,8 +515,9 @@ impl Show<'_> {
     }
 
     fn suspect(&self, suspect: &Mislabelled<'_>) -> SuspectCard {
-        let Image { split, file, class } = suspect.image;
+        let Image { split, file, class, .. } = suspect.image;
         SuspectCard {
+            decision: self.decision(&suspect.image, Some(suspect.suggested_class)),
             picture: self.picture(split, file),
             split,
             label: printable(class),
@@ -512,6 +525,21 @@ impl Show<'_> {
             label_probability: percent(suspect.label_probability),
             suggested_probability: percent(suspect.suggested_probability),
         }
+    }
+
+    /// What `decisions.jsonl` has to name of an image, with its class and another that it may be of.
+    fn decision(&self, image: &Image<'_>, suggested: Option<&str>) -> String {
+        let file = match self.context.has_two_folders {
+            true => format!("{}/{}", image.split, image.file),
+            false => image.file.to_owned(),
+        };
+        let about = json!({
+            "image": image.digest.to_string(),
+            "file": file,
+            "class": image.class,
+            "suggested": suggested,
+        });
+        file_names::to_json(about.to_string())
     }
 
     fn kind(&self, meaning: Meaning, duplicates: &[DuplicateImages<'_>]) -> Kind {
@@ -525,7 +553,8 @@ impl Show<'_> {
                 Some(cosine) => format!("look the same, cosine {cosine:.4}"),
             },
             images: (group.images.iter().take(MAX_GROUP_IMAGES))
-                .map(|&Image { split, file, class }| GroupImage {
+                .map(|image @ &Image { split, file, class, .. }| GroupImage {
+                    decision: self.decision(image, None),
                     picture: self.picture(split, file),
                     split,
                     class: printable(class),
@@ -566,6 +595,10 @@ fn cell(truth: usize, predicted: usize) -> String {
 }
 
 impl Page<'_> {
+    fn has_no_duplicates(&self) -> bool {
+        self.duplicates.iter().all(|kind| kind.n == 0)
+    }
+
     fn has_neighbours(&self) -> bool {
         self.cards.iter().any(|card| !card.nearest.is_empty())
     }
@@ -618,8 +651,23 @@ impl<'a> WarningBox<'a> {
     }
 }
 
+/// The classes, the one with the lowest F1 first; classes without images last.
+fn class_lines(evaluation: &Evaluation, names: &[String]) -> Vec<ClassLine> {
+    let lines = names.iter().zip(&evaluation.per_class).enumerate();
+    let mut lines: Vec<ClassLine> = lines
+        .map(|(label, (name, metrics))| ClassLine::of(label, name, metrics))
+        .collect();
+    lines.sort_by(|a, b| {
+        let is_empty = |line: &ClassLine| line.support == 0;
+        let [_, _, f1] = a.metrics;
+        let [_, _, other] = b.metrics;
+        is_empty(a).cmp(&is_empty(b)).then(f1.total_cmp(&other))
+    });
+    lines
+}
+
 impl ClassLine {
-    fn of(name: &str, metrics: &ClassMetrics) -> Self {
+    fn of(label: usize, name: &str, metrics: &ClassMetrics) -> Self {
         let &ClassMetrics {
             precision,
             recall,
@@ -627,6 +675,7 @@ impl ClassLine {
             support,
         } = metrics;
         ClassLine {
+            label,
             name: name.to_owned(),
             metrics: [precision, recall, f1],
             support,

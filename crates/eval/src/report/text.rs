@@ -141,7 +141,7 @@ pub(super) fn mislabelled_csv(mislabelled: &[Mislabelled<'_>]) -> Vec<u8> {
         "probability of the suggested label",
     ];
     let rows = mislabelled.iter().map(|suspect| {
-        let Image { split, file, class } = suspect.image;
+        let Image { split, file, class, .. } = suspect.image;
         vec![
             split.to_string(),
             file.to_owned(),
@@ -161,7 +161,7 @@ pub(super) fn duplicates_csv(duplicates: &[DuplicateImages<'_>]) -> Vec<u8> {
         let meanings: Vec<&str> = group.meanings.iter().map(|meaning| meaning.name()).collect();
         let meaning = meanings.join(" and ");
         let cosine = group.cosine.map_or(String::new(), |cosine| format!("{cosine:.6}"));
-        group.images.iter().map(move |&Image { split, file, class }| {
+        group.images.iter().map(move |&Image { split, file, class, .. }| {
             vec![
                 number.to_string(),
                 meaning.clone(),

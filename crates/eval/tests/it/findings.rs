@@ -324,11 +324,13 @@ fn a_search_for_duplicates_depends_on_images_alone_and_a_judgement_of_labels_on_
     ];
     let suspects = SuspectsConfig::default();
     keys.extend([
-        suspects.key(model, held_out, test),
-        suspects.key(test, held_out, test),
-        suspects.key(model, test, test),
-        suspects.key(model, held_out, model),
-        SuspectsConfig { confident: 0.8 }.key(model, held_out, test),
+        suspects.key(model, held_out, test, None),
+        suspects.key(test, held_out, test, None),
+        suspects.key(model, test, test, None),
+        suspects.key(model, held_out, model, None),
+        suspects.key(model, held_out, test, Some(test)),
+        suspects.key(model, held_out, test, Some(model)),
+        SuspectsConfig { confident: 0.8 }.key(model, held_out, test, None),
     ]);
     let asked = |row, at, split| NeighboursConfig::digest_of(split, &[Asked { row, at }]);
     let (neighbours, rows) = (NeighboursConfig::default(), asked(1, 2, Split::Test));

@@ -58,6 +58,7 @@ pub(crate) struct Made<'a> {
     findings: Findings,
     files: Vec<String>,
     labels: Vec<usize>,
+    digests: Vec<Digest>,
     cross_validation: Option<CrossValidationInfo>,
     stages: Vec<StageTime>,
 }
@@ -70,6 +71,7 @@ impl<'a> Made<'a> {
             findings: Findings::default(),
             files: (0..evaluation.n).map(|row| format!("folder/{row:05}.jpg")).collect(),
             labels: evaluation.rows.iter().map(|row| row.truth).collect(),
+            digests: evaluation.rows.iter().map(|row| row.image).collect(),
             cross_validation: None,
             stages: Vec::new(),
         }
@@ -157,6 +159,7 @@ impl<'a> Made<'a> {
         let images = Images {
             files: &self.files,
             labels: &self.labels,
+            digests: &self.digests,
         };
         Context {
             evaluation: self.evaluation,
@@ -164,6 +167,7 @@ impl<'a> Made<'a> {
             train: images,
             test: images,
             evaluated: images,
+            has_two_folders: true,
             skipped: &[],
             warnings: &[],
             facts: &[],

@@ -1,4 +1,4 @@
-//! Where the file of weights is that a model was trained with.
+//! Finds the weights file of a model.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,16 +12,23 @@ use super::weights_store::WeightsStore;
 /// The endings of weights' files.
 const ENDINGS: [&str; 4] = ["safetensors", "pth", "pt", "bin"];
 
+/// The sizes of files that may hold ResNet-50, in bytes: 23.5 million numbers, with 2 bytes or with more around them.
+const SIZES: std::ops::Range<u64> = 40 << 20..1 << 30;
+
 /// How PyTorch names the files of ResNet-50 that it downloads.
 const HUB_NAME: &str = "resnet50";
 
 impl WeightsStore {
-    /// Weights with this SHA-256: those that are known by name and at hand; else a file in the folder `beside`; else the
-    /// file that [`remember`](Self::remember) was told of; else what PyTorch and Hugging Face's libraries have
-    /// downloaded; else those that are known by name, which will be downloaded.
+    /// Weights with this SHA-256: those that are known by name and at hand; else the file that
+    /// [`remember`](Self::remember) was told of; else a file in the folder `beside`; else what PyTorch and Hugging Face's
+    /// libraries have downloaded; else those that are known by name, which will be downloaded.
     ///
     /// A file that is found has been read, and has this digest.
     pub fn find(&self, sha256: &str, beside: &Path) -> Option<WeightsSource> {
+        // It comes from a model file, and becomes part of paths.
+        if sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
         let known = WeightsSource::known(sha256);
         let is_at_hand = match &known {
             Some(WeightsSource::Named(named)) => self.has(named),
@@ -36,12 +43,18 @@ impl WeightsStore {
         };
         let (beside, remembered) = (files(beside, is_weights), self.remembered(sha256));
         let downloaded = self.downloaded(sha256);
-        beside
-            .into_iter()
-            .chain(remembered)
-            .chain(downloaded)
+        let is_plausible = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| SIZES.contains(&found.len()));
+        let is_found = |file: &WeightsSource| match file.sha256() {
+            Ok(found) => found == sha256,
+            Err(error) => {
+                tracing::debug!("{error}");
+                false
+            }
+        };
+        (remembered.into_iter().chain(beside).chain(downloaded))
+            .filter(is_plausible)
             .map(WeightsSource::File)
-            .find(|file| file.sha256().is_ok_and(|found| found == sha256))
+            .find(is_found)
             .or(known)
     }
 
@@ -54,7 +67,7 @@ impl WeightsStore {
         if self.remembered(&sha256).is_some_and(|known| known == path) {
             return;
         }
-        // Who cannot note it must name the file again.
+        // Without the note, the user must name the file again.
         if let Err(error) = write_atomically(&self.note(&sha256), path.as_os_str().as_encoded_bytes()) {
             tracing::debug!("{error}: it is not noted where these weights are");
         }

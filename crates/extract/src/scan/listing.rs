@@ -21,7 +21,7 @@ pub(super) struct Listing {
     pub(super) n_raw: usize,
     pub(super) passed_over: Vec<PassedOver>,
     /// The files whose split a table says.
-    pub(super) decided: HashSet<String>,
+    pub(super) with_split: HashSet<String>,
 }
 
 /// A file of a data set.
@@ -147,7 +147,7 @@ impl Listing {
         } in labels::read(table, folder)?
         {
             if split.is_some() {
-                self.decided.insert(file.clone());
+                self.with_split.insert(file.clone());
             }
             let mut listed = named(table, folder, line, file);
             listed.split = split.unwrap_or(Split::Train);

@@ -4,7 +4,9 @@
 //! - `listing`: the files with their classes, as each layout has them; `labels` reads tables and lists
 //! - `walk`: folders as they are, with what people and systems leave in them; `exclusion`: what a user leaves out
 //! - `draw`: which images are kept for the test
+//! - `decisions`: what people have decided about images
 
+mod decisions;
 mod draw;
 mod exclusion;
 mod labels;
@@ -20,6 +22,8 @@ use luthier_artifact::{Content, Digest, Manifest, ManifestEntry, Split, file_nam
 use luthier_cache::Cache;
 use rayon::prelude::*;
 
+use self::decisions::Applied;
+pub use self::decisions::Decided;
 use self::listing::{Listed, Listing};
 pub use self::source::{DataSource, ImageFiles, Layout};
 pub use self::walk::{FoundImages, PassedOver, find_images, images_below};
@@ -38,6 +42,10 @@ pub struct Scan {
     pub n_ignored: usize,
     /// The number of files and folders that the user has left out.
     pub n_excluded: usize,
+    /// What people have decided about the images.
+    pub decided: Decided,
+    /// The files whose decided class is not the one that their folder or table says, with the decided class.
+    pub relabelled: Vec<ManifestEntry>,
     /// How many of the other files are cameras' raw files, which need a raw converter.
     pub n_raw: usize,
     /// The number of files that had to be read; the digests of the others were known by their stat.
@@ -69,20 +77,28 @@ pub fn scan(source: &DataSource, cache: &Cache, rehash: Rehash, observer: &dyn O
         n_excluded,
         n_raw,
         passed_over,
-        decided,
+        with_split,
     } = Listing::of(source)?;
     let (mut entries, n_read) = digest(source, files, since, cache, rehash, observer)?;
+    let Applied {
+        decided, relabelled, ..
+    } = decisions::apply(source, &mut entries)?;
     if source.is_drawn() {
-        let undecided = entries.iter_mut().filter(|entry| !decided.contains(&entry.file));
-        draw::choose_test_images(undecided, source.test_fraction, source.seed);
+        let without_split = entries.iter_mut().filter(|entry| !with_split.contains(&entry.file));
+        draw::choose_test_images(without_split, source.test_fraction, source.seed);
     }
     let manifest = Manifest::new(entries);
     tell_of_similar_names(&manifest.classes);
+    if let (Err(_), Some(path), false) = (check_classes(source, &manifest), &source.decisions, decided.is_empty()) {
+        tracing::warn!("{} was applied: {decided}", path.display());
+    }
     check_classes(source, &manifest)?;
     Ok(Scan {
         manifest,
         n_ignored,
         n_excluded,
+        decided,
+        relabelled,
         n_raw,
         n_read,
         passed_over,

@@ -14,6 +14,8 @@ pub struct DataSource {
     /// Files and folders that are left out: globs in the syntax of `.gitignore`, relative to the data folders. They come
     /// on top of the `.luthierignore` files in these folders.
     pub exclude: Vec<String>,
+    /// The file of what people have decided about the images, if there is one.
+    pub decisions: Option<PathBuf>,
     /// How probable it is that an image becomes part of the test set, from 0 to below 1, where the layout does not say
     /// which images do.
     pub test_fraction: f64,
@@ -120,6 +122,7 @@ impl DataSource {
         DataSource {
             layout,
             exclude: Vec::new(),
+            decisions: None,
             test_fraction: 0.2,
             seed: 0,
         }
@@ -140,6 +143,15 @@ impl DataSource {
             (Layout::Split { test, .. }, Split::Test) => test,
             (Layout::Classes(folder) | Layout::Table { folder, .. }, _) => folder,
             (Layout::Named { images, .. } | Layout::Unlabelled(images), _) => images.folder(),
+        }
+    }
+
+    /// A file of the manifest as decisions name it: below its folder, and where there are two folders, with the split
+    /// before it.
+    pub fn name(&self, entry: &ManifestEntry) -> String {
+        match self.layout {
+            Layout::Split { .. } => format!("{}/{}", entry.split, entry.file),
+            _ => entry.file.clone(),
         }
     }
 

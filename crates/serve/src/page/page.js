@@ -27,7 +27,7 @@ async function about() {
   text.textContent = `This model knows ${classes.length} classes: ${classes.join(", ")}.${trust}`;
 }
 
-// A picture that only who has the token may see.
+// The picture needs the token, so an img alone cannot load it.
 async function showNear(figure, { digest, class: name, cosine }) {
   const near = document.createElement("div");
   near.className = "near";

@@ -1,0 +1,439 @@
+//! What people have decided about images: a file that only grows, one decision a line.
+//!
+//! A decision names its image by digest and file. Decisions about a label hold for the digest, wherever its files are;
+//! that a file is left out holds for this file, so that of two copies one can stay.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use luthier_artifact::{Content, Digest, ManifestEntry, file_names};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use unicode_normalization::UnicodeNormalization as _;
+
+use super::source::{DataSource, Layout};
+use crate::{Error, Result};
+
+/// How many lines that cannot be used are named; of the others it is said how many there are.
+const MOST_NAMED: usize = 5;
+
+/// A decision about an image: a line of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Decision {
+    /// The digest of the image's bytes: blake3, 64 hexadecimal digits.
+    image: Digest,
+    /// Its file, as [`DataSource::name`] has it.
+    file: String,
+    verdict: Verdict,
+    /// The class, with [`Verdict::Right`] and [`Verdict::Change`].
+    class: Option<String>,
+    /// When it was decided: RFC 3339. Later decisions about a file replace earlier ones, wherever their lines are.
+    time: String,
+}
+
+/// What was decided about an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    /// It is of the class that it was said to be.
+    Right,
+    /// It is of another class.
+    Change,
+    /// The file is left out.
+    Exclude,
+    /// The last decision about this file is taken back.
+    Undo,
+}
+
+/// What decisions did to the images of a scan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// The images whose class somebody has looked at, ascending.
+    pub checked: Vec<Digest>,
+    /// How many files have another class than they came with.
+    pub n_changed: usize,
+    /// How many files are left out.
+    pub n_excluded: usize,
+}
+
+impl Decided {
+    /// Whether nothing was decided.
+    pub fn is_empty(&self) -> bool {
+        *self == Decided::default()
+    }
+}
+
+impl fmt::Display for Decided {
+    /// For example `3 checked, 2 with another class, 1 left out`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            (self.checked.len(), "checked"),
+            (self.n_changed, "with another class"),
+            (self.n_excluded, "left out"),
+        ];
+        let parts = parts.into_iter().filter(|(n, _)| *n > 0);
+        let parts: Vec<String> = parts.map(|(n, what)| format!("{n} {what}")).collect();
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// What came of applying decisions.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    pub(super) decided: Decided,
+    /// The files whose decided class is not the one that they came with, with the decided class.
+    pub(super) relabelled: Vec<ManifestEntry>,
+    /// The lines that cannot be used, each with the reason.
+    problems: Vec<(usize, String)>,
+}
+
+/// The decisions of a file.
+#[derive(Debug, Default)]
+struct Decisions {
+    /// What stands about each file of each image: decisions that were not taken back, the latest last.
+    by_image: HashMap<Digest, BTreeMap<String, Vec<Standing>>>,
+    /// The lines that cannot be used, each with the reason.
+    problems: Vec<(usize, String)>,
+}
+
+/// A decision that stands, with the line that it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Standing {
+    verdict: Verdict,
+    class: Option<String>,
+    time: OffsetDateTime,
+    line: usize,
+}
+
+impl Decisions {
+    /// Reads a file of decisions. Lines that cannot be used are reported when the decisions are applied.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file cannot be read.
+    fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(Error::io(path))?;
+        let mut decisions = Decisions::default();
+        for (place, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+            let line = line.trim_ascii();
+            if line.is_empty() {
+                continue;
+            }
+            match parse(line) {
+                Ok((decision, time)) => {
+                    let standing = Standing {
+                        verdict: decision.verdict,
+                        class: decision.class,
+                        time,
+                        line: place + 1,
+                    };
+                    let about = decisions.by_image.entry(decision.image).or_default();
+                    about.entry(decision.file).or_default().push(standing);
+                }
+                Err(problem) => decisions.problems.push((place + 1, problem)),
+            }
+        }
+        for stack in decisions.by_image.values_mut().flat_map(BTreeMap::values_mut) {
+            *stack = standing(std::mem::take(stack));
+        }
+        Ok(decisions)
+    }
+
+    /// Gives entries the classes that were decided, and removes those that are left out.
+    fn apply(mut self, source: &DataSource, entries: &mut Vec<ManifestEntry>) -> Applied {
+        let classes: HashSet<String> = entries.iter().map(|entry| entry.class.clone()).collect();
+        let mut names: HashMap<Digest, Vec<String>> = HashMap::new();
+        for entry in entries.iter() {
+            if let Content::Digest(digest) = entry.content {
+                names.entry(digest).or_default().push(source.name(entry));
+            }
+        }
+        self.pass_over(|image, file, standing| match (names.get(image), &standing.class) {
+            (None, _) => Some(format!("{file}: no such image, expected one with these bytes")),
+            (Some(names), None) if !names.iter().any(|name| name == file) => {
+                // It may be a copy that was removed since, and then the others are to stay.
+                let others = names.join(", ");
+                Some(format!(
+                    "{file}: no such file to leave out, expected one with these bytes, as {others}"
+                ))
+            }
+            (Some(_), Some(class)) if !classes.contains(class) => Some(format!(
+                "{file}: class {class:?} is none of the data's, expected one that has images"
+            )),
+            _ => None,
+        });
+        let (mut decided, mut relabelled) = (Decided::default(), Vec::new());
+        let mut checked = BTreeSet::new();
+        entries.retain_mut(|entry| {
+            let Content::Digest(digest) = entry.content else {
+                return true;
+            };
+            let Some(about) = self.by_image.get(&digest) else {
+                return true;
+            };
+            let last = about.get(&source.name(entry)).and_then(|stack| stack.last());
+            if last.is_some_and(|last| last.verdict == Verdict::Exclude) {
+                decided.n_excluded += 1;
+                return false;
+            }
+            let labels = about.values().flatten().filter(|standing| standing.class.is_some());
+            let label = labels.max_by_key(|standing| (standing.time, standing.line));
+            if let Some(class) = label.and_then(|label| label.class.as_ref()) {
+                checked.insert(digest);
+                if entry.class != *class {
+                    entry.class.clone_from(class);
+                    relabelled.push(entry.clone());
+                }
+            }
+            true
+        });
+        decided.checked = checked.into_iter().collect();
+        decided.n_changed = relabelled.len();
+        Applied {
+            decided,
+            relabelled,
+            problems: self.problems,
+        }
+    }
+
+    /// Removes the decisions that have a problem, and keeps the problem.
+    fn pass_over(&mut self, problem: impl Fn(&Digest, &str, &Standing) -> Option<String>) {
+        let problems = &mut self.problems;
+        for (image, about) in &mut self.by_image {
+            for (file, stack) in about {
+                stack.retain(|standing| match problem(image, file, standing) {
+                    Some(problem) => {
+                        problems.push((standing.line, problem));
+                        false
+                    }
+                    None => true,
+                });
+            }
+        }
+        problems.sort();
+    }
+}
+
+/// The decisions about a file that were not taken back, the latest last. Lines of two branches may have been merged in any
+/// order, and a line may be there twice.
+fn standing(mut lines: Vec<Standing>) -> Vec<Standing> {
+    lines.sort_by_key(|line| line.time);
+    lines.dedup_by(|a, b| (a.time, a.verdict, &a.class) == (b.time, b.verdict, &b.class));
+    let mut stack = Vec::new();
+    for line in lines {
+        match line.verdict {
+            Verdict::Undo => drop(stack.pop()),
+            _ => stack.push(line),
+        }
+    }
+    stack
+}
+
+fn parse(line: &[u8]) -> std::result::Result<(Decision, OffsetDateTime), String> {
+    let text = std::str::from_utf8(line).map_err(|error| format!("expected UTF-8, found {error}"))?;
+    let decision: Decision =
+        serde_json::from_str(&file_names::from_json(text)).map_err(|error| match error.is_eof() {
+            true => "cut short, expected a whole decision".to_owned(),
+            false => format!("no decision: {error}"),
+        })?;
+    let time = OffsetDateTime::parse(&decision.time, &Rfc3339).map_err(|_| {
+        format!(
+            "expected a time such as 2026-11-27T09:30:00Z, found {:?}",
+            decision.time
+        )
+    })?;
+    let has_class = matches!(decision.verdict, Verdict::Right | Verdict::Change);
+    match (&decision.class, has_class) {
+        (None, true) => Err("expected a class with this verdict, found none".to_owned()),
+        (Some(class), false) => Err(format!("expected no class with this verdict, found {class:?}")),
+        _ => {
+            // As the names of folders are read.
+            let class = decision.class.map(|class| class.nfc().collect());
+            Ok((Decision { class, ..decision }, time))
+        }
+    }
+}
+
+/// Applies the file of decisions of a data set, if there is one. Lines that cannot be used are warned of.
+///
+/// # Errors
+/// [`Error::File`] if the file cannot be read, [`Error::AllExcluded`] if it leaves out every image.
+pub(super) fn apply(source: &DataSource, entries: &mut Vec<ManifestEntry>) -> Result<Applied> {
+    // Images without classes cannot get some.
+    let (Some(path), false) = (&source.decisions, matches!(source.layout, Layout::Unlabelled(_))) else {
+        return Ok(Applied::default());
+    };
+    let had_images = !entries.is_empty();
+    let applied = Decisions::read(path)?.apply(source, entries);
+    if had_images && entries.is_empty() {
+        return Err(Error::AllExcluded { path: path.clone() });
+    }
+    let problems = &applied.problems;
+    for (line, problem) in problems.iter().take(MOST_NAMED) {
+        tracing::warn!("{}:{line}: {problem}; passed over", path.display());
+    }
+    if problems.len() > MOST_NAMED {
+        let n = problems.len() - MOST_NAMED;
+        tracing::warn!("{}: {n} more lines passed over", path.display());
+    }
+    Ok(applied)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use luthier_artifact::{Manifest, Split};
+
+    use super::*;
+
+    fn source() -> DataSource {
+        DataSource::new(Layout::Split {
+            train: PathBuf::from("train"),
+            test: PathBuf::from("test"),
+        })
+    }
+
+    fn entry(split: Split, file: &str, bytes: &str) -> ManifestEntry {
+        ManifestEntry {
+            split,
+            file: file.to_owned(),
+            class: file.split('/').next().unwrap().to_owned(),
+            content: Content::Digest(Digest::of(bytes.as_bytes())),
+        }
+    }
+
+    fn line(bytes: &str, file: &str, verdict: &str, class: Option<&str>, second: u32) -> String {
+        let class = class.map_or(String::new(), |class| format!(r#""class":"{class}","#));
+        let image = Digest::of(bytes.as_bytes());
+        format!(
+            r#"{{"image":"{image}","file":"{file}","verdict":"{verdict}",{class}"time":"2026-11-27T09:30:{second:02}Z"}}"#
+        )
+    }
+
+    /// Applies lines to four images; the files with their classes, what was decided, and the problems.
+    fn applied(lines: &[String]) -> (Vec<String>, Decided, Vec<String>) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), lines.join("\n")).unwrap();
+        let mut entries = vec![
+            entry(Split::Train, "harp/1.jpg", "a"),
+            entry(Split::Train, "harp/2.jpg", "b"),
+            entry(Split::Train, "drum/1.jpg", "b"),
+            entry(Split::Test, "drum/2.jpg", "c"),
+        ];
+        let Applied { decided, problems, .. } = Decisions::read(file.path()).unwrap().apply(&source(), &mut entries);
+        let files = Manifest::new(entries).entries;
+        let shown = |entry: &ManifestEntry| format!("{}/{} {}", entry.split, entry.file, entry.class);
+        let problems = problems.into_iter().map(|(line, problem)| format!("{line}: {problem}"));
+        (files.iter().map(shown).collect(), decided, problems.collect())
+    }
+
+    #[test]
+    fn the_last_decision_about_a_file_stands_wherever_its_line_is() {
+        let (files, decided, problems) = applied(&[
+            line("a", "train/harp/1.jpg", "change", Some("drum"), 3),
+            line("a", "train/harp/1.jpg", "right", Some("harp"), 1),
+            line("c", "test/drum/2.jpg", "right", Some("drum"), 1),
+        ]);
+        assert_eq!(files[1], "train/harp/1.jpg drum");
+        assert!(problems.is_empty(), "{problems:?}");
+        let mut checked = ["a", "c"].map(|bytes| Digest::of(bytes.as_bytes()));
+        checked.sort();
+        let expected = Decided {
+            checked: checked.to_vec(),
+            n_changed: 1,
+            n_excluded: 0,
+        };
+        assert_eq!(decided, expected);
+    }
+
+    #[test]
+    fn of_two_copies_one_is_left_out_and_a_label_holds_for_both() {
+        let (files, decided, _) = applied(&[line("b", "train/drum/1.jpg", "exclude", None, 1)]);
+        assert_eq!(
+            files,
+            ["train/harp/1.jpg harp", "train/harp/2.jpg harp", "test/drum/2.jpg drum"]
+        );
+        assert_eq!(decided.n_excluded, 1);
+        let (files, decided, _) = applied(&[line("b", "train/drum/1.jpg", "change", Some("harp"), 1)]);
+        assert_eq!(files[0], "train/drum/1.jpg harp");
+        assert_eq!((decided.n_changed, decided.checked.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_label_holds_for_a_file_that_was_moved_and_a_copy_that_is_gone_takes_no_other_with_it() {
+        let (files, ..) = applied(&[line("c", "test/harp/old.jpg", "change", Some("harp"), 1)]);
+        assert_eq!(files[3], "test/drum/2.jpg harp");
+        let (files, decided, problems) = applied(&[line("c", "test/harp/old.jpg", "exclude", None, 1)]);
+        assert_eq!((files.len(), decided.n_excluded), (4, 0));
+        assert_eq!(
+            problems,
+            ["1: test/harp/old.jpg: no such file to leave out, expected one with these bytes, as test/drum/2.jpg"]
+        );
+    }
+
+    #[test]
+    fn a_label_outlasts_a_later_decision_that_cannot_be_used_or_leaves_a_copy_out() {
+        let label = line("b", "train/harp/2.jpg", "change", Some("drum"), 1);
+        let (files, ..) = applied(&[label.clone(), line("b", "train/harp/2.jpg", "change", Some("viola"), 2)]);
+        assert_eq!(files[2], "train/harp/2.jpg drum");
+        let (files, decided, _) = applied(&[label, line("b", "train/harp/2.jpg", "exclude", None, 2)]);
+        assert_eq!((files.len(), decided.n_excluded, decided.checked.len()), (3, 1, 1));
+    }
+
+    #[test]
+    fn a_line_that_is_there_twice_is_one_decision() {
+        let change = line("a", "train/harp/1.jpg", "change", Some("drum"), 1);
+        let undo = line("a", "train/harp/1.jpg", "undo", None, 2);
+        assert_eq!(applied(&[change.clone(), change, undo]).1, Decided::default());
+    }
+
+    #[test]
+    fn undo_takes_back_one_decision_after_the_other() {
+        let change = line("a", "train/harp/1.jpg", "change", Some("drum"), 1);
+        let exclude = line("a", "train/harp/1.jpg", "exclude", None, 2);
+        let undo = |second| line("a", "train/harp/1.jpg", "undo", None, second);
+        let mut lines = vec![change, exclude];
+        assert_eq!(applied(&lines).0.len(), 3);
+        lines.push(undo(3));
+        assert_eq!(applied(&lines).0[1], "train/harp/1.jpg drum");
+        lines.push(undo(4));
+        assert_eq!(applied(&lines).1, Decided::default());
+        // There is nothing left to take back.
+        lines.push(undo(5));
+        assert_eq!(applied(&lines).1, Decided::default());
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_said_and_the_rest_counts() {
+        let whole = line("a", "train/harp/1.jpg", "change", Some("drum"), 1);
+        let (files, decided, problems) = applied(&[
+            whole.clone(),
+            "not JSON".to_owned(),
+            line("c", "test/drum/2.jpg", "change", Some("violin"), 1),
+            line("z", "train/harp/9.jpg", "exclude", None, 1),
+            line("c", "test/drum/2.jpg", "change", None, 1),
+            whole.replace("2026-11-27T09", "yesterday"),
+            whole.replace("verdict", "verdikt"),
+            whole[..60].to_owned(),
+        ]);
+        assert_eq!(files[1], "train/harp/1.jpg drum");
+        assert_eq!((decided.n_changed, decided.n_excluded), (1, 0));
+        let starts = [
+            "2: no decision: expected ident",
+            "3: test/drum/2.jpg: class \"violin\" is none of the data's, expected one that has images",
+            "4: train/harp/9.jpg: no such image, expected one with these bytes",
+            "5: expected a class with this verdict, found none",
+            "6: expected a time such as 2026-11-27T09:30:00Z, found",
+            "7: no decision: unknown field `verdikt`",
+            "8: cut short, expected a whole decision",
+        ];
+        assert_eq!(problems.len(), starts.len(), "{problems:?}");
+        for (problem, start) in problems.iter().zip(starts) {
+            assert!(problem.starts_with(start), "{problem}");
+        }
+    }
+}
