@@ -210,7 +210,8 @@ fn load(device: &str, precision: &str, batch: Option<usize>, n_threads: usize) -
     };
     // Enough images for every thread to have its share.
     let n_images = 1_000_000;
-    let store = WeightsStore::new("unused".into(), None);
+    // For the scales of int8.
+    let store = WeightsStore::new(std::env::temp_dir().join("luthier-compare"), None);
     Ok(Extractor::load(
         &config,
         InputSize::default(),

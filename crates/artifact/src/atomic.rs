@@ -110,7 +110,8 @@ fn follow_links(path: &Path) -> io::Result<PathBuf> {
     )))
 }
 
-fn folder_of(file: &Path) -> &Path {
+/// The folder that a file is in; `.` for a name alone.
+pub fn folder_of(file: &Path) -> &Path {
     file.parent()
         .filter(|folder| *folder != Path::new(""))
         .unwrap_or(Path::new("."))

@@ -29,8 +29,8 @@ mod table;
 mod training;
 
 pub use atomic::{
-    TEMPORARY, Written, entries, if_supported, remove, remove_unfinished, sync_folder, temporary, write_atomically,
-    write_atomically_with,
+    TEMPORARY, Written, entries, folder_of, if_supported, remove, remove_unfinished, sync_folder, temporary,
+    write_atomically, write_atomically_with,
 };
 pub use digest::Digest;
 pub use error::{Error, Result};

@@ -21,7 +21,7 @@ pub use error::{Error, Result};
 pub use evaluate::{EvaluateConfig, EvaluatedImage, Evaluation, HeldOutFigures, Predictions};
 pub use findings::{
     Asked, Duplicates, DuplicatesConfig, Findings, HeldOutImages, ImageRef, Likeness, LookAlikeGroup, LookAlikes,
-    NearestImages, Neighbour, Neighbours, NeighboursConfig, Scatter, Suspect, Suspects, SuspectsConfig,
+    NearestImages, Neighbour, Neighbours, NeighboursConfig, Scatter, Suspect, Suspects, SuspectsConfig, normalize,
 };
 pub use interval::{BOOTSTRAP_RESAMPLES, Estimate};
 pub use metrics::ClassMetrics;

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use luthier::{MODEL_FILE, Predictor, PredictorConfig};
-use luthier_artifact::{Observer, sync_folder, write_atomically};
+use luthier_artifact::{Observer, folder_of, sync_folder, write_atomically};
 use luthier_extract::{WeightsSource, WeightsStore};
 
 use crate::check::{self, Difference};
-use crate::{Error, Result, folder_of};
+use crate::{Error, Result};
 
 /// Makes the folder, and gives the size of its files in bytes. The weights are a copy of their file.
 pub(crate) fn write(

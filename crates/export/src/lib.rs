@@ -11,7 +11,7 @@ mod torchvision;
 use std::path::Path;
 
 use luthier::{Predictor, PredictorConfig};
-use luthier_artifact::{Observer, write_atomically};
+use luthier_artifact::{Observer, folder_of, write_atomically};
 use luthier_extract::{PortableNetwork, Precision, WeightsStore};
 
 pub use check::Difference;
@@ -91,10 +91,4 @@ fn write(output: &Path, bytes: &[u8], precision: Precision, difference: Differen
     }
     write_atomically(output, bytes)?;
     Ok((bytes.len() as u64, difference))
-}
-
-/// The folder that a path is in.
-fn folder_of(path: &Path) -> &Path {
-    let parent = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    parent.unwrap_or(Path::new("."))
 }

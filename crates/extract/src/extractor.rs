@@ -263,10 +263,14 @@ impl Extractor {
             };
             Ok::<_, Error>((Network::new(&parameters, target, scales.as_ref())?, lanes))
         };
-        let is_bulk = device == Device::Cpu && precision != Precision::Int8 && config.batch.is_none();
-        let (network, lanes) = match n_images.filter(|&n| is_bulk && n >= BULK.max(8 * BULK_BATCH * n_threads)) {
-            Some(_) => in_bulk(batch, build)?,
-            None => build(batch)?,
+        let is_bulk = device == Device::Cpu
+            && precision != Precision::Int8
+            && config.batch.is_none()
+            && n_images.is_some_and(|n| n >= BULK.max(8 * BULK_BATCH * n_threads));
+        let (network, lanes) = if is_bulk {
+            in_bulk(size, batch, build)?
+        } else {
+            build(batch)?
         };
         tracing::debug!(
             "network on {device} in {precision} with {} kernels; {lanes}",
@@ -353,10 +357,13 @@ const BULK_BATCH: usize = 4;
 /// Batches of 4 read each weight once for four images. The key still says batch 1, because the features are the same:
 /// oneDNN adds up the products of an output in the same order however many outputs it computes side by side. It does not
 /// promise that, so it is tried.
-fn in_bulk(batch: usize, build: impl Fn(usize) -> Result<(Network, Lanes)>) -> Result<(Network, Lanes)> {
+fn in_bulk(
+    size: InputSize,
+    batch: usize,
+    build: impl Fn(usize) -> Result<(Network, Lanes)>,
+) -> Result<(Network, Lanes)> {
+    let pixels = calibration::pixels(size, BULK_BATCH);
     let features = |network: &Network, batch: usize| {
-        let size = network.size();
-        let pixels = calibration::pixels(size, BULK_BATCH);
         let batches = pixels.chunks_exact(batch * size.bytes());
         let features: Result<Vec<_>> = batches.map(|batch| network.forward(batch, &[Pooling::Mean])).collect();
         Ok::<_, Error>(features?.concat())
@@ -480,6 +487,7 @@ mod tests {
     #[test]
     fn images_are_taken_at_once_only_where_that_changes_no_bit() {
         let parameters = Parameters::untrained(&resnet50::parameter_shapes());
+        let size = InputSize::new(64).unwrap();
         let build = |in_bulk: Kernels| {
             let parameters = &parameters;
             move |batch: usize| {
@@ -487,7 +495,7 @@ mod tests {
                     kernels: if batch == 1 { Kernels::OneDnn } else { in_bulk },
                     device: Device::Cpu,
                     precision: Precision::Fp32,
-                    size: InputSize::new(64).unwrap(),
+                    size,
                     batch,
                 };
                 Ok((
@@ -497,7 +505,7 @@ mod tests {
             }
         };
         for (kernels, batch) in [(Kernels::OneDnn, 4), (Kernels::Plain, 1)] {
-            let (_, lanes) = in_bulk(1, build(kernels)).unwrap();
+            let (_, lanes) = in_bulk(size, 1, build(kernels)).unwrap();
             let found = lanes.to_string();
             assert!(
                 found.ends_with(&format!("images a batch: {batch}")),

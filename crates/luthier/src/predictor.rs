@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
-use luthier_artifact::{Digest, ExtractorInfo, Observer};
+use luthier_artifact::{Digest, ExtractorInfo, Observer, folder_of};
 use luthier_cache::Cache;
 use luthier_classify::{DistanceMeter, Model, Scorer, Threshold};
 use luthier_extract::{
@@ -327,8 +327,7 @@ fn extractor_config(
         what,
         value: value.to_owned(),
     };
-    let beside = model.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let find = || store.find(weights_sha256, beside.unwrap_or(Path::new(".")));
+    let find = || store.find(weights_sha256, folder_of(model));
     let source = config.weights.clone().or_else(find);
     let views: Vec<View> = (views.iter())
         .map(|view| view.parse().map_err(|_| unknown("view", view)))

@@ -10,7 +10,7 @@ use std::fs::{self, File, FileTimes, Metadata};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use luthier_artifact::{Digest, TEMPORARY, file_names, if_supported, remove_unfinished, sync_folder};
+use luthier_artifact::{Digest, TEMPORARY, file_names, folder_of, if_supported, remove_unfinished, sync_folder};
 use luthier_cache::DryRun;
 use tempfile::NamedTempFile;
 
@@ -184,11 +184,12 @@ impl Sorter {
             return Ok(true);
         }
         // A process that was killed may have left the file in both places.
-        let is_copy = || match self.merges || is_same_inode(file, occupant) {
-            true => has_same_bytes(file, occupant),
-            false => Ok(false),
+        let is_link = || {
+            let metadata = (fs::symlink_metadata(file), fs::symlink_metadata(occupant));
+            matches!(metadata, (Ok(a), Ok(b)) if is_same_file(&a, &b))
         };
-        if !is_copy().map_err(Error::io(file))? {
+        let may_merge = self.merges || is_link();
+        if !may_merge || !has_same_bytes(file, occupant).map_err(Error::io(file))? {
             return Ok(false);
         }
         if self.transfer == Transfer::Move && self.dry_run == DryRun::No {
@@ -295,12 +296,6 @@ fn copy(file: &Path, target: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn folder_of(file: &Path) -> &Path {
-    file.parent()
-        .filter(|folder| *folder != Path::new(""))
-        .unwrap_or(Path::new("."))
-}
-
 /// `1.jpg`, `1-2.jpg`, `1-3.jpg` and so on.
 fn numbered(name: &OsStr, number: usize) -> OsString {
     if number == 1 {
@@ -323,27 +318,26 @@ fn is_same_entry(a: &Path, b: &Path) -> bool {
     same_path || same_inode()
 }
 
-/// Whether two names are of one file, as hard links are.
-#[cfg(unix)]
-fn is_same_inode(a: &Path, b: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    matches!((fs::symlink_metadata(a), fs::symlink_metadata(b)), (Ok(a), Ok(b)) if (a.dev(), a.ino()) == (b.dev(), b.ino()))
-}
-
-#[cfg(not(unix))]
-fn is_same_inode(_: &Path, _: &Path) -> bool {
-    false
-}
-
 /// Two names of a file with one link are one name, whatever they look like: file systems may ignore case.
 #[cfg(unix)]
 fn is_same_only_link(a: &Metadata, b: &Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    (a.dev(), a.ino()) == (b.dev(), b.ino()) && a.nlink() == 1
+    is_same_file(a, b) && std::os::unix::fs::MetadataExt::nlink(a) == 1
 }
 
 #[cfg(not(unix))]
 fn is_same_only_link(_: &Metadata, _: &Metadata) -> bool {
+    false
+}
+
+/// Whether two names are of one file, as hard links are.
+#[cfg(unix)]
+fn is_same_file(a: &Metadata, b: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+#[cfg(not(unix))]
+fn is_same_file(_: &Metadata, _: &Metadata) -> bool {
     false
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use luthier_artifact::{Digest, Split, file_names};
 use luthier_classify::Model;
+use luthier_eval::normalize;
 use luthier_extract::thumbnail;
 use ndarray::{Array2, aview1};
 use serde::Serialize;
@@ -53,12 +54,7 @@ impl TrainingImages {
         let table = read_table(folder, Split::Train, &json)?;
         check_match(model, &table.rows)?;
         let mut features = table.features;
-        for mut row in features.outer_iter_mut() {
-            let length = row.dot(&row).sqrt();
-            if length > 0.0 {
-                row /= length;
-            }
-        }
+        normalize(&mut features);
         let root = file_names::path_of(json.folders.get(Split::Train));
         let images: Vec<TrainingImage> = (json.rows.train.into_iter())
             .map(|row| TrainingImage {

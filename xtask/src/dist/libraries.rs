@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{copy, output_of};
+use super::{copy, entries, output_of};
 
 /// What belongs to glibc: the system has it, and must have it to match its loader.
 const GLIBC: [&str; 10] = [
@@ -92,19 +92,14 @@ fn binaries(root: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The files in a folder and below.
-#[expect(clippy::disallowed_methods, reason = "the result is sorted")]
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let place = || folder.display().to_string();
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).with_context(place)? {
-        let path = entry.with_context(place)?.path();
-        if path.is_dir() {
-            found.extend(files(&path)?);
-        } else {
-            found.push(path);
+    for path in entries(folder)? {
+        match path.is_dir() {
+            true => found.extend(files(&path)?),
+            false => found.push(path),
         }
     }
-    found.sort();
     Ok(found)
 }
 

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::{copy, output_of, write as write_file};
+use super::{copy, entries, output_of, write as write_file};
 use crate::problem::problem;
 use crate::setup::{LICENCES, Libtorch};
 use crate::workspace::Workspace;
@@ -76,16 +76,10 @@ pub(super) fn write(
     Ok(())
 }
 
-/// The names in a folder.
-#[expect(clippy::disallowed_methods, reason = "the result is sorted")]
+/// The names in a folder, in their order.
 fn listed(folder: &Path) -> Result<Vec<String>> {
-    let place = || folder.display().to_string();
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).with_context(place)? {
-        names.push(entry.with_context(place)?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
-    Ok(names)
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(entries(folder)?.iter().map(name).collect())
 }
 
 /// Each crate with its licence, then each text with the crates that it is of.

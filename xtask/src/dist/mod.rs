@@ -139,6 +139,18 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The paths in a folder, in the order of their names.
+#[expect(clippy::disallowed_methods, reason = "the result is sorted")]
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let place = || folder.display().to_string();
+    let entries = fs::read_dir(folder).with_context(place)?;
+    let mut paths = entries
+        .map(|entry| Ok(entry.with_context(place)?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(path);
     let written = fs::create_dir_all(folder).and_then(|()| fs::write(path, bytes));

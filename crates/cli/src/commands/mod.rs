@@ -131,13 +131,18 @@ pub(crate) fn weights_store() -> Result<WeightsStore> {
     Ok(store.with_caches(torch_home, hugging_face))
 }
 
-/// The configuration of all stages, and of the data, from the settings.
-pub(crate) fn configure(settings: &Settings) -> Result<(Pipeline, Data)> {
-    let data = Data {
+/// How the data are read, from the settings.
+pub(crate) fn data(settings: &Settings) -> Result<Data> {
+    Ok(Data {
         source: settings.data_source()?,
         rehash: settings.rehash(),
         is_strict: settings.is_strict(),
-    };
+    })
+}
+
+/// The configuration of all stages, and of the data, from the settings.
+pub(crate) fn configure(settings: &Settings) -> Result<(Pipeline, Data)> {
+    let data = data(settings)?;
     let pipeline = Pipeline {
         views: settings.views_config()?,
         extract: settings.extract_config(settings.weights()?)?,

@@ -3,7 +3,6 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use luthier::Data;
 use luthier::words::printable;
 use luthier_artifact::file_names;
 use luthier_cache::DryRun;
@@ -47,11 +46,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         cache,
         ..Settings::default()
     };
-    let data = Data {
-        source: settings.data_source()?,
-        rehash: settings.rehash(),
-        is_strict: settings.is_strict(),
-    };
+    let data = super::data(&settings)?;
     if data.source.decisions.is_none() {
         bail!(Problem::usage("no decisions.jsonl here").hint("name the file: --decisions FILE"));
     }

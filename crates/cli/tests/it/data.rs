@@ -6,7 +6,7 @@ use image::codecs::jpeg::JpegEncoder;
 use luthier_artifact::file_names;
 use serde_json::Value;
 
-use crate::{CLASSES, Project, photo};
+use crate::{CLASSES, FOLDERS, Project, photo};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(&file_names::from_json(text)).unwrap()
@@ -48,15 +48,7 @@ fn images_without_classes_become_features() {
 
     // The features are those of the same images with classes.
     project
-        .run(&[
-            "extract",
-            "--train-dir",
-            "data/train",
-            "--test-dir",
-            "data/test",
-            "--output-dir",
-            "of-both",
-        ])
+        .run(&[&["extract", "--output-dir", "of-both"][..], &FOLDERS].concat())
         .ok();
     let of_both = json(&project.read("of-both/features.json"));
     let place = (of_both["rows"]["train"].as_array().unwrap().iter())

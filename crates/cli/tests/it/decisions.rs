@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 #[cfg(unix)]
 use crate::browser;
-use crate::{Project, luthier_files, photo};
+use crate::{FOLDERS, Project, luthier_files, photo};
 
 /// A project with a drum among the harps.
 fn swapped() -> Project {
@@ -98,8 +98,7 @@ fn what_is_right_is_never_suspected_again_and_trains_no_other_model() {
     assert_eq!(ran(&project.pipeline(&[])), ["suspects"]);
     assert!(!suspects().contains("harp/9.jpg"), "{}", suspects());
     // Nor by the parts of the pipeline, from folder to folder.
-    let split = ["--train-dir", "data/train", "--test-dir", "data/test"];
-    project.run(&[&["extract"][..], &split].concat()).ok();
+    project.run(&[&["extract"][..], &FOLDERS].concat()).ok();
     project.run(&["train"]).ok();
     project.run(&["evaluate"]).ok();
     assert!(!suspects().contains("harp/9.jpg"), "{}", suspects());
@@ -179,13 +178,12 @@ fn files_move_to_the_folders_of_their_decided_classes_when_asked() {
     );
     project.pipeline(&[]);
     let before = numbers(&project);
-    let split = ["--train-dir", "data/train", "--test-dir", "data/test"];
-    let plan = project.run(&[&["relabel"][..], &split].concat()).ok();
+    let plan = project.run(&[&["relabel"][..], &FOLDERS].concat()).ok();
     let line = "data/train/harp/9.jpg  → data/train/drum/9-2.jpg\n";
     assert_eq!(plan.stdout, format!("{line}would move 1 image to data/train\n"));
     assert!(plan.stderr.contains("note: --apply moves them"), "{}", plan.stderr);
     assert!(project.path("data/train/harp/9.jpg").exists());
-    let done = project.run(&[&["relabel", "--apply"][..], &split].concat()).ok();
+    let done = project.run(&[&["relabel", "--apply"][..], &FOLDERS].concat()).ok();
     assert_eq!(done.stdout, format!("{line}moved 1 image to data/train\n"));
     assert!(!project.path("data/train/harp/9.jpg").exists());
     assert_eq!(fs::read(project.path("data/train/drum/9-2.jpg")).unwrap(), photo(0, 9));
@@ -196,7 +194,7 @@ fn files_move_to_the_folders_of_their_decided_classes_when_asked() {
     fs::remove_file(project.path("decisions.jsonl")).unwrap();
     project.pipeline(&[]);
     assert!(numbers(&project) == before);
-    let ran = project.run(&[&["relabel"][..], &split].concat());
+    let ran = project.run(&[&["relabel"][..], &FOLDERS].concat());
     assert_eq!(
         ran.error(),
         (

@@ -140,6 +140,9 @@ impl Project {
 
 const PIPELINE: [&str; 5] = ["pipeline", "--train-dir", "data/train", "--test-dir", "data/test"];
 
+/// The images of [`Project::new`].
+const FOLDERS: [&str; 4] = ["--train-dir", "data/train", "--test-dir", "data/test"];
+
 impl Ran {
     fn of(output: Output) -> Self {
         Ran {

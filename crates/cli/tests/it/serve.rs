@@ -12,7 +12,7 @@ use luthier_artifact::{Digest, entries};
 use luthier_testing::Need;
 use serde_json::{Value, json};
 
-use crate::{Project, Ran, browser, photo};
+use crate::{FOLDERS, Project, Ran, browser, photo};
 
 /// A service that runs.
 struct Served {
@@ -418,17 +418,7 @@ fn the_nearest_training_images_are_told_and_shown_where_they_are_at_hand() {
     served.end();
     // Features that the model was not trained on.
     project
-        .run(&[
-            "extract",
-            "--train-dir",
-            "data/train",
-            "--test-dir",
-            "data/test",
-            "--views",
-            "pad",
-            "--output-dir",
-            "other",
-        ])
+        .run(&[&["extract", "--views", "pad", "--output-dir", "other"][..], &FOLDERS].concat())
         .ok();
     let ran = project.run(&["serve", "--listen", "127.0.0.1:0", "--feature-dir", "other"]);
     let (status, error) = ran.error();

@@ -18,7 +18,7 @@ use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
 pub use duplicates::{DuplicatesConfig, LookAlikeGroup, LookAlikes};
-pub use neighbours::{Asked, NearestImages, Neighbour, Neighbours, NeighboursConfig};
+pub use neighbours::{Asked, NearestImages, Neighbour, Neighbours, NeighboursConfig, normalize};
 pub use suspects::{HeldOutImages, Suspect, Suspects, SuspectsConfig};
 
 /// An image, by its place in the table of its split.

@@ -183,7 +183,7 @@ impl NeighboursConfig {
 }
 
 /// Gives each row the length 1; a row of zeros stays.
-fn normalize(rows: &mut Array2<f32>) {
+pub fn normalize(rows: &mut Array2<f32>) {
     for mut row in rows.outer_iter_mut() {
         let length = row.dot(&row).sqrt();
         if length > 0.0 {

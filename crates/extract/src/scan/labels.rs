@@ -383,11 +383,7 @@ fn percent_decoded(text: &str) -> String {
 
 /// The folder of the images: the one that is named, or that of the table.
 pub(super) fn folder_of(table: &Path, named: Option<PathBuf>) -> PathBuf {
-    match (named, table.parent()) {
-        (Some(named), _) => named,
-        (None, Some(parent)) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        (None, _) => PathBuf::from("."),
-    }
+    named.unwrap_or_else(|| luthier_artifact::folder_of(table).to_owned())
 }
 
 #[cfg(test)]

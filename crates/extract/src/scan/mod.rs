@@ -89,10 +89,11 @@ pub fn scan(source: &DataSource, cache: &Cache, rehash: Rehash, observer: &dyn O
     }
     let manifest = Manifest::new(entries);
     tell_of_similar_names(&manifest.classes);
-    if let (Err(_), Some(path), false) = (check_classes(source, &manifest), &source.decisions, decided.is_empty()) {
-        tracing::warn!("{} was applied: {decided}", path.display());
-    }
-    check_classes(source, &manifest)?;
+    check_classes(source, &manifest).inspect_err(|_| {
+        if let (Some(path), false) = (&source.decisions, decided.is_empty()) {
+            tracing::warn!("{} was applied: {decided}", path.display());
+        }
+    })?;
     Ok(Scan {
         manifest,
         n_ignored,
