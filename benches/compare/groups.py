@@ -105,8 +105,8 @@ def decode(setting: Setting) -> Group:
             Row(f"Pillow, draft, {label}", draft, {"scaled": scaled}),
             Row(f"libjpeg-turbo, {label}", turbo_full, {"exact": exact}),
             Row(f"libjpeg-turbo, scaled, {label}", turbo_scaled, {"scaled": scaled}),
-            Row(exact, partial(setting.compare.ask, "decode", "exact", *files)),
-            Row(scaled, partial(setting.compare.ask, "decode", "scaled", *files)),
+            Row(exact, partial(setting.compare.ask, "decode", "exact", 1, *files)),
+            Row(scaled, partial(setting.compare.ask, "decode", "scaled", 1, *files)),
         ]
     return Group("Decoding: JPEG files to 224 × 224 pixels, one thread", rows)
 
@@ -122,7 +122,7 @@ def extract(setting: Setting) -> Group:
         python = partial(timed, len(files), partial(peers.pipeline, model, files))
         rows.append(Row(f"torchvision, {photos.label}", python, rivals))
         for precision, name in rivals.items():
-            rows.append(Row(name, partial(setting.compare.ask, "extract", precision, setting.threads, photos.folder)))
+            rows.append(Row(name, partial(setting.compare.ask, "extract", "cpu", precision, setting.threads, 1, photos.folder)))
     for precision in PRECISIONS:
         rivals = {photos.label: f"Luthier, {precision}, {photos.label}" for photos in (setting.small, setting.large)}
         rows.append(

@@ -5,8 +5,8 @@
 //! - `network DEVICE PRECISION BATCH THREADS REPETITIONS`: decoded images through the network, 32 for each repetition;
 //!   batch 0 leaves its size to Luthier
 //! - `tch BATCH THREADS REPETITIONS`: the same with tch's ResNet-50 as it comes, fp32 on the CPU
-//! - `decode exact|scaled FILE…`: JPEGs to 224 × 224, on one thread
-//! - `extract PRECISION THREADS FOLDER`: all images of a folder from file to features
+//! - `decode exact|scaled THREADS FILE…`: JPEGs to 224 × 224
+//! - `extract DEVICE PRECISION THREADS TIMES FOLDER`: all images of a folder, so many times, from file to features
 //! - `features ROWS CLASSES FILE`: writes synthetic features, `f32 [ROWS, 2048]` as they lie in memory; row `i` is of class
 //!   `i % CLASSES`
 //! - `project ROWS CLASSES THREADS`: fits scaler and components for 98 % of the variance to such features
@@ -32,6 +32,7 @@ use luthier_extract::{
 };
 use luthier_features::{ComponentCount, FeaturesConfig, Solver};
 use ndarray::Array2;
+use rayon::prelude::*;
 
 /// Decoded images that one repetition takes through the network.
 const IMAGES: usize = 32;
@@ -90,10 +91,11 @@ impl Luthier {
                 ))
             }
             ["tch", batch, threads, repetitions] => self.tch(batch.parse()?, threads.parse()?, repetitions.parse()?),
-            ["decode", decoding, files @ ..] => decode_all(decoding, files),
-            ["extract", precision, threads, folder] => {
+            ["decode", decoding, threads, files @ ..] => decode_all(decoding, threads.parse()?, files),
+            ["extract", device, precision, threads, times, folder] => {
                 let files: Vec<ImageInput> = images_below(folder.as_ref())?.into_iter().map(image_file).collect();
-                let extractor = self.extractor("cpu", precision, None, threads)?;
+                let files: Vec<ImageInput> = (0..times.parse::<usize>()?).flat_map(|_| files.clone()).collect();
+                let extractor = self.extractor(device, precision, None, threads)?;
                 let start = Instant::now();
                 let mut unreadable = None;
                 extractor.embed(&files, &(), |place, embedded| {
@@ -222,15 +224,22 @@ fn load(device: &str, precision: &str, batch: Option<usize>, n_threads: usize) -
     )?)
 }
 
-fn decode_all(decoding: &str, files: &[&str]) -> Result<(usize, f64)> {
+fn decode_all(decoding: &str, n_threads: usize, files: &[&str]) -> Result<(usize, f64)> {
     let decoding: Decoding = decoding.parse().map_err(anyhow::Error::msg)?;
-    let mut preprocess = Preprocess::new(InputSize::default());
-    let mut pixels = vec![0; InputSize::default().bytes()];
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build()?;
     let start = Instant::now();
-    for file in files {
+    let with = || {
+        (
+            Preprocess::new(InputSize::default()),
+            vec![0; InputSize::default().bytes()],
+        )
+    };
+    let decode_one = |(preprocess, pixels): &mut (Preprocess, Vec<u8>), file: &&str| {
         let bytes = std::fs::read(file).with_context(|| (*file).to_owned())?;
-        preprocess.run(&decode(&bytes, decoding)?, Framing::Squash, &mut pixels);
-    }
+        preprocess.run(&decode(&bytes, decoding)?, Framing::Squash, pixels);
+        Ok::<_, anyhow::Error>(())
+    };
+    pool.install(|| files.par_iter().try_for_each_init(with, decode_one))?;
     Ok((files.len(), start.elapsed().as_secs_f64()))
 }
 

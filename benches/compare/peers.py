@@ -2,7 +2,7 @@
 libjpeg-turbo.
 
 Each network takes `[8, 3, 224, 224]`, normalized before the timing and in the layout and number format that suits it
-best, to features `[8, 2048]`.
+best, to features `[8, 2048]`. Each is imported where it is used: a machine with a GPU may have no more than PyTorch.
 """
 
 import time
@@ -10,11 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import nncf
 import numpy as np
-import onnxruntime
-import openvino
-import simplejpeg
 import torch
 import torch._inductor.config
 import torchvision
@@ -107,6 +103,8 @@ def networks(weights: Path, x: torch.Tensor, threads: int, work: Path) -> dict[s
 
 
 def _onnx_runtime(onnx: Path, x: np.ndarray, threads: int) -> Network:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
@@ -114,6 +112,8 @@ def _onnx_runtime(onnx: Path, x: np.ndarray, threads: int) -> Network:
 
 
 def _openvino(onnx: Path, x: np.ndarray, threads: int, precision: str) -> Network:
+    import openvino
+
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
     request = core.compile_model(core.read_model(onnx), "CPU", settings).create_infer_request()
@@ -122,6 +122,9 @@ def _openvino(onnx: Path, x: np.ndarray, threads: int, precision: str) -> Networ
 
 def _openvino_int8(onnx: Path, x: np.ndarray, threads: int) -> dict[str, Network]:
     """Quantized by NNCF with the batch as its calibration set: as one batch, and as requests of one image at once."""
+    import nncf
+    import openvino
+
     core = openvino.Core()
     model = nncf.quantize(core.read_model(onnx), nncf.Dataset([x]), preset=nncf.QuantizationPreset.MIXED)
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
@@ -197,6 +200,8 @@ def pillow_draft(files: list[Path]) -> None:
 
 def turbo_full(files: list[Path]) -> None:
     """Decodes every pixel by libjpeg-turbo without Pillow's reading around it, and resizes."""
+    import simplejpeg
+
     for file in files:
         pixels = simplejpeg.decode_jpeg(file.read_bytes())
         Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -204,6 +209,8 @@ def turbo_full(files: list[Path]) -> None:
 
 def turbo_scaled(files: list[Path]) -> None:
     """The same at the smallest of libjpeg-turbo's scales that leaves 512 × 512 pixels."""
+    import simplejpeg
+
     for file in files:
         pixels = simplejpeg.decode_jpeg(file.read_bytes(), min_height=512, min_width=512)
         Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BILINEAR)

@@ -24,7 +24,7 @@ pub(crate) fn libtorch_folder(name: &str) -> PathBuf {
     })
 }
 
-/// Makes the binary find libtorch at run time, and keeps CUDA in it where libtorch has CUDA.
+/// Makes the binary find libtorch at run time. What libtorch has for CUDA is loaded when it is needed.
 pub(crate) fn link_libtorch() {
     let lib = libtorch_folder("lib");
     let target_os = env::var("CARGO_CFG_TARGET_OS").expect("CARGO_CFG_TARGET_OS: unset, expected from cargo");
@@ -34,13 +34,5 @@ pub(crate) fn link_libtorch() {
             None => &lib,
         };
         println!("cargo::rustc-link-arg=-Wl,-rpath,{}", folder.display());
-    }
-    // No symbol of libtorch_cuda is called by name, because the library registers itself when it is
-    // loaded. The linker would drop it, and `Cuda::is_available()` would silently be false:
-    // LaurentMazare/tch-rs#907, #964.
-    if target_os == "linux" && lib.join("libtorch_cuda.so").exists() {
-        for argument in ["-Wl,--no-as-needed", "-ltorch_cuda", "-ltorch"] {
-            println!("cargo::rustc-link-arg={argument}");
-        }
     }
 }

@@ -6,6 +6,7 @@
 mod bench;
 mod compare;
 mod dist;
+mod gpu_kit;
 mod lint;
 mod pipeline;
 mod problem;
@@ -51,6 +52,8 @@ enum Command {
     Scale(scale::Options),
     /// Pack an archive of Luthier that runs on other machines
     Dist(dist::Options),
+    /// Pack a folder that measures Luthier on a machine with an NVIDIA GPU
+    GpuKit(gpu_kit::Options),
 }
 
 impl Command {
@@ -92,6 +95,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Compare(options) => compare::run(&workspace, &options),
         Command::Scale(options) => scale::run(&workspace, &options),
         Command::Dist(options) => dist::run(&workspace, &options),
+        Command::GpuKit(options) => gpu_kit::run(&workspace, &options),
     }
 }
 

@@ -59,7 +59,8 @@ impl Workspace {
         self.build_with(self.features(), args)
     }
 
-    fn build_with<'a>(&self, features: &[&str], args: impl Iterator<Item = &'a str>) -> Result<()> {
+    /// Builds with these features of cargo's command line, and no others.
+    pub(crate) fn build_with<'a>(&self, features: &[&str], args: impl Iterator<Item = &'a str>) -> Result<()> {
         let status = self
             .cargo(["build", "--release"].into_iter().chain(args))
             .args(features)

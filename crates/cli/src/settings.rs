@@ -219,10 +219,10 @@ pub(crate) struct NetworkSettings {
     /// Where the network runs: auto, cpu, cuda, cuda:N or mps [default: auto]
     #[arg(long, value_name = "DEVICE")]
     device: Option<Device>,
-    /// Images that go through the network at once [default: 1 on a CPU (int8: 8), what fits on a GPU]
+    /// Images that go through the network at once [default: 1 on a CPU (int8: 8), 128 on CUDA]
     ///
     /// On a CPU, each core takes this many images at a time. Without this option, a long run takes 4, if that changes no
-    /// bit. On a GPU, the default is what half of the free memory holds.
+    /// bit. On CUDA, each image costs as much as a batch.
     #[arg(long, value_name = "N", value_parser = positive, allow_negative_numbers = true)]
     batch: Option<usize>,
     /// Threads that decode images and run the network [default: all cores]

@@ -213,6 +213,14 @@ pub enum Error {
         /// What the device lacks.
         message: String,
     },
+    /// The network made something that is no number: an activation was too large for the number format.
+    #[error("device {device}: features are not finite in {precision}")]
+    NotFinite {
+        /// The device.
+        device: String,
+        /// The number format.
+        precision: String,
+    },
     /// libtorch failed. The text is the first line of its message; with `-v` the rest is printed
     /// too.
     #[error("libtorch: {0}")]
@@ -291,6 +299,10 @@ impl Error {
             Error::Precision { precision, .. } => Some(format!(
                 "use --precision fp32 (train again with it, if the model asks for {precision})"
             )),
+            Error::NotFinite { precision, .. } => Some(match precision.as_str() {
+                "fp16" => "numbers end at 65,504 in fp16: use --precision bf16 or fp32".to_owned(),
+                _ => "check that the weights are those of a trained network".to_owned(),
+            }),
             Error::Download { name, .. } => Some(format!(
                 "connect to the network (HTTPS_PROXY and LUTHIER_WEIGHTS_MIRROR are honoured) and run `luthier weights fetch {name}`; \
                  or pass --weights FILE.safetensors; or look around with --weights untrained"

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use luthier_artifact::{Digest, ExtractorInfo, Key};
 
-use crate::network::lanes::{Lanes, Prepared};
+use crate::network::batches::Prepared;
+use crate::network::gpu::Gpu;
+use crate::network::lanes::Lanes;
 use crate::network::resnet50::{self, Kernels, Network, Target, WIDTH};
 use crate::network::{bridge, calibration};
 use crate::stage::check_weights;
@@ -30,8 +32,8 @@ pub struct ExtractorConfig {
     pub precision: Precision,
     /// Where the network runs.
     pub device: Device,
-    /// How many images go through the network at once. `None` is 1 on the CPU (in int8, 8), and on a
-    /// GPU as many as half of its free memory holds, at most 256.
+    /// How many images go through the network at once. `None` is 1 on the CPU (in int8, 8), 128 on CUDA, and 32 on Apple's
+    /// GPU.
     pub batch: Option<usize>,
 }
 
@@ -82,11 +84,10 @@ impl ExtractorConfig {
             batch,
         } = self;
         let weights = weights.sha256()?;
-        let batch = batch.or(device.fixed_batch(*precision));
         // Sums of integers do not depend on their order.
         let batch = match precision {
             Precision::Int8 => "any".to_owned(),
-            _ => batch.map_or("auto".to_owned(), |batch| batch.to_string()),
+            _ => batch.unwrap_or(device.batch(*precision)).to_string(),
         };
         let key = |&FeatureKind { view, pooling }: &FeatureKind| {
             let mut key = Key::stage("extractor", Self::VERSION)
@@ -187,11 +188,27 @@ pub enum Embedded {
 #[derive(Debug)]
 pub struct Extractor {
     network: Network,
-    lanes: Lanes,
+    workers: Workers,
     /// The pooling of images that come as pixels: they do not say which features are wanted.
     pooling: Pooling,
     decode: Decoding,
     limits: Limits,
+}
+
+/// The threads that take images through the network.
+#[derive(Debug)]
+enum Workers {
+    Cpu(Lanes),
+    Gpu(Gpu),
+}
+
+impl fmt::Display for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Workers::Cpu(lanes) => lanes.fmt(f),
+            Workers::Gpu(gpu) => gpu.fmt(f),
+        }
+    }
 }
 
 impl Extractor {
@@ -226,10 +243,7 @@ impl Extractor {
             _ => String::new(),
         };
         let parameters = store.load(&config.weights, &resnet50::parameter_shapes(), observer)?;
-        let batch = match config.batch {
-            Some(batch) => batch.max(1),
-            None => device.batch(precision, size)?,
-        };
+        let batch = config.batch.unwrap_or(device.batch(precision)).max(1);
         // A batch costs the same however full it is, and in int8 its size changes no feature.
         let most = n_images.unwrap_or(usize::MAX);
         let batch = match (precision, config.batch) {
@@ -251,9 +265,6 @@ impl Extractor {
         let kernels = Kernels::best(device);
         let n_views = config.views.of_size(size).count().max(1);
         let build = |batch| {
-            let lanes = Lanes::new(device, n_threads, most, n_views, batch);
-            // Weights are packed for the number of threads that will use them.
-            tch::set_num_threads(lanes.threads_each() as i32);
             let target = Target {
                 kernels,
                 device,
@@ -261,24 +272,33 @@ impl Extractor {
                 size,
                 batch,
             };
-            Ok::<_, Error>((Network::new(&parameters, target, scales.as_ref())?, lanes))
+            let workers = match device {
+                Device::Cpu => {
+                    let lanes = Lanes::new(n_threads, most, n_views, batch);
+                    // Weights are packed for the number of threads that will use them.
+                    tch::set_num_threads(lanes.threads_each() as i32);
+                    Workers::Cpu(lanes)
+                }
+                Device::Cuda(_) | Device::Mps => Workers::Gpu(Gpu::new(n_threads, most, batch)?),
+            };
+            Ok::<_, Error>((Network::new(&parameters, target, scales.as_ref())?, workers))
         };
         let is_bulk = device == Device::Cpu
             && precision != Precision::Int8
             && config.batch.is_none()
             && n_images.is_some_and(|n| n >= BULK.max(8 * BULK_BATCH * n_threads));
-        let (network, lanes) = if is_bulk {
+        let (network, workers) = if is_bulk {
             in_bulk(size, batch, build)?
         } else {
             build(batch)?
         };
         tracing::debug!(
-            "network on {device} in {precision} with {} kernels; {lanes}",
+            "network on {device} in {precision} with {} kernels; {workers}",
             kernels.name()
         );
         Ok(Extractor {
             network,
-            lanes,
+            workers,
             pooling,
             decode,
             limits,
@@ -320,7 +340,22 @@ impl Extractor {
             };
             done(place, embedded)
         };
-        (self.lanes).run(images.len(), read, &self.network, &poolings, observer, done)
+        self.run(images.len(), read, &poolings, observer, done)
+    }
+
+    /// Takes `n` images through the network: see [`Lanes::run`].
+    fn run<T: Send>(
+        &self,
+        n: usize,
+        read: impl Fn(usize, &mut Preprocess) -> Result<Prepared<T>> + Sync,
+        poolings: &[Pooling],
+        observer: &dyn Observer,
+        done: impl FnMut(usize, T, Vec<Vec<f32>>) -> Result<()>,
+    ) -> Result<()> {
+        match &self.workers {
+            Workers::Cpu(lanes) => lanes.run(n, read, &self.network, poolings, observer, done),
+            Workers::Gpu(gpu) => gpu.run(n, read, self.network.on_gpu(poolings), observer, done),
+        }
     }
 
     /// Embeds images that are decoded already: RGB `u8 [n, side, side, 3]`; the result is `f32 [n,
@@ -340,7 +375,7 @@ impl Extractor {
             features[place * WIDTH..][..WIDTH].copy_from_slice(&rows[0]);
             Ok(())
         };
-        (self.lanes).run(n_images, read, &self.network, &[self.pooling], &(), done)?;
+        self.run(n_images, read, &[self.pooling], &(), done)?;
         Ok(features)
     }
 }
@@ -360,8 +395,8 @@ const BULK_BATCH: usize = 4;
 fn in_bulk(
     size: InputSize,
     batch: usize,
-    build: impl Fn(usize) -> Result<(Network, Lanes)>,
-) -> Result<(Network, Lanes)> {
+    build: impl Fn(usize) -> Result<(Network, Workers)>,
+) -> Result<(Network, Workers)> {
     let pixels = calibration::pixels(size, BULK_BATCH);
     let features = |network: &Network, batch: usize| {
         let batches = pixels.chunks_exact(batch * size.bytes());
@@ -370,9 +405,9 @@ fn in_bulk(
     };
     // One network after the other is in memory.
     let expected = features(&build(batch)?.0, batch)?;
-    let (network, lanes) = build(BULK_BATCH)?;
+    let (network, workers) = build(BULK_BATCH)?;
     if features(&network, BULK_BATCH)? == expected {
-        return Ok((network, lanes));
+        return Ok((network, workers));
     }
     tracing::debug!("batches of {BULK_BATCH} give other features than batches of {batch} here");
     build(batch)
@@ -500,13 +535,13 @@ mod tests {
                 };
                 Ok((
                     Network::new(parameters, target, None)?,
-                    Lanes::new(Device::Cpu, 1, 1000, 1, batch),
+                    Workers::Cpu(Lanes::new(1, 1000, 1, batch)),
                 ))
             }
         };
         for (kernels, batch) in [(Kernels::OneDnn, 4), (Kernels::Plain, 1)] {
-            let (_, lanes) = in_bulk(size, 1, build(kernels)).unwrap();
-            let found = lanes.to_string();
+            let (_, workers) = in_bulk(size, 1, build(kernels)).unwrap();
+            let found = workers.to_string();
             assert!(
                 found.ends_with(&format!("images a batch: {batch}")),
                 "{kernels:?}: {found}"

@@ -27,7 +27,7 @@ const GLIBC: [&str; 10] = [
 const GLIBC_SYMBOL: &[u8] = b"GLIBC_2.";
 
 /// Copies the libraries that `binary` needs, but for glibc's, from `from` or from the system's folders.
-pub(super) fn copy_needed(binary: &Path, from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy_needed(binary: &Path, from: &Path, to: &Path) -> Result<()> {
     let listing = output_of(Command::new("ldd").arg(binary).env("LD_LIBRARY_PATH", from))?;
     for (name, path) in needed(&String::from_utf8_lossy(&listing))? {
         copy(&path, &to.join(name))?;
@@ -55,7 +55,7 @@ fn needed(listing: &str) -> Result<BTreeMap<String, PathBuf>> {
 }
 
 /// Removes from binary and libraries what only debuggers read.
-pub(super) fn strip(root: &Path) -> Result<()> {
+pub(crate) fn strip(root: &Path) -> Result<()> {
     for file in binaries(root)? {
         output_of(Command::new("strip").arg("--strip-unneeded").arg(&file))?;
     }
@@ -63,7 +63,7 @@ pub(super) fn strip(root: &Path) -> Result<()> {
 }
 
 /// The newest version of glibc that binary or libraries ask for, such as `2.35`.
-pub(super) fn glibc_needed(root: &Path) -> Result<String> {
+pub(crate) fn glibc_needed(root: &Path) -> Result<String> {
     let mut newest = 0;
     for file in binaries(root)? {
         let bytes = fs::read(&file).with_context(|| file.display().to_string())?;
@@ -86,9 +86,12 @@ fn newest_glibc(bytes: &[u8]) -> u32 {
 }
 
 fn binaries(root: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = files(&root.join("lib"))?;
-    files.push(root.join("bin/luthier"));
-    Ok(files)
+    let folders = ["bin", "lib"].map(|name| root.join(name));
+    let found = folders
+        .iter()
+        .filter(|folder| folder.exists())
+        .map(|folder| files(folder));
+    Ok(found.collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// The files in a folder and below.
@@ -104,7 +107,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The size of all files in a folder and below, in bytes.
-pub(super) fn size(folder: &Path) -> Result<u64> {
+pub(crate) fn size(folder: &Path) -> Result<u64> {
     let sizes = files(folder)?.into_iter().map(|file| {
         let metadata = fs::metadata(&file).with_context(|| file.display().to_string())?;
         Ok(metadata.len())

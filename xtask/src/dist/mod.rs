@@ -3,7 +3,7 @@
 //! The binary looks for its libraries in `../lib` (feature `relocatable` of `luthier-cli`); [`libraries`] copies them
 //! there and [`licences`] says whose they are.
 
-mod libraries;
+pub(crate) mod libraries;
 mod licences;
 
 use std::env;
@@ -134,14 +134,14 @@ fn megabytes(bytes: u64) -> u64 {
     bytes.div_ceil(1_000_000)
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
     Ok(())
 }
 
 /// The paths in a folder, in the order of their names.
 #[expect(clippy::disallowed_methods, reason = "the result is sorted")]
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let place = || folder.display().to_string();
     let entries = fs::read_dir(folder).with_context(place)?;
     let mut paths = entries
@@ -161,7 +161,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// If it cannot be started or fails, with what it printed on stderr.
-fn output_of(command: &mut Command) -> Result<Vec<u8>> {
+pub(crate) fn output_of(command: &mut Command) -> Result<Vec<u8>> {
     let program = command.get_program().display().to_string();
     let output = command.output().with_context(|| format!("{program}: not started"))?;
     ensure!(

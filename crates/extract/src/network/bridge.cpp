@@ -1,5 +1,5 @@
 // The parts of libtorch that tch does not reach: oneDNN's fused convolutions, which only the
-// dispatcher has; on GPUs streams, pinned memory, and the amount of free memory.
+// dispatcher has; on GPUs pinned memory and copies that are not waited for.
 //
 // Only bridge.rs calls these functions. Tensors cross the border as `at::Tensor*`, which is also
 // what tch holds. A function that fails sets `error` to a message, which luthier_free frees, and
@@ -8,18 +8,25 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <optional>
+#include <stdexcept>
 #include <string_view>
+#ifdef __linux__
+#include <dlfcn.h>
+#endif
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
 
-#include <ATen/DeviceAccelerator.h>
+#include <ATen/Context.h>
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/ops/from_blob.h>
-#include <c10/core/StreamGuard.h>
+#include <ATen/ops/cudnn_convolution_add_relu.h>
+#include <ATen/ops/cudnn_convolution_relu.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 namespace {
@@ -244,28 +251,85 @@ void luthier_keep_freed_memory() {
 #endif
 }
 
-// Copies images, `u8 [n, side, side, 3]`, to a GPU and waits for the copy. Pinned memory and a
-// stream of its own let the copy overlap with what other threads compute.
-at::Tensor* luthier_upload(const uint8_t* images, int64_t n, int64_t side, int64_t index, char** error) {
+// Loads the parts for CUDA, which a libtorch for the CPU lacks, and which then register themselves.
+//
+// They lie beside libtorch_cpu. So that one program serves machines with and without, it is not linked to them. NVRTC,
+// with which cuDNN compiles kernels, looks for its built-ins in the system's folders only: they are loaded from where the
+// CUDA runtime lies, as PyTorch does.
+bool luthier_load_cuda(char** error) {
     return guarded(error, [&] {
-        const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
-        // from_blob takes no const pointer, and nothing writes to what it makes.
-        auto borrowed = at::from_blob(const_cast<uint8_t*>(images), {n, side, side, 3}, at::kByte);
-        const c10::impl::VirtualGuardImpl gpu(device.type());
-        const c10::StreamGuard stream(gpu.getStreamFromGlobalPool(device));
-        auto uploaded = borrowed.pin_memory().to(device, /*non_blocking=*/true);
-        // The network computes on another stream.
-        gpu.synchronizeStream(stream.current_stream());
-        return leak(std::move(uploaded));
+#ifdef __linux__
+        const auto folder_of = [](const void* symbol) {
+            Dl_info found;
+            const bool is_found = symbol != nullptr && dladdr(symbol, &found) != 0;
+            return is_found ? std::filesystem::path(found.dli_fname).parent_path() : std::filesystem::path();
+        };
+        const auto cuda = folder_of(reinterpret_cast<const void*>(&at::globalContext)) / "libtorch_cuda.so";
+        if (!std::filesystem::exists(cuda)) return false;
+        const auto load = [](const std::filesystem::path& library) {
+            if (dlopen(library.c_str(), RTLD_NOW) == nullptr) throw std::runtime_error(dlerror());
+        };
+        load(cuda);
+        const auto runtime = folder_of(dlsym(RTLD_DEFAULT, "cudaGetDeviceCount"));
+        if (!runtime.empty())
+            for (const auto& entry : std::filesystem::directory_iterator(runtime))
+                if (entry.path().filename().string().rfind("libnvrtc-builtins.so", 0) == 0) load(entry.path());
+#endif
+        // In fp32 a convolution is one of 24-bit mantissas. By default cuDNN takes 11 bits (TF32).
+        at::globalContext().setAllowTF32CuDNN(false);
+        return true;
     });
 }
 
-// The free memory of a GPU in bytes.
-uint64_t luthier_free_memory(int64_t index, char** error) {
+// relu(convolution), or relu(sum + convolution) where there is a sum, in one kernel of cuDNN. tch has these too, but its
+// functions with a scalar among their arguments panic when they fail.
+at::Tensor* luthier_cudnn_convolution_relu(
+    const at::Tensor* sum, const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, Shape shape,
+    char** error) {
     return guarded(error, [&] {
-        const auto allocator = at::getDeviceAllocator(c10::DeviceType::CUDA);
-        return uint64_t{allocator->getMemoryInfo(static_cast<c10::DeviceIndex>(index)).first};
+        const Pair stride(shape.stride), padding(shape.padding), dilation(1);
+        return leak(
+            sum == nullptr
+                ? at::cudnn_convolution_relu(*input, *weight, *bias, Lengths(stride), Lengths(padding), Lengths(dilation), shape.groups)
+                : at::cudnn_convolution_add_relu(
+                      *input, *weight, *sum, 1.0, *bias, Lengths(stride), Lengths(padding), Lengths(dilation), shape.groups));
     });
+}
+
+// Pinned memory for images, `u8 [n, side, side, 3]`: a copy to a GPU need not be waited for.
+at::Tensor* luthier_pinned(int64_t n, int64_t side, char** error) {
+    return guarded(error, [&] {
+        return leak(at::empty({n, side, side, 3}, at::TensorOptions(at::kByte).pinned_memory(true)));
+    });
+}
+
+// A result on its way from a GPU into pinned memory.
+struct Readback {
+    at::Tensor values;
+    c10::Event is_there;
+};
+
+// Has the GPU copy `x` when it is computed. What the host asks of the GPU later does not delay that.
+Readback* luthier_read_back(const at::Tensor* x, char** error) {
+    return guarded(error, [&] {
+        auto values = at::empty(x->sizes(), x->options().device(at::kCPU).pinned_memory(true));
+        values.copy_(*x, /*non_blocking=*/true);
+        c10::Event is_there(x->device().type());
+        is_there.record(c10::impl::VirtualGuardImpl(x->device().type()).getStream(x->device()));
+        return new Readback{std::move(values), std::move(is_there)};
+    });
+}
+
+// Waits for the copy.
+at::Tensor* luthier_wait(const Readback* readback, char** error) {
+    return guarded(error, [&] {
+        readback->is_there.synchronize();
+        return leak(readback->values);
+    });
+}
+
+void luthier_drop_readback(Readback* readback) {
+    delete readback;
 }
 
 }  // extern "C"

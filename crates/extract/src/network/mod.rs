@@ -4,13 +4,16 @@
 //! [`weights`] says which weights there are, [`weights_store`] fetches them, and [`weights_search`]
 //! finds those of a model; [`parameters`] checks what they hold. [`resnet50`] folds them into
 //! convolutions, some of which are [`winograd`]'s, or quantizes them to [`int8`] by the scales of
-//! [`calibration`]. [`portable`] has them for other programs. [`lanes`] keeps a [`device`] busy.
+//! [`calibration`]. [`portable`] has them for other programs. [`lanes`] keep a processor busy, and [`gpu`] the other
+//! kinds of [`device`]: both fill [`batches`].
 //! [`bridge`] is the only module that calls C++.
 
+pub(crate) mod batches;
 pub(crate) mod bridge;
 pub(crate) mod calibration;
 mod checkpoint;
 pub(crate) mod device;
+pub(crate) mod gpu;
 pub(crate) mod int8;
 pub(crate) mod lanes;
 pub(crate) mod parameters;

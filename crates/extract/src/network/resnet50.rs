@@ -1,13 +1,16 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-use super::bridge::{self, Activation, PackedConv, Shape};
+use super::bridge::{self, Activation, PackedConv, Readback, Shape};
+use super::device;
+use super::gpu::Accelerator;
 use super::int8::{Int8Network, Scales};
 use super::parameters::{ParameterShape, Parameters};
 use super::winograd::{self, WinogradConv};
-use crate::{Device, InputSize, Pooling, Precision, Result};
+use crate::{Device, Error, InputSize, Pooling, Precision, Result};
 
 /// The number of features of an image in one view: the channels before global average pooling.
 pub const WIDTH: usize = 2048;
@@ -163,7 +166,7 @@ impl Kernels {
     pub(crate) fn best(device: Device) -> Self {
         match device {
             Device::Cpu if bridge::has_onednn() => Kernels::OneDnn,
-            Device::Cuda(_) if tch::Cuda::cudnn_is_available() => Kernels::CuDnn,
+            Device::Cuda(_) if device::has_cudnn() => Kernels::CuDnn,
             _ => Kernels::Plain,
         }
     }
@@ -197,6 +200,15 @@ pub(crate) struct Folded {
 }
 
 impl Folded {
+    /// As the kernels take it.
+    fn for_target(plan: &ConvNorm, parameters: &Parameters, target: Target) -> Self {
+        let mut folded = Folded::new(plan, parameters);
+        if plan.is_winograd(target) {
+            folded.weight = winograd::transform_filters(&folded.weight, plan.shape[1] as usize);
+        }
+        folded
+    }
+
     /// w' = w·γ/√(σ² + ε), b' = β − μ·γ/√(σ² + ε), computed in double precision.
     pub(super) fn new(plan: &ConvNorm, parameters: &Parameters) -> Self {
         let norm = |part: &str| parameters.get(&format!("{}.{part}", plan.norm));
@@ -238,6 +250,8 @@ struct Unpacked {
     bias: Tensor,
     stride: [i64; 2],
     padding: [i64; 2],
+    /// Whether cuDNN has had an engine for the convolution with what follows it, on this GPU.
+    is_fused: Arc<AtomicBool>,
 }
 
 impl Unpacked {
@@ -245,6 +259,7 @@ impl Unpacked {
         Unpacked {
             weight: self.weight.shallow_clone(),
             bias: self.bias.shallow_clone(),
+            is_fused: self.is_fused.clone(),
             ..*self
         }
     }
@@ -261,14 +276,31 @@ impl Unpacked {
         Ok(self.run(x, Activation::None)?.f_add(sum)?.f_relu_()?)
     }
 
-    fn run_cudnn_relu(&self, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = (&self.weight, Some(&self.bias));
-        Ok(x.f_cudnn_convolution_relu(weight, bias, self.stride, self.padding, [1, 1], 1)?)
-    }
-
-    fn run_cudnn_add_relu(&self, x: &Tensor, sum: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = (&self.weight, Some(&self.bias));
-        Ok(x.f_cudnn_convolution_add_relu(weight, sum, 1.0, bias, self.stride, self.padding, [1, 1], 1)?)
+    /// relu(convolution of x), or relu(sum + convolution of x), in one step.
+    ///
+    /// cuDNN does not have each of these in every format for every GPU: then the steps are computed one by one. It says the
+    /// same when memory is short, but then they fail too.
+    fn run_cudnn(&self, x: &Tensor, sum: Option<&Tensor>) -> Result<Tensor> {
+        let plain = || match sum {
+            Some(sum) => self.run_add_relu(x, sum),
+            None => self.run(x, Activation::Relu),
+        };
+        if !self.is_fused.load(Ordering::Relaxed) {
+            return plain();
+        }
+        let shape = Shape {
+            stride: self.stride[0],
+            padding: self.padding[0],
+            groups: 1,
+        };
+        let error = match bridge::cudnn_convolution_relu(x, &self.weight, &self.bias, sum, shape) {
+            Ok(y) => return Ok(y),
+            Err(error) => error,
+        };
+        let y = plain()?;
+        tracing::debug!("a convolution {:?} is not fused: {error}", self.weight.size());
+        self.is_fused.store(false, Ordering::Relaxed);
+        Ok(y)
     }
 }
 
@@ -293,6 +325,7 @@ impl Conv {
             bias,
             stride: [stride; 2],
             padding: [padding; 2],
+            is_fused: Arc::new(AtomicBool::new(true)),
         };
         Ok(match target.kernels {
             Kernels::Plain => Conv::Plain(unpacked(bias)),
@@ -325,7 +358,7 @@ impl Conv {
                 assert_eq!(activation, Activation::Relu, "what follows every 3 × 3 convolution");
                 conv.run(x)
             }
-            Conv::CuDnn(conv) if activation == Activation::Relu => conv.run_cudnn_relu(x),
+            Conv::CuDnn(conv) if activation == Activation::Relu => conv.run_cudnn(x, None),
             Conv::Plain(conv) | Conv::CuDnn(conv) => conv.run(x, activation),
         }
     }
@@ -334,7 +367,7 @@ impl Conv {
     fn forward_add_relu(&self, x: &Tensor, sum: Tensor) -> Result<Tensor> {
         match self {
             Conv::OneDnn(conv) => conv.run_add_relu(x, sum),
-            Conv::CuDnn(conv) => conv.run_cudnn_add_relu(x, &sum),
+            Conv::CuDnn(conv) => conv.run_cudnn(x, Some(&sum)),
             Conv::Plain(conv) => conv.run_add_relu(x, &sum),
             Conv::Winograd(_) => unreachable!("no 3 × 3 convolution ends a block"),
         }
@@ -397,14 +430,11 @@ struct FloatLayers {
 
 /// ResNet-50 without its top, for inference, batch norms folded, in channels-last layout.
 ///
-/// Each thread has a [`share`](Network::share) of it. On a GPU the threads take turns, and only
-/// copies overlap.
+/// Each thread has a [`share`](Network::share) of it.
 #[derive(Debug)]
 pub(crate) struct Network {
     target: Target,
     layers: Layers,
-    /// Held while a GPU computes: two batches at once would take twice the memory and no less time.
-    turn: Arc<Mutex<()>>,
 }
 
 impl Network {
@@ -413,14 +443,10 @@ impl Network {
         // Folding reads every weight, on all cores. Packing is done by libtorch, on threads of its
         // own.
         let plans: Vec<ConvNorm> = plans(target.size).collect();
-        let fold = |plan: &ConvNorm| {
-            let mut folded = Folded::new(plan, parameters);
-            if plan.is_winograd(target) {
-                folded.weight = winograd::transform_filters(&folded.weight, plan.shape[1] as usize);
-            }
-            folded
-        };
-        let folded: Vec<Folded> = plans.par_iter().map(fold).collect();
+        let folded: Vec<Folded> = plans
+            .par_iter()
+            .map(|plan| Folded::for_target(plan, parameters, target))
+            .collect();
         tch::no_grad(|| {
             // Each folded weight is dropped when it is packed, and the next uses its memory.
             let layers = match scales {
@@ -450,11 +476,7 @@ impl Network {
                     })
                 }
             };
-            Ok(Network {
-                target,
-                layers,
-                turn: Arc::default(),
-            })
+            Ok(Network { target, layers })
         })
     }
 
@@ -471,7 +493,6 @@ impl Network {
                 }),
                 Layers::Int8(layers) => Layers::Int8(layers.share()),
             },
-            turn: self.turn.clone(),
         }
     }
 
@@ -485,9 +506,9 @@ impl Network {
         matches!(self.layers, Layers::Int8(_))
     }
 
-    /// Embeds RGB images, `u8 [n, side, side, 3]`; the result is `f32 [n, poolings, 2048]` in C order.
+    /// Embeds RGB images on the CPU, `u8 [n, side, side, 3]`; the result is `f32 [n, poolings, 2048]` in C order.
     ///
-    /// `n` is the batch that the network was built for. On a GPU and in int8 it can be any number.
+    /// `n` is the batch that the network was built for. In int8 it can be any number.
     pub(crate) fn forward(&self, images: &[u8], poolings: &[Pooling]) -> Result<Vec<f32>> {
         self.forward_seen(images, poolings, &mut |_| Ok(()))
     }
@@ -496,65 +517,132 @@ impl Network {
     /// outputs of its first and second convolution, that of the projection if it has one, and its output.
     pub(crate) fn forward_seen(&self, images: &[u8], poolings: &[Pooling], see: &mut See<'_>) -> Result<Vec<f32>> {
         tch::no_grad(|| {
-            let FloatLayers {
-                pixels,
-                stem,
-                stem_kind,
-                blocks,
-            } = match &self.layers {
+            let layers = match &self.layers {
                 Layers::Int8(layers) => return layers.forward(images, poolings),
                 Layers::Float(layers) => layers,
             };
-            let x = pixels.upload(images)?;
-            let turn = || self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            let _turn = (self.target.device != Device::Cpu).then(turn);
-            let x = pixels.normalize(x)?.f_to_kind(*stem_kind)?;
-            let mut x = stem.forward(&x.f_permute([0, 3, 1, 2])?, Activation::Relu)?;
-            x = x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?;
-            see(&x)?;
-            x = x.f_to_kind(self.target.precision.kind())?;
-            for block in blocks {
-                x = block.forward(x, see)?;
-            }
-            let x = x.f_to_kind(Kind::Float)?;
-            let mut features = vec![0.0; images.len() / self.target.size.bytes() * poolings.len() * WIDTH];
-            for (place, &pooling) in poolings.iter().enumerate() {
-                let rows = features.chunks_exact_mut(WIDTH).skip(place).step_by(poolings.len());
-                for (row, pooled) in rows.zip(pooled(&x, pooling)?.chunks_exact(WIDTH)) {
-                    row.copy_from_slice(pooled);
-                }
-            }
-            Ok(features)
+            let x = layers.pixels.read(images)?;
+            let x = layers.maps(&x, self.target.precision, see)?;
+            features(&pooled(&x, poolings)?, poolings)
         })
+    }
+
+    /// The network on a device that is not the CPU, which makes features by these poolings.
+    pub(crate) fn on_gpu(&self, poolings: &[Pooling]) -> OnGpu {
+        OnGpu {
+            network: self.share(),
+            poolings: poolings.to_vec(),
+        }
     }
 }
 
-/// The features `n · 2048` of maps `[n, 2048, h, w]`, which are not negative.
-fn pooled(x: &Tensor, pooling: Pooling) -> Result<Vec<f32>> {
-    let cubes = match pooling {
-        Pooling::Mean => None,
-        Pooling::Gem => Some(x.f_mul(x)?.f_mul_(x)?),
-    };
-    let means = cubes
-        .as_ref()
-        .unwrap_or(x)
-        .f_mean_dim([2, 3].as_slice(), false, Kind::Float)?;
-    let mut features = vec![0.0; means.numel()];
+impl FloatLayers {
+    /// The last maps, `f32 [n, 2048, h, w]`, of normalized images, `f32 [n, side, side, 3]`.
+    fn maps(&self, x: &Tensor, precision: Precision, see: &mut See<'_>) -> Result<Tensor> {
+        let x = x.f_to_kind(self.stem_kind)?.f_permute([0, 3, 1, 2])?;
+        let mut x = self.stem.forward(&x, Activation::Relu)?;
+        x = x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?;
+        see(&x)?;
+        x = x.f_to_kind(precision.kind())?;
+        for block in &self.blocks {
+            x = block.forward(x, see)?;
+        }
+        Ok(x.f_to_kind(Kind::Float)?)
+    }
+}
+
+/// A [`Network`] that a GPU computes.
+pub(crate) struct OnGpu {
+    network: Network,
+    poolings: Vec<Pooling>,
+}
+
+/// Features on their way from a GPU.
+pub(crate) enum Pending {
+    Cuda(Readback),
+    /// Apple's GPU, whose copies are waited for.
+    Mps(Tensor),
+}
+
+impl Accelerator for OnGpu {
+    type Images = Tensor;
+    type Pending = Pending;
+
+    fn size(&self) -> InputSize {
+        self.network.size()
+    }
+
+    fn n_poolings(&self) -> usize {
+        self.poolings.len()
+    }
+
+    fn images(&self, n: usize, fill: impl FnOnce(&mut [u8])) -> Result<Tensor> {
+        let side = self.size().side();
+        match self.network.target.device {
+            Device::Cuda(_) => bridge::pinned(n, side, fill),
+            Device::Cpu | Device::Mps => bridge::filled([n as i64, side as i64, side as i64, 3], fill),
+        }
+    }
+
+    fn start(&self, images: &Tensor, first: usize, n: usize) -> Result<Pending> {
+        let Target { device, precision, .. } = self.network.target;
+        let Layers::Float(layers) = &self.network.layers else {
+            unreachable!("no int8 on GPUs: Device::check");
+        };
+        tch::no_grad(|| {
+            let x = images.f_narrow(0, first as i64, n as i64)?;
+            let x = x.f_to_device_(device.torch(), Kind::Uint8, true, false)?;
+            let maps = layers.maps(&layers.pixels.normalize(&x)?, precision, &mut |_| Ok(()))?;
+            let pooled = pooled(&maps, &self.poolings)?;
+            Ok(match device {
+                Device::Cuda(_) => Pending::Cuda(Readback::new(&pooled)?),
+                Device::Cpu | Device::Mps => Pending::Mps(pooled),
+            })
+        })
+    }
+
+    fn finish(&self, pending: Pending) -> Result<Vec<f32>> {
+        let pooled = match pending {
+            Pending::Cuda(readback) => readback.wait()?,
+            Pending::Mps(pooled) => pooled.f_to_device(tch::Device::Cpu)?,
+        };
+        let features = features(&pooled, &self.poolings)?;
+        match features.iter().all(|feature| feature.is_finite()) {
+            true => Ok(features),
+            false => Err(Error::NotFinite {
+                device: self.network.target.device.to_string(),
+                precision: self.network.target.precision.to_string(),
+            }),
+        }
+    }
+}
+
+/// What is averaged of maps `[n, 2048, h, w]`, which are not negative: `[n, poolings, 2048]`.
+fn pooled(x: &Tensor, poolings: &[Pooling]) -> Result<Tensor> {
+    let means = poolings.iter().map(|pooling| {
+        let cubes = match pooling {
+            Pooling::Mean => None,
+            Pooling::Gem => Some(x.f_mul(x)?.f_mul_(x)?),
+        };
+        Ok((cubes.as_ref().unwrap_or(x)).f_mean_dim([2, 3].as_slice(), false, Kind::Float)?)
+    });
+    Ok(Tensor::f_stack(&means.collect::<Result<Vec<_>>>()?, 1)?)
+}
+
+/// The features `[n, poolings, 2048]` of what was averaged, which is on the CPU.
+fn features(pooled: &Tensor, poolings: &[Pooling]) -> Result<Vec<f32>> {
+    let mut features = vec![0.0; pooled.numel()];
     let n = features.len();
-    means
-        .f_to_device(tch::Device::Cpu)?
-        .f_contiguous()?
-        .f_copy_data(&mut features, n)?;
-    if pooling == Pooling::Gem {
-        features
-            .iter_mut()
-            .for_each(|feature: &mut f32| *feature = feature.cbrt());
+    pooled.f_contiguous()?.f_copy_data(&mut features, n)?;
+    for (row, pooling) in features.chunks_exact_mut(WIDTH).zip(poolings.iter().cycle()) {
+        if *pooling == Pooling::Gem {
+            row.iter_mut().for_each(|feature: &mut f32| *feature = feature.cbrt());
+        }
     }
     Ok(features)
 }
 
-/// Normalizes 8-bit pixels: (x / 255 − mean) / standard deviation, in single precision and in this
-/// order. The numbers are those of torchvision's `ToTensor` and `Normalize`.
+/// Normalizes 8-bit pixels: (x / 255 − mean) / standard deviation.
 #[derive(Debug)]
 struct Pixels {
     size: InputSize,
@@ -563,14 +651,11 @@ struct Pixels {
 
 #[derive(Debug)]
 enum Normalization {
-    /// By a table for each channel.
+    /// By a table for each channel. Its numbers are those of torchvision's `ToTensor` and `Normalize`: in single
+    /// precision and in this order.
     Cpu(Box<[[f32; 256]; 3]>),
-    /// On the device, to which the 8-bit pixels are copied.
-    Gpu {
-        device: Device,
-        mean: Tensor,
-        standard_deviation: Tensor,
-    },
+    /// As shift + x · scale, in one pass over the 8-bit pixels on the GPU. The last bit may differ.
+    Gpu { scale: Tensor, shift: Tensor },
 }
 
 impl Pixels {
@@ -583,11 +668,18 @@ impl Pixels {
                     std::array::from_fn(|pixel| value(channel, pixel))
                 })))
             }
-            Device::Cuda(_) | Device::Mps => Normalization::Gpu {
-                device,
-                mean: Tensor::f_from_slice(&MEAN)?.f_to_device(device.torch())?,
-                standard_deviation: Tensor::f_from_slice(&STANDARD_DEVIATION)?.f_to_device(device.torch())?,
-            },
+            Device::Cuda(_) | Device::Mps => {
+                let each = |value: fn(f64, f64) -> f64| {
+                    let values: [f32; 3] = std::array::from_fn(|channel| {
+                        value(f64::from(MEAN[channel]), f64::from(STANDARD_DEVIATION[channel])) as f32
+                    });
+                    Tensor::f_from_slice(&values)?.f_to_device(device.torch())
+                };
+                Normalization::Gpu {
+                    scale: each(|_, deviation| 1.0 / (255.0 * deviation))?,
+                    shift: each(|mean, deviation| -mean / deviation)?,
+                }
+            }
         };
         Ok(Pixels { size, normalization })
     }
@@ -597,57 +689,40 @@ impl Pixels {
             size: self.size,
             normalization: match &self.normalization {
                 Normalization::Cpu(tables) => Normalization::Cpu(tables.clone()),
-                Normalization::Gpu {
-                    device,
-                    mean,
-                    standard_deviation,
-                } => Normalization::Gpu {
-                    device: *device,
-                    mean: mean.shallow_clone(),
-                    standard_deviation: standard_deviation.shallow_clone(),
+                Normalization::Gpu { scale, shift } => Normalization::Gpu {
+                    scale: scale.shallow_clone(),
+                    shift: shift.shallow_clone(),
                 },
             },
         }
     }
 
-    /// Copies images, `u8 [n, side, side, 3]`, to the device. On the CPU it normalizes them too.
-    fn upload(&self, images: &[u8]) -> Result<Tensor> {
+    /// Normalizes images, `u8 [n, side, side, 3]`, on the CPU.
+    fn read(&self, images: &[u8]) -> Result<Tensor> {
+        let Normalization::Cpu(tables) = &self.normalization else {
+            unreachable!("networks on GPUs normalize there");
+        };
+        let [red, green, blue] = tables.as_ref();
+        let mut values = Vec::with_capacity(images.len());
+        for &[r, g, b] in images.as_chunks().0 {
+            values.extend([red[usize::from(r)], green[usize::from(g)], blue[usize::from(b)]]);
+        }
         let side = self.size.side() as i64;
-        let shape = [(images.len() / self.size.bytes()) as i64, side, side, 3];
-        Ok(match &self.normalization {
-            Normalization::Cpu(tables) => {
-                let [red, green, blue] = tables.as_ref();
-                let mut values = Vec::with_capacity(images.len());
-                for &[r, g, b] in images.as_chunks().0 {
-                    values.extend([red[usize::from(r)], green[usize::from(g)], blue[usize::from(b)]]);
-                }
-                Tensor::f_from_slice(&values)?.f_reshape(shape)?
-            }
-            Normalization::Gpu {
-                device: Device::Cuda(n),
-                ..
-            } => bridge::upload(images, self.size.side(), *n)?,
-            Normalization::Gpu { device, .. } => {
-                Tensor::f_from_data_size(images, &shape, Kind::Uint8)?.f_to_device(device.torch())?
-            }
-        })
+        let n = (images.len() / self.size.bytes()) as i64;
+        Ok(Tensor::f_from_slice(&values)?.f_reshape([n, side, side, 3])?)
     }
 
-    fn normalize(&self, x: Tensor) -> Result<Tensor> {
-        Ok(match &self.normalization {
-            Normalization::Cpu(_) => x,
-            Normalization::Gpu {
-                mean,
-                standard_deviation,
-                ..
-            } => x
-                .f_to_kind(Kind::Float)?
-                .f_div_scalar_(255.0)?
-                .f_sub_(mean)?
-                .f_div_(standard_deviation)?,
-        })
+    /// Normalizes images, `u8 [n, side, side, 3]`, on a GPU.
+    fn normalize(&self, x: &Tensor) -> Result<Tensor> {
+        let Normalization::Gpu { scale, shift } = &self.normalization else {
+            unreachable!("networks on the CPU normalize by tables");
+        };
+        Ok(shift.f_addcmul(x, scale)?)
     }
 }
+
+#[cfg(test)]
+mod accuracy;
 
 #[cfg(test)]
 mod tests {
