@@ -274,7 +274,7 @@ impl Extractor {
             };
             let workers = match device {
                 Device::Cpu => {
-                    let lanes = Lanes::new(n_threads, most, n_views, batch);
+                    let lanes = Lanes::new(n_threads, most, n_views, batch, precision);
                     // Weights are packed for the number of threads that will use them.
                     tch::set_num_threads(lanes.threads_each() as i32);
                     Workers::Cpu(lanes)
@@ -535,7 +535,7 @@ mod tests {
                 };
                 Ok((
                     Network::new(parameters, target, None)?,
-                    Workers::Cpu(Lanes::new(1, 1000, 1, batch)),
+                    Workers::Cpu(Lanes::new(1, 1000, 1, batch, Precision::Fp32)),
                 ))
             }
         };

@@ -12,7 +12,7 @@ use std::sync::mpsc::sync_channel;
 
 use super::batches::{Batches, Done, Finished, Places, Prepared, Stop, hand_on, report, threads};
 use super::resnet50::{Network, WIDTH};
-use crate::{Error, Observer, Pooling, Preprocess, Result};
+use crate::{Error, Observer, Pooling, Precision, Preprocess, Result};
 
 /// How many threads decode and compute, in batches of how many images.
 #[derive(Debug)]
@@ -26,14 +26,18 @@ pub(crate) struct Lanes {
 
 impl Lanes {
     /// Divides `n_threads` for work on `n_images` images in `n_views` views. Each thread is a lane,
-    /// unless there are fewer batches or images: one lane decodes all views of an image.
-    pub(crate) fn new(n_threads: usize, n_images: usize, n_views: usize, batch: usize) -> Self {
+    /// unless there are fewer batches or images: one lane decodes all views of an image. The threads that are left help in
+    /// its layers, but not in int8: with AMX, oneDNN rounds otherwise when several threads share a layer.
+    pub(crate) fn new(n_threads: usize, n_images: usize, n_views: usize, batch: usize, precision: Precision) -> Self {
         let (n_threads, n_images) = (n_threads.max(1), n_images.max(1));
         let n_batches = n_images.saturating_mul(n_views).div_ceil(batch);
         let n_lanes = n_threads.min(n_images).min(n_batches);
         Lanes {
             n_lanes,
-            threads_each: n_threads / n_lanes,
+            threads_each: match precision {
+                Precision::Int8 => 1,
+                _ => n_threads / n_lanes,
+            },
             batch,
         }
     }
@@ -158,9 +162,10 @@ mod tests {
     #[test]
     fn threads_are_divided_by_batches_of_work() {
         let divide = |n_threads, (n_images, n_views), batch| {
-            let lanes = Lanes::new(n_threads, n_images, n_views, batch);
+            let lanes = Lanes::new(n_threads, n_images, n_views, batch, Precision::Fp32);
             (lanes.n_lanes, lanes.threads_each)
         };
+        assert_eq!(Lanes::new(8, 1, 1, 1, Precision::Int8).threads_each, 1);
         assert_eq!(divide(8, (1000, 1), 4), (8, 1));
         assert_eq!(divide(8, (9, 1), 4), (3, 2));
         assert_eq!(divide(8, (1, 1), 1), (1, 8));
