@@ -25,6 +25,6 @@ mod stage;
 pub use error::{Error, Result};
 pub use moments::Moments;
 pub use pca::{ComponentCount, FittedPca, Pca, Solver};
-pub use rows::{Interruptible, Subset, check_finite, for_each_block};
+pub use rows::{Interruptible, Subset, check_finite, for_each_block, read_all};
 pub use scaler::{FittedScaler, StandardScaler};
 pub use stage::{FeaturesConfig, Projection};

@@ -113,7 +113,7 @@ pub fn for_each_block<R: ReadRows>(
 ///
 /// # Errors
 /// [`Error::Read`] if they cannot be read.
-pub(crate) fn read_all<R: ReadRows>(rows: &R) -> Result<Array2<R::Feature>> {
+pub fn read_all<R: ReadRows>(rows: &R) -> Result<Array2<R::Feature>> {
     let mut all = Array2::default((rows.n_rows(), rows.n_features()));
     for (index, block) in all.axis_chunks_iter_mut(Axis(0), BLOCK).enumerate() {
         rows.read(index * BLOCK, block).map_err(Error::of_read)?;

@@ -1,15 +1,17 @@
 //! What can be asked of Luthier: to run the pipeline or to plan it, and each of its parts from and to folders.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::create_dir_all;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use luthier_artifact::{Artifact as _, Digest, ImageRows, Key, Observer, Split, file_names};
+use luthier_artifact::{Artifact as _, Content, Digest, ImageRows, Key, Observer, Split, file_names, folder_of};
 use luthier_cache::Cache;
 use luthier_classify::{ChooseC, ClassifyConfig, HeldOutPredictions, Model};
 use luthier_eval::{DuplicatesConfig, EvaluateConfig, NeighboursConfig, Skipped, SuspectsConfig, Warning};
-use luthier_extract::Layout;
-use luthier_features::FeaturesConfig;
+use luthier_extract::{Layout, decided_classes};
+use luthier_features::{FeaturesConfig, read_all};
+use ndarray::Array2;
 use serde::{Serialize, Serializer};
 
 use crate::estimate;
@@ -18,8 +20,9 @@ use crate::features_folder::{self, FeaturesJson, ReadHashes, ReadTable, places};
 use crate::pipeline::{self, Data, Made, OutputFolders, Pipeline};
 use crate::reason::Reasons;
 use crate::report;
-use crate::results::{Evaluated, Extracted, Found, StoredLookAlikes, Trained, load};
+use crate::results::{Evaluated, Extracted, Found, StoredLookAlikes, Trained, load, open_table};
 use crate::runner::{Purpose, Runner, STAGES, StageReport, Status, VIEWS};
+use crate::session::{Session, SessionImage, Task};
 use crate::views::JudgedViews;
 use crate::{Error, Result};
 
@@ -298,6 +301,53 @@ impl Engine<'_> {
                 stages: runner.finish()?,
             })
         })
+    }
+
+    /// Embeds the images and begins a session about them. Decisions are read from the file `decisions` and written to it.
+    ///
+    /// # Errors
+    /// Those of the stages and of [`Session::new`].
+    pub fn session(&self, pipeline: &Pipeline, data: &Data, task: Task, decisions: &Path) -> Result<Session> {
+        let (images, features) = retry(|| {
+            let mut runner = self.runner(folder_of(decisions), Purpose::Run)?;
+            let (scan, manifest) = pipeline.scan(data, &mut runner)?;
+            let extracted = pipeline.extract(Some(&pipeline.extract), data, &scan, manifest, &mut runner)?;
+            let of_unlabelled = match data.source.layout {
+                Layout::Unlabelled(_) => decided_classes(decisions)?,
+                _ => HashMap::new(),
+            };
+            let mut files = HashMap::new();
+            for entry in &scan.manifest.entries {
+                if let Content::Digest(digest) = entry.content {
+                    files.entry(digest).or_insert(entry);
+                }
+            }
+            let (mut images, mut features, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+            for digest in [extracted.train, extracted.test] {
+                let table = open_table(self.cache, &digest)?;
+                let rows = read_all(&table)?;
+                for (image, row) in table.rows().images.iter().zip(rows.outer_iter()) {
+                    let decided = of_unlabelled.get(image);
+                    let (Some(entry), true) = (files.get(image), decided != Some(&None) && seen.insert(*image)) else {
+                        continue;
+                    };
+                    let class = decided.cloned().flatten();
+                    features.extend(row);
+                    images.push(SessionImage {
+                        digest: *image,
+                        name: data.source.name(entry),
+                        path: data.source.path(entry),
+                        is_checked: class.is_some() || scan.decided.checked.binary_search(image).is_ok(),
+                        class: class.or_else(|| Some(entry.class.clone()).filter(|class| !class.is_empty())),
+                    });
+                }
+            }
+            runner.finish()?;
+            let width = features.len() / images.len().max(1);
+            let features = Array2::from_shape_vec((images.len(), width), features);
+            Ok((images, features.expect("every row has the same width")))
+        })?;
+        Session::new(task, images, features, decisions)
     }
 
     /// Trains on a folder of features, and writes the model to a folder. The result is the path of the model, and the

@@ -164,6 +164,18 @@ pub enum Error {
     /// Labels that no folders say, which files cannot be moved between.
     #[error("the classes come from a table or a pattern, expected a folder for each class")]
     NoClassFolders,
+    /// An image that was decided about since it was shown.
+    #[error("{file}: decided about meanwhile, in another window")]
+    DecidedMeanwhile {
+        /// The file.
+        file: String,
+    },
+    /// An image without a class, which nobody can call right.
+    #[error("{file}: has no class yet, expected one to be named")]
+    NoClass {
+        /// The file.
+        file: String,
+    },
     /// A path that names no file.
     #[error("{}: expected the name of a file", path.display())]
     NoFileName {

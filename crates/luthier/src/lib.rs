@@ -4,6 +4,7 @@
 //! - [`TrainingImages`]: which of the images that a model was trained on an image looks most like
 //! - [`Engine`]: runs a [`Pipeline`] through a [`Cache`](luthier_cache::Cache), or parts of it, or says what it would run
 //!   and why
+//! - [`Session`]: people decide about images one by one, and a model that learns from it says which is next
 //! - [`Sorter`] and [`Arrivals`]: put images into a folder for each answer, and wait for images that arrive in a folder
 //!
 //! `pipeline.rs` is the method: the order of the stages. `runner.rs` takes each stage through the cache.
@@ -39,6 +40,7 @@ mod relabel;
 mod report;
 mod results;
 mod runner;
+mod session;
 mod sorter;
 mod training_images;
 mod views;
@@ -59,6 +61,7 @@ pub use reason::{Fate, ImageChange, ImageChanges, Reason, Reasons, RenamedClass,
 pub use relabel::relabel;
 pub use report::is_untrained;
 pub use runner::{STAGES, StageReport, Status, VIEWS};
+pub use session::{Answer, Item, Judgement, Progress, Session, SessionImage, Snapshot, Suggestion, Task, Why};
 pub use sorter::{Sorter, Transfer};
 pub use training_images::{NearestImage, TrainingImages};
 pub use views::{JudgedView, JudgedViews, ViewsConfig};

@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use luthier_artifact::{Content, Digest, ManifestEntry, file_names};
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,7 @@ use crate::{Error, Result};
 const MOST_NAMED: usize = 5;
 
 /// A decision about an image: a line of the file.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Decision {
     /// The digest of the image's bytes: blake3, 64 hexadecimal digits.
@@ -30,15 +32,16 @@ struct Decision {
     file: String,
     verdict: Verdict,
     /// The class, with [`Verdict::Right`] and [`Verdict::Change`].
+    #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<String>,
     /// When it was decided: RFC 3339. Later decisions about a file replace earlier ones, wherever their lines are.
     time: String,
 }
 
 /// What was decided about an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+pub enum Verdict {
     /// It is of the class that it was said to be.
     Right,
     /// It is of another class.
@@ -257,6 +260,106 @@ fn parse(line: &[u8]) -> std::result::Result<(Decision, OffsetDateTime), String>
     }
 }
 
+/// A file of decisions that grows.
+#[derive(Debug)]
+pub struct DecisionLog {
+    path: PathBuf,
+    file: File,
+}
+
+impl DecisionLog {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written to.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path);
+        Ok(DecisionLog {
+            path: path.to_owned(),
+            file: file.map_err(Error::io(path))?,
+        })
+    }
+
+    /// Adds a decision about an image and its file, as [`DataSource::name`] has it. It is on the disk when this returns.
+    /// `class` comes with [`Verdict::Right`] and [`Verdict::Change`]. Other processes may write to the file, too.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file cannot be written to. Then nothing was decided.
+    pub fn append(
+        &mut self,
+        image: Digest,
+        file: &str,
+        verdict: Verdict,
+        class: Option<&str>,
+        at: SystemTime,
+    ) -> Result<()> {
+        let time = OffsetDateTime::from(at).format(&Rfc3339);
+        let decision = Decision {
+            image,
+            file: file.to_owned(),
+            verdict,
+            class: class.map(str::to_owned),
+            time: time.expect("the time is one that RFC 3339 can say"),
+        };
+        let line = serde_json::to_string(&decision).expect("words always serialize");
+        let line = format!("{}\n", file_names::to_json(line));
+        self.write(line.as_bytes()).map_err(Error::io(&self.path))
+    }
+
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        self.file.lock()?;
+        let written = (|| {
+            let length = self.file.seek(SeekFrom::End(0))?;
+            let mut last = [b'\n'];
+            if length > 0 {
+                self.file.seek(SeekFrom::End(-1))?;
+                self.file.read_exact(&mut last)?;
+            }
+            // A line that was cut short, by a kill or a full disk, must not take the next with it.
+            let whole = match last {
+                [b'\n'] => line.to_vec(),
+                _ => [b"\n", line].concat(),
+            };
+            let done = self.file.write_all(&whole).and_then(|()| self.file.sync_data());
+            if done.is_err() {
+                self.file.set_len(length).ok();
+            }
+            done
+        })();
+        self.file.unlock()?;
+        written
+    }
+}
+
+/// What a file of decisions says of images that come without classes: the class of each image that has one, and `None` for
+/// those that are left out. A file that is not there says nothing.
+///
+/// # Errors
+/// [`Error::File`] if the file cannot be read.
+pub fn decided_classes(path: &Path) -> Result<HashMap<Digest, Option<String>>> {
+    if !path.exists() {
+        return Ok(HashMap::new());
+    }
+    let decisions = Decisions::read(path)?;
+    warn_of(path, &decisions.problems);
+    let images = decisions.by_image.into_iter().filter_map(|(image, about)| {
+        let standing = about.into_values().flatten();
+        let last = standing.max_by_key(|standing| (standing.time, standing.line))?;
+        Some((image, last.class))
+    });
+    Ok(images.collect())
+}
+
+fn warn_of(path: &Path, problems: &[(usize, String)]) {
+    for (line, problem) in problems.iter().take(MOST_NAMED) {
+        tracing::warn!("{}:{line}: {problem}; passed over", path.display());
+    }
+    if problems.len() > MOST_NAMED {
+        let n = problems.len() - MOST_NAMED;
+        tracing::warn!("{}: {n} more lines passed over", path.display());
+    }
+}
+
 /// Applies the file of decisions of a data set, if there is one. Lines that cannot be used are warned of.
 ///
 /// # Errors
@@ -271,14 +374,7 @@ pub(super) fn apply(source: &DataSource, entries: &mut Vec<ManifestEntry>) -> Re
     if had_images && entries.is_empty() {
         return Err(Error::AllExcluded { path: path.clone() });
     }
-    let problems = &applied.problems;
-    for (line, problem) in problems.iter().take(MOST_NAMED) {
-        tracing::warn!("{}:{line}: {problem}; passed over", path.display());
-    }
-    if problems.len() > MOST_NAMED {
-        let n = problems.len() - MOST_NAMED;
-        tracing::warn!("{}: {n} more lines passed over", path.display());
-    }
+    warn_of(path, &applied.problems);
     Ok(applied)
 }
 
