@@ -62,6 +62,8 @@ enum Command {
     Predict(commands::predict::Arguments),
     Serve(commands::serve::Arguments),
     Export(commands::export::Arguments),
+    Label(commands::label::Arguments),
+    Review(commands::review::Arguments),
     Relabel(commands::relabel::Arguments),
     Status(commands::status::Arguments),
     Explain(commands::explain::Arguments),
@@ -106,7 +108,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
     };
     terminal::show_messages(verbosity);
     terminal::catch_interrupts(match command {
-        Command::Pipeline(_) | Command::Extract(_) => Stopping::StoresWhatIsDone,
+        Command::Pipeline(_) | Command::Extract(_) | Command::Label(_) | Command::Review(_) => {
+            Stopping::StoresWhatIsDone
+        }
         _ => Stopping::Stops,
     })?;
     let progress = Progress::new(verbosity);
@@ -120,6 +124,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Serve(arguments) => commands::serve::run(arguments, &progress),
         Command::Export(arguments) => commands::export::run(arguments, &progress),
         Command::Model(command) => commands::model::run(command),
+        Command::Label(arguments) => commands::label::run(arguments, &progress),
+        Command::Review(arguments) => commands::review::run(arguments, &progress),
         Command::Relabel(arguments) => commands::relabel::run(arguments, &progress),
         Command::Status(arguments) => commands::status::run(arguments, &progress),
         Command::Explain(arguments) => commands::explain::run(arguments, &progress),

@@ -86,6 +86,11 @@ pub(crate) struct DataSettings {
 /// The file of decisions that is read where it is not named.
 const DECISIONS: &str = "decisions.jsonl";
 
+/// Where decisions are written if no file of decisions is named.
+pub(crate) fn default_decisions() -> PathBuf {
+    PathBuf::from(DECISIONS)
+}
+
 /// How images become features.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Extraction")]
@@ -450,7 +455,7 @@ impl Settings {
         Ok(DataSource {
             layout,
             exclude: exclude.unwrap_or_default(),
-            decisions: decisions.or_else(|| Some(PathBuf::from(DECISIONS)).filter(|path| path.is_file())),
+            decisions: decisions.or_else(|| Some(default_decisions()).filter(|path| path.is_file())),
             test_fraction: test_fraction.unwrap_or(0.2),
             seed: self.seed(),
         })

@@ -15,6 +15,12 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// An address that others can reach, where only this machine should.
+    #[error("{address}: expected an address of this machine alone, such as 127.0.0.1:8080")]
+    NotLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
     /// The system gives no threads.
     #[error("threads: {0}")]
     Threads(io::Error),

@@ -117,8 +117,8 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
 }
 
 /// A file of the page. It may load what comes from here, show pictures that the user chose, and nothing else.
-fn page(text: &'static str, kind: &'static str) -> Response {
-    let policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src blob: data:; \
+pub(crate) fn page(text: &'static str, kind: &'static str) -> Response {
+    let policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; \
                   base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static(kind)),
@@ -131,13 +131,13 @@ fn page(text: &'static str, kind: &'static str) -> Response {
 }
 
 /// Why a request is not answered.
-struct Failure {
+pub(crate) struct Failure {
     status: StatusCode,
     error: String,
 }
 
 impl Failure {
-    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Failure {
             status,
             error: error.into(),

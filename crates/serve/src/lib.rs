@@ -1,13 +1,16 @@
-//! A trained model over HTTP: a page for people, and a service for programs.
+//! Luthier over HTTP: a trained model, as a page for people and a service for programs; and a page on which people decide
+//! about images.
 //!
 //! - `desk.rs`: one queue for the images of all clients, and the thread whose lanes take them through the network
 //! - `http.rs`: what is asked by which address, and what is refused
 //! - `server.rs`: connections, and the end of them
 //! - `model.rs`: the model file, also when another takes its place
 //! - `page/`: the page
+//! - `deciding.rs`, `deciding/`: the other page
 //!
-//! [`serve`] returns when its observer interrupts it, after all that was accepted has been answered.
+//! [`serve`] and [`decide`] return when their observer interrupts them, after all that was accepted has been answered.
 
+mod deciding;
 mod desk;
 mod error;
 mod http;
@@ -15,6 +18,7 @@ mod metrics;
 mod model;
 mod server;
 
+pub use deciding::{DecideConfig, decide};
 pub use error::{Error, Result};
 pub use http::{Access, OnAccess};
 pub use server::{ServeConfig, serve};

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -83,13 +84,8 @@ pub fn serve(
         predictor,
         on_access,
     } = config;
-    let failed = |source| Error::Listen {
-        address: listen,
-        source,
-    };
-    let listener = TcpListener::bind(listen).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
+    // Before the model is loaded, which takes a while.
+    let listener = bind(listen)?;
     let source = ModelSource {
         path: model,
         features,
@@ -105,12 +101,6 @@ pub fn serve(
     let current = Arc::new(RwLock::new(model.about.clone()));
     let desk = Arc::new(Desk::open(model, queue, metrics.clone())?);
     let is_over = AtomicBool::new(false);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("http")
-        .enable_all()
-        .build()
-        .map_err(Error::Threads)?;
     let service = Arc::new(Service {
         desk: desk.clone(),
         current: current.clone(),
@@ -123,23 +113,59 @@ pub fn serve(
     });
     std::thread::scope(|scope| {
         scope.spawn(|| source.watch(stat, &desk, &current, &metrics, || is_over.load(Ordering::Relaxed)));
-        let done = runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-            on_ready(address);
-            accept(listener, service, connections, observer).await;
-            Ok(())
-        });
+        let done = run(listener, connections, observer, on_ready, |_| router(service));
         is_over.store(true, Ordering::Relaxed);
-        // With what was given up.
-        drop(runtime);
         desk.close();
         done
     })
 }
 
+/// Answers requests at an address until the observer interrupts. `router` is told the address.
+pub(crate) fn listen(
+    address: SocketAddr,
+    connections: usize,
+    observer: &dyn Observer,
+    on_ready: impl FnOnce(SocketAddr),
+    router: impl FnOnce(SocketAddr) -> Router,
+) -> Result<()> {
+    run(bind(address)?, connections, observer, on_ready, router)
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|source| Error::Listen { address, source })
+}
+
+fn run(
+    listener: TcpListener,
+    connections: usize,
+    observer: &dyn Observer,
+    on_ready: impl FnOnce(SocketAddr),
+    router: impl FnOnce(SocketAddr) -> Router,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .map_err(Error::Threads)?;
+    runtime.block_on(async {
+        let address = listener.local_addr().map_err(Error::Threads)?;
+        let listener = tokio::net::TcpListener::from_std(listener);
+        let listener = listener.map_err(|source| Error::Listen { address, source })?;
+        let router = router(address);
+        on_ready(address);
+        accept(listener, router, connections, observer).await;
+        Ok(())
+    })
+    // The runtime ends here, with what was given up.
+}
+
 /// Accepts connections until the observer interrupts, and waits for what they have asked for.
-async fn accept(listener: tokio::net::TcpListener, service: Arc<Service>, connections: usize, observer: &dyn Observer) {
-    let router = router(service);
+async fn accept(listener: tokio::net::TcpListener, router: Router, connections: usize, observer: &dyn Observer) {
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(connections));
     let mut tick = tokio::time::interval(TICK);

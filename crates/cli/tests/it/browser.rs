@@ -167,6 +167,7 @@ impl Browser {
             "ArrowUp" => (38, None),
             "ArrowRight" => (39, None),
             "ArrowDown" => (40, None),
+            _ if key.len() == 1 => (u32::from(key.as_bytes()[0].to_ascii_uppercase()), Some(key)),
             _ => panic!("{key}"),
         };
         let parameters = json!({ "type": "keyDown", "key": key, "code": key, "windowsVirtualKeyCode": code });
@@ -564,10 +565,77 @@ pub(crate) fn answer_of_example(address: &str, photograph: &Path) -> Option<Stri
     Some(browser.words(answer))
 }
 
+/// Answers questions on the page of `luthier label` or `luthier review` by keyboard, until `n` are answered or none is left;
+/// how long it took each time until the next was on the screen. `truth` tells the class of a file. Screenshots go to
+/// `$LUTHIER_TEST_SCREENSHOTS`.
+pub(crate) fn answer_questions(
+    address: &str,
+    n: usize,
+    truth: &dyn Fn(&str) -> String,
+) -> Option<Vec<std::time::Duration>> {
+    let mut browser = Browser::start()?;
+    browser.resize(1_280);
+    browser.open_address(address);
+    let file = "document.getElementById('item').hidden ? '' : document.getElementById('file').textContent";
+    let is_shown = "(document.getElementById('item').hidden
+        ? document.getElementById('status').textContent.startsWith('Nothing')
+        : document.getElementById('picture').complete)";
+    let mut taken = Vec::new();
+    wait(&mut browser, is_shown);
+    while taken.len() < n {
+        let asked = browser.words(file);
+        if asked.is_empty() {
+            break;
+        }
+        let class = truth(&asked);
+        let choices = browser.value(
+            "[...document.querySelectorAll('#choices button')].map((button) =>
+               [button.querySelector('bdi').textContent, button.querySelector('kbd').textContent])",
+        );
+        let named = |choice: &&Value| choice[0] == json!(class) || choice[0] == json!(format!("{class} is right"));
+        let start = std::time::Instant::now();
+        match choices.as_array().unwrap().iter().find(named) {
+            Some(choice) => browser.press(choice[1].as_str().unwrap()),
+            None => {
+                browser.press("c");
+                browser.call("Input.insertText", json!({ "text": class }));
+                browser.press("Enter");
+            }
+        }
+        wait(&mut browser, &format!("({file}) !== {} && {is_shown}", json!(asked)));
+        taken.push(start.elapsed());
+    }
+    // What is taken back is on the screen again.
+    let before = browser.words(file);
+    browser.press("u");
+    wait(
+        &mut browser,
+        "document.getElementById('why').textContent.includes('took back')",
+    );
+    browser.press("s");
+    wait(&mut browser, &format!("({file}) === {}", json!(before)));
+    for (width, scheme) in [(390, "light"), (1_280, "light"), (390, "dark"), (1_280, "dark")] {
+        browser.resize(width);
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        browser.call("Emulation.setEmulatedMedia", json!({ "features": features }));
+        let needed = browser.number("document.documentElement.scrollWidth");
+        assert!(needed <= f64::from(width), "{needed} of {width} pixels");
+        if let Some(folder) = std::env::var_os("LUTHIER_TEST_SCREENSHOTS") {
+            let shot = browser.call("Page.captureScreenshot", json!({}));
+            let shot = base64::engine::general_purpose::STANDARD.decode(shot["data"].as_str().unwrap());
+            let name = format!("decide-{width}-{scheme}.png");
+            std::fs::write(Path::new(&folder).join(name), shot.unwrap()).unwrap();
+        }
+    }
+    check_names(&mut browser, 1);
+    check_console(&browser, None);
+    Some(taken)
+}
+
 /// Waits until a JavaScript expression is true.
 fn wait(browser: &mut Browser, condition: &str) {
     while browser.value(condition) != true {
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
 

@@ -5,6 +5,7 @@ mod browser;
 mod cache;
 mod compare;
 mod data;
+mod deciding;
 mod decisions;
 mod edits;
 mod export;

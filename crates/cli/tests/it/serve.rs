@@ -15,30 +15,34 @@ use serde_json::{Value, json};
 use crate::{FOLDERS, Project, Ran, browser, photo};
 
 /// A service that runs.
-struct Served {
+pub(crate) struct Served {
     child: Child,
     stderr: BufReader<std::process::ChildStderr>,
     /// `127.0.0.1:PORT`.
-    address: String,
+    pub(crate) address: String,
 }
 
 /// What a request gave.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: String,
     body: Vec<u8>,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{self:?}"))
     }
 }
 
 impl Served {
     fn start(project: &Project, arguments: &[&str]) -> Self {
-        let all = [&["serve", "--listen", "127.0.0.1:0"], arguments].concat();
+        Self::start_command(project, "serve", arguments)
+    }
+
+    pub(crate) fn start_command(project: &Project, command: &str, arguments: &[&str]) -> Self {
+        let all = [&[command, "--listen", "127.0.0.1:0"], arguments].concat();
         let mut child = project
             .command(&all)
             .stderr(Stdio::piped())
@@ -59,14 +63,23 @@ impl Served {
     }
 
     /// Sends bytes as they are, and reads the answer.
-    fn send(&self, bytes: &[u8]) -> std::io::Result<Answer> {
+    pub(crate) fn send(&self, bytes: &[u8]) -> std::io::Result<Answer> {
         let mut stream = TcpStream::connect(&self.address)?;
         stream.write_all(bytes)?;
         read(&mut stream)
     }
 
-    fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Answer> {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+    pub(crate) fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<Answer> {
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n",
+            self.address
+        );
         for (name, value) in headers {
             request += &format!("{name}: {value}\r\n");
         }
@@ -74,11 +87,11 @@ impl Served {
         self.send(&[request.as_bytes(), body].concat())
     }
 
-    fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         self.request("POST", path, headers, body).unwrap()
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.request("GET", path, &[], b"").unwrap()
     }
 
@@ -87,8 +100,14 @@ impl Served {
         assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
     }
 
+    /// Kills the process, which cannot do anything any more.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Ends the service; the result is what it said since it was ready.
-    fn end(self) -> String {
+    pub(crate) fn end(self) -> String {
         self.terminate();
         self.end_after_signal()
     }

@@ -155,7 +155,9 @@ impl Decisions {
             }
         }
         self.pass_over(|image, file, standing| match (names.get(image), &standing.class) {
-            (None, _) => Some(format!("{file}: no such image, expected one with these bytes")),
+            // What is left out may be gone.
+            (None, None) => None,
+            (None, Some(_)) => Some(format!("{file}: no such image, expected one with these bytes")),
             (Some(names), None) if !names.iter().any(|name| name == file) => {
                 // It may be a copy that was removed since, and then the others are to stay.
                 let others = names.join(", ");

@@ -30,8 +30,14 @@ const FOLDS: usize = 5;
 /// Below so many labels, nothing is said of the accuracy.
 const ENOUGH: usize = 30;
 
+/// By how much more labels must have helped for it to be said that more would.
+const GAIN: f64 = 0.01;
+
 /// How many classes are suggested.
 const SUGGESTED: usize = 5;
+
+/// How many images more than a batch are chosen: they are asked about while the next model is on its way.
+const SPARE: usize = 5;
 
 /// The most images that are ordered.
 const MOST: usize = 500;
@@ -41,8 +47,10 @@ const MOST: usize = 500;
 pub(super) struct Pool {
     /// Which fold an image is held out with: by its digest.
     folds: Vec<usize>,
+    /// A number of each image that is as good as random, and stays.
+    draws: Vec<u64>,
     /// The features, centred, brought to length 1, and rotated to their principal components, `[n, p]`.
-    x: Array2<f64>,
+    pub(super) x: Array2<f64>,
 }
 
 /// What is decided at a moment.
@@ -60,10 +68,10 @@ pub(super) struct Labels {
 pub(super) struct Judged {
     /// The images to look at, in order.
     pub(super) items: Vec<Item>,
-    /// The share of labelled images that models are right about that have not seen them.
+    /// The share of labelled images that models which have not seen them are right about.
     pub(super) accuracy: Option<f64>,
-    /// The same of models with half the labels.
-    pub(super) accuracy_of_half: Option<f64>,
+    /// Whether models with all labels are right more often than models with half of them.
+    pub(super) would_help: Option<bool>,
     /// The most probable class of each open image and its probability, where there is a model.
     pub(super) predicted: Vec<Option<(usize, f64)>>,
 }
@@ -78,6 +86,7 @@ impl Pool {
         let pca = Pca::new(ComponentCount::variance(0.98)?, Solver::Faer).fit(features.view())?;
         Ok(Pool {
             x: pca.transform(features.mapv(f64::from).view())?,
+            draws: digests.iter().map(draw).collect(),
             folds: digests
                 .iter()
                 .map(|digest| usize::from(digest.as_bytes()[0]) % FOLDS)
@@ -195,7 +204,7 @@ impl Pool {
         let Some(probabilities) = probabilities else {
             let first = self.most_typical(&open).filter(|_| labelled.is_empty());
             let known: Vec<usize> = first.iter().chain(&labelled).copied().collect();
-            let n = batch.max(FIRST) - first.iter().len();
+            let n = batch.max(FIRST) + SPARE - first.iter().len();
             let others = self.diverse(&open, n, &known);
             let rows = first
                 .into_iter()
@@ -219,20 +228,31 @@ impl Pool {
         let known: Vec<usize> = first.into_iter().collect();
         let mut rows = known.clone();
         let others: Vec<usize> = least.iter().copied().filter(|row| Some(*row) != first).collect();
-        rows.extend(self.diverse(&others, batch - rows.len().min(batch), &known));
+        rows.extend(self.diverse(&others, batch + SPARE - rows.len(), &known));
         judged.items = (rows.into_iter())
             .map(|row| {
                 let place = open.partition_point(|&other| other < row);
                 Item::new(row, Why::Uncertain, suggestions(probabilities.row(place), SUGGESTED))
             })
             .collect();
-        judged.accuracy = self.accuracy(&labelled, labels)?;
+        // In the middle of the batch, one that says how good the model is.
+        let chosen: Vec<usize> = judged.items.iter().map(|item| item.image).collect();
+        let others = open.iter().enumerate().filter(|(_, row)| !chosen.contains(row));
+        if let Some((place, &row)) = others.min_by_key(|(_, row)| self.draws[**row]) {
+            let item = Item::new(row, Why::Check, suggestions(probabilities.row(place), SUGGESTED));
+            judged.items.insert((batch / 2).min(judged.items.len()), item);
+        }
+        // The labelled images are harder than others: the model has asked about what it was not sure of. Models with all
+        // and with half of the labels can be compared all the same.
         let half: Vec<usize> = labelled
             .iter()
             .copied()
-            .filter(|&row| self.folds[row] % 2 == 0)
+            .filter(|&row| self.draws[row] % 2 == 0)
             .collect();
-        judged.accuracy_of_half = self.accuracy(&half, labels)?;
+        judged.would_help = match (self.accuracy(&labelled, labels)?, self.accuracy(&half, labels)?) {
+            (Some(of_all), Some(of_half)) => Some(of_all - of_half > GAIN),
+            _ => None,
+        };
         Ok(judged)
     }
 
@@ -293,6 +313,12 @@ impl Pool {
         rows.sort_by(|a, b| a.0.total_cmp(&b.0));
         rows.into_iter().take(n).map(|(_, other)| other).collect()
     }
+}
+
+/// The second eight bytes of a digest: the first say which fold an image is in.
+fn draw(digest: &Digest) -> u64 {
+    let bytes = digest.as_bytes()[8..16].try_into().expect("eight bytes");
+    u64::from_le_bytes(bytes)
 }
 
 /// The most probable classes, the most probable first.

@@ -10,13 +10,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use luthier_artifact::Digest;
+use luthier_artifact::{Digest, write_atomically};
 use luthier_extract::{DecisionLog, Verdict};
 use ndarray::Array2;
 use serde::Serialize;
 
 use self::judge::{Judged, Labels, Pool};
 use crate::{Error, Result};
+
+/// How many images drawn at random count for how good the model is: it gets better.
+const CHECKS: usize = 20;
 
 /// What people do in a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -51,6 +54,8 @@ pub enum Why {
     Unlike,
     /// The model is torn between classes.
     Uncertain,
+    /// It was drawn at random, to check the model.
+    Check,
     /// Another class is more probable than its own.
     Suspect {
         /// The probability of its own.
@@ -115,11 +120,14 @@ pub struct Progress {
     pub checked: usize,
     /// Decisions of this session that stand.
     pub decided: usize,
-    /// The share of labelled images that models which have not seen them are right about, 0 to 1. In [`Task::Label`] the
-    /// images asked about are harder than others, so that it is rather too low.
+    /// In [`Task::Review`], the share of images with a class that models which have not seen them agree with, 0 to 1.
     pub accuracy: Option<f64>,
-    /// What half of the labels would give.
-    pub accuracy_of_half: Option<f64>,
+    /// In [`Task::Label`], how many of the images that were drawn at random the model was right about, of the last 20.
+    pub n_right: usize,
+    /// How many these were.
+    pub n_drawn: usize,
+    /// In [`Task::Label`], whether more classes would make the model better, as far as half of those there are tells.
+    pub would_help: Option<bool>,
 }
 
 /// The state of an image.
@@ -144,6 +152,8 @@ pub struct Session {
     classes: Vec<String>,
     /// The images decided about, and their states before.
     history: Vec<(usize, State)>,
+    /// The images drawn at random, and whether the model was right about them.
+    checks: Vec<(usize, bool)>,
     judged: Judged,
 }
 
@@ -200,6 +210,7 @@ impl Session {
             images,
             classes,
             history: Vec::new(),
+            checks: Vec::new(),
             judged: Judged::default(),
         })
     }
@@ -290,6 +301,11 @@ impl Session {
                 self.classes.len() - 1
             })
         });
+        let is_drawn = |item: &&Item| item.image == image && item.why == Why::Check;
+        if let (Some(place), Some(item)) = (place, self.judged.items.iter().find(is_drawn)) {
+            let is_right = item.suggestions.first().is_some_and(|best| best.class == place);
+            self.checks.push((image, is_right));
+        }
         let state = &mut self.states[image];
         state.version += 1;
         match place {
@@ -314,6 +330,7 @@ impl Session {
         let SessionImage { digest, name, .. } = &self.images[image];
         self.log.append(*digest, name, Verdict::Undo, None, at)?;
         self.history.pop();
+        self.checks.retain(|(checked, _)| *checked != image);
         let version = self.states[image].version + 1;
         self.states[image] = State { version, ..before };
         Ok(Some(image))
@@ -346,13 +363,16 @@ impl Session {
                 .filter(|state| !state.is_excluded && is(state))
                 .count()
         };
+        let last = &self.checks[self.checks.len().saturating_sub(CHECKS)..];
         Progress {
             images: count(|_| true),
             labelled: count(|state| state.class.is_some()),
             checked: count(|state| state.is_checked),
             decided: self.history.len(),
             accuracy: self.judged.accuracy,
-            accuracy_of_half: self.judged.accuracy_of_half,
+            n_right: last.iter().filter(|(_, is_right)| *is_right).count(),
+            n_drawn: last.len(),
+            would_help: self.judged.would_help,
         }
     }
 
@@ -360,6 +380,20 @@ impl Session {
     pub fn labels(&self) -> impl Iterator<Item = (&SessionImage, &str)> {
         let labelled = self.images.iter().zip(&self.states);
         labelled.filter_map(|(image, state)| Some((image, self.classes[state.label()?].as_str())))
+    }
+
+    /// Writes a table of the files that have a class, `file,label`, as `--labels` reads it.
+    ///
+    /// # Errors
+    /// [`luthier_artifact::Error::File`] if it cannot be written.
+    pub fn write_table(&self, path: &Path) -> Result<()> {
+        let mut table = csv::Writer::from_writer(Vec::new());
+        let mut write = |fields: [&str; 2]| table.write_record(fields).expect("memory takes any record");
+        write(["file", "label"]);
+        self.labels().for_each(|(image, class)| write([&image.name, class]));
+        let bytes = table.into_inner().expect("memory takes any record");
+        write_atomically(path, &bytes)?;
+        Ok(())
     }
 
     /// What the model takes the images without a class for, and how sure it is.
@@ -461,6 +495,11 @@ mod tests {
                     .map(|(image, class, _)| session.classes()[class] == truth[image])
                     .collect();
                 assert_eq!(rest.len(), truth.len() - 150);
+                let expected = session
+                    .predictions()
+                    .map(|(_, _, probability)| probability)
+                    .sum::<f64>();
+                println!("expected {:.3}", expected / rest.len() as f64);
                 accuracies.push(rest.iter().filter(|&&right| right).count() as f64 / rest.len() as f64);
             }
         }
@@ -502,6 +541,33 @@ mod tests {
         );
         let mean = |found: &[usize]| found.iter().sum::<usize>() as f64 / found.len() as f64;
         assert!(mean(&removed[0]) >= 76.0 && mean(&removed[1]) >= 85.0, "{removed:?}");
+    }
+
+    /// How long people wait for a model at 20,000 images.
+    #[test]
+    #[ignore = "takes minutes, and checks nothing"]
+    fn twenty_thousand_images() {
+        let n = 20_000;
+        let class = |row: usize| row % 30;
+        let value = |(row, column): (usize, usize)| {
+            let noise = |seed: usize| Digest::of(format!("{seed} {column}").as_bytes()).as_bytes()[0];
+            let own = (row * 2_654_435_761 + column * 40_503) % 1_021;
+            f32::from(noise(class(row))) / 64.0 + f32::from(noise(100 + row % 997)) / 64.0 + own as f32 / 256.0
+        };
+        let features = Array2::from_shape_fn((n, 2048), value);
+        let folder = tempfile::tempdir().unwrap();
+        let all: Vec<Option<String>> = (0..n).map(|row| Some(format!("class {}", class(row)))).collect();
+        for (task, n_given) in [(Task::Label, 500), (Task::Review, n)] {
+            let given: Vec<Option<String>> = (all.iter().enumerate())
+                .map(|(row, class)| class.clone().filter(|_| row < n_given))
+                .collect();
+            let start = std::time::Instant::now();
+            let session = session(task, &given, features.clone(), folder.path());
+            println!("{task:?} begins in {:?}: {:?}", start.elapsed(), session.pool.x.dim());
+            let start = std::time::Instant::now();
+            session.snapshot(10).judge().unwrap();
+            println!("a model in {:?}", start.elapsed());
+        }
     }
 
     /// Two classes that lie apart, in a plane.
@@ -552,11 +618,11 @@ mod tests {
         let judgement = session.snapshot(10).judge().unwrap();
         session.follow(judgement);
         let images: Vec<usize> = session.items().map(|item| item.image).collect();
-        assert_eq!(images.len(), 10);
+        assert_eq!(images.len(), 15);
         let mut distinct = images.clone();
         distinct.sort_unstable();
         distinct.dedup();
-        assert_eq!(distinct.len(), 10);
+        assert_eq!(distinct.len(), 15);
         let at = SystemTime::UNIX_EPOCH;
         let error = session.decide(images[0], 0, Answer::Right, at).unwrap_err();
         assert!(
@@ -570,7 +636,7 @@ mod tests {
                 .decide(image, 0, Answer::Class(truth[image].clone().unwrap()), at)
                 .unwrap();
         }
-        assert_eq!(session.labels().count(), 10);
+        assert_eq!(session.labels().count(), 15);
         let judgement = session.snapshot(10).judge().unwrap();
         session.follow(judgement);
         for (image, class, _) in session.predictions() {

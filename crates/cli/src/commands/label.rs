@@ -1,0 +1,122 @@
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use luthier::{Data, Pipeline, Task};
+use luthier_artifact::folder_of;
+use luthier_extract::{ImageFiles, Layout};
+use luthier_serve::{DecideConfig, decide};
+
+use super::{configure, open_cache, with_engine};
+use crate::problem::Problem;
+use crate::settings::{
+    CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings, default_decisions,
+};
+use crate::terminal::Progress;
+
+/// Give photographs classes: a page asks about those that teach the model most
+///
+/// The page begins with photographs that look like no other, and classes are named as they come up. A model learns from
+/// each ten answers and asks about what it is least sure of. Answers are kept at once in decisions.jsonl, and labels.csv
+/// has the class of every photograph that has one. Ctrl-C ends the page; the next start goes on.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  luthier label photos
+  luthier pipeline --data-dir photos --labels labels.csv      trains on what was labelled")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    page: PageArguments,
+    /// Table of the classes, for --labels [default: labels.csv beside the decisions]
+    #[arg(long, value_name = "FILE")]
+    table: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataSettings,
+    #[command(flatten)]
+    extract: ExtractSettings,
+    #[command(flatten)]
+    network: NetworkSettings,
+    #[command(flatten)]
+    seed: SeedSettings,
+    #[command(flatten)]
+    cache: CacheSettings,
+}
+
+/// Where the page is.
+#[derive(Args)]
+pub(crate) struct PageArguments {
+    /// Address of this machine, and port; port 0 takes any that is free
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+    listen: SocketAddr,
+}
+
+pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
+    let Arguments {
+        page,
+        table,
+        data,
+        extract,
+        network,
+        seed,
+        cache,
+    } = arguments;
+    let settings = Settings {
+        data,
+        extract,
+        network,
+        seed,
+        cache,
+        ..Settings::default()
+    };
+    let (pipeline, mut data) = configure(&settings)?;
+    // What folders and tables say of classes does not count: `luthier review` looks at those.
+    data.source.layout = match data.source.layout {
+        Layout::Classes(folder) | Layout::Table { folder, .. } => Layout::Unlabelled(ImageFiles::Below(folder)),
+        Layout::Named { images, .. } | Layout::Unlabelled(images) => Layout::Unlabelled(images),
+        Layout::Split { .. } => bail!(Problem::usage("two folders, expected one FOLDER of photographs")),
+    };
+    let decisions = data.source.decisions.clone().unwrap_or_else(default_decisions);
+    let table = table.unwrap_or_else(|| folder_of(&decisions).join("labels.csv"));
+    open_page(
+        Task::Label,
+        &page,
+        &settings,
+        (&pipeline, &data),
+        (&decisions, Some(table)),
+        progress,
+    )
+}
+
+/// Embeds the images, and has people decide about them on a page.
+pub(super) fn open_page(
+    task: Task,
+    page: &PageArguments,
+    settings: &Settings,
+    (pipeline, data): (&Pipeline, &Data),
+    (decisions, table): (&Path, Option<PathBuf>),
+    progress: &Progress,
+) -> Result<ExitCode> {
+    if pipeline.views.is_some() {
+        bail!(
+            Problem::usage("--views auto without training")
+                .hint("`luthier pipeline --views auto` says which view is best: name it, with --views and --pooling")
+        );
+    }
+    let cache = open_cache(settings)?;
+    let session = with_engine(&cache, progress, |engine| {
+        engine.session(pipeline, data, task, decisions)
+    })?;
+    let config = DecideConfig {
+        listen: page.listen,
+        table: table.clone(),
+    };
+    decide(config, session, progress, |address| {
+        progress.say(&format!("open http://{address} (Ctrl-C ends)"));
+    })?;
+    match table {
+        Some(table) => outln!("decisions {}\nlabels {}", decisions.display(), table.display()),
+        None => outln!("decisions {}", decisions.display()),
+    }
+    Ok(ExitCode::SUCCESS)
+}

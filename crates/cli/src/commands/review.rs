@@ -1,0 +1,66 @@
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use luthier::Task;
+
+use super::configure;
+use super::label::{PageArguments, open_page};
+use crate::settings::{
+    CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings, default_decisions,
+};
+use crate::terminal::Progress;
+
+/// Look at the labels that are probably wrong: a page shows them, the most suspicious first
+///
+/// For each photograph, models that have not seen it say how probable its class is. A model learns from each ten answers.
+/// Answers are kept at once in decisions.jsonl, which the pipeline reads; no file is moved. Ctrl-C ends the page; the next
+/// start goes on, and never shows again what was called right.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  luthier review photos
+  luthier review --train-dir data/train --test-dir data/test
+  luthier relabel photos --apply      moves the files into the folders of their decided classes")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    page: PageArguments,
+    #[command(flatten)]
+    data: DataSettings,
+    #[command(flatten)]
+    extract: ExtractSettings,
+    #[command(flatten)]
+    network: NetworkSettings,
+    #[command(flatten)]
+    seed: SeedSettings,
+    #[command(flatten)]
+    cache: CacheSettings,
+}
+
+pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
+    let Arguments {
+        page,
+        data,
+        extract,
+        network,
+        seed,
+        cache,
+    } = arguments;
+    let settings = Settings {
+        data,
+        extract,
+        network,
+        seed,
+        cache,
+        ..Settings::default()
+    };
+    let (pipeline, data) = configure(&settings)?;
+    let decisions = data.source.decisions.clone().unwrap_or_else(default_decisions);
+    open_page(
+        Task::Review,
+        &page,
+        &settings,
+        (&pipeline, &data),
+        (&decisions, None),
+        progress,
+    )
+}

@@ -1,0 +1,219 @@
+//! `luthier label` and `luthier review`, as browsers and programs use them.
+
+use std::time::Duration;
+
+use luthier_testing::Need;
+use serde_json::{Value, json};
+
+use crate::serve::Served;
+use crate::{Project, browser};
+
+/// A folder of the demo's drawings.
+fn drawings() -> String {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/instruments/train").to_owned()
+}
+
+fn start(project: &Project, command: &str, arguments: &[&str]) -> Served {
+    let all = [&["--weights", "untrained"], arguments].concat();
+    Served::start_command(project, command, &all)
+}
+
+/// The session, once no model is on its way.
+fn session(served: &Served) -> Value {
+    loop {
+        let session = served.get("/v1/session").json();
+        if session["is_training"] == json!(false) {
+            return session;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn decide(served: &Served, item: &Value, answer: &Value) -> crate::serve::Answer {
+    let body = json!({ "image": item["image"], "version": item["version"], "answer": answer });
+    let headers = [("content-type", "application/json")];
+    served.post("/v1/decide", &headers, body.to_string().as_bytes())
+}
+
+/// The class of a drawing: its folder.
+fn class_of(file: &str) -> String {
+    file.split('/').next().unwrap().to_owned()
+}
+
+#[test]
+fn what_was_decided_is_kept_when_the_process_is_killed_and_trains_a_model() {
+    let project = Project::empty();
+    let folder = drawings();
+    let served = start(&project, "label", &[&folder]);
+    let mut n = 0;
+    while n < 24 {
+        for item in session(&served)["items"].as_array().unwrap().iter().take(10) {
+            let class = class_of(item["file"].as_str().unwrap());
+            let answer = decide(&served, item, &json!({ "class": class }));
+            assert_eq!(answer.status, 200, "{answer:?}");
+            n += 1;
+        }
+    }
+    let last = session(&served)["items"][0].clone();
+    assert_eq!(decide(&served, &last, &json!("exclude")).status, 200);
+    served.kill();
+
+    let served = start(&project, "label", &[&folder]);
+    let found = session(&served);
+    assert_eq!(found["progress"]["labelled"], json!(n));
+    let left_out = |item: &Value| item["image"] == last["image"];
+    assert!(!found["items"].as_array().unwrap().iter().any(left_out));
+    served.end();
+    let table = project.read("labels.csv");
+    assert_eq!(table.lines().count(), n + 1, "{table}");
+    let run = [
+        "pipeline",
+        "--data-dir",
+        &folder,
+        "--labels",
+        "labels.csv",
+        "--weights",
+        "untrained",
+    ];
+    project.run(&[&run[..], &["--test-fraction", "0"]].concat()).ok();
+}
+
+#[test]
+fn two_windows_do_not_contradict_each_other_and_strangers_are_refused() {
+    let project = Project::empty();
+    let served = start(&project, "label", &[&drawings()]);
+    let item = session(&served)["items"][0].clone();
+    assert_eq!(decide(&served, &item, &json!({ "class": "bell" })).status, 200);
+    let second = decide(&served, &item, &json!({ "class": "drum" }));
+    let expected = format!(
+        "{}: decided about meanwhile, in another window",
+        item["file"].as_str().unwrap()
+    );
+    assert_eq!(
+        (second.status, second.json()["error"].as_str()),
+        (409, Some(expected.as_str()))
+    );
+    for (answer, status) in [
+        (json!({ "class": " " }), 422),
+        (json!({ "class": "a/b" }), 422),
+        (json!("maybe"), 422),
+    ] {
+        let other = session(&served)["items"][0].clone();
+        assert_eq!(decide(&served, &other, &answer).status, status, "{answer}");
+    }
+    // As another page in the same browser can send it unasked.
+    let body = json!({ "image": item["image"], "version": 1, "answer": "exclude" }).to_string();
+    let plain = served.post("/v1/decide", &[("content-type", "text/plain")], body.as_bytes());
+    assert_eq!(plain.status, 415);
+    let foreign = b"GET /v1/session HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
+    assert_eq!(served.send(foreign).unwrap().status, 403);
+    assert_eq!(project.read("decisions.jsonl").lines().count(), 1);
+    served.end();
+}
+
+#[test]
+fn a_page_that_others_could_reach_is_refused() {
+    let project = Project::empty();
+    let ran = project.run(&["label", &drawings(), "--weights", "untrained", "--listen", "0.0.0.0:0"]);
+    let (_, message) = ran.error();
+    assert!(
+        message.contains("0.0.0.0:0: expected an address of this machine alone"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_wrong_label_comes_first_and_what_was_called_right_never_again() {
+    let Some(weights) = Need::Weights.path() else { return };
+    let weights = weights.display().to_string();
+    let project = Project::empty();
+    let folder = drawings();
+    // One drawing of each class is called something else.
+    let mut table = "file,label\n".to_owned();
+    let mut swapped = Vec::new();
+    let mut classes: Vec<String> = Vec::new();
+    for path in luthier_extract::images_below(folder.as_ref()).unwrap() {
+        let file = path.strip_prefix(&folder).unwrap().display().to_string();
+        let class = class_of(&file);
+        if !classes.contains(&class) && classes.len() < 5 {
+            classes.push(class.clone());
+            table += &format!("{file},{}\n", if class == "bell" { "drum" } else { "bell" });
+            swapped.push(file);
+        } else {
+            table += &format!("{file},{class}\n");
+        }
+    }
+    project.write("labels.csv", table.as_bytes());
+    let arguments = ["--data-dir", &folder, "--labels", "labels.csv", "--weights", &weights];
+    let served = Served::start_command(&project, "review", &arguments);
+    let mut n_found = 0;
+    let mut right = Vec::new();
+    for item in session(&served)["items"].as_array().unwrap().iter() {
+        let file = item["file"].as_str().unwrap();
+        let answer = match swapped.iter().any(|wrong| wrong == file) {
+            true => {
+                n_found += 1;
+                json!({ "class": class_of(file) })
+            }
+            false => {
+                right.push(item["image"].clone());
+                json!("right")
+            }
+        };
+        assert_eq!(decide(&served, item, &answer).status, 200);
+    }
+    assert!(n_found >= 3, "{n_found} of {} among the first 20", swapped.len());
+    let later = session(&served);
+    assert!(
+        later["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|item| !right.contains(&item["image"]))
+    );
+    served.end();
+    let served = Served::start_command(&project, "review", &arguments);
+    let again = session(&served);
+    assert_eq!(again["progress"]["checked"], json!(20));
+    assert!(
+        again["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|item| !right.contains(&item["image"]))
+    );
+    served.end();
+}
+
+/// A hundred and fifty answers by keyboard, on photographs.
+#[test]
+fn questions_are_answered_by_keyboard() {
+    let (Some(weights), Some(data)) = (Need::Weights.path(), Need::Photographs.path()) else {
+        return;
+    };
+    let project = Project::empty();
+    let photographs = data.join("music10").display().to_string();
+    let arguments = [
+        &photographs,
+        "--weights",
+        &weights.display().to_string(),
+        "--precision",
+        "auto",
+    ];
+    let served = Served::start_command(&project, "label", &arguments);
+    session(&served);
+    let address = format!("http://{}", served.address);
+    let Some(mut taken) = browser::answer_questions(&address, 150, &|file| class_of(file)) else {
+        return;
+    };
+    taken.sort();
+    println!(
+        "from key to the next photograph: median {:?}, slowest {:?}",
+        taken[taken.len() / 2],
+        taken[149]
+    );
+    // One was taken back.
+    assert_eq!(session(&served)["progress"]["labelled"], json!(149));
+    served.end();
+    assert_eq!(project.read("labels.csv").lines().count(), 150);
+}
