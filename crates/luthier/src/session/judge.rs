@@ -247,7 +247,7 @@ impl Pool {
         let half: Vec<usize> = labelled
             .iter()
             .copied()
-            .filter(|&row| self.draws[row] % 2 == 0)
+            .filter(|&row| self.draws[row].is_multiple_of(2))
             .collect();
         judged.would_help = match (self.accuracy(&labelled, labels)?, self.accuracy(&half, labels)?) {
             (Some(of_all), Some(of_half)) => Some(of_all - of_half > GAIN),

@@ -385,7 +385,7 @@ impl Session {
     /// Writes a table of the files that have a class, `file,label`, as `--labels` reads it.
     ///
     /// # Errors
-    /// [`luthier_artifact::Error::File`] if it cannot be written.
+    /// [`Error::Artifact`] if it cannot be written.
     pub fn write_table(&self, path: &Path) -> Result<()> {
         let mut table = csv::Writer::from_writer(Vec::new());
         let mut write = |fields: [&str; 2]| table.write_record(fields).expect("memory takes any record");
