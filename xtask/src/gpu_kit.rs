@@ -24,7 +24,7 @@ const DRAWINGS: &str = "fixtures/instruments";
 /// What `cargo xtask gpu-kit` can be asked for.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Folder for the kit [default: gpu-kit in the target folder]
+    /// Folder for the folder gpu-kit [default: the target folder]
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
 }
@@ -35,10 +35,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     // Without the feature heif, whose library such a machine may lack.
     workspace.build_with(&[], ["--workspace", "--bins"].into_iter())?;
     let tests = extract_tests(workspace)?;
-    let root = match &options.output_dir {
+    let output_dir = match &options.output_dir {
         Some(dir) => dir.clone(),
-        None => workspace.root.join("target/gpu-kit"),
+        None => workspace.root.join("target"),
     };
+    let root = output_dir.join("gpu-kit");
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| root.display().to_string())?;
     }

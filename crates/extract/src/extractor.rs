@@ -42,6 +42,9 @@ impl ExtractorConfig {
     /// the network changed.
     pub const VERSION: u32 = 3;
 
+    /// Changes when GPUs give other features.
+    pub const GPU_VERSION: u32 = 2;
+
     /// The libtorch that this program was built for.
     pub const LIBTORCH: &str = "2.11.0";
 
@@ -89,6 +92,8 @@ impl ExtractorConfig {
             Precision::Int8 => "any".to_owned(),
             _ => batch.unwrap_or(device.batch(*precision)).to_string(),
         };
+        // Parts of their own, so that those of the CPU's floating point stay.
+        let is_gpu = *device != Device::Cpu;
         let key = |&FeatureKind { view, pooling }: &FeatureKind| {
             let mut key = Key::stage("extractor", Self::VERSION)
                 .field("view", view)
@@ -102,8 +107,13 @@ impl ExtractorConfig {
             if pooling != Pooling::default() {
                 key = key.field("pooling", pooling);
             }
+            if is_gpu {
+                key = key.field("gpu version", Self::GPU_VERSION);
+            }
             match precision {
-                Precision::Int8 => key.field("calibration", calibration::VERSION).finish(),
+                Precision::Int8 => (key.field("calibration", calibration::VERSION))
+                    .field("threads of a layer", 1)
+                    .finish(),
                 _ => key.finish(),
             }
         };
@@ -308,7 +318,7 @@ impl Extractor {
     /// Embeds images. `done` gets the place of each image in `images` and what became of it, in no
     /// particular order.
     ///
-    /// Each lane decodes and embeds a batch at a time, so that memory does not grow with the number
+    /// Images are decoded and embedded batch by batch, so that memory does not grow with the number
     /// of images.
     ///
     /// # Errors
@@ -434,7 +444,7 @@ fn wanted(kinds: &[FeatureKind], poolings: &[Pooling], rows: Vec<Vec<f32>>) -> V
         let view = views.iter().position(|view| *view == kind.view);
         let pooling = poolings.iter().position(|pooling| *pooling == kind.pooling);
         let place = view.zip(pooling).map(|(view, pooling)| view * poolings.len() + pooling);
-        rows[place.expect("the lanes made all that is wanted")].clone()
+        rows[place.expect("all that is wanted was made")].clone()
     };
     kinds.iter().map(row).collect()
 }

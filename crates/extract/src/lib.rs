@@ -4,7 +4,7 @@
 //!   of its bytes
 //! - `image/`, with [`decode`] and [`Preprocess`]: bytes of any format → RGB of 224 × 224 pixels
 //! - `network/`: [`WeightsSource`], [`Device`] and ResNet-50 on libtorch
-//! - [`Extractor`]: lanes that decode images and take them through the network
+//! - [`Extractor`]: threads that decode images and take them through the network
 //! - [`CachedExtractor`]: the same for images without a data set, by way of the cache
 //! - [`ExtractConfig`]: the stage, which embeds only the images that the cache does not know
 //!

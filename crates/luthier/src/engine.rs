@@ -5,7 +5,9 @@ use std::fs::create_dir_all;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use luthier_artifact::{Artifact as _, Content, Digest, ImageRows, Key, Observer, Split, file_names, folder_of};
+use luthier_artifact::{
+    Artifact as _, Content, Digest, ImageRows, Key, ManifestEntry, Observer, Split, file_names, folder_of,
+};
 use luthier_cache::Cache;
 use luthier_classify::{ChooseC, ClassifyConfig, HeldOutPredictions, Model};
 use luthier_eval::{DuplicatesConfig, EvaluateConfig, NeighboursConfig, Skipped, SuspectsConfig, Warning};
@@ -304,38 +306,52 @@ impl Engine<'_> {
     }
 
     /// Embeds the images and begins a session about them. Decisions are read from the file `decisions` and written to it.
+    /// With the session come the files that could not be read.
     ///
     /// # Errors
     /// Those of the stages and of [`Session::new`].
-    pub fn session(&self, pipeline: &Pipeline, data: &Data, task: Task, decisions: &Path) -> Result<Session> {
-        let (images, features) = retry(|| {
+    pub fn session(
+        &self,
+        pipeline: &Pipeline,
+        data: &Data,
+        task: Task,
+        decisions: &Path,
+    ) -> Result<(Session, Vec<Skipped>)> {
+        let (images, features, skipped) = retry(|| {
             let mut runner = self.runner(folder_of(decisions), Purpose::Run)?;
             let (scan, manifest) = pipeline.scan(data, &mut runner)?;
             let extracted = pipeline.extract(Some(&pipeline.extract), data, &scan, manifest, &mut runner)?;
-            let of_unlabelled = match data.source.layout {
-                Layout::Unlabelled(_) => decided_classes(decisions)?,
-                _ => HashMap::new(),
-            };
-            let mut files = HashMap::new();
+            let mut files: HashMap<Digest, Vec<&ManifestEntry>> = HashMap::new();
             for entry in &scan.manifest.entries {
                 if let Content::Digest(digest) = entry.content {
-                    files.entry(digest).or_insert(entry);
+                    files.entry(digest).or_default().push(entry);
                 }
             }
+            let name = |entry: &&ManifestEntry| data.source.name(entry);
+            let names = |entries: &Vec<&ManifestEntry>| entries.iter().map(name).collect::<Vec<String>>();
+            let of_unlabelled = match data.source.layout {
+                Layout::Unlabelled(_) => {
+                    let names = files.iter().map(|(digest, entries)| (*digest, names(entries)));
+                    decided_classes(decisions, &names.collect())?
+                }
+                _ => HashMap::new(),
+            };
             let (mut images, mut features, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
             for digest in [extracted.train, extracted.test] {
                 let table = open_table(self.cache, &digest)?;
                 let rows = read_all(&table)?;
                 for (image, row) in table.rows().images.iter().zip(rows.outer_iter()) {
                     let decided = of_unlabelled.get(image);
-                    let (Some(entry), true) = (files.get(image), decided != Some(&None) && seen.insert(*image)) else {
+                    let (Some(entries), true) = (files.get(image), decided != Some(&None) && seen.insert(*image))
+                    else {
                         continue;
                     };
+                    let entry = entries[0];
                     let class = decided.cloned().flatten();
                     features.extend(row);
                     images.push(SessionImage {
                         digest: *image,
-                        name: data.source.name(entry),
+                        names: names(entries),
                         path: data.source.path(entry),
                         is_checked: class.is_some() || scan.decided.checked.binary_search(image).is_ok(),
                         class: class.or_else(|| Some(entry.class.clone()).filter(|class| !class.is_empty())),
@@ -345,9 +361,10 @@ impl Engine<'_> {
             runner.finish()?;
             let width = features.len() / images.len().max(1);
             let features = Array2::from_shape_vec((images.len(), width), features);
-            Ok((images, features.expect("every row has the same width")))
+            let features = features.expect("every row has the same width");
+            Ok((images, features, extracted.skipped_files))
         })?;
-        Session::new(task, images, features, decisions)
+        Ok((Session::new(task, images, features, decisions)?, skipped))
     }
 
     /// Trains on a folder of features, and writes the model to a folder. The result is the path of the model, and the

@@ -170,6 +170,12 @@ pub enum Error {
         /// The file.
         file: String,
     },
+    /// A class that the pipeline would pass over, because no image has it.
+    #[error("class {class:?} is none of the data's, expected one that has images")]
+    NewClass {
+        /// The class.
+        class: String,
+    },
     /// An image without a class, which nobody can call right.
     #[error("{file}: has no class yet, expected one to be named")]
     NoClass {

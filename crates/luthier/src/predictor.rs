@@ -26,7 +26,7 @@ pub struct PredictorConfig {
     pub weights: Option<WeightsSource>,
     /// Where the network runs.
     pub device: Device,
-    /// How many images go through the network at once; `None` for one on the CPU, and as many as fit on a GPU.
+    /// How many images go through the network at once; `None` for one on the CPU, 128 on CUDA and 32 on Apple's GPU.
     pub batch: Option<usize>,
     /// How many threads decode and compute.
     pub n_threads: usize,

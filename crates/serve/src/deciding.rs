@@ -4,27 +4,28 @@
 //! from elsewhere would send after its name was turned to this machine, are refused, and decisions come as JSON, which
 //! browsers send to no other origin unasked.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use axum::extract::{Path, Query, Request, State};
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use luthier::{Answer, Item, Progress, Session, Task, Why};
-use luthier_artifact::{Digest, Observer};
+use luthier_artifact::{Digest, Observer, write_atomically};
 use luthier_extract::thumbnail;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
+use unicode_normalization::UnicodeNormalization as _;
 
 use crate::http::{Failure, page};
-use crate::server::listen;
+use crate::server::{bind, run};
 use crate::{Error, Result};
 
 /// How many decisions there are between two models.
@@ -49,19 +50,19 @@ const PICTURES: usize = 2;
 
 const CONNECTIONS: usize = 64;
 
-/// Where people decide.
-pub struct DecideConfig {
-    /// Where requests are listened for: an address of this machine; port 0 for any that is free.
-    pub listen: SocketAddr,
-    /// A table of all files with a class, `file,label`, that is written after each model.
-    pub table: Option<PathBuf>,
-}
+/// A place for the page, whose address is taken.
+#[derive(Debug)]
+pub struct DecidePage(TcpListener);
 
 struct Service {
     session: Mutex<Session>,
     table: Option<PathBuf>,
+    /// What tells this session from one before, whose page may still be open.
+    id: String,
     /// `host:port` of the page's own address.
     hosts: [String; 2],
+    /// Why there is no model, if the last one failed.
+    failure: Mutex<Option<String>>,
     /// Decisions since the last model.
     n_new: AtomicUsize,
     is_training: AtomicBool,
@@ -78,39 +79,51 @@ impl Service {
         if self.is_training.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.n_new.store(0, Ordering::Relaxed);
-        let service = self.clone();
+        let training = Training(self.clone());
         tokio::task::spawn_blocking(move || {
-            let snapshot = service.session().snapshot(BATCH);
-            match snapshot.judge() {
-                Ok(judgement) => service.session().follow(judgement),
-                Err(error) => tracing::error!("no model: {error}"),
+            let Training(service) = &training;
+            loop {
+                service.n_new.store(0, Ordering::Relaxed);
+                let snapshot = service.session().snapshot(BATCH);
+                let failure = match snapshot.judge() {
+                    Ok(judgement) => {
+                        service.session().follow(judgement);
+                        None
+                    }
+                    Err(error) => Some(error.to_string()),
+                };
+                *service.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+                service.write_table();
+                // All that it would ask may have been answered meanwhile.
+                let is_empty = service.session().items().next().is_none();
+                if !is_empty || service.n_new.load(Ordering::Relaxed) == 0 {
+                    break;
+                }
             }
-            service.write_table();
-            service.is_training.store(false, Ordering::Release);
         });
     }
 
     fn write_table(&self) {
-        if let Some(table) = &self.table
-            && let Err(error) = self.session().write_table(table)
-        {
+        let Some(path) = &self.table else { return };
+        let table = self.session().table();
+        if let Err(error) = write_atomically(path, &table) {
             tracing::error!("{error}");
         }
     }
 
     /// What the page shows.
-    fn shown(&self, first: Option<usize>) -> Shown {
+    fn shown(&self) -> Shown {
         let session = self.session();
-        let item = |image: usize, why: Option<Why>, suggestions: &[luthier::Suggestion]| {
-            let (class, version) = session.state(image);
+        let item = |item: &Item| {
+            let (class, version) = session.state(item.image);
+            let image = &session.images()[item.image];
             ShownItem {
-                image: session.images()[image].digest,
-                file: session.images()[image].name.clone(),
+                image: image.digest,
+                file: image.name().to_owned(),
                 class: class.map(str::to_owned),
                 version,
-                why,
-                suggestions: suggestions
+                why: item.why,
+                suggestions: (item.suggestions)
                     .iter()
                     .map(|suggestion| ShownSuggestion {
                         class: session.classes()[suggestion.class].clone(),
@@ -119,22 +132,34 @@ impl Service {
                     .collect(),
             }
         };
-        let items: Vec<&Item> = session.items().take(AHEAD).collect();
-        let again = first.map(|image| item(image, None, &[]));
-        let others = items.iter().filter(|item| Some(item.image) != first);
-        let others = others.map(|found| item(found.image, Some(found.why), &found.suggestions));
+
         Shown {
+            session: self.id.clone(),
+            failure: self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             task: session.task(),
             classes: session.classes().to_vec(),
             progress: session.progress(),
-            items: again.into_iter().chain(others).collect(),
+            items: session.items().take(AHEAD).map(item).collect(),
             is_training: self.is_training.load(Ordering::Acquire),
         }
     }
 }
 
+/// A model that is on its way, until this is dropped, also by a panic.
+struct Training(Arc<Service>);
+
+impl Drop for Training {
+    fn drop(&mut self) {
+        self.0.is_training.store(false, Ordering::Release);
+    }
+}
+
 #[derive(Serialize)]
 struct Shown {
+    /// What every decision must name.
+    session: String,
+    /// Why there is no model.
+    failure: Option<String>,
     task: Task,
     classes: Vec<String>,
     progress: Progress,
@@ -150,8 +175,7 @@ struct ShownItem {
     file: String,
     class: Option<String>,
     version: u32,
-    /// `None` of an image whose decision was taken back.
-    why: Option<Why>,
+    why: Why,
     suggestions: Vec<ShownSuggestion>,
 }
 
@@ -165,6 +189,7 @@ struct ShownSuggestion {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Decided {
+    session: String,
     image: Digest,
     version: u32,
     answer: Said,
@@ -182,6 +207,7 @@ enum Said {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DecidedMany {
+    session: String,
     class: String,
     images: Vec<Versioned>,
 }
@@ -191,6 +217,22 @@ struct DecidedMany {
 struct Versioned {
     image: Digest,
     version: u32,
+}
+
+/// An image that the page asks about no more.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Skipped {
+    session: String,
+    image: Digest,
+}
+
+/// That the last decision is taken back, of so many that the page knows of.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Undone {
+    session: String,
+    decided: usize,
 }
 
 #[derive(Deserialize)]
@@ -204,23 +246,38 @@ struct Size {
     small: bool,
 }
 
-/// Lets people decide, on a page at `listen`, until the observer interrupts. `on_ready` is told its address.
+impl DecidePage {
+    /// Takes an address of this machine; port 0 is any that is free.
+    ///
+    /// # Errors
+    /// [`Error::Listen`] if the address cannot be had, and [`Error::NotLoopback`] if others could reach it.
+    pub fn bind(address: SocketAddr) -> Result<Self> {
+        match address.ip().is_loopback() {
+            true => bind(address).map(DecidePage),
+            false => Err(Error::NotLoopback { address }),
+        }
+    }
+}
+
+/// Lets people decide on a page until the observer interrupts. `table` is a file for all files with a class, `file,label`,
+/// that is written with each model. `on_ready` is told the address of the page.
 ///
 /// # Errors
-/// [`Error::Listen`] if the address cannot be had, and [`Error::NotLoopback`] if others could reach it.
+/// [`Error::Threads`] if the system gives no threads.
 pub fn decide(
-    config: DecideConfig,
+    DecidePage(listener): DecidePage,
     session: Session,
+    table: Option<PathBuf>,
     observer: &dyn Observer,
     on_ready: impl FnOnce(SocketAddr),
 ) -> Result<()> {
-    let DecideConfig { listen: address, table } = config;
-    if !address.ip().is_loopback() {
-        return Err(Error::NotLoopback { address });
-    }
     let mut last = None;
-    listen(address, CONNECTIONS, observer, on_ready, |address| {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let id = now.unwrap_or_default().as_nanos().to_string();
+    run(listener, CONNECTIONS, observer, on_ready, |address| {
         let service = Arc::new(Service {
+            id,
+            failure: Mutex::default(),
             session: Mutex::new(session),
             table,
             hosts: [address.to_string(), format!("localhost:{}", address.port())],
@@ -254,10 +311,11 @@ fn router(service: Arc<Service>) -> Router {
         )
         .route(
             "/v1/session",
-            get(|State(service): State<Arc<Service>>| async move { Json(service.shown(None)) }),
+            get(|State(service): State<Arc<Service>>| async move { Json(service.shown()) }),
         )
         .route("/v1/decide", post(one))
         .route("/v1/decide-many", post(many))
+        .route("/v1/skip", post(skip))
         .route("/v1/undo", post(undo))
         .route("/v1/confident", get(confident))
         .route("/v1/images/{digest}", get(picture))
@@ -267,63 +325,77 @@ fn router(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
-/// Refuses requests that were meant for another host.
+/// Refuses requests that were meant for another host, and those that a page from elsewhere sends.
 async fn check_host(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    match host.is_some_and(|host| service.hosts.iter().any(|own| own == host)) {
+    match is_own(&service, request.headers()) {
         true => next.run(request).await,
         false => Failure::new(StatusCode::FORBIDDEN, format!("expected the host {}", service.hosts[0])).into_response(),
     }
 }
 
+fn is_own(service: &Service, headers: &HeaderMap) -> bool {
+    let header = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let is_host = |host: &str| service.hosts.iter().any(|own| own == host);
+    let is_page = |origin: &str| origin.strip_prefix("http://").is_some_and(is_host);
+    header(HOST).is_some_and(is_host) && header(ORIGIN).is_none_or(is_page)
+}
+
 fn failure(error: &luthier::Error) -> Failure {
     let status = match error {
         luthier::Error::DecidedMeanwhile { .. } => StatusCode::CONFLICT,
-        luthier::Error::NoClass { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        luthier::Error::NoClass { .. } | luthier::Error::NewClass { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Failure::new(status, error.to_string())
 }
 
+fn panicked() -> Failure {
+    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the session has panicked")
+}
+
 /// Does something with the session that waits for the disk, and tells what the page shows then.
 async fn with_session(
     service: Arc<Service>,
-    work: impl FnOnce(&mut Session) -> std::result::Result<(usize, Option<usize>), Failure> + Send + 'static,
+    id: String,
+    work: impl FnOnce(&mut Session) -> std::result::Result<usize, Failure> + Send + 'static,
 ) -> std::result::Result<Json<Shown>, Failure> {
+    if id != service.id {
+        let error = "Luthier was started again since this page was opened";
+        return Err(Failure::new(StatusCode::CONFLICT, error));
+    }
     let of_thread = service.clone();
     let done = tokio::task::spawn_blocking(move || {
-        let (n_decided, first) = work(&mut of_thread.session())?;
-        let n_new = of_thread.n_new.fetch_add(n_decided, Ordering::Relaxed) + n_decided;
-        Ok((n_new, first))
+        let n_decided = work(&mut of_thread.session())?;
+        Ok(of_thread.n_new.fetch_add(n_decided, Ordering::Relaxed) + n_decided)
     });
-    let (n_new, first) = done.await.unwrap_or_else(|_| {
-        Err(Failure::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the session has panicked",
-        ))
-    })?;
+    let n_new = done.await.unwrap_or_else(|_| Err(panicked()))?;
     let is_empty = service.session().items().next().is_none();
     if n_new >= BATCH || (is_empty && n_new > 0) {
         service.train();
     }
-    Ok(Json(service.shown(first)))
+    Ok(Json(service.shown()))
 }
 
 async fn one(
     State(service): State<Arc<Service>>,
     Json(decided): Json<Decided>,
 ) -> std::result::Result<Json<Shown>, Failure> {
-    with_session(service, move |session| {
-        let Decided { image, version, answer } = decided;
+    let Decided {
+        session: id,
+        image,
+        version,
+        answer,
+    } = decided;
+    with_session(service, id, move |session| {
         let answer = match answer {
             Said::Right => Answer::Right,
             Said::Exclude => Answer::Exclude,
-            Said::Class(class) => Answer::Class(named(&class)?),
+            Said::Class(class) => Answer::Class(named(session, &class)?),
         };
         session
             .decide(place(session, &image)?, version, answer, SystemTime::now())
             .map_err(|error| failure(&error))?;
-        Ok((1, None))
+        Ok(1)
     })
     .await
 }
@@ -332,10 +404,15 @@ async fn many(
     State(service): State<Arc<Service>>,
     Json(decided): Json<DecidedMany>,
 ) -> std::result::Result<Json<Shown>, Failure> {
-    with_session(service, move |session| {
-        let class = named(&decided.class)?;
+    let DecidedMany {
+        session: id,
+        class,
+        images,
+    } = decided;
+    with_session(service, id, move |session| {
+        let class = named(session, &class)?;
         let mut n = 0;
-        for Versioned { image, version } in decided.images {
+        for Versioned { image, version } in images {
             let answer = Answer::Class(class.clone());
             match session.decide(place(session, &image)?, version, answer, SystemTime::now()) {
                 Ok(()) => n += 1,
@@ -344,15 +421,30 @@ async fn many(
                 Err(error) => return Err(failure(&error)),
             }
         }
-        Ok((n, None))
+        Ok(n)
     })
     .await
 }
 
-async fn undo(State(service): State<Arc<Service>>) -> std::result::Result<Json<Shown>, Failure> {
-    with_session(service, |session| {
-        let image = session.undo(SystemTime::now()).map_err(|error| failure(&error))?;
-        Ok((0, image))
+async fn skip(
+    State(service): State<Arc<Service>>,
+    Json(Skipped { session: id, image }): Json<Skipped>,
+) -> std::result::Result<Json<Shown>, Failure> {
+    with_session(service, id, move |session| {
+        session.skip(place(session, &image)?);
+        // So that a model that has nothing else to ask about is followed by another.
+        Ok(1)
+    })
+    .await
+}
+
+async fn undo(
+    State(service): State<Arc<Service>>,
+    Json(Undone { session: id, decided }): Json<Undone>,
+) -> std::result::Result<Json<Shown>, Failure> {
+    with_session(service, id, move |session| {
+        let done = session.undo(decided, SystemTime::now());
+        done.map(|()| 0).map_err(|error| failure(&error))
     })
     .await
 }
@@ -378,13 +470,16 @@ async fn nearest(
     Path(image): Path<Digest>,
     Query(OfClass { class }): Query<OfClass>,
 ) -> std::result::Result<Json<Vec<Digest>>, Failure> {
-    let session = service.session();
-    let image = place(&session, &image)?;
-    let class = session.classes().iter().position(|known| *known == class);
-    let found = class.map_or_else(Vec::new, |class| session.nearest(image, class, NEAREST));
-    Ok(Json(
-        found.into_iter().map(|near| session.images()[near].digest).collect(),
-    ))
+    let found = tokio::task::spawn_blocking(move || {
+        let session = service.session();
+        let image = place(&session, &image)?;
+        let class = session.classes().iter().position(|known| *known == class);
+        let found = class.map_or_else(Vec::new, |class| session.nearest(image, class, NEAREST));
+        Ok(Json(
+            found.into_iter().map(|near| session.images()[near].digest).collect(),
+        ))
+    });
+    found.await.unwrap_or_else(|_| Err(panicked()))
 }
 
 async fn picture(
@@ -422,14 +517,18 @@ fn place(session: &Session, image: &Digest) -> std::result::Result<usize, Failur
     session.place(image).ok_or_else(unknown)
 }
 
-/// The name of a class, as folders could have it.
-fn named(class: &str) -> std::result::Result<String, Failure> {
-    let class = class.trim();
-    match class.is_empty() || class.contains(['/', '\\', '\0', '\n', '\r']) {
+/// The name of a class that is there, or of a new one, as a folder could have it.
+fn named(session: &Session, class: &str) -> std::result::Result<String, Failure> {
+    if session.classes().iter().any(|known| known == class) {
+        return Ok(class.to_owned());
+    }
+    let class: String = class.trim().nfc().collect();
+    let is_reserved = ["", ".", ".."].contains(&class.as_str());
+    match is_reserved || class.contains(['/', '\\', '\0', '\n', '\r']) {
         true => Err(Failure::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             format!("expected the name of a class, found {class:?}"),
         )),
-        false => Ok(class.to_owned()),
+        false => Ok(class),
     }
 }

@@ -120,18 +120,8 @@ pub fn serve(
     })
 }
 
-/// Answers requests at an address until the observer interrupts. `router` is told the address.
-pub(crate) fn listen(
-    address: SocketAddr,
-    connections: usize,
-    observer: &dyn Observer,
-    on_ready: impl FnOnce(SocketAddr),
-    router: impl FnOnce(SocketAddr) -> Router,
-) -> Result<()> {
-    run(bind(address)?, connections, observer, on_ready, router)
-}
-
-fn bind(address: SocketAddr) -> Result<TcpListener> {
+/// Takes an address.
+pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
@@ -139,7 +129,8 @@ fn bind(address: SocketAddr) -> Result<TcpListener> {
     bound.map_err(|source| Error::Listen { address, source })
 }
 
-fn run(
+/// Answers requests until the observer interrupts. `router` is told the address.
+pub(crate) fn run(
     listener: TcpListener,
     connections: usize,
     observer: &dyn Observer,

@@ -4,10 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use luthier::{Data, Pipeline, Task};
-use luthier_artifact::folder_of;
+use luthier::{Data, Engine, Pipeline, Task};
 use luthier_extract::{ImageFiles, Layout};
-use luthier_serve::{DecideConfig, decide};
+use luthier_serve::{DecidePage, decide};
 
 use super::{configure, open_cache, with_engine};
 use crate::problem::Problem;
@@ -19,18 +18,15 @@ use crate::terminal::Progress;
 /// Give photographs classes: a page asks about those that teach the model most
 ///
 /// The page begins with photographs that look like no other, and classes are named as they come up. A model learns from
-/// each ten answers and asks about what it is least sure of. Answers are kept at once in decisions.jsonl, and labels.csv
-/// has the class of every photograph that has one. Ctrl-C ends the page; the next start goes on.
+/// each ten answers and asks about what it is least sure of. Answers are kept at once in decisions.jsonl, and decisions.csv
+/// is a table of them for `--labels`. Ctrl-C ends the page; the next start goes on.
 #[derive(Args)]
 #[command(after_help = "Examples:
   luthier label photos
-  luthier pipeline --data-dir photos --labels labels.csv      trains on what was labelled")]
+  luthier pipeline --data-dir photos --labels decisions.csv      trains on what was labelled")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     page: PageArguments,
-    /// Table of the classes, for --labels [default: labels.csv beside the decisions]
-    #[arg(long, value_name = "FILE")]
-    table: Option<PathBuf>,
     #[command(flatten)]
     data: DataSettings,
     #[command(flatten)]
@@ -54,7 +50,6 @@ pub(crate) struct PageArguments {
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
     let Arguments {
         page,
-        table,
         data,
         extract,
         network,
@@ -77,7 +72,14 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         Layout::Split { .. } => bail!(Problem::usage("two folders, expected one FOLDER of photographs")),
     };
     let decisions = data.source.decisions.clone().unwrap_or_else(default_decisions);
-    let table = table.unwrap_or_else(|| folder_of(&decisions).join("labels.csv"));
+    let table = decisions.with_extension("csv");
+    if table == decisions || (table.exists() && !decisions.exists()) {
+        let found = table.display();
+        bail!(
+            Problem::usage(format!("{found} would be replaced by a table of the decisions"))
+                .hint("name another file of decisions: --decisions FILE.jsonl; the table is FILE.csv")
+        );
+    }
     open_page(
         Task::Label,
         &page,
@@ -103,15 +105,14 @@ pub(super) fn open_page(
                 .hint("`luthier pipeline --views auto` says which view is best: name it, with --views and --pooling")
         );
     }
+    let page = DecidePage::bind(page.listen)?;
     let cache = open_cache(settings)?;
-    let session = with_engine(&cache, progress, |engine| {
-        engine.session(pipeline, data, task, decisions)
-    })?;
-    let config = DecideConfig {
-        listen: page.listen,
-        table: table.clone(),
-    };
-    decide(config, session, progress, |address| {
+    let engine = |engine: &Engine<'_>| engine.session(pipeline, data, task, decisions);
+    let (session, skipped) = with_engine(&cache, progress, engine)?;
+    for file in &skipped {
+        progress.say(&format!("warning: skipped {file}"));
+    }
+    decide(page, session, table.clone(), progress, |address| {
         progress.say(&format!("open http://{address} (Ctrl-C ends)"));
     })?;
     match table {

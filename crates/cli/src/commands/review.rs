@@ -53,8 +53,10 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         cache,
         ..Settings::default()
     };
-    let (pipeline, data) = configure(&settings)?;
+    let (pipeline, mut data) = configure(&settings)?;
     let decisions = data.source.decisions.clone().unwrap_or_else(default_decisions);
+    // The first answer makes the file.
+    data.source.decisions = data.source.decisions.filter(|path| path.exists());
     open_page(
         Task::Review,
         &page,

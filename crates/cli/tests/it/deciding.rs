@@ -30,7 +30,8 @@ fn session(served: &Served) -> Value {
 }
 
 fn decide(served: &Served, item: &Value, answer: &Value) -> crate::serve::Answer {
-    let body = json!({ "image": item["image"], "version": item["version"], "answer": answer });
+    let session = &served.get("/v1/session").json()["session"];
+    let body = json!({ "session": session, "image": item["image"], "version": item["version"], "answer": answer });
     let headers = [("content-type", "application/json")];
     served.post("/v1/decide", &headers, body.to_string().as_bytes())
 }
@@ -64,14 +65,14 @@ fn what_was_decided_is_kept_when_the_process_is_killed_and_trains_a_model() {
     let left_out = |item: &Value| item["image"] == last["image"];
     assert!(!found["items"].as_array().unwrap().iter().any(left_out));
     served.end();
-    let table = project.read("labels.csv");
+    let table = project.read("decisions.csv");
     assert_eq!(table.lines().count(), n + 1, "{table}");
     let run = [
         "pipeline",
         "--data-dir",
         &folder,
         "--labels",
-        "labels.csv",
+        "decisions.csv",
         "--weights",
         "untrained",
     ];
@@ -102,12 +103,21 @@ fn two_windows_do_not_contradict_each_other_and_strangers_are_refused() {
         assert_eq!(decide(&served, &other, &answer).status, status, "{answer}");
     }
     // As another page in the same browser can send it unasked.
-    let body = json!({ "image": item["image"], "version": 1, "answer": "exclude" }).to_string();
+    let body = json!({ "session": "1", "image": item["image"], "version": 1, "answer": "exclude" }).to_string();
     let plain = served.post("/v1/decide", &[("content-type", "text/plain")], body.as_bytes());
     assert_eq!(plain.status, 415);
     let foreign = b"GET /v1/session HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
     assert_eq!(served.send(foreign).unwrap().status, 403);
+    let json = [("content-type", "application/json"), ("origin", "http://evil.example")];
+    let session = session(&served)["session"].clone();
+    let undo = json!({ "session": session, "decided": 1 }).to_string();
+    assert_eq!(served.post("/v1/undo", &json, undo.as_bytes()).status, 403);
+    // As the page of a process that has ended does.
+    let old = json!({ "session": "1", "decided": 1 }).to_string();
+    assert_eq!(served.post("/v1/undo", &json[..1], old.as_bytes()).status, 409);
     assert_eq!(project.read("decisions.jsonl").lines().count(), 1);
+    assert_eq!(served.post("/v1/undo", &json[..1], undo.as_bytes()).status, 200);
+    assert_eq!(project.read("decisions.jsonl").lines().count(), 2);
     served.end();
 }
 
@@ -215,5 +225,5 @@ fn questions_are_answered_by_keyboard() {
     // One was taken back.
     assert_eq!(session(&served)["progress"]["labelled"], json!(149));
     served.end();
-    assert_eq!(project.read("labels.csv").lines().count(), 150);
+    assert_eq!(project.read("decisions.csv").lines().count(), 150);
 }

@@ -410,9 +410,6 @@ struct CReadback {
 #[derive(Debug)]
 pub(crate) struct Readback(*mut CReadback);
 
-// SAFETY: nothing in it belongs to a thread.
-unsafe impl Send for Readback {}
-
 impl Readback {
     /// Has the GPU copy a tensor when it is computed. Work that is asked of it later does not delay that.
     pub(crate) fn new(x: &Tensor) -> Result<Self> {

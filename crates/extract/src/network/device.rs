@@ -19,9 +19,20 @@ pub enum Device {
 }
 
 impl Device {
-    /// The best device there is: CUDA, else Apple's GPU, else the processor. A GPU that libtorch has no code for is none.
+    /// The best device there is: CUDA, else Apple's GPU, else the processor. A GPU that cannot compute, because libtorch has
+    /// no code for it or its memory is full, is left out with a warning.
     pub fn best() -> Self {
-        if check_cuda(0).is_ok() {
+        static CUDA: OnceLock<bool> = OnceLock::new();
+        let has_cuda = || match check_cuda(0) {
+            Ok(()) => true,
+            Err(message) => {
+                if cuda_is_there().is_ok() && tch::Cuda::device_count() > 0 {
+                    tracing::warn!("device cuda:0 is left out: {message}");
+                }
+                false
+            }
+        };
+        if *CUDA.get_or_init(has_cuda) {
             Device::Cuda(0)
         } else if tch::utils::has_mps() {
             Device::Mps
@@ -141,7 +152,8 @@ impl FromStr for Device {
 }
 
 /// Whether this libtorch comes with its parts for CUDA. They are loaded when they are first asked for: that takes a second,
-/// which runs on the CPU are spared.
+/// which `--device cpu` is spared. libtorch remembers that there are none if it is asked about CUDA before, as its own
+/// convolutions do: a program that computes with them on the CPU first cannot use a GPU later.
 fn cuda_is_there() -> std::result::Result<(), String> {
     static LOADED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     let load = || match bridge::load_cuda() {

@@ -44,8 +44,7 @@ pub(crate) struct Gpu {
     n_decoders: usize,
     /// Of one thread.
     owner: ThreadPool,
-    /// Images of a batch, whose shape is always the same: a power of two times smaller than was asked for once the GPU was
-    /// out of memory.
+    /// Images of a batch, whose shape is always the same: halved, perhaps several times, once the GPU was out of memory.
     batch: AtomicUsize,
 }
 
@@ -105,6 +104,19 @@ impl Gpu {
         })
     }
 
+    /// How many images it takes at once.
+    #[cfg(test)]
+    pub(crate) fn batch(&self) -> usize {
+        self.batch.load(Ordering::Relaxed)
+    }
+
+    /// Has batches be half as large as one that does not fit.
+    fn halve(&self, batch: usize) {
+        let half = batch.div_ceil(2);
+        tracing::warn!("out of memory with batches of {batch} images: going on with {half}");
+        self.batch.store(half, Ordering::Relaxed);
+    }
+
     /// The work of the thread that owns the GPU: batch after batch, until no images come.
     fn compute<T, A: Accelerator>(
         &self,
@@ -141,7 +153,16 @@ impl Gpu {
                 return work.finish_all(|features| batches.complete(features, to));
             }
             let mut n = 0;
-            let pixels = network.images(batch, |pixels| n = batches.take(pixels))?;
+            let pixels = match network.images(batch, |pixels| n = batches.take(pixels)) {
+                Ok(pixels) => pixels,
+                // No image was taken.
+                Err(error) if is_memory(&error) && batch > 1 => {
+                    work.finish_all(|features| batches.complete(features, to))?;
+                    self.halve(batch);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             work.run(&pixels, batch, n, |features| batches.complete(features, to))?;
         }
     }
@@ -179,7 +200,6 @@ impl<A: Accelerator> Work<'_, A> {
     ) -> std::result::Result<(), Stop> {
         let mut first = 0;
         while first < n {
-            // `batch` is this a power of two times, or this is more than half of what is left.
             let part = self.gpu.batch.load(Ordering::Relaxed).min(batch - first);
             match self.network.start(images, first, part) {
                 Ok(pending) => {
@@ -199,9 +219,7 @@ impl<A: Accelerator> Work<'_, A> {
                     if part == 1 {
                         return Err(error.into());
                     }
-                    let half = part.div_ceil(2);
-                    tracing::warn!("out of memory with batches of {part} images: going on with {half}");
-                    self.gpu.batch.store(half, Ordering::Relaxed);
+                    self.gpu.halve(part);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -238,7 +256,12 @@ fn is_memory(error: &Error) -> bool {
         return false;
     };
     let message = message.to_lowercase();
-    let signs = ["out of memory", "alloc_failed", "unable to find an engine"];
+    let signs = [
+        "out of memory",
+        "alloc_failed",
+        "allocation_failed",
+        "unable to find an engine",
+    ];
     signs.iter().any(|sign| message.contains(sign))
 }
 
@@ -357,7 +380,10 @@ mod tests {
     fn what_says_that_memory_is_missing() {
         for (message, expected) in [
             ("CUDA out of memory. Tried to allocate 2.00 GiB.", true),
-            ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", true),
+            (
+                "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+                true,
+            ),
             (
                 "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
                 true,
@@ -408,18 +434,21 @@ mod tests {
 
     #[test]
     fn a_decoder_that_panics_ends_the_run_and_the_panic_comes_out() {
+        let n_read = AtomicUsize::new(0);
         let outcome = std::panic::catch_unwind(|| {
             let gpu = Gpu::new(2, 1000, 8).unwrap();
-            let read = |place: usize, _: &mut Preprocess| match place {
-                9 => panic!("a fault in a decoder"),
-                _ => Ok(Prepared {
+            let read = |place: usize, _: &mut Preprocess| {
+                n_read.fetch_add(1, Ordering::Relaxed);
+                assert!(place != 9, "a fault in a decoder");
+                Ok(Prepared {
                     views: Vec::new(),
                     about: (),
-                }),
+                })
             };
             gpu.run(1_000_000, read, &StandIn::default(), &(), |_, (), _| Ok(()))
         });
         let panic = outcome.unwrap_err();
         assert_eq!(panic.downcast_ref(), Some(&"a fault in a decoder"));
+        assert!(n_read.into_inner() < 500_000, "the others go on");
     }
 }

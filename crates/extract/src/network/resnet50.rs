@@ -1,5 +1,4 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
@@ -250,8 +249,8 @@ struct Unpacked {
     bias: Tensor,
     stride: [i64; 2],
     padding: [i64; 2],
-    /// Whether cuDNN has had an engine for the convolution with what follows it, on this GPU.
-    is_fused: Arc<AtomicBool>,
+    /// Whether cuDNN has an engine for the convolution with what follows it, on this GPU, once it was tried.
+    is_fused: Arc<OnceLock<bool>>,
 }
 
 impl Unpacked {
@@ -279,13 +278,13 @@ impl Unpacked {
     /// relu(convolution of x), or relu(sum + convolution of x), in one step.
     ///
     /// cuDNN does not have each of these in every format for every GPU: then the steps are computed one by one. It says the
-    /// same when memory is short, but then they fail too.
+    /// same when memory is short, but not of what it has computed before.
     fn run_cudnn(&self, x: &Tensor, sum: Option<&Tensor>) -> Result<Tensor> {
         let plain = || match sum {
             Some(sum) => self.run_add_relu(x, sum),
             None => self.run(x, Activation::Relu),
         };
-        if !self.is_fused.load(Ordering::Relaxed) {
+        if self.is_fused.get() == Some(&false) {
             return plain();
         }
         let shape = Shape {
@@ -294,12 +293,16 @@ impl Unpacked {
             groups: 1,
         };
         let error = match bridge::cudnn_convolution_relu(x, &self.weight, &self.bias, sum, shape) {
-            Ok(y) => return Ok(y),
+            Ok(y) => {
+                self.is_fused.get_or_init(|| true);
+                return Ok(y);
+            }
+            Err(error) if self.is_fused.get() == Some(&true) => return Err(error),
             Err(error) => error,
         };
         let y = plain()?;
         tracing::debug!("a convolution {:?} is not fused: {error}", self.weight.size());
-        self.is_fused.store(false, Ordering::Relaxed);
+        self.is_fused.get_or_init(|| false);
         Ok(y)
     }
 }
@@ -325,7 +328,7 @@ impl Conv {
             bias,
             stride: [stride; 2],
             padding: [padding; 2],
-            is_fused: Arc::new(AtomicBool::new(true)),
+            is_fused: Arc::default(),
         };
         Ok(match target.kernels {
             Kernels::Plain => Conv::Plain(unpacked(bias)),
@@ -590,8 +593,10 @@ impl Accelerator for OnGpu {
             unreachable!("no int8 on GPUs: Device::check");
         };
         tch::no_grad(|| {
+            // Pinned memory waits for its copies before it is given out again; other memory does not.
+            let is_pinned = matches!(device, Device::Cuda(_));
             let x = images.f_narrow(0, first as i64, n as i64)?;
-            let x = x.f_to_device_(device.torch(), Kind::Uint8, true, false)?;
+            let x = x.f_to_device_(device.torch(), Kind::Uint8, is_pinned, false)?;
             let maps = layers.maps(&layers.pixels.normalize(&x)?, precision, &mut |_| Ok(()))?;
             let pooled = pooled(&maps, &self.poolings)?;
             Ok(match device {

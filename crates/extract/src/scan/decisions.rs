@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use luthier_artifact::{Content, Digest, ManifestEntry, file_names};
 use serde::{Deserialize, Serialize};
@@ -267,6 +267,8 @@ fn parse(line: &[u8]) -> std::result::Result<(Decision, OffsetDateTime), String>
 pub struct DecisionLog {
     path: PathBuf,
     file: File,
+    /// The time of the last decision: a clock may be put back, and the order of decisions must stay.
+    last: SystemTime,
 }
 
 impl DecisionLog {
@@ -279,10 +281,11 @@ impl DecisionLog {
         Ok(DecisionLog {
             path: path.to_owned(),
             file: file.map_err(Error::io(path))?,
+            last: SystemTime::UNIX_EPOCH,
         })
     }
 
-    /// Adds a decision about an image and its file, as [`DataSource::name`] has it. It is on the disk when this returns.
+    /// Adds a decision about files of an image, as [`DataSource::name`] has them. It is on the disk when this returns.
     /// `class` comes with [`Verdict::Right`] and [`Verdict::Change`]. Other processes may write to the file, too.
     ///
     /// # Errors
@@ -290,22 +293,27 @@ impl DecisionLog {
     pub fn append(
         &mut self,
         image: Digest,
-        file: &str,
+        files: &[String],
         verdict: Verdict,
         class: Option<&str>,
         at: SystemTime,
     ) -> Result<()> {
-        let time = OffsetDateTime::from(at).format(&Rfc3339);
-        let decision = Decision {
-            image,
-            file: file.to_owned(),
-            verdict,
-            class: class.map(str::to_owned),
-            time: time.expect("the time is one that RFC 3339 can say"),
+        self.last = at.max(self.last + Duration::from_nanos(1));
+        let time = OffsetDateTime::from(self.last).format(&Rfc3339);
+        let time = time.expect("the time is one that RFC 3339 can say");
+        let line = |file: &String| {
+            let decision = Decision {
+                image,
+                file: file.clone(),
+                verdict,
+                class: class.map(str::to_owned),
+                time: time.clone(),
+            };
+            let line = serde_json::to_string(&decision).expect("words always serialize");
+            format!("{}\n", file_names::to_json(line))
         };
-        let line = serde_json::to_string(&decision).expect("words always serialize");
-        let line = format!("{}\n", file_names::to_json(line));
-        self.write(line.as_bytes()).map_err(Error::io(&self.path))
+        let lines: String = files.iter().map(line).collect();
+        self.write(lines.as_bytes()).map_err(Error::io(&self.path))
     }
 
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
@@ -333,20 +341,30 @@ impl DecisionLog {
     }
 }
 
-/// What a file of decisions says of images that come without classes: the class of each image that has one, and `None` for
-/// those that are left out. A file that is not there says nothing.
+/// What a file of decisions says of images that come without classes and have these files: the class of each image that has
+/// one, and `None` for those whose files are all left out. A file of decisions that is not there says nothing.
 ///
 /// # Errors
 /// [`Error::File`] if the file cannot be read.
-pub fn decided_classes(path: &Path) -> Result<HashMap<Digest, Option<String>>> {
+pub fn decided_classes(path: &Path, files: &HashMap<Digest, Vec<String>>) -> Result<HashMap<Digest, Option<String>>> {
     if !path.exists() {
         return Ok(HashMap::new());
     }
     let decisions = Decisions::read(path)?;
     warn_of(path, &decisions.problems);
     let images = decisions.by_image.into_iter().filter_map(|(image, about)| {
-        let standing = about.into_values().flatten();
-        let last = standing.max_by_key(|standing| (standing.time, standing.line))?;
+        let is_out = |file: &String| {
+            let last = about.get(file).and_then(|stack| stack.last());
+            last.is_some_and(|last| last.verdict == Verdict::Exclude)
+        };
+        if files.get(&image)?.iter().all(is_out) {
+            return Some((image, None));
+        }
+        let labels = about
+            .into_values()
+            .flatten()
+            .filter(|standing| standing.class.is_some());
+        let last = labels.max_by_key(|standing| (standing.time, standing.line))?;
         Some((image, last.class))
     });
     Ok(images.collect())
@@ -512,7 +530,7 @@ mod tests {
             whole.clone(),
             "not JSON".to_owned(),
             line("c", "test/drum/2.jpg", "change", Some("violin"), 1),
-            line("z", "train/harp/9.jpg", "exclude", None, 1),
+            line("z", "train/harp/9.jpg", "right", Some("harp"), 1),
             line("c", "test/drum/2.jpg", "change", None, 1),
             whole.replace("2026-11-27T09", "yesterday"),
             whole.replace("verdict", "verdikt"),
@@ -533,5 +551,38 @@ mod tests {
         for (problem, start) in problems.iter().zip(starts) {
             assert!(problem.starts_with(start), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_log_grows_by_whole_lines_also_after_one_that_was_cut_short_and_when_the_clock_is_put_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("decisions.jsonl");
+        fs::write(&path, br#"{"image":"ab"#).unwrap();
+        let [image, other] = ["a", "b"].map(|bytes| Digest::of(bytes.as_bytes()));
+        let files = ["1.jpg", "copy of 1.jpg"].map(str::to_owned);
+        let at = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        let mut log = DecisionLog::open(&path).unwrap();
+        // Another process writes, too.
+        let mut second = DecisionLog::open(&path).unwrap();
+        log.append(image, &files[..1], Verdict::Change, Some("harp"), at(9))
+            .unwrap();
+        second.append(other, &files, Verdict::Exclude, None, at(9)).unwrap();
+        log.append(image, &files[..1], Verdict::Change, Some("lute"), at(3))
+            .unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 5);
+        let of = |names: &[String]| HashMap::from([(image, files[..1].to_vec()), (other, names.to_vec())]);
+        let found = decided_classes(&path, &of(&files)).unwrap();
+        assert_eq!(found, HashMap::from([(image, Some("lute".to_owned())), (other, None)]));
+        // A copy that nobody left out stays.
+        let more = [&files[..], &["2.jpg".to_owned()]].concat();
+        assert_eq!(decided_classes(&path, &of(&more)).unwrap().len(), 1);
+        log.append(image, &files[..1], Verdict::Undo, None, at(3)).unwrap();
+        let found = decided_classes(&path, &of(&files)).unwrap();
+        assert_eq!(found[&image].as_deref(), Some("harp"));
+        assert!(
+            decided_classes(&folder.path().join("none"), &of(&files))
+                .unwrap()
+                .is_empty()
+        );
     }
 }

@@ -203,7 +203,8 @@ impl Pool {
         };
         let Some(probabilities) = probabilities else {
             let first = self.most_typical(&open).filter(|_| labelled.is_empty());
-            let known: Vec<usize> = first.iter().chain(&labelled).copied().collect();
+            // Of many that have one class, the first will do: each is compared with all others.
+            let known: Vec<usize> = first.iter().chain(&labelled).copied().take(MOST).collect();
             let n = batch.max(FIRST) + SPARE - first.iter().len();
             let others = self.diverse(&open, n, &known);
             let rows = first

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use luthier_artifact::{Digest, write_atomically};
+use luthier_artifact::Digest;
 use luthier_extract::{DecisionLog, Verdict};
 use ndarray::Array2;
 use serde::Serialize;
@@ -36,14 +36,21 @@ pub enum Task {
 pub struct SessionImage {
     /// The digest of its bytes.
     pub digest: Digest,
-    /// Its file, as decisions name it.
-    pub name: String,
+    /// Its files, as decisions name them: of the same bytes, one or more.
+    pub names: Vec<String>,
     /// Its file.
     pub path: PathBuf,
     /// The class that it has.
     pub class: Option<String>,
     /// Whether somebody has looked at the class.
     pub is_checked: bool,
+}
+
+impl SessionImage {
+    /// Its first file.
+    pub fn name(&self) -> &str {
+        &self.names[0]
+    }
 }
 
 /// Why an image is asked about.
@@ -56,6 +63,8 @@ pub enum Why {
     Uncertain,
     /// It was drawn at random, to check the model.
     Check,
+    /// What was decided about it was taken back.
+    Undone,
     /// Another class is more probable than its own.
     Suspect {
         /// The probability of its own.
@@ -138,6 +147,7 @@ struct State {
     is_excluded: bool,
     /// How often something was decided about it.
     version: u32,
+    is_skipped: bool,
 }
 
 /// Images, what is decided about them, and which is next.
@@ -196,6 +206,7 @@ impl Session {
             is_checked: image.is_checked,
             is_excluded: false,
             version: 0,
+            is_skipped: false,
         });
         Ok(Session {
             task,
@@ -266,6 +277,7 @@ impl Session {
     fn is_open(&self, image: usize) -> bool {
         let state = &self.states[image];
         !state.is_excluded
+            && !state.is_skipped
             && match self.task {
                 Task::Label => state.class.is_none(),
                 Task::Review => state.class.is_some() && !state.is_checked,
@@ -276,12 +288,18 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::DecidedMeanwhile`] if the state is another one by now; [`Error::NoClass`] if the image has no class that
-    /// could be right; [`luthier_extract::Error::File`] if the file cannot be written to. Then nothing is decided.
+    /// could be right; [`Error::NewClass`] in [`Task::Review`] if no image of the data has the class;
+    /// [`luthier_extract::Error::File`] if the file cannot be written to. Then nothing is decided.
     pub fn decide(&mut self, image: usize, version: u32, answer: Answer, at: SystemTime) -> Result<()> {
         let before = self.states[image].clone();
-        let name = self.images[image].name.clone();
+        let name = self.images[image].name().to_owned();
         if before.version != version {
             return Err(Error::DecidedMeanwhile { file: name });
+        }
+        if let (Task::Review, Answer::Class(class)) = (self.task, &answer)
+            && !self.classes.contains(class)
+        {
+            return Err(Error::NewClass { class: class.clone() });
         }
         let label = before.class.map(|class| self.classes[class].clone());
         let (verdict, class) = match answer {
@@ -293,7 +311,10 @@ impl Session {
             Answer::Class(class) => (Verdict::Change, Some(class)),
             Answer::Exclude => (Verdict::Exclude, None),
         };
-        (self.log).append(self.images[image].digest, &name, verdict, class.as_deref(), at)?;
+        // A class holds for all files of an image; that a file is left out is said of each.
+        let SessionImage { digest, names, .. } = &self.images[image];
+        let names = if class.is_some() { &names[..1] } else { names };
+        self.log.append(*digest, names, verdict, class.as_deref(), at)?;
         let place = class.map(|class| {
             let known = self.classes.iter().position(|known| *known == class);
             known.unwrap_or_else(|| {
@@ -319,21 +340,40 @@ impl Session {
         Ok(())
     }
 
-    /// Takes the last decision of this session back; the image that it was about, if there was one.
+    /// Asks about an image no more in this session.
+    pub fn skip(&mut self, image: usize) {
+        self.states[image].is_skipped = true;
+    }
+
+    /// Takes the last of the session's `decided` decisions back, and asks about its image again.
     ///
     /// # Errors
-    /// [`luthier_extract::Error::File`] if the file cannot be written to. Then the decision stands.
-    pub fn undo(&mut self, at: SystemTime) -> Result<Option<usize>> {
+    /// [`Error::DecidedMeanwhile`] if there are more or fewer by now; [`luthier_extract::Error::File`] if the file cannot be
+    /// written to. Then the decision stands.
+    pub fn undo(&mut self, decided: usize, at: SystemTime) -> Result<()> {
         let Some((image, before)) = self.history.last().cloned() else {
-            return Ok(None);
+            return Ok(());
         };
-        let SessionImage { digest, name, .. } = &self.images[image];
-        self.log.append(*digest, name, Verdict::Undo, None, at)?;
+        if decided != self.history.len() {
+            let file = self.images[image].name().to_owned();
+            return Err(Error::DecidedMeanwhile { file });
+        }
+        // As many lines as the decision has.
+        let is_excluded = self.states[image].is_excluded && !before.is_excluded;
+        let SessionImage { digest, names, .. } = &self.images[image];
+        let names = if is_excluded { names } else { &names[..1] };
+        self.log.append(*digest, names, Verdict::Undo, None, at)?;
         self.history.pop();
         self.checks.retain(|(checked, _)| *checked != image);
         let version = self.states[image].version + 1;
-        self.states[image] = State { version, ..before };
-        Ok(Some(image))
+        self.states[image] = State {
+            version,
+            is_skipped: false,
+            ..before
+        };
+        self.judged.items.retain(|item| item.image != image);
+        self.judged.items.insert(0, Item::new(image, Why::Undone, Vec::new()));
+        Ok(())
     }
 
     /// What a model is to be trained on now, to ask in batches of so many.
@@ -382,18 +422,15 @@ impl Session {
         labelled.filter_map(|(image, state)| Some((image, self.classes[state.label()?].as_str())))
     }
 
-    /// Writes a table of the files that have a class, `file,label`, as `--labels` reads it.
-    ///
-    /// # Errors
-    /// [`Error::Artifact`] if it cannot be written.
-    pub fn write_table(&self, path: &Path) -> Result<()> {
+    /// A table of the files that have a class, `file,label`, as `--labels` reads it.
+    pub fn table(&self) -> Vec<u8> {
         let mut table = csv::Writer::from_writer(Vec::new());
         let mut write = |fields: [&str; 2]| table.write_record(fields).expect("memory takes any record");
         write(["file", "label"]);
-        self.labels().for_each(|(image, class)| write([&image.name, class]));
-        let bytes = table.into_inner().expect("memory takes any record");
-        write_atomically(path, &bytes)?;
-        Ok(())
+        for (image, class) in self.labels() {
+            image.names.iter().for_each(|name| write([name, class]));
+        }
+        table.into_inner().expect("memory takes any record")
     }
 
     /// What the model takes the images without a class for, and how sure it is.
@@ -442,7 +479,7 @@ mod tests {
     fn session(task: Task, given: &[Option<String>], features: Array2<f32>, folder: &Path) -> Session {
         let images = given.iter().enumerate().map(|(row, class)| SessionImage {
             digest: Digest::of(format!("image {row}").as_bytes()),
-            name: format!("{row}.jpg"),
+            names: vec![format!("{row}.jpg"), format!("copy of {row}.jpg")],
             path: PathBuf::new(),
             class: class.clone(),
             is_checked: false,
@@ -598,8 +635,17 @@ mod tests {
         assert_eq!(error.to_string(), "3.jpg: decided about meanwhile, in another window");
         assert!(session.items().all(|item| item.image != 3));
         assert_eq!(session.progress().checked, 1);
-        assert_eq!(session.undo(at).unwrap(), Some(3));
-        assert_eq!(session.undo(at).unwrap(), None);
+        session.decide(7, 0, Answer::Exclude, at).unwrap();
+        let error = session.undo(1, at).unwrap_err();
+        assert_eq!(error.to_string(), "7.jpg: decided about meanwhile, in another window");
+        session.undo(2, at).unwrap();
+        session.undo(1, at).unwrap();
+        session.undo(0, at).unwrap();
+        let error = session.decide(3, 2, Answer::Class("lute".to_owned()), at).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"class "lute" is none of the data's, expected one that has images"#
+        );
         assert_eq!(session.state(3), (Some("drum"), 2));
         assert_eq!(session.items().next().unwrap().image, 3);
         let verdicts: Vec<String> = std::fs::read_to_string(folder.path().join("decisions.jsonl"))
@@ -607,7 +653,11 @@ mod tests {
             .lines()
             .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["verdict"].to_string())
             .collect();
-        assert_eq!(verdicts, [r#""change""#, r#""undo""#]);
+        // Of an image that is left out, both files are.
+        let expected = ["change", "exclude", "exclude", "undo", "undo", "undo"];
+        assert_eq!(verdicts, expected.map(|verdict| format!("\"{verdict}\"")));
+        session.skip(3);
+        assert!(session.items().all(|item| item.image != 3));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 const $ = (id) => document.getElementById(id);
 
-// What the service said last, the images that this window skips, and the image on the screen.
+// What the service said last, the image on the screen, and whether its picture is there: a key must not decide about a
+// photograph that nobody has seen.
 let session = null;
-const skipped = new Set();
 let current = null;
+let isSeen = false;
 let isBusy = false;
 
 const percent = (probability) => `${Math.round(100 * probability)} %`;
@@ -14,6 +15,7 @@ const address = (image, isSmall) => `/v1/images/${image}${isSmall ? "?small=true
 const words = {
   unlike: () => "It looks like no photograph that has a class.",
   uncertain: ({ suggestions: [a, b] }) => `The model is torn between ${a.class} and ${b.class}.`,
+  undone: () => "You took back what was decided.",
   check: () => "Drawn at random, to see how often the model is right.",
   suspect: ({ class: given, why, suggestions: [a] }) =>
     `Called ${given} (${percent(why.label_probability)}), but looks like ${a.class} (${percent(a.probability)}).`,
@@ -67,26 +69,27 @@ function show() {
   tellProgress();
   const classes = session.classes;
   $("classes").replaceChildren(...classes.map((name) => element("option", { value: name })));
-  const open = session.items.filter((item) => !skipped.has(item.image));
   // What is on the screen stays until it is answered, whatever a new model says: no key must meet another photograph.
   const isSame = current !== null;
-  current ??= open[0] ?? null;
+  current ??= session.items[0] ?? null;
   $("item").hidden = current === null;
   showMany();
   if (current === null) {
-    $("status").textContent = session.is_training
-      ? "…"
-      : skipped.size > 0 ? "Nothing is left but what you skipped: reload the page to see it." : "Nothing is left to look at.";
+    $("status").textContent = session.is_training ? "…" : (session.failure ?? "Nothing is left to look at.");
     if (session.is_training) setTimeout(refresh, 30);
     return;
   }
-  for (const item of open.slice(0, 8)) new Image().src = address(item.image, false);
+  for (const item of session.items.slice(0, 8)) new Image().src = address(item.image, false);
   if (isSame) return;
-  $("status").textContent = "";
+  $("status").textContent = session.failure ?? "";
+  isSeen = false;
+  $("picture").removeAttribute("src");
   $("picture").src = address(current.image, false);
+  // Buttons that are replaced lose the focus, and the next key must not press one that stays.
+  if ($("item").contains(document.activeElement)) $("item").focus();
   $("picture").alt = `photograph ${current.file}`;
   $("file").textContent = current.file;
-  $("why").textContent = current.why === null ? "You took back what you decided." : words[current.why.is](current);
+  $("why").textContent = words[current.why.is](current);
   const given = current.class;
   $("given").textContent = given === null ? "It has no class yet." : "";
   const choices = [];
@@ -105,7 +108,8 @@ async function showNearest(item, names) {
   $("nearest").replaceChildren();
   for (const name of item.suggestions.length > 0 ? names : []) {
     const images = await send(`/v1/images/${item.image}/nearest?class=${encodeURIComponent(name)}`).catch(() => []);
-    if (item !== current || images.length === 0) return;
+    if (item !== current) return;
+    if (images.length === 0) continue;
     $("nearest").append(element("div", { className: "class" }, "Most like it of ", element("bdi", { textContent: name }),
       element("div", {}, ...images.map((image) => element("img", { src: address(image, true), alt: name })))));
   }
@@ -124,66 +128,85 @@ async function refresh() {
   }
 }
 
-// One after the other: a key that is held down must not decide about what is not on the screen yet.
+// One after the other. Whether it was done.
 async function act(path, body) {
-  if (isBusy) return;
+  if (isBusy) return false;
   isBusy = true;
   try {
-    const answer = await send(path, body);
+    const answer = await send(path, { session: session.session, ...body });
     current = null;
     take(answer);
     if (session.is_training) setTimeout(refresh, 300);
+    return true;
   } catch (error) {
     if (error.status === 409) {
       current = null;
       await refresh();
     }
     $("status").textContent = error.message;
+    return false;
   } finally {
     isBusy = false;
   }
 }
 
-function decide(answer) {
-  if (current === null) return;
-  $("class").value = "";
-  act("/v1/decide", { image: current.image, version: current.version, answer });
+async function decide(answer) {
+  const isAllowed = isSeen || answer === "exclude";
+  if (current === null || !isAllowed) return;
+  const { image, version } = current;
+  if (await act("/v1/decide", { image, version, answer })) $("class").value = "";
 }
 
 function skip() {
-  if (current === null) return;
-  skipped.add(current.image);
-  current = null;
-  show();
+  if (current !== null) act("/v1/skip", { image: current.image });
 }
 
-async function undo() {
-  skipped.clear();
-  await act("/v1/undo", {});
+function undo() {
+  act("/v1/undo", { decided: session.progress.decided });
 }
 
-let shownMany = [];
+// The class that the grid is of, and its images.
+let many = { name: null, images: [] };
 
 function showMany() {
   $("many").hidden = session.task !== "label" || session.classes.length < 2;
   const before = $("of").value;
+  if (session.classes.length === $("of").options.length) return;
   $("of").replaceChildren(...session.classes.map((name) => element("option", { value: name, textContent: name })));
   if (session.classes.includes(before)) $("of").value = before;
 }
 
 async function loadMany() {
   const name = $("of").value;
-  shownMany = await send(`/v1/confident?class=${encodeURIComponent(name)}`);
-  $("grid").replaceChildren(...shownMany.map(({ image }, place) =>
-    element("label", {}, element("input", { type: "checkbox", checked: true, ariaLabel: `${name}, ${place + 1}` }),
-      element("img", { src: address(image, true), alt: "" }))));
+  many = { name, images: [] };
+  $("grid").replaceChildren();
+  tellMany();
+  let images;
+  try {
+    images = await send(`/v1/confident?class=${encodeURIComponent(name)}`);
+  } catch (error) {
+    $("status").textContent = error.message;
+    return;
+  }
+  if (name !== $("of").value) return;
+  many = { name, images };
+  $("grid").replaceChildren(...images.map(({ image }, place) => {
+    const box = element("input", { type: "checkbox", disabled: true, ariaLabel: `${name}, ${place + 1}` });
+    const picture = element("img", { src: address(image, true), alt: "" });
+    // What nobody can see is not confirmed.
+    picture.addEventListener("load", () => {
+      Object.assign(box, { disabled: false, checked: true });
+      tellMany();
+    });
+    return element("label", {}, box, picture);
+  }));
   tellMany();
 }
 
 function tellMany() {
   const n = $("grid").querySelectorAll("input:checked").length;
   $("confirm").disabled = n === 0;
-  $("confirm").textContent = shownMany.length === 0 ? `It is sure of no ${$("of").value} yet` : `These ${n} are ${$("of").value}`;
+  $("confirm").textContent = many.images.length === 0 ? `It is sure of no ${many.name} yet` : `These ${n} are ${many.name}`;
 }
 
 $("many").addEventListener("toggle", () => $("many").open && loadMany());
@@ -191,9 +214,8 @@ $("of").addEventListener("change", loadMany);
 $("grid").addEventListener("change", tellMany);
 $("confirm").addEventListener("click", async () => {
   const boxes = [...$("grid").querySelectorAll("input")];
-  const images = shownMany.filter((_, place) => boxes[place].checked);
-  await act("/v1/decide-many", { class: $("of").value, images });
-  await loadMany();
+  const images = many.images.filter((_, place) => boxes[place].checked);
+  if (await act("/v1/decide-many", { class: many.name, images })) await loadMany();
 });
 $("other").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -205,9 +227,19 @@ $("exclude").addEventListener("click", () => decide("exclude"));
 $("skip").addEventListener("click", skip);
 $("undo").addEventListener("click", undo);
 
+$("picture").addEventListener("load", () => { isSeen = true; });
+$("picture").addEventListener("error", () => {
+  if (current !== null) $("status").textContent = "This photograph cannot be read any more: leave it out or skip it.";
+});
+
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
-  const { target, key } = event;
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  const { target } = event;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (event.repeat) {
+    if (target.matches("button")) event.preventDefault();
+    return;
+  }
   if (key === "Escape") target.blur?.();
   if (target.matches("input, select, summary, #many *")) return;
   // Enter and the space bar belong to what has the focus.
