@@ -566,13 +566,13 @@ pub(crate) fn answer_of_example(address: &str, photograph: &Path) -> Option<Stri
 }
 
 /// Answers questions on the page of `luthier label` or `luthier review` by keyboard, until `n` are answered or none is left;
-/// how long it took each time until the next was on the screen. `truth` tells the class of a file. Screenshots go to
-/// `$LUTHIER_TEST_SCREENSHOTS`.
+/// how long it took each time until the next was on the screen. Then many are confirmed at once, all but one of those that the
+/// page shows: how many. `truth` tells the class of a file. Screenshots go to `$LUTHIER_TEST_SCREENSHOTS`.
 pub(crate) fn answer_questions(
     address: &str,
     n: usize,
     truth: &dyn Fn(&str) -> String,
-) -> Option<Vec<std::time::Duration>> {
+) -> Option<(Vec<std::time::Duration>, usize)> {
     let mut browser = Browser::start()?;
     browser.resize(1_280);
     browser.open_address(address);
@@ -628,8 +628,36 @@ pub(crate) fn answer_questions(
         }
     }
     check_names(&mut browser, 1);
+    browser.click("#many summary");
+    let is_loaded = "(document.querySelectorAll('#grid input').length > 0
+        ? !document.querySelector('#grid input:disabled') : document.getElementById('confirm').textContent.startsWith('It is'))";
+    let n_classes = browser.number("document.getElementById('of').options.length") as usize;
+    let checked = "document.querySelectorAll('#grid input:checked').length";
+    for place in 0..n_classes {
+        browser.value(&format!(
+            "(() => {{ const of = document.getElementById('of'); of.selectedIndex = {place};
+               document.getElementById('grid').replaceChildren(); document.getElementById('confirm').textContent = '';
+               of.dispatchEvent(new Event('change')); return 0; }})()"
+        ));
+        wait(&mut browser, is_loaded);
+        if browser.number(checked) > 1.0 {
+            break;
+        }
+    }
+    let n_shown = browser.number(checked) as usize;
+    assert!(n_shown > 1, "the model is sure of some");
+    check_names(&mut browser, n_shown);
+    browser.click("#grid input");
+    assert_eq!(browser.number(checked) as usize, n_shown - 1);
+    let told = browser.words("document.getElementById('confirm').textContent");
+    assert!(told.starts_with(&format!("These {} are ", n_shown - 1)), "{told}");
+    browser.click("#confirm");
+    wait(
+        &mut browser,
+        &format!("session.progress.decided === {}", taken.len() - 1 + n_shown - 1),
+    );
     check_console(&browser, None);
-    Some(taken)
+    Some((taken, n_shown - 1))
 }
 
 /// Waits until a JavaScript expression is true.

@@ -532,11 +532,6 @@ mod tests {
                     .map(|(image, class, _)| session.classes()[class] == truth[image])
                     .collect();
                 assert_eq!(rest.len(), truth.len() - 150);
-                let expected = session
-                    .predictions()
-                    .map(|(_, _, probability)| probability)
-                    .sum::<f64>();
-                println!("expected {:.3}", expected / rest.len() as f64);
                 accuracies.push(rest.iter().filter(|&&right| right).count() as f64 / rest.len() as f64);
             }
         }

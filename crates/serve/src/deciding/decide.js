@@ -165,8 +165,8 @@ function undo() {
   act("/v1/undo", { decided: session.progress.decided });
 }
 
-// The class that the grid is of, and its images.
-let many = { name: null, images: [] };
+// The class that the grid is of, and its images once they are known.
+let many = { name: null, images: null };
 
 function showMany() {
   $("many").hidden = session.task !== "label" || session.classes.length < 2;
@@ -178,7 +178,7 @@ function showMany() {
 
 async function loadMany() {
   const name = $("of").value;
-  many = { name, images: [] };
+  many = { name, images: null };
   $("grid").replaceChildren();
   tellMany();
   let images;
@@ -206,7 +206,8 @@ async function loadMany() {
 function tellMany() {
   const n = $("grid").querySelectorAll("input:checked").length;
   $("confirm").disabled = n === 0;
-  $("confirm").textContent = many.images.length === 0 ? `It is sure of no ${many.name} yet` : `These ${n} are ${many.name}`;
+  if (many.images === null) $("confirm").textContent = "…";
+  else $("confirm").textContent = many.images.length === 0 ? `It is sure of no ${many.name} yet` : `These ${n} are ${many.name}`;
 }
 
 $("many").addEventListener("toggle", () => $("many").open && loadMany());
