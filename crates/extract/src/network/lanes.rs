@@ -71,14 +71,17 @@ impl Lanes {
         let (send, receive) = sync_channel(2 * self.n_lanes);
         pool.in_place_scope(|scope| {
             for _ in 0..self.n_lanes {
-                let lane = Lane {
-                    batch: self.batch,
+                let mut lane = Lane {
+                    pixels: vec![0; self.batch * network.size().bytes()],
                     network: network.share(),
                     poolings,
                     send: send.clone(),
                 };
                 let (read, places) = (&read, Places::new(&next, n, observer));
-                scope.spawn(move |_| report(&lane.send, lane.run(places, read)));
+                scope.spawn(move |_| {
+                    let outcome = lane.run(places, read);
+                    report(&lane.send, outcome);
+                });
             }
             drop(send);
             for outcome in receive {
@@ -109,7 +112,8 @@ impl fmt::Display for Lanes {
 }
 
 struct Lane<'a, T> {
-    batch: usize,
+    /// Of a batch.
+    pixels: Vec<u8>,
     network: Network,
     poolings: &'a [Pooling],
     send: Finished<T>,
@@ -117,18 +121,19 @@ struct Lane<'a, T> {
 
 impl<T> Lane<'_, T> {
     fn run(
-        &self,
+        &mut self,
         places: impl Iterator<Item = usize>,
         read: &impl Fn(usize, &mut Preprocess) -> Result<Prepared<T>>,
     ) -> std::result::Result<(), Stop> {
         let size = self.network.size();
+        let batch = self.pixels.len() / size.bytes();
         let mut preprocess = Preprocess::new(size);
         let mut batches = Batches::new(size.bytes(), self.poolings.len());
         for place in places {
             if let Some(done) = batches.push(place, read(place, &mut preprocess)?) {
                 hand_on(&self.send, done)?;
             }
-            while batches.n_views() >= self.batch {
+            while batches.n_views() >= batch {
                 self.run_batch(&mut batches)?;
             }
         }
@@ -140,17 +145,15 @@ impl<T> Lane<'_, T> {
 
     /// Takes up to a batch of views through the network, and hands on the images that are
     /// complete then.
-    fn run_batch(&self, batches: &mut Batches<T>) -> std::result::Result<(), Stop> {
-        let size = self.network.size();
+    fn run_batch(&mut self, batches: &mut Batches<T>) -> std::result::Result<(), Stop> {
+        let n = batches.take(&mut self.pixels);
         // The shape is always the same, so that an image's features do not depend on its
         // neighbours. Features of integers do not anyway.
-        let n = match self.network.is_int8() {
-            true => self.batch.min(batches.n_views()),
-            false => self.batch,
+        let pixels = match self.network.is_int8() {
+            true => &self.pixels[..n * self.network.size().bytes()],
+            false => &self.pixels,
         };
-        let mut pixels = vec![0; n * size.bytes()];
-        let n = batches.take(&mut pixels);
-        let features = self.network.forward(&pixels, self.poolings)?;
+        let features = self.network.forward(pixels, self.poolings)?;
         batches.complete(&features[..n * self.poolings.len() * WIDTH], &self.send)
     }
 }
