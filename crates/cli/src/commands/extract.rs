@@ -1,11 +1,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
-use luthier_extract::{ImageFiles, Layout};
+use luthier_extract::Layout;
 
-use super::{configure, note_faster_precision, open_cache, warn_of_skipped, with_engine};
+use super::{
+    check_views_are_named, configure, note_faster_precision, open_cache, warn_of_skipped, with_engine, without_classes,
+};
 use crate::problem::Problem;
 use crate::settings::{CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
@@ -66,21 +68,13 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         ..Settings::default()
     };
     let (pipeline, mut data) = configure(&settings)?;
-    if pipeline.views.is_some() {
-        bail!(
-            Problem::usage("--views auto without training")
-                .hint("`luthier pipeline --views auto` says which view is best: name it, with --views and --pooling")
-        );
-    }
+    check_views_are_named(&pipeline)?;
     data.source.layout = match data.source.layout {
         Layout::Classes(folder) if !unlabelled && folder.is_dir() => Layout::of_folder(folder, &data.source.exclude)?,
         layout if !unlabelled => layout,
-        // What the settings say of classes does not count.
-        Layout::Classes(folder) | Layout::Table { folder, .. } => Layout::Unlabelled(ImageFiles::Below(folder)),
-        Layout::Named { images, .. } | Layout::Unlabelled(images) => Layout::Unlabelled(images),
-        Layout::Split { .. } => {
-            bail!(Problem::usage("--unlabelled with a folder to train on and one for the test").hint("name one FOLDER"))
-        }
+        layout => without_classes(layout).ok_or_else(|| {
+            Problem::usage("--unlabelled with a folder to train on and one for the test").hint("name one FOLDER")
+        })?,
     };
     let cache = open_cache(&settings)?;
     let summary = with_engine(&cache, progress, |engine| engine.extract(&pipeline, &data, &output_dir))?;

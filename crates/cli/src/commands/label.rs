@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 use luthier::{Data, Engine, Pipeline, Task};
-use luthier_extract::{ImageFiles, Layout};
 use luthier_serve::{DecidePage, decide};
 
-use super::{configure, open_cache, with_engine};
+use super::{check_views_are_named, configure, open_cache, with_engine, without_classes};
 use crate::problem::Problem;
 use crate::settings::{
     CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings, default_decisions,
@@ -26,7 +25,15 @@ use crate::terminal::Progress;
   luthier pipeline --data-dir photos --labels decisions.csv      trains on what was labelled")]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    page: PageArguments,
+    session: SessionArguments,
+}
+
+/// What `label` and `review` are told alike.
+#[derive(Args)]
+pub(crate) struct SessionArguments {
+    /// Address of this machine, and port; port 0 takes any that is free
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+    listen: SocketAddr,
     #[command(flatten)]
     data: DataSettings,
     #[command(flatten)]
@@ -39,38 +46,35 @@ pub(crate) struct Arguments {
     cache: CacheSettings,
 }
 
-/// Where the page is.
-#[derive(Args)]
-pub(crate) struct PageArguments {
-    /// Address of this machine, and port; port 0 takes any that is free
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
-    listen: SocketAddr,
+impl SessionArguments {
+    /// Where the page is to be, and the settings.
+    pub(super) fn into_parts(self) -> (SocketAddr, Settings) {
+        let SessionArguments {
+            listen,
+            data,
+            extract,
+            network,
+            seed,
+            cache,
+        } = self;
+        let settings = Settings {
+            data,
+            extract,
+            network,
+            seed,
+            cache,
+            ..Settings::default()
+        };
+        (listen, settings)
+    }
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
-    let Arguments {
-        page,
-        data,
-        extract,
-        network,
-        seed,
-        cache,
-    } = arguments;
-    let settings = Settings {
-        data,
-        extract,
-        network,
-        seed,
-        cache,
-        ..Settings::default()
-    };
+    let (listen, settings) = arguments.session.into_parts();
     let (pipeline, mut data) = configure(&settings)?;
     // What folders and tables say of classes does not count: `luthier review` looks at those.
-    data.source.layout = match data.source.layout {
-        Layout::Classes(folder) | Layout::Table { folder, .. } => Layout::Unlabelled(ImageFiles::Below(folder)),
-        Layout::Named { images, .. } | Layout::Unlabelled(images) => Layout::Unlabelled(images),
-        Layout::Split { .. } => bail!(Problem::usage("two folders, expected one FOLDER of photographs")),
-    };
+    let unlabelled = without_classes(data.source.layout);
+    data.source.layout = unlabelled.ok_or_else(|| Problem::usage("two folders, expected one FOLDER of photographs"))?;
     let decisions = data.source.decisions.clone().unwrap_or_else(default_decisions);
     let table = decisions.with_extension("csv");
     if table == decisions || (table.exists() && !decisions.exists()) {
@@ -82,7 +86,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     }
     open_page(
         Task::Label,
-        &page,
+        listen,
         &settings,
         (&pipeline, &data),
         (&decisions, Some(table)),
@@ -93,19 +97,14 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
 /// Embeds the images, and has people decide about them on a page.
 pub(super) fn open_page(
     task: Task,
-    page: &PageArguments,
+    listen: SocketAddr,
     settings: &Settings,
     (pipeline, data): (&Pipeline, &Data),
     (decisions, table): (&Path, Option<PathBuf>),
     progress: &Progress,
 ) -> Result<ExitCode> {
-    if pipeline.views.is_some() {
-        bail!(
-            Problem::usage("--views auto without training")
-                .hint("`luthier pipeline --views auto` says which view is best: name it, with --views and --pooling")
-        );
-    }
-    let page = DecidePage::bind(page.listen)?;
+    check_views_are_named(pipeline)?;
+    let page = DecidePage::bind(listen)?;
     let cache = open_cache(settings)?;
     let engine = |engine: &Engine<'_>| engine.session(pipeline, data, task, decisions);
     let (session, skipped) = with_engine(&cache, progress, engine)?;

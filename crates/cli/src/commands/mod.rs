@@ -31,10 +31,11 @@ use luthier::{Data, Engine, Pipeline, Plan, StageReport, Status};
 use luthier_artifact::file_names;
 use luthier_cache::Cache;
 use luthier_eval::{DuplicatesConfig, NeighboursConfig, Skipped, SuspectsConfig};
-use luthier_extract::{Precision, WeightsStore};
+use luthier_extract::{ImageFiles, Layout, Precision, WeightsStore};
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use crate::problem::Problem;
 use crate::settings::Settings;
 use crate::terminal::Progress;
 
@@ -158,6 +159,25 @@ pub(crate) fn configure(settings: &Settings) -> Result<(Pipeline, Data)> {
         n_threads: settings.n_threads(),
     };
     Ok((pipeline, data))
+}
+
+/// Refuses a choice of views where nothing is trained that could tell which is best.
+pub(crate) fn check_views_are_named(pipeline: &Pipeline) -> Result<()> {
+    match pipeline.views {
+        None => Ok(()),
+        Some(_) => Err(Problem::usage("--views auto without training")
+            .hint("`luthier pipeline --views auto` says which view is best: name it, with --views and --pooling")
+            .into()),
+    }
+}
+
+/// The same images, whatever the settings say of their classes. `None` if they are in two folders.
+pub(crate) fn without_classes(layout: Layout) -> Option<Layout> {
+    match layout {
+        Layout::Classes(folder) | Layout::Table { folder, .. } => Some(Layout::Unlabelled(ImageFiles::Below(folder))),
+        Layout::Named { images, .. } | Layout::Unlabelled(images) => Some(Layout::Unlabelled(images)),
+        Layout::Split { .. } => None,
+    }
 }
 
 /// Opens the cache that the settings name.

@@ -5,10 +5,8 @@ use clap::Args;
 use luthier::Task;
 
 use super::configure;
-use super::label::{PageArguments, open_page};
-use crate::settings::{
-    CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings, default_decisions,
-};
+use super::label::{SessionArguments, open_page};
+use crate::settings::default_decisions;
 use crate::terminal::Progress;
 
 /// Look at the labels that are probably wrong: a page shows them, the most suspicious first
@@ -23,43 +21,18 @@ use crate::terminal::Progress;
   luthier relabel photos --apply      moves the files into the folders of their decided classes")]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    page: PageArguments,
-    #[command(flatten)]
-    data: DataSettings,
-    #[command(flatten)]
-    extract: ExtractSettings,
-    #[command(flatten)]
-    network: NetworkSettings,
-    #[command(flatten)]
-    seed: SeedSettings,
-    #[command(flatten)]
-    cache: CacheSettings,
+    session: SessionArguments,
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
-    let Arguments {
-        page,
-        data,
-        extract,
-        network,
-        seed,
-        cache,
-    } = arguments;
-    let settings = Settings {
-        data,
-        extract,
-        network,
-        seed,
-        cache,
-        ..Settings::default()
-    };
+    let (listen, settings) = arguments.session.into_parts();
     let (pipeline, mut data) = configure(&settings)?;
     let decisions = data.source.decisions.clone().unwrap_or_else(default_decisions);
     // The first answer makes the file.
     data.source.decisions = data.source.decisions.filter(|path| path.exists());
     open_page(
         Task::Review,
-        &page,
+        listen,
         &settings,
         (&pipeline, &data),
         (&decisions, None),

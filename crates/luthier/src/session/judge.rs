@@ -305,7 +305,7 @@ impl Pool {
         Ok(judged)
     }
 
-    /// The images of each of these classes that look most like an image, the nearest first.
+    /// The images of a class that look most like an image, the nearest first.
     pub(super) fn nearest(&self, row: usize, labels: &[Option<usize>], class: usize, n: usize) -> Vec<usize> {
         let mut rows: Vec<(f64, usize)> = (0..labels.len())
             .filter(|&other| other != row && labels[other] == Some(class))

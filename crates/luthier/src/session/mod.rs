@@ -1,7 +1,7 @@
 //! People decide about images, one by one, and a model that learns from it says which is next.
 //!
 //! A [`Session`] has all images with their features in memory. A decision is in the file of decisions before it counts.
-//! [`Session::judge`] trains a model on what is decided: a copy of the state goes in, so that decisions can go on meanwhile.
+//! [`Snapshot::judge`] trains a model on a copy of what is decided, so that decisions can go on meanwhile.
 
 mod judge;
 
