@@ -120,7 +120,7 @@ def features(kit: Kit) -> Iterator[Row]:
         if cells[0] != "kernels":
             kernels, precision, cosine, difference = cells
             yield f"untrained features, {kernels}, {precision}", cosine, f"1 − cosine, worst; largest difference {difference}"
-    for precision, batch, bits, cosine in _rows(kit, "features_on_cuda_by_the_size_of_the_batch")[1:]:
+    for precision, batch, bits, cosine in _rows(kit, "features_on_cuda_by_the_size_of_the_batch"):
         yield f"{batch} beside 128, {precision}", bits, f"1 − cosine {cosine}"
     _rows(kit, "memory_that_runs_out_on_cuda_halves_the_batch")
     yield "out of memory, in the library", "survived", "all but 512 MiB of the GPU taken, 512 images a batch"
