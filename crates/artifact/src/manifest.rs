@@ -48,7 +48,7 @@ pub struct ManifestEntry {
 }
 
 /// Every image file of a data set, ordered by split and file name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
     /// The class names in label order: sorted by Unicode code point.
     pub classes: Vec<String>,

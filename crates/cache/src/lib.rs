@@ -153,7 +153,7 @@ use luthier_artifact::{
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use objects::Objects;
 use run::Run;
-pub use run::{Reuse, RunStage, RunState};
+pub use run::{FinishedRun, Reuse, RunStage, RunState};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
@@ -512,20 +512,31 @@ impl Cache {
         })
     }
 
+    /// The finished runs of a project that the cache still knows, the oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the index fails.
+    pub fn finished_runs(&self, project: &str) -> Result<Vec<FinishedRun>> {
+        let finished = |runs: Vec<Run>| -> Vec<FinishedRun> {
+            let of_project = runs
+                .into_iter()
+                .filter(|run| run.project == project && run.state == RunState::Finished);
+            let finished = of_project.map(|Run { id, time, stages, .. }| FinishedRun { id, time, stages });
+            finished.collect()
+        };
+        match finished(self.index.runs()?) {
+            none if none.is_empty() => Ok(finished(self.ask_below(Index::runs)?)),
+            found => Ok(found),
+        }
+    }
+
     /// The keys of a project's last finished run; empty if there was none.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn last_run(&self, project: &str) -> Result<Vec<RunStage>> {
-        let last = |runs: Vec<Run>| {
-            runs.into_iter()
-                .rfind(|run| run.project == project && run.state == RunState::Finished)
-        };
-        let run = match last(self.index.runs()?) {
-            None => last(self.ask_below(Index::runs)?),
-            found => found,
-        };
-        Ok(run.map(|run| run.stages).unwrap_or_default())
+        let last = self.finished_runs(project)?.pop();
+        Ok(last.map(|run| run.stages).unwrap_or_default())
     }
 
     /// The digests that the files' bytes had when the files had these stats, in the order of

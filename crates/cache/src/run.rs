@@ -33,6 +33,17 @@ pub enum RunState {
     Finished,
 }
 
+/// A run of a project that came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinishedRun {
+    /// A number that no other run of this cache has. Later runs have larger ones.
+    pub id: i64,
+    /// When it was last used, in seconds since 1970.
+    pub time: u64,
+    /// The keys that it used, in the order of the stages.
+    pub stages: Vec<RunStage>,
+}
+
 /// A run of a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Run {

@@ -177,23 +177,13 @@ impl Model {
         }
     }
 
-    /// The first `count` principal components of each row of `features`, `[n, d]`, or all of them if there are fewer:
-    /// `[n, count]`.
-    ///
-    /// # Errors
-    /// Those of [`scores`](Self::scores).
-    pub fn project(&self, features: impl ReadRows<Feature = f32>, count: usize) -> Result<Array2<f64>> {
-        self.projector(count).project(features)
-    }
-
-    /// What gives the first `count` components, or all of them if there are fewer.
-    fn projector(&self, count: usize) -> Projector {
-        let count = count.min(self.pca_components.nrows());
+    /// What gives the principal components of features.
+    fn projector(&self) -> Projector {
         Projector {
             mean: self.scaler_mean.mapv(f64::from),
             scale: self.scaler_scale.mapv(f64::from),
             pca_mean: self.pca_mean.mapv(f64::from),
-            components: self.pca_components.slice(s![..count, ..]).mapv(f64::from),
+            components: self.pca_components.mapv(f64::from),
         }
     }
 
@@ -201,7 +191,7 @@ impl Model {
     pub fn distance_meter(&self) -> Option<DistanceMeter<'_>> {
         let distance = self.distance.as_ref()?;
         Some(DistanceMeter {
-            projector: self.projector(self.pca_components.nrows()),
+            projector: self.projector(),
             whitening: distance.whitening.mapv(f64::from),
             distance,
         })

@@ -105,6 +105,8 @@ fn way_out_of_library(error: &luthier::Error) -> Option<String> {
         Error::NothingToEvaluate => {
             "leave --c out, so that cross-validation holds images out; or keep some for the test"
         }
+        Error::NoSuchRun { .. } => "luthier runs lists them",
+        Error::RunIsGone { .. } => "run the pipeline again with that run's settings",
         Error::NotFinite { .. } => {
             "extract with --precision fp32, whose numbers are larger than those of fp16; or mend the .npy file"
         }

@@ -16,7 +16,16 @@ const SCHEMA: &str = "luthier-report/1";
 pub struct ReportedRun {
     confidence: f64,
     classes: Vec<String>,
+    #[serde(default)]
+    facts: Vec<ReportedFact>,
     predictions: Vec<ReportedPrediction>,
+}
+
+/// What a report says of how it was made, for example `Views` and `squash`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct ReportedFact {
+    name: String,
+    value: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -70,6 +79,10 @@ impl ReportedRun {
             )),
             None => Ok(run),
         }
+    }
+
+    fn fact(&self, name: &str) -> Option<&String> {
+        self.facts.iter().find(|fact| fact.name == name).map(|fact| &fact.value)
     }
 
     fn label(&self, class: &str) -> usize {
@@ -129,6 +142,8 @@ pub struct Comparison {
     pub newly_right: Vec<Flip>,
     /// The images of both runs that are not labelled with the same classes; figures count the labels in common.
     pub relabelled: Vec<Relabelled>,
+    /// What the reports say of how they were made, where it differs.
+    pub facts: Vec<FactChange>,
     /// What only the baseline has.
     pub baseline: Side,
     /// What only the candidate has.
@@ -205,6 +220,17 @@ pub struct Relabelled {
     pub baseline: Vec<String>,
     /// The candidate's.
     pub candidate: Vec<String>,
+}
+
+/// Something that two reports say of how they were made; `None` where one says nothing of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FactChange {
+    /// What it is about, for example `Regularization`.
+    pub name: String,
+    /// What the baseline's report says.
+    pub baseline: Option<String>,
+    /// What the candidate's report says.
+    pub candidate: Option<String>,
 }
 
 /// What a comparison leaves out of one of its runs.
@@ -338,7 +364,17 @@ impl Comparison {
         most_confident_first(&mut newly_wrong, |flip| flip.candidate.probability);
         most_confident_first(&mut newly_right, |flip| flip.baseline.probability);
         let mcnemar = McNemar::exact(newly_wrong.len() as u64, newly_right.len() as u64);
+        let names = baseline.facts.iter().map(|fact| &fact.name);
+        let new_names = candidate.facts.iter().map(|fact| &fact.name);
+        let facts = names
+            .chain(new_names.filter(|name| baseline.fact(name).is_none()))
+            .map(|name| FactChange {
+                name: name.clone(),
+                baseline: baseline.fact(name).cloned(),
+                candidate: candidate.fact(name).cloned(),
+            });
         Ok(Comparison {
+            facts: facts.filter(|fact| fact.baseline != fact.candidate).collect(),
             n: common.len(),
             confidence: candidate.confidence,
             verdict: mcnemar.verdict(candidate.confidence),

@@ -304,6 +304,20 @@ impl Evaluation {
         }
     }
 
+    /// At most `most` of the rows, ascending: the most confident mistakes, but no more than half of them if others can be had,
+    /// and rows that were predicted rightly, spread evenly over them.
+    pub fn sample(&self, most: usize) -> Vec<usize> {
+        let (right, mut wrong): (Vec<usize>, Vec<usize>) = (0..self.n).partition(|&row| self.rows[row].is_correct());
+        let confidence = |row: &usize| self.rows[*row].predicted_probability();
+        wrong.sort_by(|a, b| confidence(b).total_cmp(&confidence(a)).then(a.cmp(b)));
+        wrong.truncate(most - right.len().min(most / 2));
+        let n = right.len().min(most - wrong.len());
+        let mut rows: Vec<usize> = (0..n).map(|place| right[place * right.len() / n]).collect();
+        rows.extend(wrong);
+        rows.sort_unstable();
+        rows
+    }
+
     /// The number of images whose predicted class is the true one.
     pub fn n_correct(&self) -> usize {
         self.rows.iter().filter(|row| row.is_correct()).count()

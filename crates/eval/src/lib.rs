@@ -16,16 +16,19 @@ mod metrics;
 mod reliability;
 mod report;
 
-pub use comparison::{Answer, Change, ClassChange, Comparison, Flip, McNemar, Relabelled, ReportedRun, Side, Verdict};
+pub use comparison::{
+    Answer, Change, ClassChange, Comparison, FactChange, Flip, McNemar, Relabelled, ReportedRun, Side, Verdict,
+};
 pub use error::{Error, Result};
 pub use evaluate::{EvaluateConfig, EvaluatedImage, Evaluation, HeldOutFigures, Predictions};
 pub use findings::{
-    Asked, Duplicates, DuplicatesConfig, Findings, HeldOutImages, ImageRef, Likeness, LookAlikeGroup, LookAlikes,
-    NearestImages, Neighbour, Neighbours, NeighboursConfig, Scatter, Suspect, Suspects, SuspectsConfig, normalize,
+    Duplicates, DuplicatesConfig, Findings, HeldOutImages, ImageMap, ImageRef, Likeness, LookAlikeGroup, LookAlikes,
+    MapConfig, NearestImages, Neighbour, Neighbours, NeighboursConfig, Suspect, Suspects, SuspectsConfig, normalize,
 };
 pub use interval::{BOOTSTRAP_RESAMPLES, Estimate};
 pub use metrics::ClassMetrics;
 pub use reliability::{Reliability, ReliabilityBin};
 pub use report::{
-    Context, CrossValidated, Images, REPORT_FILES, Skipped, StageTime, Thumbnail, Variance, Warning, write_report,
+    CheckedLabels, Context, CrossValidated, Images, REPORT_FILES, Skipped, StageTime, Thumbnail, Variance, Warning,
+    write_report,
 };

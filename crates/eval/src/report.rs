@@ -102,8 +102,12 @@ pub struct Context<'a> {
     pub test: Images<'a>,
     /// The images that were evaluated, one for each of the evaluation's rows.
     pub evaluated: Images<'a>,
+    /// The row of each of these in the table of its split.
+    pub evaluated_rows: &'a [usize],
     /// Whether train and test have folders of their own: decisions then name a file with its split.
     pub has_two_folders: bool,
+    /// What people found of labels that they looked at.
+    pub checked: CheckedLabels,
     /// The images left out.
     pub skipped: &'a [Skipped],
     /// Shown first.
@@ -121,6 +125,31 @@ pub struct Context<'a> {
     /// Gives the thumbnail of a file of a split as the bytes of a JPEG whose longer side has at most as many pixels as
     /// asked for, or `None` if there is none. It is called from several threads.
     pub thumbnail: &'a Thumbnail<'a>,
+    /// Gives the address of a file of a split as seen from the page, or `None` if it has none.
+    pub link: &'a dyn Fn(Split, &str) -> Option<String>,
+}
+
+/// How many labels people have looked at and judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CheckedLabels {
+    /// Those that they found right.
+    pub right: usize,
+    /// Those that they found wrong.
+    pub wrong: usize,
+}
+
+impl CheckedLabels {
+    /// For example `31 of 40 that people looked at were wrong (78 %)`; `None` if they have looked at none.
+    fn describe(&self) -> Option<String> {
+        let CheckedLabels { right, wrong } = *self;
+        let n = right + wrong;
+        let share = (n > 0).then(|| words::percent(wrong as f64 / n as f64))?;
+        Some(format!(
+            "{} of {} that people looked at were wrong ({share})",
+            words::count(wrong),
+            words::count(n)
+        ))
+    }
 }
 
 /// Makes thumbnails.

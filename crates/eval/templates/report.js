@@ -139,7 +139,8 @@ if (bar) {
       const state = of(key);
       const line = (verdict, name) => {
         const { image, file } = about;
-        lines.push(`${JSON.stringify({ image, file, verdict, class: name, time: new Date(time++).toISOString() })}\n`);
+        const was = verdict === "change" ? about.class : undefined;
+        lines.push(`${JSON.stringify({ image, file, verdict, class: name, was, time: new Date(time++).toISOString() })}\n`);
       };
       if (state.verdict) {
         line(state.verdict, { right: about.class, change: about.suggested }[state.verdict]);
@@ -157,10 +158,10 @@ if (bar) {
   show();
 }
 
-// The scatter plot: the image nearest to the pointer, or the next one in an arrow's direction, is described beside it.
-const scatter = document.getElementById("scatter");
-if (scatter) {
-  const svg = scatter.querySelector("svg");
+// The map: the image nearest to the pointer, or the next one in an arrow's direction, is described beside it.
+const map = document.getElementById("map");
+if (map) {
+  const svg = map.querySelector("svg");
   const classes = all(".point", svg);
   const rings = all(".wrong", svg);
   const highlight = document.getElementById("highlight");
@@ -216,10 +217,10 @@ if (scatter) {
     const [point, distance] = nearest(at.x, at.y, candidates());
     if (point && distance < 20) describe(point);
   });
-  scatter.tabIndex = 0;
-  scatter.setAttribute("role", "application");
-  scatter.setAttribute("aria-label", "Images by their first two components: arrow keys go from image to image");
-  scatter.addEventListener("keydown", (event) => {
+  map.tabIndex = 0;
+  map.setAttribute("role", "application");
+  map.setAttribute("aria-label", "Map of the images: arrow keys go from image to image");
+  map.addEventListener("keydown", (event) => {
     if (!(event.key in arrows)) return;
     event.preventDefault();
     const [right, down] = arrows[event.key];

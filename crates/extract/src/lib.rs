@@ -42,7 +42,7 @@ pub use network::weights::{NamedWeights, WeightsSource};
 pub use network::weights_store::WeightsStore;
 pub use pooling::Pooling;
 pub use scan::{
-    DataSource, Decided, DecisionLog, FoundImages, ImageFiles, Layout, PassedOver, Rehash, Scan, Verdict,
+    DataSource, Decided, DecisionLog, FoundImages, ImageFiles, Layout, NewDecision, PassedOver, Rehash, Scan, Verdict,
     decided_classes, find_images, images_below, scan,
 };
 pub use stage::{ExtractConfig, ExtractContext, Extraction, SkippedImages};

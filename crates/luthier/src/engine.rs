@@ -8,10 +8,10 @@ use std::time::SystemTime;
 use luthier_artifact::{
     Artifact as _, Content, Digest, ImageRows, Key, ManifestEntry, Observer, Split, file_names, folder_of,
 };
-use luthier_cache::Cache;
+use luthier_cache::{Cache, Reuse};
 use luthier_classify::{ChooseC, ClassifyConfig, HeldOutPredictions, Model};
-use luthier_eval::{DuplicatesConfig, EvaluateConfig, NeighboursConfig, Skipped, SuspectsConfig, Warning};
-use luthier_extract::{Layout, decided_classes};
+use luthier_eval::{DuplicatesConfig, EvaluateConfig, MapConfig, NeighboursConfig, Skipped, SuspectsConfig, Warning};
+use luthier_extract::{DataSource, Layout, decided_classes};
 use luthier_features::{FeaturesConfig, read_all};
 use ndarray::Array2;
 use serde::{Serialize, Serializer};
@@ -19,12 +19,13 @@ use serde::{Serialize, Serializer};
 use crate::estimate;
 use crate::export::{self, HELD_OUT_FILE, MODEL_FILE, PAGE_FILE, RowNames};
 use crate::features_folder::{self, FeaturesJson, ReadHashes, ReadTable, places};
+use crate::history::{EarlierRun, PastRun};
 use crate::pipeline::{self, Data, Made, OutputFolders, Pipeline};
 use crate::reason::Reasons;
 use crate::report;
 use crate::results::{Evaluated, Extracted, Found, StoredLookAlikes, Trained, load, open_table};
 use crate::runner::{Purpose, Runner, STAGES, StageReport, Status, VIEWS};
-use crate::session::{Session, SessionImage, Task};
+use crate::session::{Session, SessionFile, SessionImage, Task};
 use crate::views::JudgedViews;
 use crate::{Error, Result};
 
@@ -111,6 +112,16 @@ pub struct OutputPaths {
     pub report: PathBuf,
 }
 
+impl OutputPaths {
+    pub(crate) fn of(folders: &OutputFolders) -> Self {
+        OutputPaths {
+            features: folders.features.clone(),
+            model: folders.models.join(MODEL_FILE),
+            report: folders.reports.join(PAGE_FILE),
+        }
+    }
+}
+
 /// A path that is not UTF-8 has a name all the same.
 fn as_name<S: Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.serialize_str(&file_names::name_of(path))
@@ -179,6 +190,8 @@ pub struct JudgeConfig {
     pub suspects: SuspectsConfig,
     /// How nearest images are found.
     pub neighbours: NeighboursConfig,
+    /// How the map is drawn.
+    pub map: MapConfig,
 }
 
 impl Engine<'_> {
@@ -204,27 +217,12 @@ impl Engine<'_> {
         let model: Model = load(self.cache, &found.data.trained.model)?;
         let evaluation = found.figures.evaluation();
         let images = places(&scan.manifest, &extracted.skipped_images);
-        let figures = TestFigures {
-            accuracy: evaluation.accuracy.value,
-            macro_f1: evaluation.macro_f1.value,
-            n: evaluation.n,
-        };
+        let (test, held_out) = TestFigures::both(evaluation);
         Ok(PipelineSummary {
             images: ImageCounts::of(&extracted, scan.manifest.entries.len()),
-            test: (evaluation.split == Split::Test).then_some(figures),
-            held_out: match (evaluation.split, evaluation.held_out) {
-                (Split::Train, _) => Some(figures),
-                (Split::Test, held_out) => held_out.map(|held_out| TestFigures {
-                    accuracy: held_out.accuracy.value,
-                    macro_f1: held_out.macro_f1,
-                    n: held_out.n,
-                }),
-            },
-            outputs: OutputPaths {
-                features: outputs.features.clone(),
-                model: outputs.models.join(MODEL_FILE),
-                report: outputs.reports.join(PAGE_FILE),
-            },
+            test,
+            held_out,
+            outputs: OutputPaths::of(outputs),
             views: found.views,
             warnings: report::warnings(&model, images, found.data.look_alikes()),
             skipped: extracted.skipped_files,
@@ -280,6 +278,37 @@ impl Engine<'_> {
         })
     }
 
+    /// The runs of the pipeline that wrote to `out`, the oldest first, as far as the cache still knows them.
+    ///
+    /// # Errors
+    /// Those of the cache.
+    pub fn runs(&self, out: &Path) -> Result<Vec<EarlierRun>> {
+        let runs = PastRun::all(self.cache, &project(out)?)?;
+        let before = std::iter::once(None).chain(runs.iter().map(Some));
+        let described = runs
+            .iter()
+            .zip(before)
+            .map(|(run, before)| run.describe(before, self.cache));
+        described.collect()
+    }
+
+    /// Goes back to an earlier run: its features, its model and its report are written below `out` again. Now it is the
+    /// last run. `source` says where the images are; the report shows those that are still there.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRun`] if the cache knows no run of this number that wrote to `out`, [`Error::RunIsGone`] if it has lost some of its results.
+    pub fn restore(&self, source: &DataSource, number: i64, out: &Path) -> Result<OutputPaths> {
+        let project = project(out)?;
+        let runs = PastRun::all(self.cache, &project)?;
+        let Some(run) = runs.iter().find(|run| run.run.id == number) else {
+            let known = runs.iter().map(|run| run.run.id).collect();
+            return Err(Error::NoSuchRun { number, known });
+        };
+        let outputs = run.restore(self.cache, source, out)?;
+        self.cache.record_run(&project, &run.run.stages, Reuse::default())?;
+        Ok(outputs)
+    }
+
     /// Scans and extracts, and writes the features to a folder: of each split, or, of a data set without labels, of all
     /// images. Views are not chosen, but taken as the extract stage has them.
     ///
@@ -317,10 +346,18 @@ impl Engine<'_> {
         task: Task,
         decisions: &Path,
     ) -> Result<(Session, Vec<Skipped>)> {
-        let (images, features, skipped) = retry(|| {
+        let (images, features, look_alikes, skipped) = retry(|| {
             let mut runner = self.runner(folder_of(decisions), Purpose::Run)?;
             let (scan, manifest) = pipeline.scan(data, &mut runner)?;
             let extracted = pipeline.extract(Some(&pipeline.extract), data, &scan, manifest, &mut runner)?;
+            let look_alikes = match task {
+                Task::Label => Vec::new(),
+                Task::Review => {
+                    pipeline::duplicates(&pipeline.duplicates, extracted.images, &mut runner)?
+                        .found
+                        .groups
+                }
+            };
             let mut files: HashMap<Digest, Vec<&ManifestEntry>> = HashMap::new();
             for entry in &scan.manifest.entries {
                 if let Content::Digest(digest) = entry.content {
@@ -346,15 +383,19 @@ impl Engine<'_> {
                     else {
                         continue;
                     };
-                    let entry = entries[0];
-                    let class = decided.cloned().flatten();
+                    let class = |entry: &ManifestEntry| Some(entry.class.clone()).filter(|class| !class.is_empty());
+                    let is_checked = scan.decided.checked.binary_search(image).is_ok();
+                    let file = |entry: &&ManifestEntry| SessionFile {
+                        name: name(entry),
+                        path: data.source.path(entry),
+                        split: entry.split,
+                        class: class(entry),
+                    };
                     features.extend(row);
                     images.push(SessionImage {
                         digest: *image,
-                        names: names(entries),
-                        path: data.source.path(entry),
-                        is_checked: class.is_some() || scan.decided.checked.binary_search(image).is_ok(),
-                        class: class.or_else(|| Some(entry.class.clone()).filter(|class| !class.is_empty())),
+                        files: entries.iter().map(file).collect(),
+                        checked: (decided.cloned().flatten()).or_else(|| class(entries[0]).filter(|_| is_checked)),
                     });
                 }
             }
@@ -362,9 +403,9 @@ impl Engine<'_> {
             let width = features.len() / images.len().max(1);
             let features = Array2::from_shape_vec((images.len(), width), features);
             let features = features.expect("every row has the same width");
-            Ok((images, features, extracted.skipped_files))
+            Ok((images, features, look_alikes, extracted.skipped_files))
         })?;
-        Ok((Session::new(task, images, features, decisions)?, skipped))
+        Ok((Session::new(task, images, features, &look_alikes, decisions)?, skipped))
     }
 
     /// Trains on a folder of features, and writes the model to a folder. The result is the path of the model, and the
@@ -454,13 +495,15 @@ impl Engine<'_> {
                 &folder.json.decided.checked,
                 &mut runner,
             )?;
-            let neighbours = pipeline::neighbours(&config.neighbours, &data, &figures, &mut runner)?;
+            let neighbours = pipeline::neighbours(&config.neighbours, &data, &figures, suspects, &mut runner)?;
+            let map = pipeline::map(&config.map, &data, &figures, &mut runner)?;
             let found = Found {
                 views: None,
                 data,
                 figures,
                 suspects,
                 neighbours,
+                map,
             };
             let names = RowNames::read(&folder.json, folder.digest);
             let page = export::report(self.cache, reports, &found, &names, &runner.times()?, self.now)?;

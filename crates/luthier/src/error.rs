@@ -58,6 +58,20 @@ pub enum Error {
         /// The classes of the features.
         found: Vec<String>,
     },
+    /// A run that the cache does not know, or that wrote elsewhere.
+    #[error("no run {number}, {}", known_runs(known))]
+    NoSuchRun {
+        /// Its number.
+        number: i64,
+        /// The runs that there are.
+        known: Vec<i64>,
+    },
+    /// A run whose results the cache has not all kept.
+    #[error("run {number}: the cache has not kept all that it made")]
+    RunIsGone {
+        /// Its number.
+        number: i64,
+    },
     /// There are neither test images nor training images that were held out.
     #[error("nothing to evaluate the model by: there are no test images, and with a given C none are held out")]
     NothingToEvaluate,
@@ -286,6 +300,14 @@ impl Error {
     /// Whether the cache has lost something that can be made again.
     pub(crate) fn is_loss(&self) -> bool {
         matches!(self.cache(), Some(luthier_cache::Error::Lost { .. }))
+    }
+}
+
+fn known_runs(known: &[i64]) -> String {
+    match known {
+        [] => "and no other wrote here".to_owned(),
+        [only] => format!("expected {only}"),
+        [first, .., last] => format!("expected one of {} from {first} to {last}", known.len()),
     }
 }
 

@@ -32,6 +32,7 @@ mod error;
 mod estimate;
 mod export;
 mod features_folder;
+mod history;
 mod model_card;
 mod pipeline;
 mod predictor;
@@ -54,6 +55,7 @@ pub use engine::{
 pub use error::{Error, Result};
 pub use estimate::About;
 pub use export::MODEL_FILE;
+pub use history::EarlierRun;
 pub use model_card::{HeldOutCard, ModelCard};
 pub use pipeline::{Data, Pipeline, describe_c, describe_components};
 pub use predictor::{ClassProbability, Prediction, Predictor, PredictorConfig, UNKNOWN};
@@ -61,7 +63,9 @@ pub use reason::{Fate, ImageChange, ImageChanges, Reason, Reasons, RenamedClass,
 pub use relabel::relabel;
 pub use report::is_untrained;
 pub use runner::{STAGES, StageReport, Status, VIEWS};
-pub use session::{Answer, Item, Judgement, Progress, Session, SessionImage, Snapshot, Suggestion, Task, Why};
+pub use session::{
+    Answer, CopyOf, Item, Judgement, Progress, Session, SessionFile, SessionImage, Snapshot, Suggestion, Task, Why,
+};
 pub use sorter::{Sorter, Transfer};
 pub use training_images::{NearestImage, TrainingImages};
 pub use views::{JudgedView, JudgedViews, ViewsConfig};

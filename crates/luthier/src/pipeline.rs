@@ -11,11 +11,11 @@ use luthier_artifact::{Content, Digest, ExtractorInfo, FeatureRows, ImageRows, K
 use luthier_cache::Cache;
 use luthier_classify::{ChooseC, Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
 use luthier_eval::{
-    Asked, DuplicatesConfig, EvaluateConfig, Evaluation, HeldOutImages, LookAlikes, NeighboursConfig, Predictions,
-    Scatter, Suspect, Suspects, SuspectsConfig,
+    DuplicatesConfig, EvaluateConfig, Evaluation, HeldOutImages, LookAlikes, MapConfig, NeighboursConfig, Predictions,
+    Suspect, Suspects, SuspectsConfig,
 };
 use luthier_extract::{DataSource, ExtractConfig, ExtractContext, Rehash, Scan, SkippedImages, WeightsStore, scan};
-use luthier_features::{FeaturesConfig, Projection, Subset};
+use luthier_features::{FeaturesConfig, Projection};
 use ndarray::Array2;
 
 use crate::export::{self, RowNames};
@@ -45,6 +45,8 @@ pub struct Pipeline {
     pub suspects: SuspectsConfig,
     /// Features → nearest training images.
     pub neighbours: NeighboursConfig,
+    /// Features → a map of the evaluated images.
+    pub map: MapConfig,
     /// Where weights are kept.
     pub store: WeightsStore,
     /// How many threads the network uses; no result depends on it.
@@ -138,13 +140,15 @@ impl Pipeline {
         };
         let figures = evaluate(&self.evaluate, &evaluated, &file_of, runner)?;
         let suspects = suspects(&self.suspects, &evaluated, &figures, &scan.decided.checked, runner)?;
-        let neighbours = neighbours(&self.neighbours, &evaluated, &figures, runner)?;
+        let neighbours = neighbours(&self.neighbours, &evaluated, &figures, suspects, runner)?;
+        let map = map(&self.map, &evaluated, &figures, runner)?;
         let found = Found {
             views: views.judged,
             data: evaluated,
             figures,
             suspects,
             neighbours,
+            map,
         };
         if let Some(OutputFolders { reports, now, .. }) = outputs {
             export::report(cache, reports, &found, &names, &runner.times()?, *now)?;
@@ -404,17 +408,11 @@ pub(crate) fn evaluate(
         let held_out = HeldOut::load(cache, data)?;
         let test = open_table(cache, &data.test)?;
         check_match(&model, test.rows())?;
-        let (evaluation, scatter) = if test.rows().images.is_empty() {
+        let evaluation = if test.rows().images.is_empty() {
             let Some(held_out) = &held_out else {
                 return Err(Error::NothingToEvaluate);
             };
-            let train = open_table(cache, &data.train)?;
-            let rows = Subset {
-                rows: &train,
-                chosen: &held_out.rows,
-            };
-            let evaluation = config.run(Split::Train, &held_out.predictions(&model), None)?;
-            (evaluation, model.project(rows, 2)?)
+            config.run(Split::Train, &held_out.predictions(&model), None)?
         } else {
             let rows = test.rows();
             let scores = model.scores(&test);
@@ -428,24 +426,16 @@ pub(crate) fn evaluate(
                 uncalibrated: uncalibrated.view(),
             };
             let held_out = held_out.as_ref().map(|held_out| held_out.predictions(&model));
-            let evaluation = config.run(Split::Test, &predictions, held_out.as_ref())?;
-            (evaluation, model.project(&test, 2)?)
+            config.run(Split::Test, &predictions, held_out.as_ref())?
         };
-        Ok(vec![
-            ("evaluation", cache.put(&evaluation)?),
-            ("scatter", cache.put(&Scatter::new(scatter.view()))?),
-        ])
+        Ok(vec![("evaluation", cache.put(&evaluation)?)])
     })?;
     let digest = outputs.get("evaluation");
     let evaluation: Option<Evaluation> = match is_pending(&digest) {
         true => None,
         false => Some(load(cache, &digest)?),
     };
-    let figures = Figures {
-        digest,
-        scatter: outputs.get("scatter"),
-        evaluation,
-    };
+    let figures = Figures { digest, evaluation };
     runner.tell(|| {
         let Evaluation { accuracy, split, .. } = figures.evaluation();
         let of = if *split == Split::Train { ", held out" } else { "" };
@@ -493,50 +483,56 @@ pub(crate) fn suspects(
     Ok(suspects)
 }
 
-/// Features of both splits → the training images nearest to the mistakes.
+/// Features of both splits → the training images nearest to the mistakes and to the suspects.
 pub(crate) fn neighbours(
     config: &NeighboursConfig,
     data: &Evaluated,
     figures: &Figures,
+    suspects: Digest,
     runner: &mut Runner<'_>,
 ) -> Result<Digest> {
     let cache = runner.cache;
-    let (digest, split, asked) = match &figures.evaluation {
-        Some(evaluation) => {
-            let asked = asked(config, data, evaluation, cache)?;
-            let split = evaluation.split;
-            (NeighboursConfig::digest_of(split, &asked), split, asked)
+    let asked = match &figures.evaluation {
+        Some(evaluation) if !is_pending(&suspects) => {
+            let rows = data.evaluated_rows(evaluation, cache)?;
+            Some(config.asked(evaluation, &rows, &load(cache, &suspects)?))
         }
-        None => (pending(), Split::Test, Vec::new()),
+        _ => None,
     };
+    let digest = asked
+        .as_ref()
+        .map_or_else(pending, |asked| NeighboursConfig::digest_of(asked));
+    let asked = asked.unwrap_or_default();
     let outputs = runner.stage("neighbours", config.key(data.train, data.test, digest), || {
         let (train, test) = (open_table(cache, &data.train)?, open_table(cache, &data.test)?);
-        let table = match split {
-            Split::Train => &train,
-            Split::Test => &test,
-        };
-        let found = config.run(&train, (split, table), &asked)?;
-        Ok(vec![("neighbours", cache.put(&found)?)])
+        Ok(vec![("neighbours", cache.put(&config.run(&train, &test, &asked)?)?)])
     })?;
-    runner.tell(|| Ok(format!("nearest images of {}", counted(asked.len(), "mistake"))))?;
+    runner.tell(|| Ok(format!("neighbours of {}", counted(asked.len(), "image"))))?;
     Ok(outputs.get("neighbours"))
 }
 
-/// The images that neighbours are looked for, with their rows in the table of their split.
-fn asked(config: &NeighboursConfig, data: &Evaluated, evaluation: &Evaluation, cache: &Cache) -> Result<Vec<Asked>> {
-    let rows = config.rows(evaluation).into_iter();
-    Ok(match evaluation.split {
-        Split::Test => rows.map(|row| Asked { row, at: row }).collect(),
-        Split::Train => {
-            let held_out = load::<HeldOutPredictions>(cache, &data.trained.held_out)?.rows;
-            rows.map(|row| Asked { row, at: held_out[row] }).collect()
-        }
-    })
+/// Features of the evaluated images → a map of them.
+pub(crate) fn map(config: &MapConfig, data: &Evaluated, figures: &Figures, runner: &mut Runner<'_>) -> Result<Digest> {
+    let cache = runner.cache;
+    let (mut table, mut rows, mut at, mut of_rows) = (pending(), Vec::new(), Vec::new(), pending());
+    if let Some(evaluation) = &figures.evaluation {
+        table = data.evaluated(evaluation);
+        rows = config.rows(evaluation);
+        let all = data.evaluated_rows(evaluation, cache)?;
+        at = rows.iter().map(|&row| all[row]).collect();
+        of_rows = MapConfig::digest_of(&at);
+    }
+    let n = rows.len();
+    let outputs = runner.stage("map", config.key(table, of_rows), || {
+        let table = open_table(cache, &table)?;
+        Ok(vec![("map", cache.put(&config.run(&table, rows, &at)?)?)])
+    })?;
+    runner.tell(|| Ok(format!("{} in a plane", counted(n, "image"))))?;
+    Ok(outputs.get("map"))
 }
 
 /// What cross-validation's models say of the training images that they have not seen, with what is true.
 struct HeldOut {
-    rows: Vec<usize>,
     images: Vec<Digest>,
     truth: Vec<usize>,
     probabilities: Array2<f64>,
@@ -556,7 +552,6 @@ impl HeldOut {
             images: rows.iter().map(|&row| train.images[row]).collect(),
             truth: rows.iter().map(|&row| train.labels[row]).collect(),
             probabilities: probabilities.mapv(f64::from),
-            rows,
         }))
     }
 

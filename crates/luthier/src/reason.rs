@@ -249,7 +249,9 @@ pub fn input_name(part: &str) -> Option<&'static str> {
         "held-out" => Some("held-out predictions"),
         "look-alikes" => Some("look-alikes"),
         "images" => Some("distinct images"),
-        "mistakes" => Some("mistakes"),
+        "asked" => Some("mistakes or suspects"),
+        "evaluated" => Some("features"),
+        "mapped" => Some("mapped images"),
         "checked" => Some("checked labels"),
         _ => None,
     }
@@ -259,7 +261,8 @@ pub fn input_name(part: &str) -> Option<&'static str> {
 fn is_beside(stage: &str, part: &str) -> bool {
     match stage {
         "evaluate" | "suspects" => part == "held-out",
-        "neighbours" => part == "mistakes",
+        "neighbours" => part == "mistakes or suspects",
+        "map" => part == "mapped images",
         "classify" => part == "look-alikes",
         _ => false,
     }

@@ -1,23 +1,35 @@
 //! What the report says beyond the figures: facts, warnings, and pictures.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, absolute};
 use std::time::SystemTime;
 
 use luthier_artifact::{Digest, Split, Written, file_names};
 use luthier_cache::Cache;
-use luthier_classify::{HeldOutPredictions, Model};
-use luthier_eval::{Context, CrossValidated, Images, LookAlikeGroup, StageTime, Variance, Warning, write_report};
+use luthier_classify::Model;
+use luthier_eval::{
+    CheckedLabels, Context, CrossValidated, Images, LookAlikeGroup, StageTime, Variance, Warning, write_report,
+};
 use luthier_extract::{WeightsSource, thumbnail};
+use pathdiff::diff_paths;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::Result;
 use crate::features_folder::{FeaturesJson, ImageLocation};
 use crate::pipeline::describe_views;
 use crate::results::{Found, load};
 use crate::views::JudgedViews;
 use crate::words::counted;
+use crate::{Error, Result};
+
+/// What an address shows with a percent sign: all but what may stand in a path as it is (RFC 3986).
+const IN_ADDRESS: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'.')
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'~');
 
 /// Writes the files of the report of an evaluation.
 pub(crate) fn write(
@@ -32,17 +44,24 @@ pub(crate) fn write(
     let evaluation = found.figures.evaluation();
     let findings = found.findings(cache)?;
     let (train, test) = (Named::of(json, Split::Train), Named::of(json, Split::Test));
+    let rows = found.data.evaluated_rows(evaluation, cache)?;
     let evaluated = match evaluation.split {
         Split::Test => test.clone(),
-        Split::Train => train.some(&load::<HeldOutPredictions>(cache, &found.data.trained.held_out)?.rows),
+        Split::Train => train.some(&rows),
     };
+    let page_folder = absolute(folder).map_err(Error::io(folder))?;
     let context = Context {
         evaluation,
         findings: &findings,
         train: train.images(),
         test: test.images(),
         evaluated: evaluated.images(),
+        evaluated_rows: &rows,
         has_two_folders: json.folders.train != json.folders.test,
+        checked: CheckedLabels {
+            right: json.decided.n_right,
+            wrong: json.decided.n_wrong,
+        },
         skipped: &json.skipped,
         warnings: &warnings(&model, json.places(), found.data.look_alikes()),
         facts: &facts(&model, json, found.views.as_ref()),
@@ -62,6 +81,11 @@ pub(crate) fn write(
             let bytes =
                 std::fs::read(file_names::path_of(json.folders.get(split)).join(file_names::path_of(file))).ok()?;
             thumbnail(&bytes, side).ok()
+        },
+        link: &|split, file| {
+            let folder = absolute(file_names::path_of(json.folders.get(split))).ok()?;
+            let path = diff_paths(folder.join(file_names::path_of(file)), &page_folder)?;
+            Some(percent_encode(path.as_os_str().as_encoded_bytes(), IN_ADDRESS).to_string())
         },
     };
     Ok(write_report(folder, &context)?)

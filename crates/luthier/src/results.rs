@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
-use luthier_artifact::{Artifact, Digest, FeatureRows};
+use luthier_artifact::{Artifact, Digest, FeatureRows, Split};
 use luthier_cache::{Cache, StoredTable};
-use luthier_eval::{Evaluation, Findings, LookAlikeGroup, LookAlikes, NearestImages, Scatter, Skipped, Suspects};
+use luthier_classify::HeldOutPredictions;
+use luthier_eval::{Evaluation, Findings, ImageMap, LookAlikeGroup, LookAlikes, NearestImages, Skipped, Suspects};
 use luthier_extract::SkippedImages;
 
 use crate::features_folder::digest_of;
@@ -113,6 +114,22 @@ pub(crate) struct Evaluated {
 }
 
 impl Evaluated {
+    /// The features of the evaluated split.
+    pub(crate) fn evaluated(&self, evaluation: &Evaluation) -> Digest {
+        match evaluation.split {
+            Split::Test => self.test,
+            Split::Train => self.train,
+        }
+    }
+
+    /// The row of each evaluated image in the table of its split.
+    pub(crate) fn evaluated_rows(&self, evaluation: &Evaluation, cache: &Cache) -> Result<Vec<usize>> {
+        Ok(match evaluation.split {
+            Split::Test => (0..evaluation.n).collect(),
+            Split::Train => load::<HeldOutPredictions>(cache, &self.trained.held_out)?.rows,
+        })
+    }
+
     /// The groups of images that look the same; none where no perceptual hashes are known.
     pub(crate) fn look_alikes(&self) -> &[LookAlikeGroup] {
         self.duplicates
@@ -125,7 +142,6 @@ impl Evaluated {
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) digest: Digest,
-    pub(crate) scatter: Digest,
     /// The evaluation, unless it is pending.
     pub(crate) evaluation: Option<Evaluation>,
 }
@@ -146,6 +162,7 @@ pub(crate) struct Found {
     pub(crate) figures: Figures,
     pub(crate) suspects: Digest,
     pub(crate) neighbours: Digest,
+    pub(crate) map: Digest,
 }
 
 impl Found {
@@ -157,15 +174,16 @@ impl Found {
             figures,
             suspects,
             neighbours,
+            map,
         } = self;
         let digests = [
             data.trained.model,
             data.train,
             data.test,
             figures.digest,
-            figures.scatter,
             *suspects,
             *neighbours,
+            *map,
         ];
         digests
             .into_iter()
@@ -181,7 +199,7 @@ impl Found {
             load::<Suspects>(cache, &self.suspects)?,
             self.data.duplicates.as_ref().map(|duplicates| &duplicates.found),
             load::<NearestImages>(cache, &self.neighbours)?,
-            load::<Scatter>(cache, &self.figures.scatter)?,
+            load::<ImageMap>(cache, &self.map)?,
             [&rows[0], &rows[1]],
         ))
     }

@@ -26,7 +26,7 @@ use crate::Result;
 use crate::reason::{Reason, Reasons};
 
 /// The stages of every run in their order. Where views are to be chosen, the stage [`VIEWS`] comes before `extract`.
-pub const STAGES: [&str; 8] = [
+pub const STAGES: [&str; 9] = [
     "scan",
     "extract",
     "duplicates",
@@ -35,6 +35,7 @@ pub const STAGES: [&str; 8] = [
     "evaluate",
     "suspects",
     "neighbours",
+    "map",
 ];
 
 /// The stage that chooses among views.

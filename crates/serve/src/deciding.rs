@@ -17,8 +17,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use luthier::{Answer, Item, Progress, Session, Task, Why};
-use luthier_artifact::{Digest, Observer, write_atomically};
+use luthier::{Answer, CopyOf, Item, Progress, Session, Task, Why};
+use luthier_artifact::{Digest, Observer, Split, write_atomically};
 use luthier_extract::thumbnail;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -114,7 +114,7 @@ impl Service {
     /// What the page shows.
     fn shown(&self) -> Shown {
         let session = self.session();
-        let item = |item: &Item| {
+        let item = |item: Item| {
             let (class, version) = session.state(item.image);
             let image = &session.images()[item.image];
             ShownItem {
@@ -122,6 +122,7 @@ impl Service {
                 file: image.name().to_owned(),
                 class: class.map(str::to_owned),
                 version,
+                copies: item.copies.iter().map(|copy| ShownCopy::of(&session, *copy)).collect(),
                 why: item.why,
                 suggestions: (item.suggestions)
                     .iter()
@@ -175,8 +176,36 @@ struct ShownItem {
     file: String,
     class: Option<String>,
     version: u32,
+    /// The files that look the same, two or more, or none.
+    copies: Vec<ShownCopy>,
     why: Why,
     suggestions: Vec<ShownSuggestion>,
+}
+
+#[derive(Serialize)]
+struct ShownCopy {
+    image: Digest,
+    version: u32,
+    /// The place of the file among the image's.
+    place: usize,
+    file: String,
+    class: Option<String>,
+    split: Split,
+}
+
+impl ShownCopy {
+    fn of(session: &Session, copy: CopyOf) -> Self {
+        let image = &session.images()[copy.image];
+        let file = &image.files[copy.file];
+        ShownCopy {
+            image: image.digest,
+            version: session.state(copy.image).1,
+            place: copy.file,
+            file: file.name.clone(),
+            class: session.class_of(copy).map(str::to_owned),
+            split: file.split,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -185,13 +214,12 @@ struct ShownSuggestion {
     probability: f64,
 }
 
-/// What the page says of an image.
+/// What the page says of images: of one, of copies, or of many that are of one class.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Decided {
     session: String,
-    image: Digest,
-    version: u32,
+    images: Vec<Versioned>,
     answer: Said,
 }
 
@@ -201,15 +229,15 @@ enum Said {
     Right,
     Exclude,
     Class(String),
+    Keep(KeptFile),
 }
 
-/// What the page says of many images.
+/// The one file that is not left out.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct DecidedMany {
-    session: String,
-    class: String,
-    images: Vec<Versioned>,
+struct KeptFile {
+    image: Digest,
+    place: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -219,12 +247,14 @@ struct Versioned {
     version: u32,
 }
 
-/// An image that the page asks about no more.
+/// What the page asks about no more.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Skipped {
     session: String,
     image: Digest,
+    /// Whether it is about the copies that the image is the first of.
+    is_copies: bool,
 }
 
 /// That the last decision is taken back, of so many that the page knows of.
@@ -313,8 +343,7 @@ fn router(service: Arc<Service>) -> Router {
             "/v1/session",
             get(|State(service): State<Arc<Service>>| async move { Json(service.shown()) }),
         )
-        .route("/v1/decide", post(one))
-        .route("/v1/decide-many", post(many))
+        .route("/v1/decide", post(decided))
         .route("/v1/skip", post(skip))
         .route("/v1/undo", post(undo))
         .route("/v1/confident", get(confident))
@@ -376,14 +405,13 @@ async fn with_session(
     Ok(Json(service.shown()))
 }
 
-async fn one(
+async fn decided(
     State(service): State<Arc<Service>>,
     Json(decided): Json<Decided>,
 ) -> std::result::Result<Json<Shown>, Failure> {
     let Decided {
         session: id,
-        image,
-        version,
+        images,
         answer,
     } = decided;
     with_session(service, id, move |session| {
@@ -391,47 +419,32 @@ async fn one(
             Said::Right => Answer::Right,
             Said::Exclude => Answer::Exclude,
             Said::Class(class) => Answer::Class(named(session, &class)?),
+            Said::Keep(KeptFile { image, place: file }) => Answer::Keep(CopyOf {
+                image: place(session, &image)?,
+                file,
+            }),
         };
-        session
-            .decide(place(session, &image)?, version, answer, SystemTime::now())
-            .map_err(|error| failure(&error))?;
-        Ok(1)
-    })
-    .await
-}
-
-async fn many(
-    State(service): State<Arc<Service>>,
-    Json(decided): Json<DecidedMany>,
-) -> std::result::Result<Json<Shown>, Failure> {
-    let DecidedMany {
-        session: id,
-        class,
-        images,
-    } = decided;
-    with_session(service, id, move |session| {
-        let class = named(session, &class)?;
-        let mut n = 0;
-        for Versioned { image, version } in images {
-            let answer = Answer::Class(class.clone());
-            match session.decide(place(session, &image)?, version, answer, SystemTime::now()) {
-                Ok(()) => n += 1,
-                // Somebody has decided about it meanwhile: that stands.
-                Err(luthier::Error::DecidedMeanwhile { .. }) => {}
-                Err(error) => return Err(failure(&error)),
-            }
-        }
-        Ok(n)
+        let places = images
+            .iter()
+            .map(|Versioned { image, version }| Ok((place(session, image)?, *version)));
+        let places: Vec<(usize, u32)> = places.collect::<std::result::Result<_, Failure>>()?;
+        (session.decide(&places, &answer, SystemTime::now())).map_err(|error| failure(&error))?;
+        Ok(places.len())
     })
     .await
 }
 
 async fn skip(
     State(service): State<Arc<Service>>,
-    Json(Skipped { session: id, image }): Json<Skipped>,
+    Json(skipped): Json<Skipped>,
 ) -> std::result::Result<Json<Shown>, Failure> {
+    let Skipped {
+        session: id,
+        image,
+        is_copies,
+    } = skipped;
     with_session(service, id, move |session| {
-        session.skip(place(session, &image)?);
+        session.skip(place(session, &image)?, is_copies);
         // So that a model that has nothing else to ask about is followed by another.
         Ok(1)
     })
@@ -490,14 +503,14 @@ async fn picture(
     let gone = || Failure::new(StatusCode::NOT_FOUND, "no such image").into_response();
     let found = digest.parse::<Digest>().ok().and_then(|digest| {
         let session = service.session();
-        Some((digest, session.images()[session.place(&digest)?].path.clone()))
+        Some((digest, session.images()[session.place(&digest)?].files.clone()))
     });
-    let Some((digest, path)) = found else { return gone() };
+    let Some((digest, files)) = found else { return gone() };
     let _turn = service.pictures.acquire().await;
     let made = tokio::task::spawn_blocking(move || {
-        let bytes = std::fs::read(path).ok()?;
-        let side = if small { SMALL } else { LARGE };
-        (Digest::of(&bytes) == digest).then(|| thumbnail(&bytes, side).ok())?
+        let mut read = files.iter().filter_map(|file| std::fs::read(&file.path).ok());
+        let bytes = read.find(|bytes| Digest::of(bytes) == digest)?;
+        thumbnail(&bytes, if small { SMALL } else { LARGE }).ok()
     });
     match made.await {
         Ok(Some(jpeg)) => {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use luthier::JudgeConfig;
-use luthier_eval::{DuplicatesConfig, NeighboursConfig, ReportedRun, SuspectsConfig};
+use luthier_eval::{DuplicatesConfig, MapConfig, NeighboursConfig, ReportedRun, SuspectsConfig};
 
 use super::compare::{Compared, find_report};
 use super::{FeatureFolder, ModelFolder, open_cache, with_engine};
@@ -64,6 +64,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         evaluate: settings.evaluate_config(),
         suspects: SuspectsConfig::default(),
         neighbours: NeighboursConfig::default(),
+        map: MapConfig::default(),
     };
     // Before anything is written: the baseline may be the report that is about to be replaced.
     let baseline = baseline.map(|path| find_report(&path)).transpose()?;

@@ -15,6 +15,7 @@ pub(crate) mod pipeline;
 pub(crate) mod predict;
 pub(crate) mod relabel;
 pub(crate) mod review;
+pub(crate) mod runs;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod train;
@@ -30,7 +31,7 @@ use clap::{Args, ValueEnum};
 use luthier::{Data, Engine, Pipeline, Plan, StageReport, Status};
 use luthier_artifact::file_names;
 use luthier_cache::Cache;
-use luthier_eval::{DuplicatesConfig, NeighboursConfig, Skipped, SuspectsConfig};
+use luthier_eval::{DuplicatesConfig, MapConfig, NeighboursConfig, Skipped, SuspectsConfig};
 use luthier_extract::{ImageFiles, Layout, Precision, WeightsStore};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -155,6 +156,7 @@ pub(crate) fn configure(settings: &Settings) -> Result<(Pipeline, Data)> {
         evaluate: settings.evaluate_config(),
         suspects: SuspectsConfig::default(),
         neighbours: NeighboursConfig::default(),
+        map: MapConfig::default(),
         store: weights_store()?,
         n_threads: settings.n_threads(),
     };

@@ -14,7 +14,7 @@ use crate::terminal::Progress;
 
 /// Train a model on folders of images and evaluate it: all stages, but only what changed
 ///
-/// The stages are scan, extract, duplicates, features, classify, evaluate, suspects and neighbours. A stage runs only if
+/// The stages are scan, extract, duplicates, features, classify, evaluate, suspects, neighbours and map. A stage runs only if
 /// something that it depends on changed. Writes features/, models/ and reports/.
 #[derive(Args)]
 #[command(

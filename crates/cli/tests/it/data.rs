@@ -131,7 +131,7 @@ fn without_a_test_set_cross_validation_gives_the_figures() {
     project.run(&["evaluate", "--report-dir", "again"]).ok();
     assert_eq!(project.read("again/classification_report.txt"), pages);
     let ran = pipeline(&[]).ok();
-    assert_eq!(ran.stderr.matches(" fresh ").count(), 8, "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches(" fresh ").count(), 9, "{}", ran.stderr);
     assert!(ran.stdout.contains("on 18 held-out training images"), "{}", ran.stdout);
 
     let ran = pipeline(&["--c", "1"]);

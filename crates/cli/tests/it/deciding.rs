@@ -6,7 +6,7 @@ use luthier_testing::Need;
 use serde_json::{Value, json};
 
 use crate::serve::Served;
-use crate::{Project, browser};
+use crate::{FOLDERS, Project, browser, photo};
 
 /// A folder of the demo's drawings.
 fn drawings() -> String {
@@ -30,8 +30,14 @@ fn session(served: &Served) -> Value {
 }
 
 fn decide(served: &Served, item: &Value, answer: &Value) -> crate::serve::Answer {
+    decide_all(served, std::slice::from_ref(item), answer)
+}
+
+fn decide_all(served: &Served, items: &[Value], answer: &Value) -> crate::serve::Answer {
     let session = &served.get("/v1/session").json()["session"];
-    let body = json!({ "session": session, "image": item["image"], "version": item["version"], "answer": answer });
+    let versioned = |item: &Value| json!({ "image": item["image"], "version": item["version"] });
+    let images: Vec<Value> = items.iter().map(versioned).collect();
+    let body = json!({ "session": session, "images": images, "answer": answer });
     let headers = [("content-type", "application/json")];
     served.post("/v1/decide", &headers, body.to_string().as_bytes())
 }
@@ -103,7 +109,7 @@ fn two_windows_do_not_contradict_each_other_and_strangers_are_refused() {
         assert_eq!(decide(&served, &other, &answer).status, status, "{answer}");
     }
     // As another page in the same browser can send it unasked.
-    let body = json!({ "session": "1", "image": item["image"], "version": 1, "answer": "exclude" }).to_string();
+    let body = json!({ "session": "1", "images": [], "answer": "exclude" }).to_string();
     let plain = served.post("/v1/decide", &[("content-type", "text/plain")], body.as_bytes());
     assert_eq!(plain.status, 415);
     let foreign = b"GET /v1/session HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
@@ -193,6 +199,81 @@ fn a_wrong_label_comes_first_and_what_was_called_right_never_again() {
             .all(|item| !right.contains(&item["image"]))
     );
     served.end();
+}
+
+/// A harp that is among the drums once more, and a drum of the test that looks like one of the training.
+fn with_copies() -> Project {
+    let project = Project::new();
+    project.write("data/train/drum/9.jpg", &photo(2, 0));
+    let look_alike = [photo(0, 0), b"copy".to_vec()].concat();
+    project.write("data/test/drum/9.jpg", &look_alike);
+    project
+}
+
+#[test]
+fn of_copies_one_is_kept_and_the_pipeline_knows() {
+    let project = with_copies();
+    let served = start(&project, "review", &FOLDERS);
+    let copies = |found: &Value| -> Vec<Value> {
+        let items = found["items"].as_array().unwrap().iter();
+        let groups = items.map(|item| item["copies"].clone());
+        groups.filter(|copies| copies.as_array().unwrap().len() > 1).collect()
+    };
+    let found = session(&served);
+    let groups = copies(&found);
+    assert_eq!(
+        (found["progress"]["copies"].as_u64(), groups.len()),
+        (Some(2), 2),
+        "{found}"
+    );
+    let files = |group: &Value| -> Vec<String> {
+        let files = group.as_array().unwrap().iter();
+        files
+            .map(|copy| format!("{} {}", copy["file"].as_str().unwrap(), copy["class"].as_str().unwrap()))
+            .collect()
+    };
+    // Classes that contradict each other come before images that are in both splits.
+    assert_eq!(files(&groups[0]), ["train/drum/9.jpg drum", "train/harp/0.jpg harp"]);
+    assert_eq!(files(&groups[1]), ["train/drum/0.jpg drum", "test/drum/9.jpg drum"]);
+
+    let harp = groups[0][1].clone();
+    let keep = json!({ "keep": { "image": harp["image"], "place": harp["place"] } });
+    assert_eq!(decide_all(&served, std::slice::from_ref(&harp), &keep).status, 200);
+    let second = decide_all(&served, &[harp], &keep);
+    assert_eq!(second.status, 409, "{second:?}");
+    let both = groups[1].as_array().unwrap();
+    assert_eq!(decide_all(&served, both, &json!("right")).status, 200);
+    assert_eq!(copies(&session(&served)), Vec::<Value>::new());
+    served.end();
+    let lines = project.read("decisions.jsonl");
+    assert!(
+        lines.contains(r#""file":"train/drum/9.jpg","verdict":"exclude""#),
+        "{lines}"
+    );
+
+    let served = start(&project, "review", &FOLDERS);
+    assert_eq!(copies(&session(&served)), Vec::<Value>::new());
+    served.end();
+    assert_eq!(project.pipeline(&[])["images"]["total"], 19);
+    let page = project.read("reports/report.html");
+    assert!(!page.contains("The same images in two classes"));
+}
+
+#[test]
+fn copies_are_compared_by_keyboard() {
+    let project = with_copies();
+    let served = start(&project, "review", &FOLDERS);
+    session(&served);
+    if browser::compare_copies(&format!("http://{}", served.address)).is_none() {
+        return;
+    }
+    served.end();
+    let lines = project.read("decisions.jsonl");
+    let verdicts = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["verdict"].clone());
+    let expected = ["exclude", "undo", "exclude", "right", "right"];
+    assert_eq!(verdicts.collect::<Vec<_>>(), expected.map(|verdict| json!(verdict)));
 }
 
 /// A hundred and fifty answers by keyboard, on photographs.

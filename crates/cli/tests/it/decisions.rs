@@ -95,7 +95,7 @@ fn what_is_right_is_never_suspected_again_and_trains_no_other_model() {
         &project,
         &[decision(&project, "train/harp/9.jpg", "right", Some("harp"))],
     );
-    assert_eq!(ran(&project.pipeline(&[])), ["suspects"]);
+    assert_eq!(ran(&project.pipeline(&[])), ["suspects", "neighbours"]);
     assert!(!suspects().contains("harp/9.jpg"), "{}", suspects());
     // Nor by the parts of the pipeline, from folder to folder.
     project.run(&[&["extract"][..], &FOLDERS].concat()).ok();

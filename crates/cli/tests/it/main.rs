@@ -16,6 +16,7 @@ mod music10;
 mod original;
 mod pipeline;
 mod predict;
+mod runs;
 #[cfg(unix)]
 mod serve;
 mod settings;

@@ -337,6 +337,7 @@ fn help_reads_well() {
         &["extract"],
         &["train"],
         &["evaluate"],
+        &["runs"],
         &["compare"],
         &["predict"],
         &["relabel"],

@@ -780,8 +780,9 @@ fn status_and_a_dry_run_tell_what_would_run_from_what_would_be_restored() {
          evaluate   stale       waits for extract\n\
          suspects   stale       waits for extract\n\
          neighbours stale       waits for extract\n\
+         map        stale       waits for extract\n\
          \n\
-         8 stages to run, 18 images to embed\n"
+         9 stages to run, 18 images to embed\n"
     );
     assert!(!project.path("models").exists());
     // Looking leaves nothing behind that the next look would take for a run.
@@ -804,7 +805,8 @@ fn status_and_a_dry_run_tell_what_would_run_from_what_would_be_restored() {
          classify   restorable  projection changed\n\
          evaluate   restorable  model changed\n\
          suspects   restorable  model changed\n\
-         neighbours restorable  mistakes changed\n\
+         neighbours restorable  mistakes or suspects changed\n\
+         map        fresh       unchanged\n\
          \n\
          nothing to run, 5 stages to restore from the cache\n"
     );
@@ -820,8 +822,9 @@ fn status_and_a_dry_run_tell_what_would_run_from_what_would_be_restored() {
          evaluate   stale       waits for features                    under 1 s\n\
          suspects   stale       waits for features                    under 1 s\n\
          neighbours stale       waits for features                    under 1 s\n\
+         map        stale       waits for features                    under 1 s\n\
          \n\
-         5 stages to run, under 1 s in all\n"
+         6 stages to run, under 1 s in all\n"
     );
     // One way of restoring the images is to restore the images.
     let before = fs::read(project.path("data/train/drum/0.jpg")).unwrap();
@@ -865,10 +868,14 @@ fn times_are_judged_by_earlier_runs_that_compare() {
         let stages = plan["stages"].as_array().unwrap().iter();
         stages.map(|stage| stage["estimated_seconds"].as_f64()).collect()
     };
-    assert_eq!(estimates(&[]), [None; 8]);
+    assert_eq!(estimates(&[]), [None; 9]);
     // The index of this cache knows no features: all 18 images go through the network.
     let (features, classify, others) = (Some(7.0), Some(120.0), Some(0.25));
-    let all = |extract, features, classify| [None, extract, others, features, classify, others, others, others];
+    let all = |extract, features, classify| {
+        [
+            None, extract, others, features, classify, others, others, others, others,
+        ]
+    };
     project.write("data/train/drum/9.jpg", &photo(0, 9));
     assert_eq!(estimates(&[]), all(Some(38.0), features, classify));
     assert_eq!(
@@ -887,8 +894,9 @@ fn times_are_judged_by_earlier_runs_that_compare() {
          evaluate   stale       waits for extract  under 1 s\n\
          suspects   stale       waits for extract  under 1 s\n\
          neighbours stale       waits for extract  under 1 s\n\
+         map        stale       waits for extract  under 1 s\n\
          \n\
-         8 stages to run, 19 images to embed, about 3 min in all\n"
+         9 stages to run, 19 images to embed, about 3 min in all\n"
     );
     assert_eq!(ran.status, 3);
 }

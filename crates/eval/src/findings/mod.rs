@@ -1,24 +1,26 @@
 //! What the images themselves tell: which ones deserve a look.
 //!
-//! Three stages, each with a key of its own:
+//! Four stages, each with a key of its own:
 //! - [`DuplicatesConfig`]: images that look the same, whatever their labels
 //! - [`SuspectsConfig`]: images whose label is probably wrong
-//! - [`NeighboursConfig`]: the training images nearest to wrongly predicted test images
+//! - [`NeighboursConfig`]: the training images nearest to wrongly predicted images and to suspects
+//! - [`MapConfig`]: where evaluated images lie, so that those with like features lie together
 //!
 //! [`Findings`] puts their results together for the report.
 
 mod duplicates;
+mod map;
 mod neighbours;
 mod suspects;
 
 use std::collections::HashMap;
 
-use luthier_artifact::{Artifact, Digest, FeatureRows, Split, json};
-use ndarray::ArrayView2;
+use luthier_artifact::{Digest, FeatureRows, Split};
 use serde::{Deserialize, Serialize};
 
 pub use duplicates::{DuplicatesConfig, LookAlikeGroup, LookAlikes};
-pub use neighbours::{Asked, NearestImages, Neighbour, Neighbours, NeighboursConfig, normalize};
+pub use map::{ImageMap, MapConfig};
+pub use neighbours::{NearestImages, Neighbour, Neighbours, NeighboursConfig, normalize};
 pub use suspects::{HeldOutImages, Suspect, Suspects, SuspectsConfig};
 
 /// An image, by its place in the table of its split.
@@ -41,10 +43,10 @@ pub struct Findings {
     pub duplicates: Vec<Duplicates>,
     /// Whether images could be found to look the same: perceptual hashes were at hand.
     pub compared_looks: bool,
-    /// The nearest training images of wrongly predicted test images, by ascending row.
+    /// The nearest training images of mistakes and suspects, by split and row.
     pub neighbours: Vec<Neighbours>,
-    /// The first two principal components of each test image, `[n]` pairs in the order of the rows.
-    pub scatter: Vec<[f64; 2]>,
+    /// Where evaluated images lie on the map.
+    pub map: ImageMap,
 }
 
 /// Two images or more that are the same or look the same.
@@ -69,30 +71,6 @@ pub enum Likeness {
     },
 }
 
-/// Where each test image lies on the first two principal components.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Scatter(pub Vec<[f64; 2]>);
-
-impl Scatter {
-    /// `components` is `[n, 2]`, or `[n, 1]` if there is only one component.
-    pub fn new(components: ArrayView2<'_, f64>) -> Self {
-        let point = |row: usize| [0, 1].map(|axis| components.get((row, axis)).copied().unwrap_or(0.0));
-        Scatter((0..components.nrows()).map(point).collect())
-    }
-}
-
-impl Artifact for Scatter {
-    const FORMAT: &'static str = "scatter/1";
-
-    fn encode(&self) -> Vec<u8> {
-        json::encode(Self::FORMAT, self)
-    }
-
-    fn decode(bytes: &[u8]) -> luthier_artifact::Result<Self> {
-        json::decode(Self::FORMAT, bytes)
-    }
-}
-
 impl Findings {
     /// Puts the results of the stages together. `look_alikes` is `None` where no perceptual hashes are known: then only
     /// images whose files are the same count as duplicates.
@@ -100,7 +78,7 @@ impl Findings {
         suspects: Suspects,
         look_alikes: Option<&LookAlikes>,
         neighbours: NearestImages,
-        scatter: Scatter,
+        map: ImageMap,
         [train, test]: [&FeatureRows; 2],
     ) -> Self {
         Findings {
@@ -109,7 +87,7 @@ impl Findings {
             duplicates: duplicates(look_alikes, train, test),
             compared_looks: look_alikes.is_some(),
             neighbours: neighbours.0,
-            scatter: scatter.0,
+            map,
         }
     }
 }

@@ -3,6 +3,7 @@ use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::{ImageRef, Suspects};
 use crate::{Error, Evaluation, Result};
 
 /// How many training images are compared at once: 16 MB of features.
@@ -10,47 +11,41 @@ const TRAIN_BLOCK: usize = 2048;
 /// How many test images a thread compares with them.
 const TEST_BLOCK: usize = 64;
 
-/// The neighbours stage: the training images nearest to mistakes.
+/// The neighbours stage: the training images nearest to mistakes, and to images whose label is probably wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeighboursConfig {
     /// How many neighbours an image has.
     pub n_neighbors: usize,
     /// For how many wrongly predicted images neighbours are looked for: the most confident mistakes.
-    pub max_images: usize,
+    pub max_mistakes: usize,
+    /// For how many suspects neighbours are looked for: the most suspicious.
+    pub max_suspects: usize,
 }
 
 impl Default for NeighboursConfig {
     fn default() -> Self {
         NeighboursConfig {
             n_neighbors: 3,
-            max_images: 1_000,
+            max_mistakes: 1_000,
+            max_suspects: 100,
         }
     }
 }
 
-/// An image that neighbours are looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// Its row in the evaluation.
-    pub row: usize,
-    /// Its row in the table of its split.
-    pub at: usize,
-}
-
-/// The nearest training images of evaluated images, by ascending row.
+/// The nearest training images of images, by split and row.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NearestImages(pub Vec<Neighbours>);
 
-/// The training images most like an evaluated image.
+/// The training images most like an image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Neighbours {
-    /// The row of the image in the evaluation.
-    pub row: usize,
+    /// The image.
+    pub image: ImageRef,
     /// Its nearest training images, the nearest first.
     pub nearest: Vec<Neighbour>,
 }
 
-/// A training image near a test image.
+/// A training image near another image.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Neighbour {
     /// The row of the training image.
@@ -60,7 +55,7 @@ pub struct Neighbour {
 }
 
 impl Artifact for NearestImages {
-    const FORMAT: &'static str = "nearest-images/1";
+    const FORMAT: &'static str = "nearest-images/2";
 
     fn encode(&self) -> Vec<u8> {
         json::encode(Self::FORMAT, self)
@@ -73,17 +68,35 @@ impl Artifact for NearestImages {
 
 impl NeighboursConfig {
     /// Changes when [`run`](NeighboursConfig::run) gives other results.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
-    /// The rows of the evaluation that neighbours are looked for: the most confident mistakes, by ascending row.
-    pub fn rows(&self, evaluation: &Evaluation) -> Vec<usize> {
+    /// The images that neighbours are looked for, by split and row. `rows` has the row of each evaluated image in the table
+    /// of its split, ascending.
+    pub fn asked(&self, evaluation: &Evaluation, rows: &[usize], suspects: &Suspects) -> Vec<ImageRef> {
+        let split = evaluation.split;
+        let mistakes = self
+            .mistakes(evaluation)
+            .into_iter()
+            .map(|row| ImageRef { split, row: rows[row] });
+        let suspects = suspects
+            .suspects
+            .iter()
+            .take(self.max_suspects)
+            .map(|suspect| suspect.image);
+        let mut asked: Vec<ImageRef> = mistakes.chain(suspects).collect();
+        asked.sort_unstable();
+        asked.dedup();
+        asked
+    }
+
+    /// The rows of the most confident mistakes in the evaluation, in any order.
+    fn mistakes(&self, evaluation: &Evaluation) -> Vec<usize> {
         let mut wrong: Vec<usize> = (0..evaluation.n)
             .filter(|&row| !evaluation.rows[row].is_correct())
             .collect();
         let confidence = |row: &usize| evaluation.rows[*row].predicted_probability();
         wrong.sort_by(|a, b| confidence(b).total_cmp(&confidence(a)).then(a.cmp(b)));
-        wrong.truncate(self.max_images);
-        wrong.sort_unstable();
+        wrong.truncate(self.max_mistakes);
         wrong
     }
 
@@ -92,26 +105,26 @@ impl NeighboursConfig {
     pub fn key(&self, train: Digest, test: Digest, asked: Digest) -> Key {
         let NeighboursConfig {
             n_neighbors,
-            max_images: _, // The rows say which images.
+            // The images are an input.
+            max_mistakes: _,
+            max_suspects: _,
         } = self;
         Key::stage("neighbours", Self::VERSION)
             .field("neighbours", n_neighbors)
             .input("train", train)
             .input("test", test)
-            .input("mistakes", asked)
+            .input("asked", asked)
             .finish()
     }
 
     /// The digest of what is asked for, for the key.
-    pub fn digest_of(split: Split, asked: &[Asked]) -> Digest {
-        let numbers = asked.iter().flat_map(|asked| [asked.row, asked.at]);
-        let bytes = numbers.flat_map(|number| (number as u64).to_le_bytes());
-        let bytes: Vec<u8> = split.to_string().into_bytes().into_iter().chain(bytes).collect();
-        Digest::of(&bytes)
+    pub fn digest_of(asked: &[ImageRef]) -> Digest {
+        let lines = asked.iter().map(|ImageRef { split, row }| format!("{split} {row}\n"));
+        Digest::of(lines.collect::<String>().as_bytes())
     }
 
-    /// The training images nearest to images of the table of a split, by the cosine between their features. A training
-    /// image is no neighbour of itself.
+    /// The training images nearest to images, by the cosine between their features. A training image is no neighbour of
+    /// itself. `asked` is ordered.
     ///
     /// Training images are read once, in blocks.
     ///
@@ -120,21 +133,25 @@ impl NeighboursConfig {
     pub fn run(
         &self,
         train: &dyn ReadRows<Feature = f32>,
-        (split, table): (Split, &dyn ReadRows<Feature = f32>),
-        asked: &[Asked],
+        test: &dyn ReadRows<Feature = f32>,
+        asked: &[ImageRef],
     ) -> Result<NearestImages> {
         if asked.is_empty() {
             return Ok(NearestImages::default());
         }
-        let mut features = Array2::zeros((asked.len(), table.n_features()));
-        for (place, asked) in asked.iter().enumerate() {
+        let mut features = Array2::zeros((asked.len(), train.n_features()));
+        for (place, image) in asked.iter().enumerate() {
             let row = features.slice_mut(s![place..place + 1, ..]);
-            table.read(asked.at, row).map_err(Error::Read)?;
+            let table = match image.split {
+                Split::Train => train,
+                Split::Test => test,
+            };
+            table.read(image.row, row).map_err(Error::Read)?;
         }
         normalize(&mut features);
         let mut found: Vec<Neighbours> = (asked.iter())
-            .map(|asked| Neighbours {
-                row: asked.row,
+            .map(|&image| Neighbours {
+                image,
                 nearest: Vec::new(),
             })
             .collect();
@@ -145,9 +162,8 @@ impl NeighboursConfig {
             normalize(&mut block);
             (found.par_chunks_mut(TEST_BLOCK).enumerate()).for_each(|(chunk, found)| {
                 let first = chunk * TEST_BLOCK;
-                let places = first..first + found.len();
-                let features = features.slice(s![places.clone(), ..]);
-                self.compare(split, (&asked[places], features), (start, block.view()), found);
+                let features = features.slice(s![first..first + found.len(), ..]);
+                self.compare(features, (start, block.view()), found);
             });
         }
         Ok(NearestImages(found))
@@ -155,23 +171,23 @@ impl NeighboursConfig {
 
     fn compare(
         &self,
-        split: Split,
-        (asked, features): (&[Asked], ArrayView2<'_, f32>),
+        features: ArrayView2<'_, f32>,
         (start, block): (usize, ArrayView2<'_, f32>),
         found: &mut [Neighbours],
     ) {
         let cosines = features.dot(&block.t());
-        for ((cosines, Neighbours { nearest, .. }), asked) in cosines.outer_iter().zip(found).zip(asked) {
+        for (cosines, Neighbours { image, nearest }) in cosines.outer_iter().zip(found) {
             for (place, &cosine) in cosines.iter().enumerate() {
-                if split == Split::Train && asked.at == start + place {
+                let other = ImageRef {
+                    split: Split::Train,
+                    row: start + place,
+                };
+                if *image == other {
                     continue;
                 }
                 let cosine = f64::from(cosine);
                 if nearest.len() < self.n_neighbors || nearest.last().is_some_and(|last| cosine > last.cosine) {
-                    let neighbour = Neighbour {
-                        row: start + place,
-                        cosine,
-                    };
+                    let neighbour = Neighbour { row: other.row, cosine };
                     // Behind those as near, which come first.
                     let behind = nearest.partition_point(|nearer| nearer.cosine >= cosine);
                     nearest.insert(behind, neighbour);

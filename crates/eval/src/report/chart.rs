@@ -1,12 +1,13 @@
 //! The page's plots: inline SVG that takes its colours from the page.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 use askama::Template;
 
-use super::words::{count, counted, percent, points};
+use super::words::{count, counted, percent, points, printable};
 use super::{CrossValidated, Variance};
-use crate::{Evaluation, Reliability};
+use crate::{Evaluation, ImageMap, Reliability};
 use luthier_artifact::LearningPoint;
 
 /// Room for the numbers and titles of the axes, and for half a number at either end.
@@ -524,36 +525,36 @@ pub(super) fn learning(curve: &[LearningPoint]) -> Option<Plot> {
     })
 }
 
-/// The first two components of the test images of these rows; `None` if they are not known.
-pub(super) fn scatter(evaluation: &Evaluation, scatter: &[[f64; 2]], rows: &[usize]) -> Option<Chart> {
-    if scatter.len() != evaluation.n {
+/// The images of these rows that are on the map. `None` if there are none.
+pub(super) fn map(evaluation: &Evaluation, map: &ImageMap, rows: &[usize]) -> Option<Chart> {
+    let points: Vec<(usize, [f64; 2])> = rows.iter().filter_map(|&row| Some((row, map.place(row)?))).collect();
+    if points.is_empty() {
         return None;
     }
-    let range = |axis: usize| {
-        let values = rows.iter().map(|&row| scatter[row][axis]);
+    let axis = |axis: usize| {
+        let values = points.iter().map(|(_, place)| place[axis]);
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
             (low.min(value), high.max(value))
         });
         let room = 0.03 * (high - low);
-        (low - room, high + room)
+        // The distances have no unit.
+        Axis {
+            ticks: Vec::new(),
+            ..Axis::numbers("", low - room, high + room).between(low - room, high + room)
+        }
     };
-    let ((left, right), (low, high)) = (range(0), range(1));
-    let mut canvas = Canvas::new(
-        480.0,
-        400.0,
-        Axis::numbers("First component", left, right).between(left, right),
-        Axis::numbers("Second component", low, high).between(low, high),
-    );
+    let mut canvas = Canvas::new(560.0, 460.0, axis(0), axis(1));
     let n_classes = evaluation.classes.len();
     let mut of_class = vec![(String::new(), String::new()); n_classes];
     let mut rings = vec![Vec::new(); n_classes];
-    for &row in rows {
+    let mut places = vec![Vec::new(); n_classes];
+    for &(row, [x, y]) in &points {
         let truth = evaluation.rows[row].truth;
-        let [x, y] = scatter[row];
         let (path, points) = &mut of_class[truth];
         put(path, 'M', canvas.x(x), canvas.y(y));
         path.push_str(symbol(truth));
         write!(points, "{row} {} {} ", canvas.x(x), canvas.y(y)).expect("a String takes every byte");
+        places[truth].push([canvas.x(x), canvas.y(y)]);
         if !evaluation.rows[row].is_correct() {
             rings[truth].push((x, y, 5.5));
         }
@@ -569,12 +570,49 @@ pub(super) fn scatter(evaluation: &Evaluation, scatter: &[[f64; 2]], rows: &[usi
     for rings in rings {
         canvas.dots("wrong", rings.into_iter());
     }
+    canvas.notes = class_names(evaluation, &places);
     let description = format!(
-        "{} by their first two principal components, {} of them predicted wrongly and ringed.",
-        counted(rows.len(), evaluation.noun()),
+        "{} by the likeness of their features, {} of them predicted wrongly and ringed.",
+        counted(points.len(), evaluation.noun()),
         count(n_wrong)
     );
-    Some(canvas.finish("scatter", "Images by their first two components", description))
+    Some(canvas.finish("map", "Map of the images", description))
+}
+
+/// The name of each class where its images lie thickest, unless it would lie on another: those of larger classes come first.
+fn class_names(evaluation: &Evaluation, places: &[Vec<[f64; 2]>]) -> Vec<Note> {
+    /// Of a name, in units of the picture.
+    const HEIGHT: f64 = 13.0;
+    const WIDTH_OF_LETTER: f64 = 6.2;
+    /// How near images count, for how thick they lie.
+    const NEAR: f64 = 30.0;
+    let mut classes: Vec<usize> = (0..places.len()).filter(|&class| !places[class].is_empty()).collect();
+    classes.sort_by_key(|&class| Reverse(places[class].len()));
+    let mut notes: Vec<(Note, f64)> = Vec::new();
+    for class in classes {
+        let n_near = |[x, y]: &[f64; 2]| {
+            let is_near = |[a, b]: &&[f64; 2]| (a - x).hypot(b - y) < NEAR;
+            places[class].iter().filter(is_near).count()
+        };
+        let thickest = (places[class].iter())
+            .max_by_key(|place| n_near(place))
+            .expect("it has images");
+        let name = printable(&evaluation.classes[class]);
+        let half = 0.5 * WIDTH_OF_LETTER * name.chars().count() as f64;
+        let [x, y] = *thickest;
+        let is_free =
+            (notes.iter()).all(|(note, other)| (note.y - y).abs() > HEIGHT || (note.x - x).abs() > half + other);
+        if is_free {
+            let note = Note {
+                x,
+                y,
+                anchor: "middle",
+                text: name,
+            };
+            notes.push((note, half));
+        }
+    }
+    notes.into_iter().map(|(note, _)| note).collect()
 }
 
 /// The SVG path of a class's symbol, relative to its middle.

@@ -42,7 +42,7 @@ pub(super) struct Mistake<'a> {
     pub(super) nearest: Vec<Nearest<'a>>,
 }
 
-/// A training image near a test image.
+/// A training image near another image.
 #[derive(Clone, Serialize)]
 pub(super) struct Nearest<'a> {
     pub(super) file: &'a str,
@@ -90,6 +90,9 @@ pub(super) struct Mislabelled<'a> {
     pub(super) suggested_class: &'a str,
     pub(super) label_probability: f64,
     pub(super) suggested_probability: f64,
+    /// The nearest first.
+    #[serde(rename = "nearest_training_images")]
+    pub(super) nearest: Vec<Nearest<'a>>,
 }
 
 /// Images that are the same or look the same.
@@ -190,6 +193,7 @@ impl<'a> Conclusions<'a> {
                     suggested_class: class(suspect.suggested),
                     label_probability: suspect.label_probability,
                     suggested_probability: suspect.suggested_probability,
+                    nearest: nearest(context, suspect.image),
                 })
                 .collect(),
             duplicates: findings
@@ -218,28 +222,29 @@ fn image<'a>(context: &Context<'a>, ImageRef { split, row }: ImageRef) -> Image<
     }
 }
 
-fn mistakes<'a>(context: &Context<'a>) -> Vec<Mistake<'a>> {
+/// The training images most like an image.
+fn nearest<'a>(context: &Context<'a>, of: ImageRef) -> Vec<Nearest<'a>> {
     let neighbours = &context.findings.neighbours;
-    let nearest = |at: usize| -> Vec<Nearest<'a>> {
-        let Ok(found) = neighbours.binary_search_by_key(&at, |neighbours| neighbours.row) else {
-            return Vec::new();
-        };
-        let named = neighbours[found].nearest.iter().map(|neighbour| {
-            let Image { file, class, .. } = image(
-                context,
-                ImageRef {
-                    split: Split::Train,
-                    row: neighbour.row,
-                },
-            );
-            Nearest {
-                file,
-                class,
-                cosine: neighbour.cosine,
-            }
-        });
-        named.collect()
+    let Ok(found) = neighbours.binary_search_by_key(&of, |neighbours| neighbours.image) else {
+        return Vec::new();
     };
+    let named = neighbours[found].nearest.iter().map(|neighbour| {
+        let near = ImageRef {
+            split: Split::Train,
+            row: neighbour.row,
+        };
+        let Image { file, class, .. } = image(context, near);
+        Nearest {
+            file,
+            class,
+            cosine: neighbour.cosine,
+        }
+    });
+    named.collect()
+}
+
+fn mistakes<'a>(context: &Context<'a>) -> Vec<Mistake<'a>> {
+    let split = context.evaluation.split;
     let files = context.evaluated.files.iter().zip(&context.evaluation.rows).enumerate();
     let mut mistakes: Vec<Mistake<'a>> = files
         .filter(|(_, (_, row))| !row.is_correct())
@@ -247,7 +252,13 @@ fn mistakes<'a>(context: &Context<'a>) -> Vec<Mistake<'a>> {
             at,
             file,
             row,
-            nearest: nearest(at),
+            nearest: nearest(
+                context,
+                ImageRef {
+                    split,
+                    row: context.evaluated_rows[at],
+                },
+            ),
         })
         .collect();
     mistakes.sort_by(|a, b| {

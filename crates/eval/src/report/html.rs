@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::chart::{self, Chart, Plot};
 use super::conclusions::{
     Conclusions, ConfusedPair, DuplicateImages, FEW_TEST, FEW_TRAIN, FewImages, Image, Meaning, Mislabelled, Mistake,
-    MoreImages,
+    MoreImages, Nearest,
 };
 use super::pictures::{Pictures, Wanted};
 use super::plot::shade;
@@ -86,6 +86,8 @@ struct Page<'a> {
     suspects: Vec<SuspectCard>,
     n_suspects: usize,
     n_suspects_in_train: usize,
+    /// What people found of labels that they looked at.
+    checked: Option<String>,
     n_leaked: usize,
     accuracy_without_leakage: Option<String>,
     duplicates: Vec<Kind>,
@@ -93,7 +95,7 @@ struct Page<'a> {
     more_images: &'a MoreImages,
     learning: Option<Plot>,
     variance: Option<Plot>,
-    scatter: Option<Chart>,
+    map: Option<Chart>,
     n_points: usize,
     reliability: Plot,
     regularization: Option<Plot>,
@@ -188,7 +190,23 @@ impl MatrixCell {
 struct Picture {
     number: Option<usize>,
     file: String,
+    /// The address of the file, as seen from the page.
+    link: Option<String>,
 }
+
+impl Picture {
+    /// The name of the file, which leads to it.
+    fn name(&self) -> FileName<'_> {
+        FileName(self)
+    }
+}
+
+#[derive(Template)]
+#[template(
+    ext = "html",
+    source = r#"{% if let Some(link) = self.0.link %}<a href="{{ link }}"><bdi>{{ self.0.file }}</bdi></a>{% else %}<bdi>{{ self.0.file }}</bdi>{% endif %}"#
+)]
+struct FileName<'a>(&'a Picture);
 
 struct Card {
     at: usize,
@@ -200,14 +218,26 @@ struct Card {
     predicted_probability: f64,
     true_probability: f64,
     true_rank: usize,
-    nearest: Vec<NearestPicture>,
+    nearest: NearestPictures,
 }
+
+/// The training images most like an image.
+#[derive(Template)]
+#[template(
+    ext = "html",
+    source = r#"<ul class="nearest" aria-label="Most similar training images">
+{%- for near in self.0 %}
+<li class="{{ near.kind }}">{% if near.picture.number.is_some() %}{{ near.picture|safe }}{% else %}<span class="photo"></span>{% endif %}<bdi title="{{ near.picture.file }}">{{ near.class }}</bdi> <small>{{ format!("{:.2}", near.cosine) }}</small></li>
+{%- endfor %}
+</ul>"#
+)]
+struct NearestPictures(Vec<NearestPicture>);
 
 struct NearestPicture {
     picture: Picture,
     class: String,
     cosine: f64,
-    /// Whether its class is the true one, the predicted one or neither, as CSS knows it.
+    /// Whether its class is that of the image, the other one that the card names or neither, as CSS knows it.
     kind: &'static str,
 }
 
@@ -239,6 +269,7 @@ struct SuspectCard {
     suggested: String,
     label_probability: String,
     suggested_probability: String,
+    nearest: NearestPictures,
 }
 
 /// Duplicates that mean the same.
@@ -367,6 +398,7 @@ pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Stri
         n_suspects_in_train: (conclusions.mislabelled.iter())
             .filter(|suspect| suspect.image.split == Split::Train)
             .count(),
+        checked: context.checked.describe(),
         n_leaked: conclusions.leakage.n,
         accuracy_without_leakage: conclusions.leakage.accuracy_without.map(percent),
         duplicates: Meaning::ALL
@@ -378,8 +410,11 @@ pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Stri
             .cross_validation
             .and_then(|found| chart::learning(&found.info.learning_curve)),
         variance: chart::variance(context.variance),
-        scatter: chart::scatter(evaluation, &context.findings.scatter, &named),
-        n_points: named.len(),
+        n_points: named
+            .iter()
+            .filter(|&&row| context.findings.map.place(row).is_some())
+            .count(),
+        map: chart::map(evaluation, &context.findings.map, &named),
         reliability: chart::reliability(evaluation),
         regularization: context.cross_validation.and_then(chart::regularization),
         stages: context.stages,
@@ -420,10 +455,14 @@ fn wanted<'a>(context: &Context<'a>, conclusions: &Conclusions<'a>, right: &[usi
         let nearest = mistake.nearest.iter().map(|near| small(Split::Train, near.file));
         std::iter::once(own).chain(nearest)
     });
-    let suspects = (conclusions.mislabelled.iter().take(MAX_SUSPECTS)).map(|suspect| Wanted {
-        split: suspect.image.split,
-        file: suspect.image.file,
-        side: CARD_SIDE,
+    let suspects = (conclusions.mislabelled.iter().take(MAX_SUSPECTS)).flat_map(|suspect| {
+        let own = Wanted {
+            split: suspect.image.split,
+            file: suspect.image.file,
+            side: CARD_SIDE,
+        };
+        let nearest = suspect.nearest.iter().map(|near| small(Split::Train, near.file));
+        std::iter::once(own).chain(nearest)
     });
     // Two of each group are enough to see what it is about.
     let duplicates =
@@ -452,23 +491,27 @@ impl Show<'_> {
         Picture {
             number: self.pictures.number(split, file),
             file: printable(file),
+            link: (self.context.link)(split, file),
         }
+    }
+
+    /// Training images, of which those of `class` speak for it, and those of `other` against it.
+    fn nearest(&self, nearest: &[Nearest<'_>], class: &str, other: &str) -> NearestPictures {
+        let pictures = nearest.iter().map(|near| NearestPicture {
+            picture: self.picture(Split::Train, near.file),
+            class: printable(near.class),
+            cosine: near.cosine,
+            kind: match near.class {
+                near if near == class => "hit",
+                near if near == other => "miss",
+                _ => "other",
+            },
+        });
+        NearestPictures(pictures.collect())
     }
 
     fn card(&self, Mistake { at, file, row, nearest }: &Mistake<'_>) -> Card {
         let classes = &self.context.evaluation.classes;
-        let nearest = nearest.iter().map(|near| NearestPicture {
-            picture: self.picture(Split::Train, near.file),
-            class: printable(near.class),
-            cosine: near.cosine,
-            kind: if near.class == classes[row.truth] {
-                "hit"
-            } else if near.class == classes[row.predicted] {
-                "miss"
-            } else {
-                "other"
-            },
-        });
         Card {
             at: *at,
             cell: cell(row.truth, row.predicted),
@@ -478,7 +521,7 @@ impl Show<'_> {
             predicted_probability: row.predicted_probability(),
             true_probability: row.true_probability(),
             true_rank: row.true_rank(),
-            nearest: nearest.collect(),
+            nearest: self.nearest(nearest, &classes[row.truth], &classes[row.predicted]),
         }
     }
 
@@ -524,6 +567,7 @@ impl Show<'_> {
             suggested: printable(suspect.suggested_class),
             label_probability: percent(suspect.label_probability),
             suggested_probability: percent(suspect.suggested_probability),
+            nearest: self.nearest(&suspect.nearest, class, suspect.suggested_class),
         }
     }
 
@@ -600,7 +644,7 @@ impl Page<'_> {
     }
 
     fn has_neighbours(&self) -> bool {
-        self.cards.iter().any(|card| !card.nearest.is_empty())
+        self.cards.iter().any(|card| !card.nearest.0.is_empty())
     }
 
     /// The time of a stage in percent of the longest.

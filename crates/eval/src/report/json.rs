@@ -112,9 +112,9 @@ struct PredictionEntry<'a> {
     true_class: &'a str,
     predicted_class: &'a str,
     probabilities: &'a [f64],
-    /// Along the first two principal components.
+    /// Across and up on the map.
     #[serde(skip_serializing_if = "Option::is_none")]
-    components: Option<[f64; 2]>,
+    map: Option<[f64; 2]>,
     /// Of a wrongly predicted image.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     nearest_training_images: &'a [Nearest<'a>],
@@ -183,7 +183,7 @@ pub(super) fn report(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Ve
                 true_class: class_of(row.truth),
                 predicted_class: class_of(row.predicted),
                 probabilities: &row.probabilities,
-                components: context.findings.scatter.get(at).copied(),
+                map: context.findings.map.place(at),
                 nearest_training_images: nearest[at],
             })
             .collect(),

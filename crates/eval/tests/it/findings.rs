@@ -2,8 +2,8 @@
 
 use luthier_artifact::{Digest, ExtractorInfo, FeatureTable, ImageRows, Split, vector_digest};
 use luthier_eval::{
-    Asked, DuplicatesConfig, EvaluateConfig, Evaluation, Findings, HeldOutImages, ImageRef, Likeness, NeighboursConfig,
-    Predictions, Scatter, SuspectsConfig,
+    DuplicatesConfig, EvaluateConfig, Evaluation, Findings, HeldOutImages, ImageMap, ImageRef, Likeness,
+    NeighboursConfig, Predictions, SuspectsConfig,
 };
 use ndarray::{Array2, ArrayView2, array};
 
@@ -126,7 +126,6 @@ impl Data {
 
     fn inspect(&self, evaluation: &Evaluation, held_out: &[usize], probabilities: ArrayView2<'_, f32>) -> Findings {
         let [train, test] = [&self.train, &self.test].map(|images| Data::table(images, |image| &image.features));
-        let components = Array2::from_shape_fn((self.test.len(), 2), |(row, axis)| (10 * row + axis) as f64);
         let (images, features, hashes) = self.distinct();
         let look_alikes = DuplicatesConfig::default()
             .run(&images, &features.view(), &hashes.view())
@@ -137,16 +136,14 @@ impl Data {
             probabilities,
         };
         let neighbours = NeighboursConfig::default();
-        let asked: Vec<Asked> = (neighbours.rows(evaluation).into_iter())
-            .map(|row| Asked { row, at: row })
-            .collect();
+        let suspects = SuspectsConfig::default().run(&held_out, evaluation);
+        let rows: Vec<usize> = (0..evaluation.n).collect();
+        let asked = neighbours.asked(evaluation, &rows, &suspects);
         Findings::new(
-            SuspectsConfig::default().run(&held_out, evaluation),
+            suspects,
             Some(&look_alikes),
-            neighbours
-                .run(&train.features(), (Split::Test, &test.features()), &asked)
-                .unwrap(),
-            Scatter::new(components.view()),
+            neighbours.run(&train.features(), &test.features(), &asked).unwrap(),
+            ImageMap::default(),
             [&train.rows(), &test.rows()],
         )
     }
@@ -263,7 +260,8 @@ fn wrong_predictions_come_with_the_three_nearest_training_images() {
     let findings = data.inspect(&evaluation, &[], Array2::zeros((0, 2)).view());
     assert_eq!(findings.neighbours.len(), 78);
     for neighbours in &findings.neighbours {
-        let asked = &data.test[neighbours.row].features;
+        assert_eq!(neighbours.image.split, Split::Test);
+        let asked = &data.test[neighbours.image.row].features;
         let cosine = |other: &[f32]| {
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
             dot(asked, other) / (dot(asked, asked) * dot(other, other)).sqrt()
@@ -276,7 +274,6 @@ fn wrong_predictions_come_with_the_three_nearest_training_images() {
         let found: Vec<f64> = neighbours.nearest.iter().map(|neighbour| neighbour.cosine).collect();
         assert!(found.iter().zip(&all).all(|(found, all)| (found - all).abs() < 1e-5) && found.len() == 3);
     }
-    assert_eq!(findings.scatter[3], [30.0, 31.0]);
 }
 
 #[test]
@@ -297,6 +294,12 @@ fn labels_of_held_out_training_images_and_of_test_images_are_judged() {
         .collect();
     assert_eq!(found, [(train(5), 0), (test(1), 1)]);
     assert!(findings.judged_training_images);
+    let compared = findings.neighbours.iter().map(|neighbours| neighbours.image);
+    assert_eq!(
+        compared.collect::<Vec<_>>(),
+        [train(5), test(1)],
+        "both are suspects, and one is a mistake"
+    );
 
     let findings = data.inspect(&evaluation, &[], Array2::zeros((0, 2)).view());
     assert_eq!(findings.suspects.len(), 1);
@@ -305,7 +308,7 @@ fn labels_of_held_out_training_images_and_of_test_images_are_judged() {
 
 #[test]
 fn a_search_for_duplicates_depends_on_images_alone_and_a_judgement_of_labels_on_model_and_rows() {
-    let [images, model, held_out, test] =
+    let [images, model, held_out, table] =
         ["images", "model", "held-out", "test"].map(|name| Digest::of(name.as_bytes()));
     let duplicates = DuplicatesConfig::default();
     let mut keys = vec![
@@ -324,27 +327,26 @@ fn a_search_for_duplicates_depends_on_images_alone_and_a_judgement_of_labels_on_
     ];
     let suspects = SuspectsConfig::default();
     keys.extend([
-        suspects.key(model, held_out, test, None),
-        suspects.key(test, held_out, test, None),
-        suspects.key(model, test, test, None),
+        suspects.key(model, held_out, table, None),
+        suspects.key(table, held_out, table, None),
+        suspects.key(model, table, table, None),
         suspects.key(model, held_out, model, None),
-        suspects.key(model, held_out, test, Some(test)),
-        suspects.key(model, held_out, test, Some(model)),
-        SuspectsConfig { confident: 0.8 }.key(model, held_out, test, None),
+        suspects.key(model, held_out, table, Some(table)),
+        suspects.key(model, held_out, table, Some(model)),
+        SuspectsConfig { confident: 0.8 }.key(model, held_out, table, None),
     ]);
-    let asked = |row, at, split| NeighboursConfig::digest_of(split, &[Asked { row, at }]);
-    let (neighbours, rows) = (NeighboursConfig::default(), asked(1, 2, Split::Test));
+    let (neighbours, rows) = (NeighboursConfig::default(), NeighboursConfig::digest_of(&[test(2)]));
     keys.extend([
-        neighbours.key(model, test, rows),
-        neighbours.key(test, test, rows),
+        neighbours.key(model, table, rows),
+        neighbours.key(table, table, rows),
         neighbours.key(model, model, rows),
-        neighbours.key(model, test, asked(1, 3, Split::Test)),
-        neighbours.key(model, test, asked(1, 2, Split::Train)),
+        neighbours.key(model, table, NeighboursConfig::digest_of(&[test(3)])),
+        neighbours.key(model, table, NeighboursConfig::digest_of(&[train(2)])),
         NeighboursConfig {
             n_neighbors: 4,
             ..neighbours
         }
-        .key(model, test, rows),
+        .key(model, table, rows),
     ]);
     let n = keys.len();
     keys.sort_by_key(|key| key.digest());
@@ -355,19 +357,17 @@ fn a_search_for_duplicates_depends_on_images_alone_and_a_judgement_of_labels_on_
 #[test]
 fn a_training_image_is_no_neighbour_of_itself() {
     let features = array![[1.0_f32, 0.0], [0.8, 0.6], [0.0, 1.0]];
-    let nearest = |at, split| {
+    let nearest = |image| {
         let config = NeighboursConfig {
             n_neighbors: 1,
             ..NeighboursConfig::default()
         };
-        let found = config
-            .run(&features.view(), (split, &features.view()), &[Asked { row: 7, at }])
-            .unwrap();
-        (found.0[0].row, found.0[0].nearest[0].row)
+        let found = config.run(&features.view(), &features.view(), &[image]).unwrap();
+        found.0[0].nearest[0].row
     };
-    assert_eq!(nearest(0, Split::Train), (7, 1));
-    assert_eq!(nearest(2, Split::Train), (7, 1));
-    assert_eq!(nearest(0, Split::Test), (7, 0), "another image with the same features");
+    assert_eq!(nearest(train(0)), 1);
+    assert_eq!(nearest(train(2)), 1);
+    assert_eq!(nearest(test(0)), 0, "another image with the same features");
 }
 
 #[test]

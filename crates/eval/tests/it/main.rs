@@ -2,6 +2,7 @@
 
 mod comparison;
 mod findings;
+mod map;
 mod metrics;
 mod report;
 mod synthetic;

@@ -172,7 +172,8 @@ fn the_page_asks_the_network_for_nothing() {
         html.matches("url(").count(),
         html.matches("url(data:image/jpeg;base64,").count()
     );
-    assert_eq!(html.matches("href=").count(), html.matches("href=\"#").count());
+    let own = html.matches("href=\"#").count() + html.matches("href=\"../photos/").count();
+    assert_eq!(html.matches("href=").count(), own);
     assert!(html.contains("url(data:image/jpeg;base64,bm90IHJlYWxseSBhIHBpY3R1cmU=)"));
 }
 
@@ -336,7 +337,7 @@ fn the_json_report_names_what_was_found() {
     assert_eq!(report["stages"][1]["seconds"], 61.5);
     for (at, row) in evaluation.rows.iter().enumerate() {
         let prediction = &report["predictions"][at];
-        assert_eq!(prediction["components"].as_array().unwrap().len(), 2);
+        assert_eq!(prediction["map"].as_array().unwrap().len(), 2);
         let nearest = &prediction["nearest_training_images"];
         assert_eq!(nearest.is_null(), row.is_correct());
         if !row.is_correct() {
@@ -483,7 +484,7 @@ fn a_page_of_5_000_images_in_30_classes_stays_below_eight_megabytes_however_many
             "{n_mistakes} mistakes, {asked} pictures, {:.1} MB",
             html.len() as f64 / 1e6
         );
-        assert!((400..=700).contains(&asked), "{asked}");
+        assert!((400..=850).contains(&asked), "{asked}");
         assert!(html.len() < 8_000_000, "{}", html.len());
         let of_suspects = 3;
         assert_eq!(html.matches("<figure>").count(), 100 + of_suspects);

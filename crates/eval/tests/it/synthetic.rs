@@ -4,8 +4,8 @@ use std::path::Path;
 
 use luthier_artifact::{CandidateC, CrossValidationInfo, Digest, LearningPoint, Split, Threshold};
 use luthier_eval::{
-    Context, CrossValidated, Duplicates, EvaluateConfig, Evaluation, Findings, ImageRef, Images, Likeness, Neighbour,
-    Neighbours, Predictions, StageTime, Suspect, Variance, write_report,
+    CheckedLabels, Context, CrossValidated, Duplicates, EvaluateConfig, Evaluation, Findings, ImageMap, ImageRef,
+    Images, Likeness, Neighbour, Neighbours, Predictions, StageTime, Suspect, Variance, write_report,
 };
 use ndarray::Array2;
 
@@ -59,6 +59,7 @@ pub(crate) struct Made<'a> {
     files: Vec<String>,
     labels: Vec<usize>,
     digests: Vec<Digest>,
+    rows: Vec<usize>,
     cross_validation: Option<CrossValidationInfo>,
     stages: Vec<StageTime>,
 }
@@ -72,6 +73,7 @@ impl<'a> Made<'a> {
             files: (0..evaluation.n).map(|row| format!("folder/{row:05}.jpg")).collect(),
             labels: evaluation.rows.iter().map(|row| row.truth).collect(),
             digests: evaluation.rows.iter().map(|row| row.image).collect(),
+            rows: (0..evaluation.n).collect(),
             cross_validation: None,
             stages: Vec::new(),
         }
@@ -118,24 +120,27 @@ impl<'a> Made<'a> {
                         likeness: looks_the_same,
                     },
                 ],
-                neighbours: mistakes
-                    .map(|(row, _)| Neighbours {
-                        row,
+                neighbours: (std::iter::once(train(4)).chain(mistakes.map(|(row, _)| test(row))))
+                    .map(|image| Neighbours {
+                        image,
                         nearest: (0..3)
                             .map(|place| Neighbour {
-                                row: (row + 2 * place + 1) % n,
+                                row: (image.row + 2 * place + 1) % n,
                                 cosine: 0.9 - 0.1 * place as f64,
                             })
                             .collect(),
                     })
                     .collect(),
-                scatter: (evaluation.rows.iter())
-                    .map(|row| {
-                        let noise = |byte: usize| f64::from(row.image.as_bytes()[byte]) / 32.0 - 4.0;
-                        let angle = row.truth as f64 / n_classes as f64 * std::f64::consts::TAU;
-                        [10.0 * angle.cos() + noise(20), 7.0 * angle.sin() + noise(21)]
-                    })
-                    .collect(),
+                map: ImageMap {
+                    rows: (0..n).collect(),
+                    places: (evaluation.rows.iter())
+                        .map(|row| {
+                            let noise = |byte: usize| f64::from(row.image.as_bytes()[byte]) / 32.0 - 4.0;
+                            let angle = row.truth as f64 / n_classes as f64 * std::f64::consts::TAU;
+                            [10.0 * angle.cos() + noise(20), 7.0 * angle.sin() + noise(21)]
+                        })
+                        .collect(),
+                },
             },
             cross_validation: Some(cross_validated()),
             stages: [
@@ -167,6 +172,8 @@ impl<'a> Made<'a> {
             train: images,
             test: images,
             evaluated: images,
+            evaluated_rows: &self.rows,
+            checked: CheckedLabels { right: 9, wrong: 31 },
             has_two_folders: true,
             skipped: &[],
             warnings: &[],
@@ -183,6 +190,7 @@ impl<'a> Made<'a> {
                 temperature: 1.25,
             }),
             thumbnail: &|_, _, _| None,
+            link: &|split, file| Some(format!("../photos/{split}/{file}")),
         }
     }
 }

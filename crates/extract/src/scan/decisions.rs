@@ -34,6 +34,9 @@ struct Decision {
     /// The class, with [`Verdict::Right`] and [`Verdict::Change`].
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<String>,
+    /// With [`Verdict::Change`], the class that the image had, if it had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    was: Option<String>,
     /// When it was decided: RFC 3339. Later decisions about a file replace earlier ones, wherever their lines are.
     time: String,
 }
@@ -59,6 +62,12 @@ pub struct Decided {
     pub checked: Vec<Digest>,
     /// How many files have another class than they came with.
     pub n_changed: usize,
+    /// How many of the checked images had the right class.
+    #[serde(default)]
+    pub n_right: usize,
+    /// How many of the checked images had a wrong class. Those that had none are neither right nor wrong.
+    #[serde(default)]
+    pub n_wrong: usize,
     /// How many files are left out.
     pub n_excluded: usize,
 }
@@ -108,6 +117,7 @@ struct Decisions {
 struct Standing {
     verdict: Verdict,
     class: Option<String>,
+    had_class: bool,
     time: OffsetDateTime,
     line: usize,
 }
@@ -130,6 +140,7 @@ impl Decisions {
                     let standing = Standing {
                         verdict: decision.verdict,
                         class: decision.class,
+                        had_class: decision.was.is_some(),
                         time,
                         line: place + 1,
                     };
@@ -186,8 +197,11 @@ impl Decisions {
             }
             let labels = about.values().flatten().filter(|standing| standing.class.is_some());
             let label = labels.max_by_key(|standing| (standing.time, standing.line));
-            if let Some(class) = label.and_then(|label| label.class.as_ref()) {
-                checked.insert(digest);
+            if let Some((label, class)) = label.and_then(|label| Some((label, label.class.as_ref()?))) {
+                if checked.insert(digest) {
+                    decided.n_right += usize::from(label.verdict == Verdict::Right);
+                    decided.n_wrong += usize::from(label.verdict == Verdict::Change && label.had_class);
+                }
                 if entry.class != *class {
                     entry.class.clone_from(class);
                     relabelled.push(entry.clone());
@@ -262,6 +276,21 @@ fn parse(line: &[u8]) -> std::result::Result<(Decision, OffsetDateTime), String>
     }
 }
 
+/// A decision that is to be written, about files of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewDecision {
+    /// The digest of the image's bytes.
+    pub image: Digest,
+    /// Its files, as [`DataSource::name`] has them.
+    pub files: Vec<String>,
+    /// What was decided.
+    pub verdict: Verdict,
+    /// The class, with [`Verdict::Right`] and [`Verdict::Change`].
+    pub class: Option<String>,
+    /// With [`Verdict::Change`], the class that the image had, if it had one.
+    pub was: Option<String>,
+}
+
 /// A file of decisions that grows.
 #[derive(Debug)]
 pub struct DecisionLog {
@@ -285,34 +314,37 @@ impl DecisionLog {
         })
     }
 
-    /// Adds a decision about files of an image, as [`DataSource::name`] has them. It is on the disk when this returns.
-    /// `class` comes with [`Verdict::Right`] and [`Verdict::Change`]. Other processes may write to the file, too.
+    /// Adds decisions. They are on the disk when this returns. Other processes may write to the file, too.
     ///
     /// # Errors
     /// [`Error::File`] if the file cannot be written to. Then nothing was decided.
-    pub fn append(
-        &mut self,
-        image: Digest,
-        files: &[String],
-        verdict: Verdict,
-        class: Option<&str>,
-        at: SystemTime,
-    ) -> Result<()> {
+    pub fn append(&mut self, decisions: &[NewDecision], at: SystemTime) -> Result<()> {
         self.last = at.max(self.last + Duration::from_nanos(1));
         let time = OffsetDateTime::from(self.last).format(&Rfc3339);
         let time = time.expect("the time is one that RFC 3339 can say");
-        let line = |file: &String| {
-            let decision = Decision {
+        let mut lines = String::new();
+        for decision in decisions {
+            let NewDecision {
                 image,
-                file: file.clone(),
+                files,
                 verdict,
-                class: class.map(str::to_owned),
-                time: time.clone(),
-            };
-            let line = serde_json::to_string(&decision).expect("words always serialize");
-            format!("{}\n", file_names::to_json(line))
-        };
-        let lines: String = files.iter().map(line).collect();
+                class,
+                was,
+            } = decision;
+            for file in files {
+                let line = Decision {
+                    image: *image,
+                    file: file.clone(),
+                    verdict: *verdict,
+                    class: class.clone(),
+                    was: was.clone(),
+                    time: time.clone(),
+                };
+                let line = serde_json::to_string(&line).expect("words always serialize");
+                lines += &file_names::to_json(line);
+                lines.push('\n');
+            }
+        }
         self.write(lines.as_bytes()).map_err(Error::io(&self.path))
     }
 
@@ -461,9 +493,21 @@ mod tests {
         let expected = Decided {
             checked: checked.to_vec(),
             n_changed: 1,
-            n_excluded: 0,
+            n_right: 1,
+            ..Decided::default()
         };
         assert_eq!(decided, expected);
+    }
+
+    #[test]
+    fn labels_that_were_found_wrong_are_counted_also_once_the_file_was_moved() {
+        let was = |line: String| line.replace(r#""time""#, r#""was":"drum","time""#);
+        let (_, decided, _) = applied(&[
+            was(line("a", "train/harp/1.jpg", "change", Some("harp"), 1)),
+            line("b", "train/harp/2.jpg", "change", Some("harp"), 1),
+            line("c", "test/drum/2.jpg", "right", Some("drum"), 1),
+        ]);
+        assert_eq!((decided.n_right, decided.n_wrong, decided.checked.len()), (1, 1, 3));
     }
 
     #[test]
@@ -564,11 +608,19 @@ mod tests {
         let mut log = DecisionLog::open(&path).unwrap();
         // Another process writes, too.
         let mut second = DecisionLog::open(&path).unwrap();
-        log.append(image, &files[..1], Verdict::Change, Some("harp"), at(9))
+        let decision = |image, files: &[String], verdict, class: Option<&str>| NewDecision {
+            image,
+            files: files.to_vec(),
+            verdict,
+            class: class.map(str::to_owned),
+            was: None,
+        };
+        let change = |class| [decision(image, &files[..1], Verdict::Change, Some(class))];
+        log.append(&change("harp"), at(9)).unwrap();
+        second
+            .append(&[decision(other, &files, Verdict::Exclude, None)], at(9))
             .unwrap();
-        second.append(other, &files, Verdict::Exclude, None, at(9)).unwrap();
-        log.append(image, &files[..1], Verdict::Change, Some("lute"), at(3))
-            .unwrap();
+        log.append(&change("lute"), at(3)).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 5);
         let of = |names: &[String]| HashMap::from([(image, files[..1].to_vec()), (other, names.to_vec())]);
         let found = decided_classes(&path, &of(&files)).unwrap();
@@ -576,7 +628,8 @@ mod tests {
         // A copy that nobody left out stays.
         let more = [&files[..], &["2.jpg".to_owned()]].concat();
         assert_eq!(decided_classes(&path, &of(&more)).unwrap().len(), 1);
-        log.append(image, &files[..1], Verdict::Undo, None, at(3)).unwrap();
+        log.append(&[decision(image, &files[..1], Verdict::Undo, None)], at(3))
+            .unwrap();
         let found = decided_classes(&path, &of(&files)).unwrap();
         assert_eq!(found[&image].as_deref(), Some("harp"));
         assert!(

@@ -23,7 +23,7 @@ use luthier_cache::Cache;
 use rayon::prelude::*;
 
 use self::decisions::Applied;
-pub use self::decisions::{Decided, DecisionLog, Verdict, decided_classes};
+pub use self::decisions::{Decided, DecisionLog, NewDecision, Verdict, decided_classes};
 use self::listing::{Listed, Listing};
 pub use self::source::{DataSource, ImageFiles, Layout};
 pub use self::walk::{FoundImages, PassedOver, find_images, images_below};
@@ -33,7 +33,7 @@ use crate::{Error, Observer, Result};
 const READ_AT_ONCE: usize = 16_384;
 
 /// What a [`scan`] found.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scan {
     /// The image files.
     pub manifest: Manifest,

@@ -3,6 +3,7 @@
 //! A [`Session`] has all images with their features in memory. A decision is in the file of decisions before it counts.
 //! [`Snapshot::judge`] trains a model on a copy of what is decided, so that decisions can go on meanwhile.
 
+mod copies;
 mod judge;
 
 use std::collections::HashMap;
@@ -10,11 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use luthier_artifact::Digest;
-use luthier_extract::{DecisionLog, Verdict};
+use luthier_artifact::{Digest, Split};
+use luthier_eval::LookAlikeGroup;
+use luthier_extract::{DecisionLog, NewDecision, Verdict};
 use ndarray::Array2;
 use serde::Serialize;
 
+use self::copies::{Copies, Span};
 use self::judge::{Judged, Labels, Pool};
 use crate::{Error, Result};
 
@@ -36,20 +39,29 @@ pub enum Task {
 pub struct SessionImage {
     /// The digest of its bytes.
     pub digest: Digest,
-    /// Its files, as decisions name them: of the same bytes, one or more.
-    pub names: Vec<String>,
-    /// Its file.
+    /// Its files, one or more: they have the same bytes.
+    pub files: Vec<SessionFile>,
+    /// The class that somebody has looked at, if the image has one.
+    pub checked: Option<String>,
+}
+
+/// A file of an image.
+#[derive(Clone, Debug)]
+pub struct SessionFile {
+    /// Its name, as decisions have it.
+    pub name: String,
+    /// Where it is.
     pub path: PathBuf,
+    /// Its split.
+    pub split: Split,
     /// The class that it has.
     pub class: Option<String>,
-    /// Whether somebody has looked at the class.
-    pub is_checked: bool,
 }
 
 impl SessionImage {
-    /// Its first file.
+    /// The name of its first file.
     pub fn name(&self) -> &str {
-        &self.names[0]
+        &self.files[0].name
     }
 }
 
@@ -65,6 +77,8 @@ pub enum Why {
     Check,
     /// What was decided about it was taken back.
     Undone,
+    /// It looks the same as others.
+    Copies,
     /// Another class is more probable than its own.
     Suspect {
         /// The probability of its own.
@@ -86,11 +100,13 @@ pub struct Suggestion {
     pub probability: f64,
 }
 
-/// An image that should be looked at.
+/// An image that should be looked at, or several that look the same.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Item {
     /// Its place among the session's images.
     pub image: usize,
+    /// The files that look the same, two or more, of this image and others; none if it is about this image alone.
+    pub copies: Vec<CopyOf>,
     /// Why.
     pub why: Why,
     /// The most probable classes, the most probable first; none while there is no model.
@@ -101,21 +117,33 @@ impl Item {
     fn new(image: usize, why: Why, suggestions: Vec<Suggestion>) -> Self {
         Item {
             image,
+            copies: Vec::new(),
             why,
             suggestions,
         }
     }
 }
 
-/// What somebody says of an image.
+/// A file, by its place among those of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CopyOf {
+    /// The place of the image among the session's.
+    pub image: usize,
+    /// The place of the file among the image's.
+    pub file: usize,
+}
+
+/// What somebody says of one image, or of several alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It is of the class that it has.
+    /// Each is of the class that it has.
     Right,
-    /// It is of this class.
+    /// They are of this class.
     Class(String),
-    /// It is left out.
+    /// They are left out.
     Exclude,
+    /// All their files are left out but for one.
+    Keep(CopyOf),
 }
 
 /// How far a session is.
@@ -129,6 +157,8 @@ pub struct Progress {
     pub checked: usize,
     /// Decisions of this session that stand.
     pub decided: usize,
+    /// Groups of images that look the same, that nobody has decided about.
+    pub copies: usize,
     /// In [`Task::Review`], the share of images with a class that models which have not seen them agree with, 0 to 1.
     pub accuracy: Option<f64>,
     /// In [`Task::Label`], how many of the images that were drawn at random the model was right about, of the last 20.
@@ -144,10 +174,27 @@ pub struct Progress {
 struct State {
     class: Option<usize>,
     is_checked: bool,
-    is_excluded: bool,
+    /// The places of its files that are not left out.
+    files: Vec<usize>,
     /// How often something was decided about it.
     version: u32,
     is_skipped: bool,
+}
+
+/// A decision of this session.
+#[derive(Clone, Debug)]
+struct Done {
+    /// The images decided about, and their states before.
+    before: Vec<(usize, State)>,
+    /// The files that it names.
+    written: Vec<(Digest, Vec<String>)>,
+}
+
+/// What a decision that was taken back is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Undone {
+    Image(usize),
+    Copies(usize),
 }
 
 /// Images, what is decided about them, and which is next.
@@ -157,11 +204,13 @@ pub struct Session {
     log: DecisionLog,
     images: Vec<SessionImage>,
     places: HashMap<Digest, usize>,
+    copies: Vec<Copies>,
     pool: Arc<Pool>,
     states: Vec<State>,
     classes: Vec<String>,
-    /// The images decided about, and their states before.
-    history: Vec<(usize, State)>,
+    history: Vec<Done>,
+    /// What decisions that were taken back are about, the last one last: it is asked about first.
+    undone: Vec<Undone>,
     /// The images drawn at random, and whether the model was right about them.
     checks: Vec<(usize, bool)>,
     judged: Judged,
@@ -191,20 +240,29 @@ impl Snapshot {
 }
 
 impl Session {
-    /// Begins with images and their features, `f32 [n, d]`, distinct by digest. Decisions are written to `decisions`.
+    /// Begins with images and their features, `f32 [n, d]`, distinct by digest, and with groups of images that look the
+    /// same. Decisions are written to `decisions`.
     ///
     /// # Errors
     /// [`Error::Features`] if there are fewer than two images or they all look the same;
     /// [`luthier_extract::Error::File`] if the file cannot be written to.
-    pub fn new(task: Task, images: Vec<SessionImage>, features: Array2<f32>, decisions: &Path) -> Result<Self> {
+    pub fn new(
+        task: Task,
+        images: Vec<SessionImage>,
+        features: Array2<f32>,
+        look_alikes: &[LookAlikeGroup],
+        decisions: &Path,
+    ) -> Result<Self> {
         let digests: Vec<Digest> = images.iter().map(|image| image.digest).collect();
-        let mut classes: Vec<String> = images.iter().filter_map(|image| image.class.clone()).collect();
+        let places: HashMap<Digest, usize> = digests.iter().copied().zip(0..).collect();
+        let class = |image: &SessionImage| image.checked.clone().or_else(|| image.files[0].class.clone());
+        let mut classes: Vec<String> = images.iter().filter_map(class).collect();
         classes.sort();
         classes.dedup();
         let states = images.iter().map(|image| State {
-            class: image.class.as_ref().and_then(|class| classes.binary_search(class).ok()),
-            is_checked: image.is_checked,
-            is_excluded: false,
+            class: class(image).and_then(|class| classes.binary_search(&class).ok()),
+            is_checked: image.checked.is_some(),
+            files: (0..image.files.len()).collect(),
             version: 0,
             is_skipped: false,
         });
@@ -213,14 +271,15 @@ impl Session {
             log: DecisionLog::open(decisions)?,
             pool: Arc::new(Pool::new(features, &digests)?),
             states: states.collect(),
-            places: digests
-                .into_iter()
-                .enumerate()
-                .map(|(place, digest)| (digest, place))
-                .collect(),
+            copies: match task {
+                Task::Label => Vec::new(),
+                Task::Review => copies::found(&images, &places, look_alikes),
+            },
+            places,
             images,
             classes,
             history: Vec::new(),
+            undone: Vec::new(),
             checks: Vec::new(),
             judged: Judged::default(),
         })
@@ -252,9 +311,65 @@ impl Session {
         (class.map(|class| self.classes[class].as_str()), *version)
     }
 
-    /// The images to look at that are still open, the most useful first.
-    pub fn items(&self) -> impl Iterator<Item = &Item> {
-        self.judged.items.iter().filter(|item| self.is_open(item.image))
+    /// The class of a file: that of its image, or, until somebody has looked at it, its own.
+    pub fn class_of(&self, copy: CopyOf) -> Option<&str> {
+        match self.states[copy.image] {
+            State {
+                is_checked: true,
+                class,
+                ..
+            } => class.map(|class| self.classes[class].as_str()),
+            _ => self.images[copy.image].files[copy.file].class.as_deref(),
+        }
+    }
+
+    /// What is to be looked at and still open, the most useful first: what was taken back, copies with several classes,
+    /// labels that are probably wrong, copies in both splits, other copies, and labels that are little certain.
+    pub fn items(&self) -> impl Iterator<Item = Item> {
+        let judged = &self.judged.items;
+        let n_suspects = judged.partition_point(|item| !matches!(item.why, Why::Unsure { .. }));
+        let (suspects, unsure) = judged.split_at(n_suspects);
+        let is_new = |item: &Undone| !self.undone.contains(item);
+        let is_left = move |item: &&Item| is_new(&Undone::Image(item.image)) && self.is_open(item.image);
+        let copies = |span| {
+            let of_span = self
+                .copies
+                .iter()
+                .enumerate()
+                .filter(move |(_, copies)| copies.span == span);
+            of_span
+                .filter(move |(place, _)| is_new(&Undone::Copies(*place)))
+                .filter_map(|(_, copies)| self.to_compare(copies))
+        };
+        let undone = self.undone.iter().rev().filter_map(|undone| self.again(*undone));
+        (undone.chain(copies(Span::Classes)))
+            .chain(suspects.iter().filter(is_left).cloned())
+            .chain(copies(Span::Splits).chain(copies(Span::Neither)))
+            .chain(unsure.iter().filter(is_left).cloned())
+    }
+
+    /// What was taken back, if nothing was decided about it since.
+    fn again(&self, undone: Undone) -> Option<Item> {
+        match undone {
+            Undone::Copies(place) => self.to_compare(&self.copies[place]),
+            Undone::Image(image) => self.is_open(image).then(|| {
+                let judged = self.judged.items.iter().find(|item| item.image == image);
+                let suggestions = judged.map(|item| item.suggestions.clone()).unwrap_or_default();
+                Item::new(image, Why::Undone, suggestions)
+            }),
+        }
+    }
+
+    /// Copies of which nobody has said which to keep.
+    fn to_compare(&self, copies: &Copies) -> Option<Item> {
+        let left: Vec<CopyOf> = (copies.files.iter().copied())
+            .filter(|CopyOf { image, file }| self.states[*image].files.contains(file))
+            .collect();
+        let is_new = left.iter().any(|copy| !self.states[copy.image].is_checked);
+        (left.len() > 1 && is_new && !copies.is_skipped).then(|| Item {
+            copies: left.clone(),
+            ..Item::new(left[0].image, Why::Copies, Vec::new())
+        })
     }
 
     /// The images of a class that look most like an image.
@@ -276,7 +391,7 @@ impl Session {
 
     fn is_open(&self, image: usize) -> bool {
         let state = &self.states[image];
-        !state.is_excluded
+        !state.is_excluded()
             && !state.is_skipped
             && match self.task {
                 Task::Label => state.class.is_none(),
@@ -284,65 +399,143 @@ impl Session {
             }
     }
 
-    /// Decides about an image whose state is still `version`. The decision is on the disk when this returns.
+    /// Decides about images alike, whose states are still of these versions. The decision is on the disk when this returns.
     ///
     /// # Errors
-    /// [`Error::DecidedMeanwhile`] if the state is another one by now; [`Error::NoClass`] if the image has no class that
+    /// [`Error::DecidedMeanwhile`] if the state of one is another by now, or the file to keep is none of theirs;
+    /// [`Error::NoClass`] if one has no class that
     /// could be right; [`Error::NewClass`] in [`Task::Review`] if no image of the data has the class;
     /// [`luthier_extract::Error::File`] if the file cannot be written to. Then nothing is decided.
-    pub fn decide(&mut self, image: usize, version: u32, answer: Answer, at: SystemTime) -> Result<()> {
-        let before = self.states[image].clone();
-        let name = self.images[image].name().to_owned();
-        if before.version != version {
-            return Err(Error::DecidedMeanwhile { file: name });
+    pub fn decide(&mut self, images: &[(usize, u32)], answer: &Answer, at: SystemTime) -> Result<()> {
+        if let Some(&(image, _)) = images
+            .iter()
+            .find(|(image, version)| self.states[*image].version != *version)
+        {
+            return Err(self.decided_meanwhile(image));
         }
-        if let (Task::Review, Answer::Class(class)) = (self.task, &answer)
+        if let Answer::Keep(CopyOf { image, file }) = *answer
+            && !(images.iter().any(|of| of.0 == image) && self.states[image].files.contains(&file))
+        {
+            return Err(self.decided_meanwhile(image));
+        }
+        let n_known = self.classes.len();
+        if let Answer::Class(class) = answer
             && !self.classes.contains(class)
         {
-            return Err(Error::NewClass { class: class.clone() });
-        }
-        let label = before.class.map(|class| self.classes[class].clone());
-        let (verdict, class) = match answer {
-            Answer::Right => (
-                Verdict::Right,
-                Some(label.ok_or(Error::NoClass { file: name.clone() })?),
-            ),
-            Answer::Class(class) if label.as_ref() == Some(&class) => (Verdict::Right, Some(class)),
-            Answer::Class(class) => (Verdict::Change, Some(class)),
-            Answer::Exclude => (Verdict::Exclude, None),
-        };
-        // A class holds for all files of an image; that a file is left out is said of each.
-        let SessionImage { digest, names, .. } = &self.images[image];
-        let names = if class.is_some() { &names[..1] } else { names };
-        self.log.append(*digest, names, verdict, class.as_deref(), at)?;
-        let place = class.map(|class| {
-            let known = self.classes.iter().position(|known| *known == class);
-            known.unwrap_or_else(|| {
-                self.classes.push(class);
-                self.classes.len() - 1
-            })
-        });
-        let is_drawn = |item: &&Item| item.image == image && item.why == Why::Check;
-        if let (Some(place), Some(item)) = (place, self.judged.items.iter().find(is_drawn)) {
-            let is_right = item.suggestions.first().is_some_and(|best| best.class == place);
-            self.checks.push((image, is_right));
-        }
-        let state = &mut self.states[image];
-        state.version += 1;
-        match place {
-            Some(place) => {
-                state.class = Some(place);
-                state.is_checked = true;
+            if self.task == Task::Review {
+                return Err(Error::NewClass { class: class.clone() });
             }
-            None => state.is_excluded = true,
+            self.classes.push(class.clone());
         }
-        self.history.push((image, before));
+        let decided = images.iter().map(|&(image, _)| self.decided(image, answer));
+        let written = decided.collect::<Result<Vec<_>>>().and_then(|decided| {
+            let lines = decided
+                .iter()
+                .map(|(line, _)| line)
+                .filter(|line| !line.files.is_empty());
+            let lines: Vec<NewDecision> = lines.cloned().collect();
+            self.log.append(&lines, at)?;
+            Ok((decided, lines))
+        });
+        let (decided, lines) = written.inspect_err(|_| self.classes.truncate(n_known))?;
+        let mut done = Done {
+            before: Vec::new(),
+            written: lines.into_iter().map(|line| (line.image, line.files)).collect(),
+        };
+        for (&(image, _), (_, state)) in images.iter().zip(decided) {
+            let is_drawn = |item: &&Item| item.image == image && item.why == Why::Check;
+            if let (Some(class), Some(item)) = (state.class, self.judged.items.iter().find(is_drawn))
+                && !state.is_excluded()
+            {
+                let is_right = item.suggestions.first().is_some_and(|best| best.class == class);
+                self.checks.push((image, is_right));
+            }
+            done.before
+                .push((image, std::mem::replace(&mut self.states[image], state)));
+        }
+        self.history.push(done);
         Ok(())
     }
 
-    /// Asks about an image no more in this session.
-    pub fn skip(&mut self, image: usize) {
-        self.states[image].is_skipped = true;
+    /// What is written about an image, and its state then.
+    fn decided(&self, image: usize, answer: &Answer) -> Result<(NewDecision, State)> {
+        let SessionImage { digest, files, .. } = &self.images[image];
+        let before = &self.states[image];
+        let mut state = State {
+            version: before.version + 1,
+            ..before.clone()
+        };
+        let kept = match answer {
+            Answer::Right => {
+                let file = || self.images[image].name().to_owned();
+                state.class = Some(before.class.ok_or_else(|| Error::NoClass { file: file() })?);
+                None
+            }
+            Answer::Class(class) => {
+                state.class = self.classes.iter().position(|known| known == class);
+                None
+            }
+            Answer::Exclude => Some(Vec::new()),
+            Answer::Keep(kept) if kept.image == image => Some(vec![kept.file]),
+            Answer::Keep(_) => Some(Vec::new()),
+        };
+        let (verdict, class, of_files) = match kept {
+            Some(kept) => {
+                let left_out = before
+                    .files
+                    .iter()
+                    .copied()
+                    .filter(|file| !kept.contains(file))
+                    .collect();
+                // Of files in several classes, the one that stays says which.
+                if let ([kept], false) = (&kept[..], before.is_checked) {
+                    state.class = (files[*kept].class.as_ref())
+                        .and_then(|class| self.classes.iter().position(|known| known == class));
+                }
+                state.files = kept;
+                (Verdict::Exclude, None, left_out)
+            }
+            None => {
+                state.is_checked = true;
+                let verdict = match state.class == before.class {
+                    true => Verdict::Right,
+                    false => Verdict::Change,
+                };
+                // A class holds for all files of an image; that a file is left out is said of each.
+                let class = state.class.map(|class| self.classes[class].clone());
+                (verdict, class, vec![before.files.first().copied().unwrap_or(0)])
+            }
+        };
+        let line = NewDecision {
+            image: *digest,
+            files: of_files
+                .into_iter()
+                .map(|file: usize| files[file].name.clone())
+                .collect(),
+            was: (verdict == Verdict::Change)
+                .then(|| before.class.map(|was| self.classes[was].clone()))
+                .flatten(),
+            verdict,
+            class,
+        };
+        Ok((line, state))
+    }
+
+    fn decided_meanwhile(&self, image: usize) -> Error {
+        let file = self.images[image].name().to_owned();
+        Error::DecidedMeanwhile { file }
+    }
+
+    /// Asks no more in this session about an image, or about the copies of which it is the first.
+    pub fn skip(&mut self, image: usize, is_copies: bool) {
+        match self
+            .copies
+            .iter_mut()
+            .find(|copies| is_copies && copies.files.iter().any(|copy| copy.image == image))
+        {
+            Some(copies) => copies.is_skipped = true,
+            None => self.states[image].is_skipped = true,
+        }
     }
 
     /// Takes the last of the session's `decided` decisions back, and asks about its image again.
@@ -351,28 +544,43 @@ impl Session {
     /// [`Error::DecidedMeanwhile`] if there are more or fewer by now; [`luthier_extract::Error::File`] if the file cannot be
     /// written to. Then the decision stands.
     pub fn undo(&mut self, decided: usize, at: SystemTime) -> Result<()> {
-        let Some((image, before)) = self.history.last().cloned() else {
+        let Some(Done { before, written }) = self.history.last() else {
             return Ok(());
         };
         if decided != self.history.len() {
-            let file = self.images[image].name().to_owned();
-            return Err(Error::DecidedMeanwhile { file });
+            return Err(self.decided_meanwhile(before[0].0));
         }
-        // As many lines as the decision has.
-        let is_excluded = self.states[image].is_excluded && !before.is_excluded;
-        let SessionImage { digest, names, .. } = &self.images[image];
-        let names = if is_excluded { names } else { &names[..1] };
-        self.log.append(*digest, names, Verdict::Undo, None, at)?;
-        self.history.pop();
-        self.checks.retain(|(checked, _)| *checked != image);
-        let version = self.states[image].version + 1;
-        self.states[image] = State {
-            version,
-            is_skipped: false,
-            ..before
+        let lines: Vec<NewDecision> = (written.iter())
+            .map(|(image, files)| NewDecision {
+                image: *image,
+                files: files.clone(),
+                verdict: Verdict::Undo,
+                class: None,
+                was: None,
+            })
+            .collect();
+        self.log.append(&lines, at)?;
+        let Some(Done { before, .. }) = self.history.pop() else {
+            return Ok(());
         };
-        self.judged.items.retain(|item| item.image != image);
-        self.judged.items.insert(0, Item::new(image, Why::Undone, Vec::new()));
+        let images: Vec<usize> = before.iter().map(|(image, _)| *image).collect();
+        for (image, before) in before {
+            self.checks.retain(|(checked, _)| *checked != image);
+            self.states[image] = State {
+                version: self.states[image].version + 1,
+                is_skipped: false,
+                ..before
+            };
+        }
+        let are_copies = |copies: &Copies| copies.is_of(&images) && self.to_compare(copies).is_some();
+        let undone = match (self.copies.iter().position(are_copies), &images[..]) {
+            (Some(place), _) => Some(Undone::Copies(place)),
+            (None, [image]) => Some(Undone::Image(*image)),
+            // Many that were confirmed at once: a model says which of them to ask about.
+            _ => None,
+        };
+        self.undone.retain(|before| Some(*before) != undone);
+        self.undone.extend(undone);
         Ok(())
     }
 
@@ -400,7 +608,7 @@ impl Session {
         let count = |is: fn(&State) -> bool| {
             self.states
                 .iter()
-                .filter(|state| !state.is_excluded && is(state))
+                .filter(|state| !state.is_excluded() && is(state))
                 .count()
         };
         let last = &self.checks[self.checks.len().saturating_sub(CHECKS)..];
@@ -409,6 +617,11 @@ impl Session {
             labelled: count(|state| state.class.is_some()),
             checked: count(|state| state.is_checked),
             decided: self.history.len(),
+            copies: self
+                .copies
+                .iter()
+                .filter(|copies| self.to_compare(copies).is_some())
+                .count(),
             accuracy: self.judged.accuracy,
             n_right: last.iter().filter(|(_, is_right)| *is_right).count(),
             n_drawn: last.len(),
@@ -416,7 +629,7 @@ impl Session {
         }
     }
 
-    /// The files that have a class and are not left out, with their classes, in the order of the images.
+    /// The images that have a class and are not left out, with their classes, in order.
     pub fn labels(&self) -> impl Iterator<Item = (&SessionImage, &str)> {
         let labelled = self.images.iter().zip(&self.states);
         labelled.filter_map(|(image, state)| Some((image, self.classes[state.label()?].as_str())))
@@ -428,7 +641,7 @@ impl Session {
         let mut write = |fields: [&str; 2]| table.write_record(fields).expect("memory takes any record");
         write(["file", "label"]);
         for (image, class) in self.labels() {
-            image.names.iter().for_each(|name| write([name, class]));
+            image.files.iter().for_each(|file| write([&file.name, class]));
         }
         table.into_inner().expect("memory takes any record")
     }
@@ -444,9 +657,14 @@ impl Session {
 }
 
 impl State {
+    /// Whether all its files are left out.
+    fn is_excluded(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// The class, of an image that is not left out.
     fn label(&self) -> Option<usize> {
-        self.class.filter(|_| !self.is_excluded)
+        self.class.filter(|_| !self.is_excluded())
     }
 }
 
@@ -476,15 +694,23 @@ mod tests {
         Some((chosen, features.select(Axis(0), &rows)))
     }
 
+    fn file(name: &str, class: &Option<String>) -> SessionFile {
+        SessionFile {
+            name: name.to_owned(),
+            path: PathBuf::new(),
+            split: Split::Train,
+            class: class.clone(),
+        }
+    }
+
     fn session(task: Task, given: &[Option<String>], features: Array2<f32>, folder: &Path) -> Session {
         let images = given.iter().enumerate().map(|(row, class)| SessionImage {
             digest: Digest::of(format!("image {row}").as_bytes()),
-            names: vec![format!("{row}.jpg"), format!("copy of {row}.jpg")],
-            path: PathBuf::new(),
-            class: class.clone(),
-            is_checked: false,
+            files: vec![file(&format!("{row}.jpg"), class)],
+            checked: None,
         });
-        Session::new(task, images.collect(), features, &folder.join("decisions.jsonl")).unwrap()
+        let images = images.collect();
+        Session::new(task, images, features, &[], &folder.join("decisions.jsonl")).unwrap()
     }
 
     /// Answers in batches of ten by the truth, with a model trained between them, `n` times.
@@ -498,7 +724,9 @@ mod tests {
             for image in images {
                 let (_, version) = session.state(image);
                 let answer = Answer::Class(truth[image].clone());
-                session.decide(image, version, answer, SystemTime::UNIX_EPOCH).unwrap();
+                session
+                    .decide(&[(image, version)], &answer, SystemTime::UNIX_EPOCH)
+                    .unwrap();
                 n_answered += 1;
             }
         }
@@ -621,22 +849,26 @@ mod tests {
         let mut session = session(Task::Review, &given, features, folder.path());
         let judgement = session.snapshot(10).judge().unwrap();
         session.follow(judgement);
-        let first = session.items().next().unwrap().clone();
+        let first = session.items().next().unwrap();
         assert_eq!(first.image, 3, "the label that is swapped");
         assert!(matches!(first.why, Why::Suspect { .. }), "{:?}", first.why);
         let at = SystemTime::UNIX_EPOCH;
-        session.decide(3, 0, Answer::Class("harp".to_owned()), at).unwrap();
-        let error = session.decide(3, 0, Answer::Exclude, at).unwrap_err();
+        session
+            .decide(&[(3, 0)], &Answer::Class("harp".to_owned()), at)
+            .unwrap();
+        let error = session.decide(&[(3, 0)], &Answer::Exclude, at).unwrap_err();
         assert_eq!(error.to_string(), "3.jpg: decided about meanwhile, in another window");
         assert!(session.items().all(|item| item.image != 3));
         assert_eq!(session.progress().checked, 1);
-        session.decide(7, 0, Answer::Exclude, at).unwrap();
+        session.decide(&[(7, 0)], &Answer::Exclude, at).unwrap();
         let error = session.undo(1, at).unwrap_err();
         assert_eq!(error.to_string(), "7.jpg: decided about meanwhile, in another window");
         session.undo(2, at).unwrap();
         session.undo(1, at).unwrap();
         session.undo(0, at).unwrap();
-        let error = session.decide(3, 2, Answer::Class("lute".to_owned()), at).unwrap_err();
+        let error = session
+            .decide(&[(3, 2)], &Answer::Class("lute".to_owned()), at)
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
             r#"class "lute" is none of the data's, expected one that has images"#
@@ -648,11 +880,78 @@ mod tests {
             .lines()
             .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["verdict"].to_string())
             .collect();
-        // Of an image that is left out, both files are.
-        let expected = ["change", "exclude", "exclude", "undo", "undo", "undo"];
+        let expected = ["change", "exclude", "undo", "undo"];
         assert_eq!(verdicts, expected.map(|verdict| format!("\"{verdict}\"")));
-        session.skip(3);
+        session.skip(3, false);
         assert!(session.items().all(|item| item.image != 3));
+    }
+
+    /// Of forty images, two have the same bytes as others in another class, and two look like others.
+    #[test]
+    fn of_copies_one_stays_or_all_and_they_come_with_the_worst_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let decisions = folder.path().join("decisions.jsonl");
+        let (given, features) = plain(40);
+        let mut images: Vec<SessionImage> = (given.iter().enumerate())
+            .map(|(row, class)| SessionImage {
+                digest: Digest::of(&[row as u8]),
+                files: vec![file(&format!("{row}.jpg"), class)],
+                checked: None,
+            })
+            .collect();
+        images[4].files.push(file("4 again.jpg", &Some("drum".to_owned())));
+        images[6].files.push(file("6 as a harp.jpg", &Some("harp".to_owned())));
+        images[9].files[0].split = Split::Test;
+        let alike = LookAlikeGroup {
+            images: vec![images[9].digest, images[7].digest],
+            cosine: 0.9,
+        };
+        let mut session = Session::new(Task::Review, images, features, &[alike], &decisions).unwrap();
+        let copies = |session: &Session| {
+            let items = session.items().filter(|item| !item.copies.is_empty());
+            items
+                .map(|item| item.copies.iter().map(|copy| (copy.image, copy.file)).collect())
+                .collect::<Vec<Vec<_>>>()
+        };
+        let [six, seven, four] = [vec![(6, 0), (6, 1)], vec![(7, 0), (9, 0)], vec![(4, 0), (4, 1)]];
+        assert_eq!(copies(&session), [six.clone(), seven.clone(), four.clone()]);
+        let at = SystemTime::UNIX_EPOCH;
+        let keep = |image, file| Answer::Keep(CopyOf { image, file });
+
+        session.decide(&[(6, 0)], &keep(6, 1), at).unwrap();
+        assert_eq!(session.state(6).0, Some("harp"));
+        let error = session.decide(&[(6, 1)], &keep(6, 0), at).unwrap_err();
+        assert!(matches!(error, Error::DecidedMeanwhile { .. }), "{error}");
+        session.decide(&[(7, 0), (9, 0)], &keep(7, 0), at).unwrap();
+        assert!(session.labels().all(|(image, _)| image.name() != "9.jpg"));
+        session.decide(&[(4, 0)], &Answer::Right, at).unwrap();
+        assert_eq!((copies(&session), session.progress().copies), (Vec::new(), 0));
+        let lines = std::fs::read_to_string(&decisions).unwrap();
+        let said = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            format!(
+                "{} {}",
+                line["verdict"].as_str().unwrap(),
+                line["file"].as_str().unwrap()
+            )
+        };
+        let said: Vec<String> = lines.lines().map(said).collect();
+        assert_eq!(said, ["exclude 6.jpg", "exclude 9.jpg", "right 4.jpg"]);
+
+        session.undo(3, at).unwrap();
+        session.undo(2, at).unwrap();
+        // The last one comes first.
+        assert_eq!(copies(&session), [seven.clone(), four.clone()]);
+        session.skip(7, true);
+        assert_eq!(copies(&session), [four]);
+        session.undo(1, at).unwrap();
+        assert_eq!(session.state(6), (Some("drum"), 2));
+        assert_eq!(copies(&session)[0], six);
+        assert!(
+            session
+                .items()
+                .all(|item| !item.copies.contains(&CopyOf { image: 7, file: 0 }))
+        );
     }
 
     #[test]
@@ -669,7 +968,7 @@ mod tests {
         distinct.dedup();
         assert_eq!(distinct.len(), 15);
         let at = SystemTime::UNIX_EPOCH;
-        let error = session.decide(images[0], 0, Answer::Right, at).unwrap_err();
+        let error = session.decide(&[(images[0], 0)], &Answer::Right, at).unwrap_err();
         assert!(
             error
                 .to_string()
@@ -678,7 +977,7 @@ mod tests {
         );
         for &image in &images {
             session
-                .decide(image, 0, Answer::Class(truth[image].clone().unwrap()), at)
+                .decide(&[(image, 0)], &Answer::Class(truth[image].clone().unwrap()), at)
                 .unwrap();
         }
         assert_eq!(session.labels().count(), 15);

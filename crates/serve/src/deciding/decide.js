@@ -2,17 +2,31 @@
 
 const $ = (id) => document.getElementById(id);
 
-// What the service said last, the image on the screen, and whether its picture is there: a key must not decide about a
-// photograph that nobody has seen.
+// What the service said last, what is asked about on the screen, and how many of its pictures are not there yet: a key
+// must not decide about a photograph that nobody has seen.
 let session = null;
 let current = null;
-let isSeen = false;
+let unseen = 0;
 let isBusy = false;
 
 const percent = (probability) => `${Math.round(100 * probability)} %`;
 const address = (image, isSmall) => `/v1/images/${image}${isSmall ? "?small=true" : ""}`;
 
+const distinct = (values) => [...new Set(values)];
+const list = (names) => names.join(", ").replace(/, ([^,]*)$/, " and $1");
+
+// What copies are spread over, and whether that is wrong.
+function aboutCopies({ copies }) {
+  const what = distinct(copies.map(({ image }) => image)).length === 1 ? "The same file" : "These look the same";
+  const classes = distinct(copies.map((copy) => copy.class));
+  if (classes.length > 1) return `${what}, but the classes are ${list(classes)}: at most one is right.`;
+  const splits = distinct(copies.map(({ split }) => split));
+  if (splits.length > 1) return `${what}, in ${list(splits)}: figures come out too good.`;
+  return `${what}, ${copies.length} times.`;
+}
+
 const words = {
+  copies: aboutCopies,
   unlike: () => "It looks like no photograph that has a class.",
   uncertain: ({ suggestions: [a, b] }) => `The model is torn between ${a.class} and ${b.class}.`,
   undone: () => "You took back what was decided.",
@@ -46,10 +60,11 @@ async function send(path, body) {
 }
 
 function tellProgress() {
-  const { images, labelled, checked, n_right: right, n_drawn: drawn, accuracy, would_help: wouldHelp } = session.progress;
+  const { images, labelled, checked, copies, n_right: right, n_drawn: drawn, accuracy, would_help: wouldHelp } = session.progress;
   const parts = session.task === "label"
     ? [`${labelled} of ${images} photographs have a class`]
     : [`${checked} of ${labelled} classes looked at`];
+  if (copies > 0) parts.push(copies === 1 ? "one group of copies" : `${copies} groups of copies`);
   if (accuracy !== null) parts.push(`models agree with ${percent(accuracy)} of those that they have not seen`);
   if (drawn > 0) parts.push(`the model was right on ${right} of ${drawn} drawn at random`);
   if (wouldHelp !== null) parts.push(wouldHelp ? "more answers would help" : "more answers would hardly help");
@@ -59,8 +74,8 @@ function tellProgress() {
 
 function choice(text, share, key, isRight, answer) {
   const button = element("button", { type: "button", className: isRight ? "right" : "" },
-    element("bdi", { textContent: text }), element("span", { className: "share" }, share, " ", element("kbd", { textContent: key })));
-  button.setAttribute("aria-keyshortcuts", key === "Enter" ? "Enter" : key);
+    element("bdi", { textContent: text }), element("span", { className: "share" }, share, " ", key && element("kbd", { textContent: key })));
+  if (key) button.setAttribute("aria-keyshortcuts", key);
   button.addEventListener("click", () => decide(answer));
   return button;
 }
@@ -79,17 +94,56 @@ function show() {
     if (session.is_training) setTimeout(refresh, 30);
     return;
   }
-  for (const item of session.items.slice(0, 8)) new Image().src = address(item.image, false);
+  for (const item of session.items.slice(0, 8)) filesOf(item).forEach(({ image }) => { new Image().src = address(image, false); });
   if (isSame) return;
   $("status").textContent = session.failure ?? "";
-  isSeen = false;
-  $("picture").removeAttribute("src");
-  $("picture").src = address(current.image, false);
   // Buttons that are replaced lose the focus, and the next key must not press one that stays.
   if ($("item").contains(document.activeElement)) $("item").focus();
-  $("picture").alt = `photograph ${current.file}`;
-  $("file").textContent = current.file;
+  const files = filesOf(current);
+  unseen = files.length;
+  $("pictures").classList.toggle("several", files.length > 1);
+  $("pictures").replaceChildren(...files.map(picture));
   $("why").textContent = words[current.why.is](current);
+  const areCopies = current.copies.length > 0;
+  $("ask").textContent = areCopies ? "Which of these are to stay?" : "What is in the photograph?";
+  $("exclude").firstChild.data = areCopies ? "Leave all out " : "Leave out ";
+  $("other").querySelector("label").textContent = areCopies ? "All stay, and are" : "Another class";
+  if (areCopies) showCopies();
+  else showClasses();
+}
+
+const filesOf = (item) => (item.copies.length > 0 ? item.copies : [item]);
+
+function picture({ image, file }) {
+  const made = element("img", { alt: `photograph ${file}` });
+  made.addEventListener("load", () => { if (made.isConnected) unseen -= 1; });
+  made.addEventListener("error", () => {
+    if (made.isConnected) $("status").textContent = "This photograph cannot be read any more: leave it out or skip it.";
+  });
+  made.src = address(image, false);
+  return element("figure", {}, made, element("figcaption", {}, element("bdi", { textContent: file })));
+}
+
+function showCopies() {
+  const { copies } = current;
+  const figures = [...$("pictures").children];
+  copies.forEach(({ image, place, class: name, split }, at) => {
+    const keep = choice(`Keep only this: ${name}, ${split}`, "", at < 9 ? String(at + 1) : "", false, { keep: { image, place } });
+    figures[at].append(keep);
+  });
+  $("given").textContent = "";
+  $("nearest").replaceChildren();
+  // Files of the same bytes have one class.
+  const isClear = distinct(copies.map(({ image, class: name }) => JSON.stringify([image, name]))).length
+    === distinct(copies.map(({ image }) => image)).length;
+  const classes = distinct(copies.map((copy) => copy.class));
+  $("choices").replaceChildren(...isClear
+    ? [choice(classes.length > 1 ? "Keep all, each class is right" : `Keep all: ${classes[0]} is right`, "", "Enter", true, "right")]
+    : []);
+}
+
+function showClasses() {
+  const { classes } = session;
   const given = current.class;
   $("given").textContent = given === null ? "It has no class yet." : "";
   const choices = [];
@@ -151,14 +205,15 @@ async function act(path, body) {
 }
 
 async function decide(answer) {
-  const isAllowed = isSeen || answer === "exclude";
+  const isAllowed = unseen === 0 || answer === "exclude";
   if (current === null || !isAllowed) return;
-  const { image, version } = current;
-  if (await act("/v1/decide", { image, version, answer })) $("class").value = "";
+  const versions = new Map(filesOf(current).map(({ image, version }) => [image, version]));
+  const images = [...versions].map(([image, version]) => ({ image, version }));
+  if (await act("/v1/decide", { images, answer })) $("class").value = "";
 }
 
 function skip() {
-  if (current !== null) act("/v1/skip", { image: current.image });
+  if (current !== null) act("/v1/skip", { image: current.image, is_copies: current.copies.length > 0 });
 }
 
 function undo() {
@@ -216,7 +271,8 @@ $("grid").addEventListener("change", tellMany);
 $("confirm").addEventListener("click", async () => {
   const boxes = [...$("grid").querySelectorAll("input")];
   const images = many.images.filter((_, place) => boxes[place].checked);
-  if (await act("/v1/decide-many", { class: many.name, images })) await loadMany();
+  await act("/v1/decide", { images, answer: { class: many.name } });
+  await loadMany();
 });
 $("other").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -227,11 +283,6 @@ $("other").addEventListener("submit", (event) => {
 $("exclude").addEventListener("click", () => decide("exclude"));
 $("skip").addEventListener("click", skip);
 $("undo").addEventListener("click", undo);
-
-$("picture").addEventListener("load", () => { isSeen = true; });
-$("picture").addEventListener("error", () => {
-  if (current !== null) $("status").textContent = "This photograph cannot be read any more: leave it out or skip it.";
-});
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
@@ -245,10 +296,8 @@ document.addEventListener("keydown", (event) => {
   if (target.matches("input, select, summary, #many *")) return;
   // Enter and the space bar belong to what has the focus.
   if (target.matches("button") && (key === "Enter" || key === " ")) return;
-  const buttons = [...$("choices").querySelectorAll("button")];
-  const numbered = buttons.filter((button) => !button.classList.contains("right"));
-  const right = buttons.find((button) => button.classList.contains("right"));
-  const pressed = { Enter: right, x: $("exclude"), s: $("skip"), u: $("undo") }[key] ?? numbered[Number(key) - 1];
+  const shown = [...document.querySelectorAll("button[aria-keyshortcuts]")].filter((button) => button.offsetParent !== null);
+  const pressed = shown.find((button) => button.getAttribute("aria-keyshortcuts") === key);
   if (pressed) {
     event.preventDefault();
     pressed.click();

@@ -60,7 +60,7 @@ impl Compared {
                 );
             }
         }
-        for (heading, images) in self.images(printable) {
+        for (heading, images) in self.facts(printable).into_iter().chain(self.images(printable)) {
             line(&mut text, format_args!("\n{heading}:"));
             for image in cut(images, NAMED_IN_TEXT) {
                 line(&mut text, format_args!("  {image}"));
@@ -110,7 +110,7 @@ impl Compared {
             }
             folded(&mut text, "Classes that changed", &table);
         }
-        for (heading, images) in self.images(code) {
+        for (heading, images) in self.facts(code).into_iter().chain(self.images(code)) {
             let items: String = (cut(images, NAMED_IN_MARKDOWN).iter())
                 .map(|image| format!("- {image}\n"))
                 .collect();
@@ -216,6 +216,15 @@ impl Compared {
             ));
         }
         notes
+    }
+
+    /// How the runs were made, where it differs: a heading, and a line for each fact.
+    fn facts(&self, quote: fn(&str) -> String) -> Option<(String, Vec<String>)> {
+        let value = |value: &Option<String>| value.as_deref().map_or_else(|| "nothing".to_owned(), quote);
+        let facts: Vec<String> = (self.comparison.facts.iter())
+            .map(|fact| format!("{}: {} → {}", fact.name, value(&fact.baseline), value(&fact.candidate)))
+            .collect();
+        (!facts.is_empty()).then(|| ("how the runs differ".to_owned(), facts))
     }
 
     /// The images that differ or are left out: a heading and a line for each, where there are any.
