@@ -1,5 +1,6 @@
 //! `luthier label` and `luthier review`, as browsers and programs use them.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use luthier_testing::Need;
@@ -306,5 +307,25 @@ fn questions_are_answered_by_keyboard() {
     // One was taken back.
     assert_eq!(session(&served)["progress"]["labelled"], json!(149 + n_confirmed));
     served.end();
-    assert_eq!(project.read("decisions.csv").lines().count(), 150 + n_confirmed);
+    let table = project.read("decisions.csv");
+    assert_eq!(table.lines().count(), 150 + n_confirmed);
+
+    // A model of these answers, on the photographs that nobody was asked about.
+    let weights = weights.display().to_string();
+    let images = ["--weights", &weights, "--precision", "auto"];
+    let train = ["pipeline", "--data-dir", &photographs, "--labels", "decisions.csv", "--test-fraction", "0"];
+    project.run(&[&train[..], &images].concat()).ok();
+    let predicted = project.run(&["predict", &photographs, "--format", "json", "--weights", &weights]).ok().stdout;
+    let answered: HashSet<&str> = table.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
+    let (mut n, mut n_right) = (0.0, 0.0);
+    for line in predicted.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let file = line["file"].as_str().unwrap().trim_start_matches(&photographs).trim_start_matches('/');
+        if !answered.contains(file) {
+            n += 1.0;
+            n_right += f64::from(u8::from(line["answer"] == json!(class_of(file))));
+        }
+    }
+    println!("accuracy on the {n} others: {:.4}", n_right / n);
+    assert!(n > 1_500.0 && n_right / n > 0.89, "{n_right} of {n}");
 }
