@@ -10,6 +10,7 @@ mod gpu_kit;
 mod lint;
 mod pipeline;
 mod problem;
+mod python;
 mod scale;
 mod setup;
 mod test;
@@ -39,6 +40,8 @@ enum Command {
         /// Arguments for `cargo test`
         args: Vec<OsString>,
     },
+    /// Put the Python package together, and run its tests
+    Python(python::Options),
     /// Check format, clippy, documentation and which crate may reach which
     Lint,
     /// Run the benchmarks
@@ -90,6 +93,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup(options) => setup::run(&workspace, &options),
         Command::Pipeline { args } => pipeline::run(&workspace, &args),
         Command::Test { args } => test::run(&workspace, &args),
+        Command::Python(options) => python::run(&workspace, &options),
         Command::Lint => lint::run(&workspace),
         Command::Bench { args } => bench::run(&workspace, &args),
         Command::Compare(options) => compare::run(&workspace, &options),

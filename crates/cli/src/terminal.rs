@@ -15,6 +15,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+pub use interrupts::set_interrupted;
 pub(crate) use interrupts::{Stopping, catch_interrupts};
 pub(crate) use progress::Progress;
 

@@ -21,7 +21,7 @@ const PLOTS: &[&str] = &["resvg"];
 const STORE: &[&str] = &["rusqlite", "luthier-cache"];
 const NETWORK: &[&str] = &["ureq"];
 const TERMINAL: &[&str] = &["clap", "indicatif", "toml"];
-const PROGRAM: &[&str] = &["luthier", "luthier-cli", "luthier-benches", "xtask"];
+const PROGRAM: &[&str] = &["luthier", "luthier-cli", "luthier-python", "luthier-benches", "xtask"];
 const EXTRACT: &[&str] = &["luthier-extract"];
 const FEATURES: &[&str] = &["luthier-features"];
 const CLASSIFY: &[&str] = &["luthier-classify"];
@@ -36,7 +36,7 @@ const STAGES: &[&str] = &[
 const TESTS: &[&str] = &["luthier-testing"];
 
 /// `reaches` is not only documentation: it proves that the check sees the edges it looks for.
-const RULES: [Rule; 12] = [
+const RULES: [Rule; 13] = [
     Rule {
         package: "luthier-artifact",
         reaches: &["blake3"],
@@ -98,6 +98,11 @@ const RULES: [Rule; 12] = [
     Rule {
         package: "luthier-cli",
         reaches: &["clap", "indicatif", "toml", "luthier"],
+        avoids: &[&["luthier-benches", "xtask"]],
+    },
+    Rule {
+        package: "luthier-python",
+        reaches: &["pyo3", "luthier", "luthier-cli"],
         avoids: &[&["luthier-benches", "xtask"]],
     },
     // Every crate's tests may ask it what the machine has.

@@ -1,4 +1,4 @@
-use std::process::ExitCode;
+use crate::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;

@@ -1,4 +1,4 @@
-use std::process::ExitCode;
+use crate::ExitCode;
 
 use anyhow::Result;
 use clap::Args;

@@ -1,5 +1,5 @@
+use crate::ExitCode;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::Result;
 use bytesize::ByteSize;

@@ -1,6 +1,6 @@
+use crate::ExitCode;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;

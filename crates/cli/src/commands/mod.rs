@@ -115,7 +115,10 @@ pub(crate) struct ModelFolder {
 }
 
 /// Where downloaded weights are kept: the user's cache folder, shared by all projects.
-pub(crate) fn weights_store() -> Result<WeightsStore> {
+///
+/// # Errors
+/// If the user has no home folder.
+pub fn weights_store() -> Result<WeightsStore> {
     let folders = directories::BaseDirs::new().context("no home directory: set HOME")?;
     let mirror = std::env::var("LUTHIER_WEIGHTS_MIRROR")
         .ok()

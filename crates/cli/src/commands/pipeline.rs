@@ -1,4 +1,4 @@
-use std::process::ExitCode;
+use crate::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
@@ -30,15 +30,20 @@ pub(crate) struct Arguments {
     pipeline: PipelineArguments,
 }
 
+/// Runs the pipeline.
+pub(crate) fn summarize(arguments: &Arguments, progress: &Progress) -> Result<PipelineSummary> {
+    let PipelineArguments { out, settings, .. } = &arguments.pipeline;
+    let (pipeline, data) = configure(settings)?;
+    let cache = open_cache(settings)?;
+    with_engine(&cache, progress, |engine| engine.run(&pipeline, &data, out))
+}
+
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
-    let Arguments { dry_run, pipeline } = arguments;
-    if dry_run {
-        return show(&pipeline, OnStale::Status3, progress);
+    if arguments.dry_run {
+        return show(&arguments.pipeline, OnStale::Status3, progress);
     }
-    let PipelineArguments { out, output, settings } = pipeline;
-    let (pipeline, data) = configure(&settings)?;
-    let cache = open_cache(&settings)?;
-    let summary = with_engine(&cache, progress, |engine| engine.run(&pipeline, &data, &out))?;
+    let summary = summarize(&arguments, progress)?;
+    let PipelineArguments { out, output, settings } = arguments.pipeline;
     warn_of_skipped(&summary.skipped, &out.join("reports/skipped.csv"), progress);
     let PipelineSummary {
         test,

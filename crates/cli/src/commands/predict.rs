@@ -2,12 +2,12 @@ mod inputs;
 mod piped;
 mod printer;
 
+use crate::ExitCode;
 use luthier_artifact::file_names;
 use std::collections::HashSet;
 use std::fs;
 use std::io::{self, ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;

@@ -1,5 +1,5 @@
+use crate::ExitCode;
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;

@@ -74,9 +74,11 @@ const PATHS: [&str; 7] = [
 
 /// Variables that are neither a setting nor an option of a command. Those of the tests may be set when Luthier runs. Settings
 /// begin like them, such as `LUTHIER_TEST_DIR`: each is named.
-const OTHER_VARIABLES: [&str; 13] = [
+const OTHER_VARIABLES: [&str; 15] = [
+    "LUTHIER_LIBTORCH",
     "LUTHIER_TEST_DATA",
     "LUTHIER_TEST_EDITS",
+    "LUTHIER_TEST_ENGINES",
     "LUTHIER_TEST_FLIPS",
     "LUTHIER_TEST_KILLS",
     "LUTHIER_TEST_ONNXRUNTIME_WEB",

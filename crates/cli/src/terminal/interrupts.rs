@@ -24,6 +24,11 @@ pub(super) fn is_interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
+/// Has whatever runs end in good order, as Ctrl-C does, or no longer: for programs that catch signals themselves.
+pub fn set_interrupted(is_interrupted: bool) {
+    INTERRUPTED.store(is_interrupted, Ordering::Relaxed);
+}
+
 /// Tells the user about the first signal, and ends the process at the second.
 fn interrupt(stopping: Stopping) {
     if INTERRUPTED.swap(true, Ordering::Relaxed) {

@@ -313,14 +313,33 @@ fn questions_are_answered_by_keyboard() {
     // A model of these answers, on the photographs that nobody was asked about.
     let weights = weights.display().to_string();
     let images = ["--weights", &weights, "--precision", "auto"];
-    let train = ["pipeline", "--data-dir", &photographs, "--labels", "decisions.csv", "--test-fraction", "0"];
+    let train = [
+        "pipeline",
+        "--data-dir",
+        &photographs,
+        "--labels",
+        "decisions.csv",
+        "--test-fraction",
+        "0",
+    ];
     project.run(&[&train[..], &images].concat()).ok();
-    let predicted = project.run(&["predict", &photographs, "--format", "json", "--weights", &weights]).ok().stdout;
-    let answered: HashSet<&str> = table.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
+    let predicted = project
+        .run(&["predict", &photographs, "--format", "json", "--weights", &weights])
+        .ok()
+        .stdout;
+    let answered: HashSet<&str> = table
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').next().unwrap())
+        .collect();
     let (mut n, mut n_right) = (0.0, 0.0);
     for line in predicted.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
-        let file = line["file"].as_str().unwrap().trim_start_matches(&photographs).trim_start_matches('/');
+        let file = line["file"]
+            .as_str()
+            .unwrap()
+            .trim_start_matches(&photographs)
+            .trim_start_matches('/');
         if !answered.contains(file) {
             n += 1.0;
             n_right += f64::from(u8::from(line["answer"] == json!(class_of(file))));
