@@ -53,13 +53,20 @@ class Embed(TransformerMixin, BaseEstimator):
 
     def transform(self, X: Sequence[Image]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The features of images, ``float32 [n, n_features]``."""
+        return self._made()(X, errors=self.errors)
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray[Any, Any]:
+        """``luthier0``, ``luthier1`` and so on."""
+        return np.array([f"luthier{number}" for number in range(self._made().n_features)], dtype=object)
+
+    def _made(self) -> Extractor:
         parameters = self.get_params(deep=False)
-        errors = parameters.pop("errors")
+        del parameters["errors"]
         made_for, extractor = getattr(self, "_extractor", (None, None))
         if extractor is None or made_for != parameters:
             extractor = Extractor(**parameters)
             self._extractor = (parameters, extractor)
-        return extractor(X, errors=errors)
+        return extractor
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -19,7 +19,10 @@ class UnreadableImageError(Error):
 
     def __init__(self, place: int, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
-        self.place, self.reason = place, reason
+        self.place, self.name, self.reason = place, name, reason
+
+    def __reduce__(self) -> tuple[type, tuple[int, str, str]]:
+        return type(self), (self.place, self.name, self.reason)
 
 
 class UnreadableImageWarning(UserWarning):
@@ -34,7 +37,7 @@ class Extractor:
     weights : str or path, default "resnet50-imagenet1k-v1"
         A name that ``luthier weights list`` prints, a .safetensors or .pth file, or "untrained".
     views : str or list of str, default "squash"
-        How the network sees an image: "squash", "center-crop", "pad" and mirrored ones, also "squash@288".
+        How the network sees an image: "squash", "crop", "pad" and mirrored ones, also "squash@288".
     combine : {"mean", "concat"}, default "mean"
         How the features of several views become one row.
     pooling : {"mean", "gem"}, default "mean"
@@ -52,7 +55,8 @@ class Extractor:
         A cache such as ``.luthier``: images that it knows do not go through the network, and others are kept there.
 
     The network is loaded by the first call. An extractor can be pickled, so that other processes load their own, and be
-    used by several threads, one after the other.
+    used by several threads, one after the other. Start processes with the method spawn or forkserver: in the child of a
+    fork, what was used before does not work any more.
     """
 
     def __init__(
@@ -103,13 +107,21 @@ class Extractor:
         if errors not in ("raise", "nan"):
             raise ValueError(f"errors: expected 'raise' or 'nan', found {errors!r}")
         files = files_of(images)
-        data, unreadable = self._native.embed(files)
-        for place, reason in unreadable:
+        features, reasons = self._embed(files)
+        for place, reason in reasons.items():
             name = files[place] if isinstance(files[place], str) else f"image {place}"
             if errors == "raise":
                 raise UnreadableImageError(place, str(name), reason)
             warnings.warn(f"{name}: {reason}", UnreadableImageWarning, stacklevel=2)
-        return np.frombuffer(data, dtype=np.float32).reshape(len(files), self.n_features)
+        return features
+
+    def with_reasons(self, images: Sequence[Image]) -> tuple[np.ndarray[Any, np.dtype[np.float32]], dict[int, str]]:
+        """The features of images, and why some cannot be read, by their places: their features are NaN."""
+        return self._embed(files_of(images))
+
+    def _embed(self, files: list[str | bytes]) -> tuple[np.ndarray[Any, np.dtype[np.float32]], dict[int, str]]:
+        data, reasons = self._native.embed(files)
+        return np.frombuffer(data, dtype=np.float32).reshape(len(files), self.n_features), dict(reasons)
 
     def __getstate__(self) -> dict[str, Any]:
         return self._settings

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
 if TYPE_CHECKING:
     import PIL.Image
 
-Image: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray[Any, Any]"
+    Image: TypeAlias = Union[str, os.PathLike[str], bytes, PIL.Image.Image, np.ndarray[Any, Any]]
+else:
+    # Pillow is not needed where nobody has such images.
+    Image = Union[str, os.PathLike, bytes, np.ndarray, Any]
 """An image: the path of a file, the bytes of a file, a PIL image, or RGB pixels ``uint8 [height, width, 3]``."""
 
 
@@ -29,12 +33,26 @@ def _file_of(image: Image, place: int) -> str | bytes:
     if isinstance(image, (str, os.PathLike)):
         return os.fspath(image)
     if hasattr(image, "convert"):
-        image = np.asarray(image.convert("RGB"))
+        return _file_of_pil(image)
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         found = f"{pixels.dtype} {list(pixels.shape)}"
         raise TypeError(f"image {place}: expected a path, bytes, a PIL image or uint8 [height, width, 3], found {found}")
     return _bitmap(pixels)
+
+
+def _file_of_pil(image: PIL.Image.Image) -> bytes:
+    """What the image's own file would be: turned as EXIF says, and transparency and 16 bits left to Luthier."""
+    from PIL import ImageOps
+
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode in ("LA", "PA", "RGBA", "I;16") or "transparency" in turned.info:
+        file = io.BytesIO()
+        (turned.convert("RGBA") if turned.mode == "PA" else turned).save(file, "PNG", compress_level=1)
+        return file.getvalue()
+    if turned.mode in ("F", "I"):
+        raise TypeError(f"a PIL image of mode {turned.mode}: convert it, nobody but you knows its range")
+    return _bitmap(np.asarray(turned.convert("RGB")))
 
 
 def _bitmap(pixels: np.ndarray[Any, Any]) -> bytes:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from luthier import luthier_native
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Options that are there or not.
+WITHOUT_VALUE = frozenset({"dry_run", "json"})
+
+# Ctrl-C ends whatever pipeline runs.
+ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -25,28 +34,26 @@ class PipelineResult:
     held_out: dict[str, float] | None
     """The same of training images that cross-validation held out; ``None`` if C was given."""
     model: Path
-    """The model, for :class:`Predictor`."""
+    """The model, for :class:`Predictor`. Another run with the same ``out=`` replaces it."""
     report: Path
     """The page of the report."""
     features: Path
     """The folder of .npy files."""
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """All that ``report.json`` says, as its schema describes it."""
-        return json.loads(self.report.with_name("report.json").read_text(encoding="utf-8", errors="surrogateescape"))
+    details: dict[str, Any] = field(repr=False)
+    """All that ``report.json`` says, as its schema describes it."""
 
     def predictions(self) -> pd.DataFrame:
-        """A row for each evaluated image: its file, its true and predicted class, and the probability of each class."""
+        """A row for each evaluated image: its file, its true and predicted class, and ``p(class)`` for each class."""
         import pandas as pd
 
         details = self.details
+        names = [f"p({name})" for name in details["classes"]]
         rows = [
             {
                 "file": one["file"],
                 "true_class": one["true_class"],
                 "predicted_class": one["predicted_class"],
-                **dict(zip(details["classes"], one["probabilities"], strict=True)),
+                **dict(zip(names, one["probabilities"], strict=True)),
             }
             for one in details["predictions"]
         ]
@@ -97,12 +104,17 @@ def pipeline(data_dir: str | os.PathLike[str] | None = None, **settings: Any) ->
     arguments: list[str] = []
     for name, value in named.items():
         option = f"--{name.replace('_', '-')}"
-        if value is True:
+        if isinstance(value, (bool, np.bool_)) and value:
             arguments.append(option)
         elif isinstance(value, (list, tuple)):
             arguments.append(f"{option}={','.join(map(str, value))}")
-        elif value is not None and value is not False:
+        elif isinstance(value, (bool, np.bool_)):
+            # An option that is false stands above a file that says otherwise; those without a value have no other way.
+            arguments += [f"{option}=false"] if name not in WITHOUT_VALUE else []
+        elif value is not None:
             arguments.append(f"{option}={os.fspath(value) if isinstance(value, os.PathLike) else value}")
-    summary = json.loads(luthier_native.pipeline(arguments))
-    outputs = {name: Path(path) for name, path in summary["outputs"].items()}
-    return PipelineResult(summary, summary["test"], summary["held_out"], **outputs)
+    with ONE_AT_A_TIME:
+        summary = json.loads(luthier_native.pipeline(arguments))
+        outputs = {name: Path(path).absolute() for name, path in summary["outputs"].items()}
+        details = outputs["report"].with_name("report.json").read_bytes().decode("utf-8")
+    return PipelineResult(summary, summary["test"], summary["held_out"], details=json.loads(details), **outputs)

@@ -1,7 +1,7 @@
 //! Images → features.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread::available_parallelism;
 
 use luthier_cache::Cache;
@@ -13,7 +13,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyDict};
 
-use crate::watch::{Flag, until_interrupted};
+use crate::watch::{Flag, until_interrupted, wait_for};
 use crate::{Error, Image, error};
 
 /// From how many images on the network is made ready for many.
@@ -42,7 +42,7 @@ type Embedded = (Vec<f32>, Reasons);
 
 impl NativeExtractor {
     fn embed_images(&self, images: &[ImageSource], flag: &Flag) -> luthier_extract::Result<Embedded> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = wait_for(&self.loaded, flag).ok_or(luthier_extract::Error::Interrupted)?;
         let is_for_many = images.len() >= MANY;
         let extractor = match &mut *loaded {
             Some(loaded) if loaded.is_for_many || !is_for_many => &loaded.extractor,
@@ -122,11 +122,15 @@ impl NativeExtractor {
         };
         device.check(precision).map_err(error)?;
         let threads: Option<usize> = read("threads", text("threads")?)?;
+        if threads == Some(0) || config.batch == Some(0) {
+            return Err(PyValueError::new_err("threads and batch: expected 1 or more, found 0"));
+        }
+        let cache_dir = settings.get_item("cache_dir")?.filter(|folder| !folder.is_none());
         Ok(NativeExtractor {
             config,
             store: luthier_cli::weights_store().map_err(|error| Error::new_err(error.to_string()))?,
             n_threads: threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
-            cache_dir: text("cache_dir")?.map(PathBuf::from),
+            cache_dir: cache_dir.map(|folder| folder.extract()).transpose()?,
             loaded: Mutex::new(None),
         })
     }
@@ -142,7 +146,8 @@ impl NativeExtractor {
     fn embed<'py>(&self, py: Python<'py>, images: Vec<Image>) -> PyResult<(Bound<'py, PyByteArray>, Reasons)> {
         let images: Vec<ImageSource> = images.into_iter().map(ImageSource::from).collect();
         let flag = Flag::default();
-        let embedded = until_interrupted(py, |is| flag.set(is), || self.embed_images(&images, &flag))?;
+        let embed = || luthier_extract::keep_torch_threads(|| self.embed_images(&images, &flag));
+        let embedded = until_interrupted(py, |is| flag.set(is), embed)?;
         let (features, unreadable) = embedded.map_err(error)?;
         let n_bytes = size_of_val(features.as_slice());
         let array = PyByteArray::new_with(py, n_bytes, |bytes| {

@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use luthier_artifact::file_names;
 use luthier_extract::ImageSource;
 use pyo3::create_exception;
 use pyo3::exceptions::PyException;
@@ -66,6 +67,7 @@ mod luthier_native {
     fn pipeline(py: Python<'_>, arguments: Vec<OsString>) -> PyResult<String> {
         let ran = watch::until_interrupted(py, luthier_cli::set_interrupted, || luthier_cli::pipeline(arguments))?;
         let summary = ran.map_err(Error::new_err)?;
-        serde_json::to_string(&summary).map_err(error)
+        // Names that are not UTF-8 as Python has them.
+        serde_json::to_string(&summary).map(file_names::to_json).map_err(error)
     }
 }

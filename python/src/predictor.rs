@@ -1,25 +1,23 @@
 //! Images → answers.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
+use std::thread::available_parallelism;
 
 use luthier::{Predictor, PredictorConfig};
 use luthier_cache::Cache;
-use luthier_extract::{ImageSource, WeightsSource};
+use luthier_extract::{Device, ImageSource, Limits, WeightsSource};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::watch::{Flag, until_interrupted};
+use crate::watch::{Flag, until_interrupted, wait_for};
 use crate::{Error, Image, error};
 
 /// A model with its network.
 #[pyclass(frozen)]
-pub(crate) struct NativePredictor(Mutex<Predictor>);
-
-impl NativePredictor {
-    fn predictor(&self) -> MutexGuard<'_, Predictor> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+pub(crate) struct NativePredictor {
+    predictor: Mutex<Predictor>,
+    classes: Vec<String>,
 }
 
 #[pymethods]
@@ -39,7 +37,13 @@ impl NativePredictor {
         keep_known: Option<f64>,
     ) -> PyResult<Self> {
         let store = luthier_cli::weights_store().map_err(|error| Error::new_err(error.to_string()))?;
-        let default = PredictorConfig::default();
+        if top_k == 0 || threads == Some(0) {
+            return Err(PyValueError::new_err("top_k and threads: expected 1 or more, found 0"));
+        }
+        if let Some(found) = min_confidence.filter(|share| !(0.0..=1.0).contains(share)) {
+            let message = format!("min_confidence: expected a probability, 0 to 1, found {found}");
+            return Err(PyValueError::new_err(message));
+        }
         let device = device
             .map(|device| device.parse().map_err(PyValueError::new_err))
             .transpose()?;
@@ -47,27 +51,33 @@ impl NativePredictor {
             weights: weights
                 .map(|weights| WeightsSource::parse(&weights).map_err(error))
                 .transpose()?,
-            device: device.unwrap_or(default.device),
-            n_threads: threads.unwrap_or(default.n_threads),
+            // To look for the best one would load CUDA.
+            device: device.unwrap_or_else(Device::best),
+            batch: None,
+            n_threads: threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
+            n_images: None,
+            limits: Limits::default(),
             top_k,
             min_confidence,
             keep_known,
-            ..default
         };
         let flag = Flag::default();
         let open = || {
             let cache = cache_dir.as_deref().map(Cache::open).transpose()?;
             Predictor::open(&path, &store, cache, &config, &flag)
         };
-        until_interrupted(py, |is| flag.set(is), open)?
-            .map(|predictor| NativePredictor(Mutex::new(predictor)))
-            .map_err(error)
+        let predictor = until_interrupted(py, |is| flag.set(is), || luthier_extract::keep_torch_threads(open))?;
+        let predictor = predictor.map_err(error)?;
+        Ok(NativePredictor {
+            classes: predictor.model().classes.clone(),
+            predictor: Mutex::new(predictor),
+        })
     }
 
     /// The classes, in label order.
     #[getter]
     fn classes(&self) -> Vec<String> {
-        self.predictor().model().classes.clone()
+        self.classes.clone()
     }
 
     /// For each image its prediction as JSON, or the reason why it cannot be read.
@@ -76,7 +86,8 @@ impl NativePredictor {
         let flag = Flag::default();
         let predict = || {
             let mut predictions = Vec::with_capacity(images.len());
-            self.predictor().predict(&images, &flag, |_, prediction| {
+            let predictor = wait_for(&self.predictor, &flag).ok_or(luthier_extract::Error::Interrupted)?;
+            predictor.predict(&images, &flag, |_, prediction| {
                 predictions.push(match prediction {
                     Ok(prediction) => (serde_json::to_string(&prediction).ok(), None),
                     Err(reason) => (None, Some(reason)),
@@ -85,6 +96,6 @@ impl NativePredictor {
             })?;
             Ok::<_, luthier::Error>(predictions)
         };
-        until_interrupted(py, |is| flag.set(is), predict)?.map_err(error)
+        until_interrupted(py, |is| flag.set(is), || luthier_extract::keep_torch_threads(predict))?.map_err(error)
     }
 }

@@ -1,6 +1,8 @@
 """The package beside the command line."""
 
+import io
 import json
+import multiprocessing
 import pickle
 import signal
 import subprocess
@@ -16,6 +18,21 @@ from conftest import CLASSES, luthier as run
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+
+
+def rotated() -> Image.Exif:
+    """That a picture lies on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def transparent(image: Image.Image) -> Image.Image:
+    """Half of the picture."""
+    alpha = Image.linear_gradient("L").resize(image.size)
+    image = image.copy()
+    image.putalpha(alpha)
+    return image
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +65,12 @@ def test_images_come_in_every_form(extractor: luthier.Extractor, files: list[Pat
     forms = [str(files[0]), pil, np.asarray(pil), files[3].read_bytes(), memoryview(files[4].read_bytes())]
     found = extractor(forms)
     assert np.array_equal(found, features[[0, 1, 1, 3, 4]])
+    # What a PIL image leaves to whoever reads it: which way is up, and what is transparent.
+    for changed, options in ((pil, {"exif": rotated()}), (transparent(pil), {}), (pil.convert("CMYK"), {"format": "TIFF"})):
+        file = io.BytesIO()
+        changed.save(file, **{"format": "PNG", **options})
+        same = Image.open(io.BytesIO(file.getvalue()))
+        assert np.array_equal(extractor([same]), extractor([file.getvalue()])), changed.mode
     odd = np.asarray(pil)[:, :33]
     assert np.array_equal(extractor([odd]), extractor([Image.fromarray(odd)]))
     assert extractor([]).shape == (0, 2048)
@@ -57,6 +80,8 @@ def test_what_is_no_image_is_named(extractor: luthier.Extractor, files: list[Pat
     with pytest.raises(luthier.UnreadableImageError, match=r"^nowhere\.jpg: No such file") as caught:
         extractor([files[0], "nowhere.jpg"])
     assert caught.value.place == 1
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.place) == (str(caught.value), 1)
     with pytest.warns(luthier.UnreadableImageWarning, match="image 1: "):
         found = extractor([files[0], b"no image"], errors="nan")
     assert np.array_equal(found[0], features[0]) and np.isnan(found[1]).all()
@@ -89,6 +114,22 @@ def test_extractors_are_pickled_and_used_by_threads(
     for thread in threads:
         thread.join()
     assert len(found) == 3 and all(np.array_equal(one, features[:4]) for one in found)
+
+
+def in_child(extractor: luthier.Extractor, files: list[Path]) -> str:
+    """The shape of the features, or the error."""
+    try:
+        return str(extractor(files).shape)
+    except luthier.Error as error:
+        return str(error)
+
+
+def test_other_processes_have_their_own(extractor: luthier.Extractor, files: list[Path]) -> None:
+    extractor(files[:1])
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(in_child, (extractor, files[:2])) == "(2, 2048)"
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(in_child, (extractor, files[:2])).startswith("used before this process was forked")
 
 
 def test_the_interpreter_goes_on_meanwhile(extractor: luthier.Extractor, files: list[Path]) -> None:
@@ -147,11 +188,16 @@ def test_the_pipeline_and_its_model(photos: Path, files: list[Path], tmp_path: P
     assert [stage["status"] for stage in result.summary["stages"]] == ["ran"] * 9
     again = luthier.pipeline(photos, weights="untrained", test_fraction=0.3)
     assert {stage["status"] for stage in again.summary["stages"]} == {"fresh"}
+    # An argument stands above a file, also where it is false.
+    (tmp_path / "luthier.toml").write_text("[features]\nwhiten = true\n")
+    again = luthier.pipeline(photos, weights="untrained", test_fraction=0.3, whiten=False)
+    assert {stage["status"] for stage in again.summary["stages"]} == {"fresh"}
+    (tmp_path / "luthier.toml").unlink()
     printed = run("pipeline", photos, "--weights", "untrained", "--test-fraction", 0.3, "--json", cwd=tmp_path)
     assert json.loads(printed.stdout)["test"] == result.test
 
     table = result.predictions()
-    assert len(table) == result.test["n"] and set(CLASSES) < set(table.columns)
+    assert len(table) == result.test["n"] and {f"p({name})" for name in CLASSES} < set(table.columns)
     assert (table["true_class"] == table["predicted_class"]).mean() == pytest.approx(result.test["accuracy"])
     assert result.confusion().to_numpy().sum() == result.test["n"]
     assert list(result.suspects().columns)[:3] == ["split", "file", "class"]
@@ -175,6 +221,8 @@ def test_errors_of_the_pipeline_are_those_of_the_command(tmp_path: Path, monkeyp
         luthier.pipeline("nowhere")
     printed = run("pipeline", "nowhere", cwd=tmp_path)
     assert printed.returncode == 1 and printed.stderr.strip() == f"error: {caught.value}"
+    with pytest.raises(luthier.Error, match="--dry-run gives no result"):
+        luthier.pipeline("nowhere", dry_run=True)
     with pytest.raises(luthier.Error, match="unexpected argument '--varianc'"):
         luthier.pipeline("nowhere", varianc=0.9)
     assert run("pipeline", "--varianc", 0.9, cwd=tmp_path).returncode == 2

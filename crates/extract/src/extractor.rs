@@ -390,6 +390,15 @@ impl Extractor {
     }
 }
 
+/// Does something with an extractor in a program that uses libtorch itself: afterwards, new threads of the program have as
+/// many threads for an operator as before.
+pub fn keep_torch_threads<T>(work: impl FnOnce() -> T) -> T {
+    let before = tch::get_num_threads();
+    let result = work();
+    tch::set_num_threads(before);
+    result
+}
+
 /// From how many images on it pays to take several at once, if each thread gets some batches.
 const BULK: usize = 256;
 

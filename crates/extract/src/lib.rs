@@ -30,7 +30,7 @@ pub use crate::image::thumbnail::thumbnail;
 pub use crate::image::view::View;
 pub use cached::{CachedExtractor, ImageFeatures};
 pub use error::{Error, Result};
-pub use extractor::{Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource};
+pub use extractor::{Embedded, Extractor, ExtractorConfig, ImageInput, ImageSource, keep_torch_threads};
 pub use luthier_artifact::{Observer, Task};
 pub use network::calibration::sample_images;
 pub use network::device::{Device, Precision};
@@ -43,7 +43,7 @@ pub use network::weights_store::WeightsStore;
 pub use pooling::Pooling;
 pub use scan::{
     DataSource, Decided, DecisionLog, FoundImages, ImageFiles, Layout, NewDecision, PassedOver, Rehash, Scan, Verdict,
-    decided_classes, find_images, images_below, scan,
+    decided, decided_classes, find_images, images_below, scan,
 };
 pub use stage::{ExtractConfig, ExtractContext, Extraction, SkippedImages};
 pub use views::{Combine, FeatureKind, Views};

@@ -395,6 +395,7 @@ impl Engine<'_> {
                     images.push(SessionImage {
                         digest: *image,
                         files: entries.iter().map(file).collect(),
+                        is_kept: scan.decided.kept.binary_search(image).is_ok(),
                         checked: (decided.cloned().flatten()).or_else(|| class(entries[0]).filter(|_| is_checked)),
                     });
                 }

@@ -16,7 +16,7 @@ use crate::results::{Extracted, Found, Trained, load, open_table};
 use crate::{Error, Result};
 
 /// Changes when the same artifacts are written out in another way.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// The name of the model file.
 pub const MODEL_FILE: &str = "model.safetensors";
@@ -56,9 +56,9 @@ impl<'a> RowNames<'a> {
             decisions: None,
             ..source.clone()
         };
-        let (n_changed, n_excluded) = (decided.n_changed, decided.n_excluded);
+        let counts = [decided.n_changed, decided.n_excluded, decided.n_right, decided.n_wrong];
         let place = format!(
-            "{:?} {:?} {layout:?} {n_changed} {n_excluded}",
+            "{:?} {:?} {layout:?} {counts:?}",
             place(Split::Train)?,
             place(Split::Test)?
         );

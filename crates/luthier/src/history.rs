@@ -7,14 +7,15 @@ use std::time::{Duration, SystemTime};
 use luthier_artifact::{Digest, Key, Manifest, Split};
 use luthier_cache::{Cache, Execution, FinishedRun};
 use luthier_eval::{Evaluation, StageTime};
-use luthier_extract::{DataSource, Scan, SkippedImages};
+use luthier_extract::{DataSource, Scan, SkippedImages, decided};
+use luthier_features::for_each_block;
 use serde::Serialize;
 
 use crate::engine::{OutputPaths, TestFigures};
 use crate::export::{self, RowNames};
 use crate::pipeline::OutputFolders;
 use crate::reason::{Reason, Reasons};
-use crate::results::{Evaluated, Extracted, Figures, Found, StoredLookAlikes, Trained, load};
+use crate::results::{Evaluated, Extracted, Figures, Found, StoredLookAlikes, Trained, load, open_table};
 use crate::runner::{STAGES, VIEWS};
 use crate::{Error, Result};
 
@@ -48,7 +49,12 @@ impl PastRun {
     /// not go into the model and the report that were there then.
     pub(crate) fn all(cache: &Cache, project: &str) -> Result<Vec<Self>> {
         let mut found = Vec::new();
-        for run in cache.finished_runs(project)? {
+        for mut run in cache.finished_runs(project)? {
+            // A record also has the stages before it that a run did not use, after its own.
+            let place = |name: &str| run.stages.iter().position(|stage| stage.stage == name);
+            if place(VIEWS) > place("extract") {
+                run.stages.retain(|stage| stage.stage != VIEWS);
+            }
             let mut executions = HashMap::new();
             for stage in &run.stages {
                 if let Some(execution) = cache.execution(&stage.key)? {
@@ -118,7 +124,14 @@ impl PastRun {
                 continue;
             };
             for reason in Reasons::between(cache, earlier, now)?.0 {
-                let follows = matches!(reason, Reason::Input { name } if !["images", "checked labels"].contains(&name));
+                let follows = match &reason {
+                    Reason::Input { name } => !["images", "checked labels"].contains(name),
+                    // What was judged, and what looked alike in it.
+                    Reason::Setting { name, .. } => {
+                        *stage == VIEWS && ["sample", "duplicates"].contains(&name.as_str())
+                    }
+                    _ => false,
+                };
                 // The manifest is a part of two keys, and a seed of several.
                 if !follows && !reasons.contains(&reason) {
                     reasons.push(reason);
@@ -146,11 +159,11 @@ impl PastRun {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(self.run.time);
         let outputs = OutputFolders::below(out, time);
         let manifest = output("scan", "scan")?;
-        // What people have decided since the images came is in the manifest; what they said was right is not known any more.
-        let scan = Scan {
+        let mut scan = Scan {
             manifest: load(cache, &manifest)?,
             ..Scan::default()
         };
+        scan.decided = decided(source, &scan.manifest)?;
         let skipped = output("extract", "skipped")?;
         let extracted = Extracted {
             train: output("extract", "train")?,
@@ -188,6 +201,10 @@ impl PastRun {
             neighbours: output("neighbours", "neighbours")?,
             map: output("map", "map")?,
         };
+        // Before a file is replaced: not one of the features may be lost.
+        for table in [&extracted.train, &extracted.test] {
+            for_each_block(&open_table(cache, table)?, |_, _| Ok(()))?;
+        }
         let names = RowNames::extracted(cache, source, (&scan, manifest), &extracted)?;
         export::features(cache, &outputs.features, &names, &extracted)?;
         export::model(cache, &outputs.models, trained)?;

@@ -64,7 +64,8 @@ pub use relabel::relabel;
 pub use report::is_untrained;
 pub use runner::{STAGES, StageReport, Status, VIEWS};
 pub use session::{
-    Answer, CopyOf, Item, Judgement, Progress, Session, SessionFile, SessionImage, Snapshot, Suggestion, Task, Why,
+    Answer, CopyOf, Item, Judgement, Progress, Session, SessionFile, SessionImage, Snapshot, Subject, Suggestion, Task,
+    Why,
 };
 pub use sorter::{Sorter, Transfer};
 pub use training_images::{NearestImage, TrainingImages};

@@ -1,7 +1,8 @@
 //! What the report says beyond the figures: facts, warnings, and pictures.
 
-use std::collections::HashSet;
-use std::path::{Path, absolute};
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf, absolute};
 use std::time::SystemTime;
 
 use luthier_artifact::{Digest, Split, Written, file_names};
@@ -31,6 +32,11 @@ const IN_ADDRESS: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// A path without `..` and links, so that another can be told in relation to it.
+fn whole(path: &Path) -> io::Result<PathBuf> {
+    path.canonicalize().or_else(|_| absolute(path))
+}
+
 /// Writes the files of the report of an evaluation.
 pub(crate) fn write(
     folder: &Path,
@@ -49,7 +55,16 @@ pub(crate) fn write(
         Split::Test => test.clone(),
         Split::Train => train.some(&rows),
     };
-    let page_folder = absolute(folder).map_err(Error::io(folder))?;
+    let page_folder = whole(folder).map_err(Error::io(folder))?;
+    let digests: HashMap<(Split, &str), Digest> = [Split::Train, Split::Test]
+        .into_iter()
+        .flat_map(|split| {
+            json.rows
+                .get(split)
+                .iter()
+                .map(move |row| ((split, row.file.as_str()), row.digest))
+        })
+        .collect();
     let context = Context {
         evaluation,
         findings: &findings,
@@ -80,10 +95,12 @@ pub(crate) fn write(
         thumbnail: &|split, file, side| {
             let bytes =
                 std::fs::read(file_names::path_of(json.folders.get(split)).join(file_names::path_of(file))).ok()?;
-            thumbnail(&bytes, side).ok()
+            // No picture is better than another photograph's.
+            let is_it = digests.get(&(split, file)) == Some(&Digest::of(&bytes));
+            is_it.then(|| thumbnail(&bytes, side).ok())?
         },
         link: &|split, file| {
-            let folder = absolute(file_names::path_of(json.folders.get(split))).ok()?;
+            let folder = whole(&file_names::path_of(json.folders.get(split))).ok()?;
             let path = diff_paths(folder.join(file_names::path_of(file)), &page_folder)?;
             Some(percent_encode(path.as_os_str().as_encoded_bytes(), IN_ADDRESS).to_string())
         },

@@ -17,7 +17,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use luthier::{Answer, CopyOf, Item, Progress, Session, Task, Why};
+use luthier::{Answer, CopyOf, Item, Progress, Session, Subject, Task, Why};
 use luthier_artifact::{Digest, Observer, Split, write_atomically};
 use luthier_extract::thumbnail;
 use serde::{Deserialize, Serialize};
@@ -220,6 +220,8 @@ struct ShownSuggestion {
 struct Decided {
     session: String,
     images: Vec<Versioned>,
+    /// Whether it is about copies, of which what is not left out stays.
+    are_copies: bool,
     answer: Said,
 }
 
@@ -412,8 +414,10 @@ async fn decided(
     let Decided {
         session: id,
         images,
+        are_copies,
         answer,
     } = decided;
+    let subject = if are_copies { Subject::Copies } else { Subject::Images };
     with_session(service, id, move |session| {
         let answer = match answer {
             Said::Right => Answer::Right,
@@ -428,7 +432,7 @@ async fn decided(
             .iter()
             .map(|Versioned { image, version }| Ok((place(session, image)?, *version)));
         let places: Vec<(usize, u32)> = places.collect::<std::result::Result<_, Failure>>()?;
-        (session.decide(&places, &answer, SystemTime::now())).map_err(|error| failure(&error))?;
+        (session.decide(&places, subject, &answer, SystemTime::now())).map_err(|error| failure(&error))?;
         Ok(places.len())
     })
     .await

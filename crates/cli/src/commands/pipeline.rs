@@ -30,6 +30,12 @@ pub(crate) struct Arguments {
     pipeline: PipelineArguments,
 }
 
+impl Arguments {
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+}
+
 /// Runs the pipeline.
 pub(crate) fn summarize(arguments: &Arguments, progress: &Progress) -> Result<PipelineSummary> {
     let PipelineArguments { out, settings, .. } = &arguments.pipeline;

@@ -35,10 +35,12 @@ fn decide(served: &Served, item: &Value, answer: &Value) -> crate::serve::Answer
 }
 
 fn decide_all(served: &Served, items: &[Value], answer: &Value) -> crate::serve::Answer {
+    // Copies have places among the files of an image.
+    let are_copies = items.iter().all(|item| item["place"].is_u64());
     let session = &served.get("/v1/session").json()["session"];
     let versioned = |item: &Value| json!({ "image": item["image"], "version": item["version"] });
     let images: Vec<Value> = items.iter().map(versioned).collect();
-    let body = json!({ "session": session, "images": images, "answer": answer });
+    let body = json!({ "session": session, "images": images, "are_copies": are_copies, "answer": answer });
     let headers = [("content-type", "application/json")];
     served.post("/v1/decide", &headers, body.to_string().as_bytes())
 }
@@ -110,7 +112,7 @@ fn two_windows_do_not_contradict_each_other_and_strangers_are_refused() {
         assert_eq!(decide(&served, &other, &answer).status, status, "{answer}");
     }
     // As another page in the same browser can send it unasked.
-    let body = json!({ "session": "1", "images": [], "answer": "exclude" }).to_string();
+    let body = json!({ "session": "1", "images": [], "are_copies": false, "answer": "exclude" }).to_string();
     let plain = served.post("/v1/decide", &[("content-type", "text/plain")], body.as_bytes());
     assert_eq!(plain.status, 415);
     let foreign = b"GET /v1/session HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";

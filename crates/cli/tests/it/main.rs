@@ -213,7 +213,7 @@ fn results(out: &Path) -> Vec<(PathBuf, Vec<u8>)> {
         .collect()
 }
 
-/// The lines of a report but for those that say how long a stage took.
+/// The lines of a report but for those that say how long a stage took, and without how far the photographs are from it.
 fn without_times(report: &[u8]) -> Vec<u8> {
     let is_time = |line: &&str| {
         let of_stage = |stage| line.starts_with(&format!("<tr><th scope=\"row\">{stage}</th><td>"));
@@ -224,6 +224,7 @@ fn without_times(report: &[u8]) -> Vec<u8> {
         .split_inclusive('\n')
         .filter(|line| !is_time(line))
         .collect::<String>()
+        .replace("../", "")
         .into_bytes()
 }
 

@@ -10,7 +10,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use luthier_artifact::{Content, Digest, ManifestEntry, file_names};
+use luthier_artifact::{Content, Digest, Manifest, ManifestEntry, file_names};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -37,6 +37,9 @@ struct Decision {
     /// With [`Verdict::Change`], the class that the image had, if it had one.
     #[serde(skip_serializing_if = "Option::is_none")]
     was: Option<String>,
+    /// With a class, that all copies of the image stay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    copies: bool,
     /// When it was decided: RFC 3339. Later decisions about a file replace earlier ones, wherever their lines are.
     time: String,
 }
@@ -68,6 +71,10 @@ pub struct Decided {
     /// How many of the checked images had a wrong class. Those that had none are neither right nor wrong.
     #[serde(default)]
     pub n_wrong: usize,
+    /// The images of which somebody has said that all copies stay, ascending.
+    #[serde(default)]
+    pub kept: Vec<Digest>,
+
     /// How many files are left out.
     pub n_excluded: usize,
 }
@@ -117,7 +124,9 @@ struct Decisions {
 struct Standing {
     verdict: Verdict,
     class: Option<String>,
-    had_class: bool,
+    /// The class that the image had.
+    was: Option<String>,
+    copies: bool,
     time: OffsetDateTime,
     line: usize,
 }
@@ -140,7 +149,8 @@ impl Decisions {
                     let standing = Standing {
                         verdict: decision.verdict,
                         class: decision.class,
-                        had_class: decision.was.is_some(),
+                        was: decision.was,
+                        copies: decision.copies,
                         time,
                         line: place + 1,
                     };
@@ -199,8 +209,13 @@ impl Decisions {
             let label = labels.max_by_key(|standing| (standing.time, standing.line));
             if let Some((label, class)) = label.and_then(|label| Some((label, label.class.as_ref()?))) {
                 if checked.insert(digest) {
-                    decided.n_right += usize::from(label.verdict == Verdict::Right);
-                    decided.n_wrong += usize::from(label.verdict == Verdict::Change && label.had_class);
+                    let mut labels = about.values().flatten();
+                    let is_wrong = labels.any(|label| label.was.as_ref().is_some_and(|was| was != class));
+                    decided.n_wrong += usize::from(is_wrong);
+                    decided.n_right += usize::from(!is_wrong && label.verdict == Verdict::Right);
+                    if about.values().flatten().any(|label| label.copies) {
+                        decided.kept.push(digest);
+                    }
                 }
                 if entry.class != *class {
                     entry.class.clone_from(class);
@@ -210,6 +225,7 @@ impl Decisions {
             true
         });
         decided.checked = checked.into_iter().collect();
+        decided.kept.sort_unstable();
         decided.n_changed = relabelled.len();
         Applied {
             decided,
@@ -289,6 +305,8 @@ pub struct NewDecision {
     pub class: Option<String>,
     /// With [`Verdict::Change`], the class that the image had, if it had one.
     pub was: Option<String>,
+    /// With a class, that all copies of the image stay.
+    pub copies: bool,
 }
 
 /// A file of decisions that grows.
@@ -330,6 +348,7 @@ impl DecisionLog {
                 verdict,
                 class,
                 was,
+                copies,
             } = decision;
             for file in files {
                 let line = Decision {
@@ -338,6 +357,7 @@ impl DecisionLog {
                     verdict: *verdict,
                     class: class.clone(),
                     was: was.clone(),
+                    copies: *copies,
                     time: time.clone(),
                 };
                 let line = serde_json::to_string(&line).expect("words always serialize");
@@ -402,6 +422,20 @@ pub fn decided_classes(path: &Path, files: &HashMap<Digest, Vec<String>>) -> Res
     Ok(images.collect())
 }
 
+/// What people have decided, by now, of the images of a manifest: which they have looked at. The classes in the manifest
+/// stay as they are.
+///
+/// # Errors
+/// [`Error::File`] if the file of decisions cannot be read.
+pub fn decided(source: &DataSource, manifest: &Manifest) -> Result<Decided> {
+    match &source.decisions {
+        Some(path) => Ok(Decisions::read(path)?
+            .apply(source, &mut manifest.entries.clone())
+            .decided),
+        None => Ok(Decided::default()),
+    }
+}
+
 fn warn_of(path: &Path, problems: &[(usize, String)]) {
     for (line, problem) in problems.iter().take(MOST_NAMED) {
         tracing::warn!("{}:{line}: {problem}; passed over", path.display());
@@ -434,7 +468,7 @@ pub(super) fn apply(source: &DataSource, entries: &mut Vec<ManifestEntry>) -> Re
 mod tests {
     use std::path::PathBuf;
 
-    use luthier_artifact::{Manifest, Split};
+    use luthier_artifact::Split;
 
     use super::*;
 
@@ -614,6 +648,7 @@ mod tests {
             verdict,
             class: class.map(str::to_owned),
             was: None,
+            copies: false,
         };
         let change = |class| [decision(image, &files[..1], Verdict::Change, Some(class))];
         log.append(&change("harp"), at(9)).unwrap();

@@ -7,6 +7,9 @@ use luthier_eval::LookAlikeGroup;
 
 use super::{CopyOf, SessionFile, SessionImage};
 
+/// How many files are compared at once: of more, what stays is compared with the next start.
+const MOST: usize = 12;
+
 /// Files that look the same.
 #[derive(Clone, Debug)]
 pub(super) struct Copies {
@@ -47,12 +50,12 @@ impl Copies {
             is_skipped: false,
         }
     }
+}
 
-    /// Whether it is about these images, in any order.
-    pub(super) fn is_of(&self, images: &[usize]) -> bool {
-        let own: HashSet<usize> = self.files.iter().map(|copy| copy.image).collect();
-        own.len() == images.len() && images.iter().all(|image| own.contains(image))
-    }
+/// Whether files are of these images, in any order.
+pub(super) fn are_of(files: &[CopyOf], images: &[usize]) -> bool {
+    let own: HashSet<usize> = files.iter().map(|copy| copy.image).collect();
+    own.len() == images.len() && images.iter().all(|image| own.contains(image))
 }
 
 /// All copies: those of the images that look the same, and those of the other images with several files.
@@ -76,11 +79,11 @@ pub(super) fn found(
     );
     groups.sort();
     let files_of = |&image: &usize| (0..images[image].files.len()).map(move |file| CopyOf { image, file });
-    let files = groups
+    let all = groups
         .iter()
         .map(|group| group.iter().flat_map(files_of).collect::<Vec<CopyOf>>());
-    files
-        .filter(|files| files.len() > 1)
+    let some = all.flat_map(|files| files.chunks(MOST).map(<[CopyOf]>::to_vec).collect::<Vec<_>>());
+    some.filter(|files| files.len() > 1)
         .map(|files| Copies::new(files, images))
         .collect()
 }

@@ -43,6 +43,8 @@ pub struct SessionImage {
     pub files: Vec<SessionFile>,
     /// The class that somebody has looked at, if the image has one.
     pub checked: Option<String>,
+    /// Whether somebody has said that all copies of it stay.
+    pub is_kept: bool,
 }
 
 /// A file of an image.
@@ -133,6 +135,15 @@ pub struct CopyOf {
     pub file: usize,
 }
 
+/// What an answer is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// Images, each on its own.
+    Images,
+    /// Images that look the same: what is not left out stays.
+    Copies,
+}
+
 /// What somebody says of one image, or of several alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -174,7 +185,8 @@ pub struct Progress {
 struct State {
     class: Option<usize>,
     is_checked: bool,
-    /// The places of its files that are not left out.
+    is_kept: bool,
+    /// The places of its files that are not left out, ascending.
     files: Vec<usize>,
     /// How often something was decided about it.
     version: u32,
@@ -256,12 +268,16 @@ impl Session {
         let digests: Vec<Digest> = images.iter().map(|image| image.digest).collect();
         let places: HashMap<Digest, usize> = digests.iter().copied().zip(0..).collect();
         let class = |image: &SessionImage| image.checked.clone().or_else(|| image.files[0].class.clone());
-        let mut classes: Vec<String> = images.iter().filter_map(class).collect();
+        let of_files = images
+            .iter()
+            .flat_map(|image| image.files.iter().filter_map(|file| file.class.clone()));
+        let mut classes: Vec<String> = images.iter().filter_map(class).chain(of_files).collect();
         classes.sort();
         classes.dedup();
         let states = images.iter().map(|image| State {
             class: class(image).and_then(|class| classes.binary_search(&class).ok()),
             is_checked: image.checked.is_some(),
+            is_kept: image.is_kept,
             files: (0..image.files.len()).collect(),
             version: 0,
             is_skipped: false,
@@ -363,9 +379,9 @@ impl Session {
     /// Copies of which nobody has said which to keep.
     fn to_compare(&self, copies: &Copies) -> Option<Item> {
         let left: Vec<CopyOf> = (copies.files.iter().copied())
-            .filter(|CopyOf { image, file }| self.states[*image].files.contains(file))
+            .filter(|CopyOf { image, file }| self.states[*image].files.binary_search(file).is_ok())
             .collect();
-        let is_new = left.iter().any(|copy| !self.states[copy.image].is_checked);
+        let is_new = left.iter().any(|copy| !self.states[copy.image].is_kept);
         (left.len() > 1 && is_new && !copies.is_skipped).then(|| Item {
             copies: left.clone(),
             ..Item::new(left[0].image, Why::Copies, Vec::new())
@@ -406,7 +422,10 @@ impl Session {
     /// [`Error::NoClass`] if one has no class that
     /// could be right; [`Error::NewClass`] in [`Task::Review`] if no image of the data has the class;
     /// [`luthier_extract::Error::File`] if the file cannot be written to. Then nothing is decided.
-    pub fn decide(&mut self, images: &[(usize, u32)], answer: &Answer, at: SystemTime) -> Result<()> {
+    pub fn decide(&mut self, images: &[(usize, u32)], subject: Subject, answer: &Answer, at: SystemTime) -> Result<()> {
+        if images.is_empty() {
+            return Ok(());
+        }
         if let Some(&(image, _)) = images
             .iter()
             .find(|(image, version)| self.states[*image].version != *version)
@@ -427,7 +446,7 @@ impl Session {
             }
             self.classes.push(class.clone());
         }
-        let decided = images.iter().map(|&(image, _)| self.decided(image, answer));
+        let decided = images.iter().map(|&(image, _)| self.decided(image, subject, answer));
         let written = decided.collect::<Result<Vec<_>>>().and_then(|decided| {
             let lines = decided
                 .iter()
@@ -450,6 +469,10 @@ impl Session {
                 let is_right = item.suggestions.first().is_some_and(|best| best.class == class);
                 self.checks.push((image, is_right));
             }
+            if state.class != self.states[image].class {
+                // What a model said of it was about another class.
+                self.judged.items.retain(|item| item.image != image);
+            }
             done.before
                 .push((image, std::mem::replace(&mut self.states[image], state)));
         }
@@ -458,7 +481,7 @@ impl Session {
     }
 
     /// What is written about an image, and its state then.
-    fn decided(&self, image: usize, answer: &Answer) -> Result<(NewDecision, State)> {
+    fn decided(&self, image: usize, subject: Subject, answer: &Answer) -> Result<(NewDecision, State)> {
         let SessionImage { digest, files, .. } = &self.images[image];
         let before = &self.states[image];
         let mut state = State {
@@ -497,6 +520,7 @@ impl Session {
             }
             None => {
                 state.is_checked = true;
+                state.is_kept |= subject == Subject::Copies;
                 let verdict = match state.class == before.class {
                     true => Verdict::Right,
                     false => Verdict::Change,
@@ -515,6 +539,7 @@ impl Session {
             was: (verdict == Verdict::Change)
                 .then(|| before.class.map(|was| self.classes[was].clone()))
                 .flatten(),
+            copies: class.is_some() && subject == Subject::Copies,
             verdict,
             class,
         };
@@ -557,6 +582,7 @@ impl Session {
                 verdict: Verdict::Undo,
                 class: None,
                 was: None,
+                copies: false,
             })
             .collect();
         self.log.append(&lines, at)?;
@@ -572,7 +598,10 @@ impl Session {
                 ..before
             };
         }
-        let are_copies = |copies: &Copies| copies.is_of(&images) && self.to_compare(copies).is_some();
+        let are_copies = |copies: &Copies| {
+            self.to_compare(copies)
+                .is_some_and(|item| copies::are_of(&item.copies, &images))
+        };
         let undone = match (self.copies.iter().position(are_copies), &images[..]) {
             (Some(place), _) => Some(Undone::Copies(place)),
             (None, [image]) => Some(Undone::Image(*image)),
@@ -708,6 +737,7 @@ mod tests {
             digest: Digest::of(format!("image {row}").as_bytes()),
             files: vec![file(&format!("{row}.jpg"), class)],
             checked: None,
+            is_kept: false,
         });
         let images = images.collect();
         Session::new(task, images, features, &[], &folder.join("decisions.jsonl")).unwrap()
@@ -725,7 +755,7 @@ mod tests {
                 let (_, version) = session.state(image);
                 let answer = Answer::Class(truth[image].clone());
                 session
-                    .decide(&[(image, version)], &answer, SystemTime::UNIX_EPOCH)
+                    .decide(&[(image, version)], Subject::Images, &answer, SystemTime::UNIX_EPOCH)
                     .unwrap();
                 n_answered += 1;
             }
@@ -854,20 +884,24 @@ mod tests {
         assert!(matches!(first.why, Why::Suspect { .. }), "{:?}", first.why);
         let at = SystemTime::UNIX_EPOCH;
         session
-            .decide(&[(3, 0)], &Answer::Class("harp".to_owned()), at)
+            .decide(&[(3, 0)], Subject::Images, &Answer::Class("harp".to_owned()), at)
             .unwrap();
-        let error = session.decide(&[(3, 0)], &Answer::Exclude, at).unwrap_err();
+        let error = session
+            .decide(&[(3, 0)], Subject::Images, &Answer::Exclude, at)
+            .unwrap_err();
         assert_eq!(error.to_string(), "3.jpg: decided about meanwhile, in another window");
         assert!(session.items().all(|item| item.image != 3));
         assert_eq!(session.progress().checked, 1);
-        session.decide(&[(7, 0)], &Answer::Exclude, at).unwrap();
+        session
+            .decide(&[(7, 0)], Subject::Images, &Answer::Exclude, at)
+            .unwrap();
         let error = session.undo(1, at).unwrap_err();
         assert_eq!(error.to_string(), "7.jpg: decided about meanwhile, in another window");
         session.undo(2, at).unwrap();
         session.undo(1, at).unwrap();
         session.undo(0, at).unwrap();
         let error = session
-            .decide(&[(3, 2)], &Answer::Class("lute".to_owned()), at)
+            .decide(&[(3, 2)], Subject::Images, &Answer::Class("lute".to_owned()), at)
             .unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -897,6 +931,7 @@ mod tests {
                 digest: Digest::of(&[row as u8]),
                 files: vec![file(&format!("{row}.jpg"), class)],
                 checked: None,
+                is_kept: false,
             })
             .collect();
         images[4].files.push(file("4 again.jpg", &Some("drum".to_owned())));
@@ -918,13 +953,15 @@ mod tests {
         let at = SystemTime::UNIX_EPOCH;
         let keep = |image, file| Answer::Keep(CopyOf { image, file });
 
-        session.decide(&[(6, 0)], &keep(6, 1), at).unwrap();
+        session.decide(&[(6, 0)], Subject::Copies, &keep(6, 1), at).unwrap();
         assert_eq!(session.state(6).0, Some("harp"));
-        let error = session.decide(&[(6, 1)], &keep(6, 0), at).unwrap_err();
+        let error = session.decide(&[(6, 1)], Subject::Copies, &keep(6, 0), at).unwrap_err();
         assert!(matches!(error, Error::DecidedMeanwhile { .. }), "{error}");
-        session.decide(&[(7, 0), (9, 0)], &keep(7, 0), at).unwrap();
+        session
+            .decide(&[(7, 0), (9, 0)], Subject::Copies, &keep(7, 0), at)
+            .unwrap();
         assert!(session.labels().all(|(image, _)| image.name() != "9.jpg"));
-        session.decide(&[(4, 0)], &Answer::Right, at).unwrap();
+        session.decide(&[(4, 0)], Subject::Copies, &Answer::Right, at).unwrap();
         assert_eq!((copies(&session), session.progress().copies), (Vec::new(), 0));
         let lines = std::fs::read_to_string(&decisions).unwrap();
         let said = |line: &str| {
@@ -968,7 +1005,9 @@ mod tests {
         distinct.dedup();
         assert_eq!(distinct.len(), 15);
         let at = SystemTime::UNIX_EPOCH;
-        let error = session.decide(&[(images[0], 0)], &Answer::Right, at).unwrap_err();
+        let error = session
+            .decide(&[(images[0], 0)], Subject::Images, &Answer::Right, at)
+            .unwrap_err();
         assert!(
             error
                 .to_string()
@@ -977,7 +1016,12 @@ mod tests {
         );
         for &image in &images {
             session
-                .decide(&[(image, 0)], &Answer::Class(truth[image].clone().unwrap()), at)
+                .decide(
+                    &[(image, 0)],
+                    Subject::Images,
+                    &Answer::Class(truth[image].clone().unwrap()),
+                    at,
+                )
                 .unwrap();
         }
         assert_eq!(session.labels().count(), 15);

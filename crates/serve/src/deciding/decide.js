@@ -94,7 +94,7 @@ function show() {
     if (session.is_training) setTimeout(refresh, 30);
     return;
   }
-  for (const item of session.items.slice(0, 8)) filesOf(item).forEach(({ image }) => { new Image().src = address(image, false); });
+  for (const item of session.items.slice(0, 8)) filesOf(item).forEach(({ image }, _, { length }) => { new Image().src = address(image, length > 2); });
   if (isSame) return;
   $("status").textContent = session.failure ?? "";
   // Buttons that are replaced lose the focus, and the next key must not press one that stays.
@@ -102,7 +102,7 @@ function show() {
   const files = filesOf(current);
   unseen = files.length;
   $("pictures").classList.toggle("several", files.length > 1);
-  $("pictures").replaceChildren(...files.map(picture));
+  $("pictures").replaceChildren(...files.map((item) => picture(item, files.length > 2)));
   $("why").textContent = words[current.why.is](current);
   const areCopies = current.copies.length > 0;
   $("ask").textContent = areCopies ? "Which of these are to stay?" : "What is in the photograph?";
@@ -114,14 +114,21 @@ function show() {
 
 const filesOf = (item) => (item.copies.length > 0 ? item.copies : [item]);
 
-function picture({ image, file }) {
+function picture({ image, file }, isSmall) {
   const made = element("img", { alt: `photograph ${file}` });
   made.addEventListener("load", () => { if (made.isConnected) unseen -= 1; });
+  const figure = element("figure", {}, made, element("figcaption", {}, element("bdi", { textContent: file })));
   made.addEventListener("error", () => {
-    if (made.isConnected) $("status").textContent = "This photograph cannot be read any more: leave it out or skip it.";
+    if (!made.isConnected) return;
+    const isOne = current.copies.length === 0;
+    $("status").textContent = `${file} cannot be read any more${isOne ? ": leave it out or skip it" : ""}.`;
+    if (isOne) return;
+    // The others can be compared.
+    unseen -= 1;
+    for (const button of figure.querySelectorAll("button")) button.disabled = true;
   });
-  made.src = address(image, false);
-  return element("figure", {}, made, element("figcaption", {}, element("bdi", { textContent: file })));
+  made.src = address(image, isSmall);
+  return figure;
 }
 
 function showCopies() {
@@ -205,11 +212,13 @@ async function act(path, body) {
 }
 
 async function decide(answer) {
-  const isAllowed = unseen === 0 || answer === "exclude";
-  if (current === null || !isAllowed) return;
+  if (current === null) return;
+  const areCopies = current.copies.length > 0;
+  // A photograph that cannot be read can be left out all the same, but not several at once.
+  if (unseen > 0 && (areCopies || answer !== "exclude")) return;
   const versions = new Map(filesOf(current).map(({ image, version }) => [image, version]));
   const images = [...versions].map(([image, version]) => ({ image, version }));
-  if (await act("/v1/decide", { images, answer })) $("class").value = "";
+  if (await act("/v1/decide", { images, are_copies: areCopies, answer })) $("class").value = "";
 }
 
 function skip() {
@@ -231,7 +240,7 @@ function showMany() {
   if (session.classes.includes(before)) $("of").value = before;
 }
 
-async function loadMany() {
+async function loadMany(unmarked = new Set()) {
   const name = $("of").value;
   many = { name, images: null };
   $("grid").replaceChildren();
@@ -250,7 +259,7 @@ async function loadMany() {
     const picture = element("img", { src: address(image, true), alt: "" });
     // What nobody can see is not confirmed.
     picture.addEventListener("load", () => {
-      Object.assign(box, { disabled: false, checked: true });
+      Object.assign(box, { disabled: false, checked: !unmarked.has(image) });
       tellMany();
     });
     return element("label", {}, box, picture);
@@ -266,13 +275,17 @@ function tellMany() {
 }
 
 $("many").addEventListener("toggle", () => $("many").open && loadMany());
-$("of").addEventListener("change", loadMany);
+$("of").addEventListener("change", () => loadMany());
 $("grid").addEventListener("change", tellMany);
 $("confirm").addEventListener("click", async () => {
   const boxes = [...$("grid").querySelectorAll("input")];
   const images = many.images.filter((_, place) => boxes[place].checked);
-  await act("/v1/decide", { images, answer: { class: many.name } });
-  await loadMany();
+  // What was said not to be of the class is not marked again.
+  const unmarked = new Set(many.images.filter((_, place) => !boxes[place].checked).map(({ image }) => image));
+  await act("/v1/decide", { images, are_copies: false, answer: { class: many.name } });
+  const said = $("status").textContent;
+  await loadMany(unmarked);
+  $("status").textContent = said;
 });
 $("other").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -296,7 +309,7 @@ document.addEventListener("keydown", (event) => {
   if (target.matches("input, select, summary, #many *")) return;
   // Enter and the space bar belong to what has the focus.
   if (target.matches("button") && (key === "Enter" || key === " ")) return;
-  const shown = [...document.querySelectorAll("button[aria-keyshortcuts]")].filter((button) => button.offsetParent !== null);
+  const shown = [...document.querySelectorAll("button[aria-keyshortcuts]:enabled")].filter((button) => button.offsetParent !== null);
   const pressed = shown.find((button) => button.getAttribute("aria-keyshortcuts") === key);
   if (pressed) {
     event.preventDefault();
