@@ -49,8 +49,8 @@ def test_ray_on_two_nodes_of_which_a_worker_dies(photos: Path, expected: dict[st
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    cluster.add_node(num_cpus=1)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster.add_node(num_cpus=2)
     ray.init(address=cluster.address, logging_level="error")
     try:
         images = ray.data.read_binary_files([*map(str, expected)] * 20, include_paths=True)
@@ -88,13 +88,13 @@ def kill_a_worker() -> int:
 
 
 @pytest.mark.skipif(not os.environ.get("LUTHIER_TEST_ENGINES"), reason="cargo xtask python --engines")
-def test_spark(photos: Path, expected: dict[str, np.ndarray]) -> None:
+def test_spark(photos: Path, expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     import luthier.spark
     from pyspark.sql import SparkSession
 
     # Its workers are of this Python, too.
-    builder = SparkSession.builder.master("local[2]").config("spark.pyspark.python", sys.executable)
-    spark = builder.config("spark.ui.enabled", "false").getOrCreate()
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    spark = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
     try:
         images = spark.read.format("binaryFile").load(f"{photos}/*/*.jpg").repartition(2)
         rows = luthier.spark.embed(images, weights="untrained").select("path", "features", "error").collect()
