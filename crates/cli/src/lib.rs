@@ -141,7 +141,7 @@ pub fn pipeline(arguments: impl IntoIterator<Item = OsString>) -> std::result::R
     let Command::Pipeline(arguments) = cli.command else {
         return Err("expected the arguments of `luthier pipeline`".to_owned());
     };
-    if arguments.is_dry_run() {
+    if arguments.dry_run {
         return Err("--dry-run gives no result: `luthier status` says what would run".to_owned());
     }
     commands::pipeline::summarize(&arguments, &Progress::new(Verbosity::Quiet)).map_err(said)

@@ -295,6 +295,12 @@ fn top_k_accuracy(rows: &[EvaluatedImage], k: usize) -> f64 {
     rows.iter().filter(|row| row.true_rank() <= k).count() as f64 / rows.len() as f64
 }
 
+/// At most `most` of the items, spread evenly over them.
+pub(crate) fn evenly<T>(items: &[T], most: usize) -> impl Iterator<Item = &T> {
+    let n = items.len().min(most);
+    (0..n).map(move |place| &items[place * items.len() / n])
+}
+
 impl Evaluation {
     /// What one of the images is called: `test image` or `held-out image`.
     pub fn noun(&self) -> &'static str {
@@ -307,15 +313,21 @@ impl Evaluation {
     /// At most `most` of the rows, ascending: the most confident mistakes, but no more than half of them if others can be had,
     /// and rows that were predicted rightly, spread evenly over them.
     pub fn sample(&self, most: usize) -> Vec<usize> {
-        let (right, mut wrong): (Vec<usize>, Vec<usize>) = (0..self.n).partition(|&row| self.rows[row].is_correct());
-        let confidence = |row: &usize| self.rows[*row].predicted_probability();
-        wrong.sort_by(|a, b| confidence(b).total_cmp(&confidence(a)).then(a.cmp(b)));
-        wrong.truncate(most - right.len().min(most / 2));
-        let n = right.len().min(most - wrong.len());
-        let mut rows: Vec<usize> = (0..n).map(|place| right[place * right.len() / n]).collect();
-        rows.extend(wrong);
+        let right: Vec<usize> = (0..self.n).filter(|&row| self.rows[row].is_correct()).collect();
+        let mut rows = self.mistakes();
+        rows.truncate(most - right.len().min(most / 2));
+        let n_right = most - rows.len();
+        rows.extend(evenly(&right, n_right));
         rows.sort_unstable();
         rows
+    }
+
+    /// The rows whose predicted class is not the true one, the most confident mistakes first.
+    pub fn mistakes(&self) -> Vec<usize> {
+        let mut wrong: Vec<usize> = (0..self.n).filter(|&row| !self.rows[row].is_correct()).collect();
+        let confidence = |row: &usize| self.rows[*row].predicted_probability();
+        wrong.sort_by(|a, b| confidence(b).total_cmp(&confidence(a)).then(a.cmp(b)));
+        wrong
     }
 
     /// The number of images whose predicted class is the true one.
@@ -365,6 +377,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_is_spread_evenly_starts_with_the_first_and_reaches_the_end() {
+        let items: Vec<usize> = (0..100).collect();
+        assert_eq!(evenly(&items, 4).copied().collect::<Vec<_>>(), [0, 25, 50, 75]);
+        assert_eq!(evenly(&items, 1_000).count(), 100);
+        assert_eq!(evenly(&items, 0).count(), 0);
+    }
 
     const CONFIG: EvaluateConfig = EvaluateConfig {
         confidence: 0.95,

@@ -180,23 +180,26 @@ impl PastRun {
             held_out: output("classify", "held-out")?,
         };
         let look_alikes = output("duplicates", "look-alikes")?;
-        let evaluation = output("evaluate", "evaluation")?;
         let views = self.output(VIEWS, "judged");
+        let data = Evaluated {
+            trained,
+            train: extracted.train,
+            test: extracted.test,
+            duplicates: Some(StoredLookAlikes {
+                digest: look_alikes,
+                found: load(cache, &look_alikes)?,
+            }),
+        };
+        let digest = output("evaluate", "evaluation")?;
+        let evaluation: Evaluation = load(cache, &digest)?;
         let found = Found {
             views: views.map(|digest| load(cache, &digest)).transpose()?,
-            data: Evaluated {
-                trained,
-                train: extracted.train,
-                test: extracted.test,
-                duplicates: Some(StoredLookAlikes {
-                    digest: look_alikes,
-                    found: load(cache, &look_alikes)?,
-                }),
-            },
             figures: Figures {
-                digest: evaluation,
-                evaluation: Some(load(cache, &evaluation)?),
+                digest,
+                rows: data.evaluated_rows(&evaluation, cache)?,
+                evaluation: Some(evaluation),
             },
+            data,
             suspects: output("suspects", "suspects")?,
             neighbours: output("neighbours", "neighbours")?,
             map: output("map", "map")?,

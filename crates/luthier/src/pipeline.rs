@@ -435,7 +435,15 @@ pub(crate) fn evaluate(
         true => None,
         false => Some(load(cache, &digest)?),
     };
-    let figures = Figures { digest, evaluation };
+    let rows = match &evaluation {
+        Some(evaluation) => data.evaluated_rows(evaluation, cache)?,
+        None => Vec::new(),
+    };
+    let figures = Figures {
+        digest,
+        evaluation,
+        rows,
+    };
     runner.tell(|| {
         let Evaluation { accuracy, split, .. } = figures.evaluation();
         let of = if *split == Split::Train { ", held out" } else { "" };
@@ -494,8 +502,7 @@ pub(crate) fn neighbours(
     let cache = runner.cache;
     let asked = match &figures.evaluation {
         Some(evaluation) if !is_pending(&suspects) => {
-            let rows = data.evaluated_rows(evaluation, cache)?;
-            Some(config.asked(evaluation, &rows, &load(cache, &suspects)?))
+            Some(config.asked(evaluation, &figures.rows, &load(cache, &suspects)?))
         }
         _ => None,
     };
@@ -518,8 +525,7 @@ pub(crate) fn map(config: &MapConfig, data: &Evaluated, figures: &Figures, runne
     if let Some(evaluation) = &figures.evaluation {
         table = data.evaluated(evaluation);
         rows = config.rows(evaluation);
-        let all = data.evaluated_rows(evaluation, cache)?;
-        at = rows.iter().map(|&row| all[row]).collect();
+        at = rows.iter().map(|&row| figures.rows[row]).collect();
         of_rows = MapConfig::digest_of(&at);
     }
     let n = rows.len();

@@ -50,10 +50,10 @@ pub(crate) fn write(
     let evaluation = found.figures.evaluation();
     let findings = found.findings(cache)?;
     let (train, test) = (Named::of(json, Split::Train), Named::of(json, Split::Test));
-    let rows = found.data.evaluated_rows(evaluation, cache)?;
+    let rows = &found.figures.rows;
     let evaluated = match evaluation.split {
         Split::Test => test.clone(),
-        Split::Train => train.some(&rows),
+        Split::Train => train.some(rows),
     };
     let page_folder = whole(folder).map_err(Error::io(folder))?;
     let digests: HashMap<(Split, &str), Digest> = [Split::Train, Split::Test]
@@ -71,7 +71,7 @@ pub(crate) fn write(
         train: train.images(),
         test: test.images(),
         evaluated: evaluated.images(),
-        evaluated_rows: &rows,
+        evaluated_rows: rows,
         has_two_folders: json.folders.train != json.folders.test,
         checked: CheckedLabels {
             right: json.decided.n_right,

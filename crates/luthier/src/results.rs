@@ -144,6 +144,8 @@ pub(crate) struct Figures {
     pub(crate) digest: Digest,
     /// The evaluation, unless it is pending.
     pub(crate) evaluation: Option<Evaluation>,
+    /// The row of each evaluated image in the table of its split; none while the evaluation is pending.
+    pub(crate) rows: Vec<usize>,
 }
 
 impl Figures {

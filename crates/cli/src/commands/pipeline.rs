@@ -25,15 +25,9 @@ pub(crate) struct Arguments {
     ///
     /// The exit status is 3 if a stage would run. A stage that would be restored from the cache does not count.
     #[arg(long, alias = "dry_run")]
-    dry_run: bool,
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pipeline: PipelineArguments,
-}
-
-impl Arguments {
-    pub(crate) fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
 }
 
 /// Runs the pipeline.

@@ -476,19 +476,7 @@ pub(crate) fn check_service(address: &str, photograph: &Path, answer: &str) {
     let failed = browser.words("document.querySelector('.answer.failed').textContent");
     assert!(failed.contains("could not be read"), "{failed}");
     browser.tab_to("#choose");
-    for (width, scheme) in [(390, "light"), (1_280, "light"), (390, "dark"), (1_280, "dark")] {
-        browser.resize(width);
-        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
-        browser.call("Emulation.setEmulatedMedia", json!({ "features": features }));
-        let needed = browser.number("document.documentElement.scrollWidth");
-        assert!(needed <= f64::from(width), "{needed} of {width} pixels");
-        if let Some(folder) = std::env::var_os("LUTHIER_TEST_SCREENSHOTS") {
-            let shot = browser.call("Page.captureScreenshot", json!({}));
-            let shot = base64::engine::general_purpose::STANDARD.decode(shot["data"].as_str().unwrap());
-            let name = format!("serve-{width}-{scheme}.png");
-            std::fs::write(Path::new(&folder).join(name), shot.unwrap()).unwrap();
-        }
-    }
+    check_widths(&mut browser, "serve");
     check_names(&mut browser, 3);
     // The browser tells of the answer to what is no photograph.
     check_console(&browser, Some("422"));

@@ -74,10 +74,8 @@ impl NeighboursConfig {
     /// of its split, ascending.
     pub fn asked(&self, evaluation: &Evaluation, rows: &[usize], suspects: &Suspects) -> Vec<ImageRef> {
         let split = evaluation.split;
-        let mistakes = self
-            .mistakes(evaluation)
-            .into_iter()
-            .map(|row| ImageRef { split, row: rows[row] });
+        let mistakes = evaluation.mistakes().into_iter().take(self.max_mistakes);
+        let mistakes = mistakes.map(|row| ImageRef { split, row: rows[row] });
         let suspects = suspects
             .suspects
             .iter()
@@ -87,17 +85,6 @@ impl NeighboursConfig {
         asked.sort_unstable();
         asked.dedup();
         asked
-    }
-
-    /// The rows of the most confident mistakes in the evaluation, in any order.
-    fn mistakes(&self, evaluation: &Evaluation) -> Vec<usize> {
-        let mut wrong: Vec<usize> = (0..evaluation.n)
-            .filter(|&row| !evaluation.rows[row].is_correct())
-            .collect();
-        let confidence = |row: &usize| evaluation.rows[*row].predicted_probability();
-        wrong.sort_by(|a, b| confidence(b).total_cmp(&confidence(a)).then(a.cmp(b)));
-        wrong.truncate(self.max_mistakes);
-        wrong
     }
 
     /// The stage's key. `asked` is the digest of the images that neighbours are looked for,

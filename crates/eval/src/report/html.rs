@@ -19,6 +19,7 @@ use super::pictures::{Pictures, Wanted};
 use super::plot::shade;
 use super::words::{count, counted, level, percent, printable};
 use super::{Context, CrossValidated, Skipped, StageTime, Warning};
+use crate::evaluate::evenly;
 use crate::{BOOTSTRAP_RESAMPLES, ClassMetrics, Estimate, EvaluatedImage, Evaluation, HeldOutFigures};
 
 const STYLE: &str = include_str!("../../templates/report.css");
@@ -316,24 +317,16 @@ pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Stri
     let evaluation = context.evaluation;
     let names: Vec<String> = evaluation.classes.iter().map(|name| printable(name)).collect();
     let mistakes = &conclusions.mistakes;
-    // Mistakes first, but never so many that nothing is seen of what was predicted rightly.
-    let n_named_mistakes = mistakes
-        .len()
-        .min(MAX_IMAGES - evaluation.n_correct().min(MAX_IMAGES / 2));
-    let right = right_rows(evaluation, MAX_IMAGES - n_named_mistakes);
+    let named = evaluation.sample(MAX_IMAGES);
+    let is_right = |row: &usize| evaluation.rows[*row].is_correct();
+    let right: Vec<usize> = named.iter().copied().filter(is_right).collect();
     let pictures = Pictures::make(context, &wanted(context, conclusions, &right));
     let show = Show {
         context,
         names: &names,
         pictures: &pictures,
     };
-    let mut named: Vec<usize> = mistakes
-        .iter()
-        .take(n_named_mistakes)
-        .map(|mistake| mistake.at)
-        .collect();
-    named.extend(&right);
-    named.sort_unstable();
+
     Page {
         style: STYLE,
         picture_style: pictures.css(),
@@ -424,19 +417,6 @@ pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Stri
     }
     .render()
     .expect("numbers and strings always render")
-}
-
-/// At most `most` of the rows that were predicted rightly, spread evenly over them.
-fn right_rows(evaluation: &Evaluation, most: usize) -> Vec<usize> {
-    let rows = evaluation.rows.iter().enumerate();
-    let right: Vec<usize> = rows.filter(|(_, row)| row.is_correct()).map(|(at, _)| at).collect();
-    evenly(&right, most).copied().collect()
-}
-
-/// At most `most` of the items, spread evenly over them.
-fn evenly<T>(items: &[T], most: usize) -> impl Iterator<Item = &T> {
-    let n = items.len().min(most);
-    (0..n).map(move |place| &items[place * items.len() / n])
 }
 
 /// The thumbnails that the page would like to show, the most important first.
@@ -817,13 +797,5 @@ mod tests {
     #[test]
     fn the_script_cannot_end_its_element() {
         assert!(!SCRIPT.contains("</") && !SCRIPT.contains("<!--"), "see the script");
-    }
-
-    #[test]
-    fn what_is_spread_evenly_starts_with_the_first_and_reaches_the_end() {
-        let items: Vec<usize> = (0..100).collect();
-        assert_eq!(evenly(&items, 4).copied().collect::<Vec<_>>(), [0, 25, 50, 75]);
-        assert_eq!(evenly(&items, 1_000).count(), 100);
-        assert_eq!(evenly(&items, 0).count(), 0);
     }
 }

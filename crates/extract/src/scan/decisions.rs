@@ -74,7 +74,6 @@ pub struct Decided {
     /// The images of which somebody has said that all copies stay, ascending.
     #[serde(default)]
     pub kept: Vec<Digest>,
-
     /// How many files are left out.
     pub n_excluded: usize,
 }

@@ -964,7 +964,7 @@ mod tests {
         session.decide(&[(4, 0)], Subject::Copies, &Answer::Right, at).unwrap();
         assert_eq!((copies(&session), session.progress().copies), (Vec::new(), 0));
         let lines = std::fs::read_to_string(&decisions).unwrap();
-        let said = |line: &str| {
+        let said_of = |line: &str| {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             format!(
                 "{} {}",
@@ -972,10 +972,19 @@ mod tests {
                 line["file"].as_str().unwrap()
             )
         };
-        let said: Vec<String> = lines.lines().map(said).collect();
+        let said: Vec<String> = lines.lines().map(said_of).collect();
         assert_eq!(said, ["exclude 6.jpg", "exclude 9.jpg", "right 4.jpg"]);
 
         session.undo(3, at).unwrap();
+        // Of an image that is left out, both files are.
+        session
+            .decide(&[(4, 2)], Subject::Images, &Answer::Exclude, at)
+            .unwrap();
+        session.undo(3, at).unwrap();
+        let lines = std::fs::read_to_string(&decisions).unwrap();
+        let last: Vec<String> = lines.lines().skip(4).map(said_of).collect();
+        let both = ["exclude 4.jpg", "exclude 4 again.jpg", "undo 4.jpg", "undo 4 again.jpg"];
+        assert_eq!(last, both);
         session.undo(2, at).unwrap();
         // The last one comes first.
         assert_eq!(copies(&session), [seven.clone(), four.clone()]);
