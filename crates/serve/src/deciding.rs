@@ -54,9 +54,18 @@ const CONNECTIONS: usize = 64;
 #[derive(Debug)]
 pub struct DecidePage(TcpListener);
 
+/// The files that are written with each model.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// The files that have a class, `file,label`.
+    pub labels: PathBuf,
+    /// What the model takes the others for, `file,class,probability`.
+    pub predictions: PathBuf,
+}
+
 struct Service {
     session: Mutex<Session>,
-    table: Option<PathBuf>,
+    tables: Option<Tables>,
     /// What tells this session from one before, whose page may still be open.
     id: String,
     /// `host:port` of the page's own address.
@@ -93,7 +102,7 @@ impl Service {
                     Err(error) => Some(error.to_string()),
                 };
                 *service.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
-                service.write_table();
+                service.write_tables();
                 // All that it would ask may have been answered meanwhile.
                 let is_empty = service.session().items().next().is_none();
                 if !is_empty || service.n_new.load(Ordering::Relaxed) == 0 {
@@ -103,11 +112,20 @@ impl Service {
         });
     }
 
-    fn write_table(&self) {
-        let Some(path) = &self.table else { return };
-        let table = self.session().table();
-        if let Err(error) = write_atomically(path, &table) {
-            tracing::error!("{error}");
+    fn write_tables(&self) {
+        let Some(Tables { labels, predictions }) = &self.tables else {
+            return;
+        };
+        let session = self.session();
+        let tables = [
+            (labels, session.labels_table()),
+            (predictions, session.predictions_table()),
+        ];
+        drop(session);
+        for (path, table) in tables {
+            if let Err(error) = write_atomically(path, &table) {
+                tracing::error!("{error}");
+            }
         }
     }
 
@@ -291,15 +309,14 @@ impl DecidePage {
     }
 }
 
-/// Lets people decide on a page until the observer interrupts. `table` is a file for all files with a class, `file,label`,
-/// that is written with each model. `on_ready` is told the address of the page.
+/// Lets people decide on a page until the observer interrupts. `on_ready` is told the address of the page.
 ///
 /// # Errors
 /// [`Error::Threads`] if the system gives no threads.
 pub fn decide(
     DecidePage(listener): DecidePage,
     session: Session,
-    table: Option<PathBuf>,
+    tables: Option<Tables>,
     observer: &dyn Observer,
     on_ready: impl FnOnce(SocketAddr),
 ) -> Result<()> {
@@ -311,7 +328,7 @@ pub fn decide(
             id,
             failure: Mutex::default(),
             session: Mutex::new(session),
-            table,
+            tables,
             hosts: [address.to_string(), format!("localhost:{}", address.port())],
             n_new: AtomicUsize::new(0),
             is_training: AtomicBool::new(false),
@@ -322,7 +339,7 @@ pub fn decide(
         router(service)
     })?;
     if let Some(service) = last {
-        service.write_table();
+        service.write_tables();
     }
     Ok(())
 }

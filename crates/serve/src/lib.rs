@@ -18,7 +18,7 @@ mod metrics;
 mod model;
 mod server;
 
-pub use deciding::{DecidePage, decide};
+pub use deciding::{DecidePage, Tables, decide};
 pub use error::{Error, Result};
 pub use http::{Access, OnAccess};
 pub use server::{ServeConfig, serve};

@@ -1,11 +1,11 @@
 use crate::ExitCode;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use luthier::{Data, Engine, Pipeline, Task};
-use luthier_serve::{DecidePage, decide};
+use luthier_serve::{DecidePage, Tables, decide};
 
 use super::{check_views_are_named, configure, open_cache, with_engine, without_classes};
 use crate::problem::Problem;
@@ -18,7 +18,8 @@ use crate::terminal::Progress;
 ///
 /// The page begins with photographs that look like no other, and classes are named as they come up. A model learns from
 /// each ten answers and asks about what it is least sure of. Answers are kept at once in decisions.jsonl, and decisions.csv
-/// is a table of them for `--labels`. Ctrl-C ends the page; the next start goes on.
+/// is a table of them for `--labels`. What the model takes the other photographs for is in decisions.predictions.csv. Ctrl-C
+/// ends the page; the next start goes on.
 #[derive(Args)]
 #[command(after_help = "Examples:
   luthier label photos
@@ -76,20 +77,27 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let unlabelled = without_classes(data.source.layout);
     data.source.layout = unlabelled.ok_or_else(|| Problem::usage("two folders, expected one FOLDER of photographs"))?;
     let decisions = data.source.decisions.clone().unwrap_or_else(default_decisions);
-    let table = decisions.with_extension("csv");
-    if table == decisions || (table.exists() && !decisions.exists()) {
-        let found = table.display();
-        bail!(
-            Problem::usage(format!("{found} would be replaced by a table of the decisions"))
-                .hint("name another file of decisions: --decisions FILE.jsonl; the table is FILE.csv")
-        );
+    let tables = Tables {
+        labels: decisions.with_extension("csv"),
+        predictions: decisions.with_extension("predictions.csv"),
+    };
+    for table in [&tables.labels, &tables.predictions] {
+        if *table == decisions || (table.exists() && !decisions.exists()) {
+            let found = table.display();
+            bail!(
+                Problem::usage(format!("{found} would be replaced by a table of the decisions")).hint(
+                    "name another file of decisions: --decisions FILE.jsonl; \
+                     the tables are FILE.csv and FILE.predictions.csv"
+                )
+            );
+        }
     }
     open_page(
         Task::Label,
         listen,
         &settings,
         (&pipeline, &data),
-        (&decisions, Some(table)),
+        (&decisions, Some(tables)),
         progress,
     )
 }
@@ -100,7 +108,7 @@ pub(super) fn open_page(
     listen: SocketAddr,
     settings: &Settings,
     (pipeline, data): (&Pipeline, &Data),
-    (decisions, table): (&Path, Option<PathBuf>),
+    (decisions, tables): (&Path, Option<Tables>),
     progress: &Progress,
 ) -> Result<ExitCode> {
     check_views_are_named(pipeline)?;
@@ -111,12 +119,12 @@ pub(super) fn open_page(
     for file in &skipped {
         progress.say(&format!("warning: skipped {file}"));
     }
-    decide(page, session, table.clone(), progress, |address| {
+    decide(page, session, tables.clone(), progress, |address| {
         progress.say(&format!("open http://{address} (Ctrl-C ends)"));
     })?;
-    match table {
-        Some(table) => outln!("decisions {}\nlabels {}", decisions.display(), table.display()),
-        None => outln!("decisions {}", decisions.display()),
+    outln!("decisions {}", decisions.display());
+    if let Some(Tables { labels, predictions }) = tables {
+        outln!("labels {}\npredictions {}", labels.display(), predictions.display());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -553,25 +553,28 @@ pub(crate) fn answer_of_example(address: &str, photograph: &Path) -> Option<Stri
     Some(browser.words(answer))
 }
 
+/// The file that is asked about, or nothing.
+const ASKED: &str = "document.getElementById('item').hidden ? '' : document.querySelector('#pictures bdi').textContent";
+
+/// Whether a photograph is on the screen, or none is left.
+const IS_SHOWN: &str = "(document.getElementById('item').hidden
+    ? document.getElementById('status').textContent.startsWith('Nothing')
+    : document.querySelector('#pictures img').complete)";
+
 /// Answers questions on the page of `luthier label` or `luthier review` by keyboard, until `n` are answered or none is left;
-/// how long it took each time until the next was on the screen. Then many are confirmed at once, all but one of those that the
-/// page shows: how many. `truth` tells the class of a file. Screenshots go to `$LUTHIER_TEST_SCREENSHOTS`.
+/// how long it took each time until the next was on the screen. `truth` tells the class of a file. `None` without a browser.
 pub(crate) fn answer_questions(
     address: &str,
     n: usize,
     truth: &dyn Fn(&str) -> String,
-) -> Option<(Vec<std::time::Duration>, usize)> {
+) -> Option<Vec<std::time::Duration>> {
     let mut browser = Browser::start()?;
     browser.resize(1_280);
     browser.open_address(address);
-    let file = "document.getElementById('item').hidden ? '' : document.querySelector('#pictures bdi').textContent";
-    let is_shown = "(document.getElementById('item').hidden
-        ? document.getElementById('status').textContent.startsWith('Nothing')
-        : document.querySelector('#pictures img').complete)";
     let mut taken = Vec::new();
-    wait(&mut browser, is_shown);
+    wait(&mut browser, IS_SHOWN);
     while taken.len() < n {
-        let asked = browser.words(file);
+        let asked = browser.words(ASKED);
         if asked.is_empty() {
             break;
         }
@@ -590,18 +593,30 @@ pub(crate) fn answer_questions(
                 browser.press("Enter");
             }
         }
-        wait(&mut browser, &format!("({file}) !== {} && {is_shown}", json!(asked)));
+        wait(&mut browser, &format!("({ASKED}) !== {} && {IS_SHOWN}", json!(asked)));
         taken.push(start.elapsed());
     }
+    check_console(&browser, None);
+    Some(taken)
+}
+
+/// On the page of `luthier label`, where `n` were answered since the start, takes the last answer back. Then many are
+/// confirmed at once, all but one of those that the page shows: how many. Screenshots go to `$LUTHIER_TEST_SCREENSHOTS`.
+/// `None` without a browser.
+pub(crate) fn undo_and_confirm(address: &str, n: usize) -> Option<usize> {
+    let mut browser = Browser::start()?;
+    browser.resize(1_280);
+    browser.open_address(address);
+    wait(&mut browser, IS_SHOWN);
     // What is taken back is on the screen again.
-    let before = browser.words(file);
+    let before = browser.words(ASKED);
     browser.press("u");
     wait(
         &mut browser,
         "document.getElementById('why').textContent.includes('took back')",
     );
     browser.press("s");
-    wait(&mut browser, &format!("({file}) === {}", json!(before)));
+    wait(&mut browser, &format!("({ASKED}) === {}", json!(before)));
     check_widths(&mut browser, "decide");
     check_names(&mut browser, 1);
     browser.click("#many summary");
@@ -631,10 +646,10 @@ pub(crate) fn answer_questions(
     wait(
         &mut browser,
         // Many are confirmed by one decision.
-        &format!("session.progress.decided === {}", taken.len()),
+        &format!("session.progress.decided === {n}"),
     );
     check_console(&browser, None);
-    Some((taken, n_shown - 1))
+    Some(n_shown - 1)
 }
 
 /// The page of copies, of which there are two groups of two: of the first, one file is kept, and all of the second. `None`

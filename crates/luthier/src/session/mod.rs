@@ -665,7 +665,7 @@ impl Session {
     }
 
     /// A table of the files that have a class, `file,label`, as `--labels` reads it.
-    pub fn table(&self) -> Vec<u8> {
+    pub fn labels_table(&self) -> Vec<u8> {
         let mut table = csv::Writer::from_writer(Vec::new());
         let mut write = |fields: [&str; 2]| table.write_record(fields).expect("memory takes any record");
         write(["file", "label"]);
@@ -675,13 +675,21 @@ impl Session {
         table.into_inner().expect("memory takes any record")
     }
 
-    /// What the model takes the images without a class for, and how sure it is.
-    pub fn predictions(&self) -> impl Iterator<Item = (usize, usize, f64)> {
+    /// A table of the files that nobody has given a class, with what the model takes them for: `file,class,probability`, the
+    /// probability being that of the class.
+    pub fn predictions_table(&self) -> Vec<u8> {
+        let mut table = csv::Writer::from_writer(Vec::new());
+        let mut write = |fields: [&str; 3]| table.write_record(fields).expect("memory takes any record");
+        write(["file", "class", "probability"]);
         let predicted = self.judged.predicted.iter().enumerate();
-        predicted.filter_map(|(image, predicted)| {
-            let (class, probability) = (*predicted)?;
-            Some((image, class, probability))
-        })
+        for (image, predicted) in predicted.filter(|(image, _)| self.is_open(*image)) {
+            if let Some((class, probability)) = predicted {
+                let probability = probability.to_string();
+                let files = self.images[image].files.iter();
+                files.for_each(|file| write([&file.name, &self.classes[*class], &probability]));
+            }
+        }
+        table.into_inner().expect("memory takes any record")
     }
 }
 
@@ -786,8 +794,12 @@ mod tests {
                 let judgement = session.snapshot(10).judge().unwrap();
                 println!("trained in {:?}", start.elapsed());
                 session.follow(judgement);
-                let rest: Vec<bool> = (session.predictions())
-                    .map(|(image, class, _)| session.classes()[class] == truth[image])
+                let predictions = String::from_utf8(session.predictions_table()).unwrap();
+                let rest: Vec<bool> = (predictions.lines().skip(1))
+                    .map(|line| {
+                        let (file, predicted) = line.split_once(".jpg,").unwrap();
+                        predicted.split_once(',').unwrap().0 == truth[file.parse::<usize>().unwrap()]
+                    })
                     .collect();
                 assert_eq!(rest.len(), truth.len() - 150);
                 accuracies.push(rest.iter().filter(|&&right| right).count() as f64 / rest.len() as f64);
@@ -1036,7 +1048,7 @@ mod tests {
         assert_eq!(session.labels().count(), 15);
         let judgement = session.snapshot(10).judge().unwrap();
         session.follow(judgement);
-        for (image, class, _) in session.predictions() {
+        for (image, class, _) in session.predictions_table() {
             assert_eq!(Some(&session.classes()[class]), truth[image].as_ref());
         }
         let drums = session.classes().iter().position(|class| class == "drum").unwrap();
