@@ -32,7 +32,7 @@ impl Digest {
     }
 
     /// The digest with these 32 bytes.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Digest(bytes)
     }
 

@@ -9,6 +9,7 @@ use luthier_artifact::{Digest, FileStat, Observer, entries, images_of, remove};
 use serde::Serialize;
 
 use crate::run::{Run, RunState};
+use crate::segments::StoredFeature;
 use crate::upkeep::go_on;
 use crate::{Cache, Execution, References, Result, now};
 
@@ -55,9 +56,9 @@ pub struct GcReport {
     pub objects: usize,
     /// Their size in bytes.
     pub object_bytes: u64,
-    /// Rows of features.
+    /// Features of images.
     pub features: u64,
-    /// About how much of the index they take, in bytes.
+    /// What they take on the disk, in bytes.
     pub feature_bytes: u64,
     /// Executions.
     pub executions: u64,
@@ -72,9 +73,9 @@ pub struct GcReport {
 /// What [`Cache::prune_images`] forgot, or would forget.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PruneReport {
-    /// Rows of features.
+    /// Features of images.
     pub features: u64,
-    /// About how much of the index they take, in bytes.
+    /// What they take on the disk, in bytes.
     pub feature_bytes: u64,
     /// Files that were known by their stat and are gone.
     pub files: u64,
@@ -102,6 +103,10 @@ struct Used {
 }
 
 impl Used {
+    fn has(&self, feature: &StoredFeature) -> bool {
+        self.features.contains(&(feature.descriptor, feature.image))
+    }
+
     fn add(&mut self, other: Used) {
         self.keys.extend(other.keys);
         self.objects.extend(other.objects);
@@ -121,17 +126,11 @@ impl Cache {
     pub fn gc(&self, limits: &GcLimits, dry_run: DryRun, observer: &dyn Observer) -> Result<GcReport> {
         self.check_writable()?;
         let _alone = self.lock.exclusive()?;
-        self.index
-            .watched(observer, || self.gc_watched(limits, dry_run, observer))
-    }
-
-    fn gc_watched(&self, limits: &GcLimits, dry_run: DryRun, observer: &dyn Observer) -> Result<GcReport> {
         let stored: HashMap<Digest, u64> = (self.objects.list()?.into_iter())
             .map(|object| (object.digest, object.bytes))
             .collect();
-        let features = self.index.feature_keys()?;
-        let row_bytes = self.row_bytes(features.len())?;
-        let descriptors: HashSet<Digest> = features.iter().map(|(descriptor, _)| *descriptor).collect();
+        let features = self.features.features()?;
+        let descriptors: HashSet<Digest> = features.iter().map(|feature| feature.descriptor).collect();
 
         let runs = self.index.runs()?;
         let mut used = Used::default();
@@ -143,11 +142,11 @@ impl Cache {
                 let objects: u64 = (used.objects.union(&more.objects))
                     .filter_map(|object| stored.get(object))
                     .sum();
-                let n_features = features
-                    .iter()
-                    .filter(|row| used.features.contains(row) || more.features.contains(row))
-                    .count();
-                if objects + n_features as u64 * row_bytes > limit {
+                let is_used = |feature: &&StoredFeature| used.has(feature) || more.has(feature);
+                let features: u64 = (features.iter().filter(is_used))
+                    .map(|feature| feature.stored_bytes)
+                    .sum();
+                if objects + features > limit {
                     break;
                 }
             }
@@ -160,10 +159,7 @@ impl Cache {
             .filter(|object| !used.objects.contains(object))
             .copied()
             .collect();
-        let features: Vec<(Digest, Digest)> = features
-            .into_iter()
-            .filter(|row| !used.features.contains(row))
-            .collect();
+        let unused: Vec<StoredFeature> = features.into_iter().filter(|feature| !used.has(feature)).collect();
         let executions: Vec<Digest> = (self.index.execution_keys()?.into_iter())
             .filter(|key| !used.keys.contains(key))
             .collect();
@@ -175,8 +171,8 @@ impl Cache {
         let report = GcReport {
             objects: objects.len(),
             object_bytes: objects.iter().map(|object| stored[object]).sum(),
-            features: features.len() as u64,
-            feature_bytes: features.len() as u64 * row_bytes,
+            features: unused.len() as u64,
+            feature_bytes: unused.iter().map(|feature| feature.stored_bytes).sum(),
             executions: executions.len() as u64,
             runs: old_runs.len() as u64,
             left_over_files: left_over.len(),
@@ -192,8 +188,7 @@ impl Cache {
                 go_on(observer)?;
                 remove(&self.objects.path(object))?;
             }
-            self.index.forget_features(&features, observer)?;
-            self.index.forget_unused_vectors(observer)?;
+            self.features.retain(&|feature| used.has(feature), observer)?;
             self.index.forget_executions(&executions, observer)?;
             self.index.forget_runs(&old_runs, observer)?;
             self.shrink()?;
@@ -223,16 +218,6 @@ impl Cache {
     ) -> Result<PruneReport> {
         self.check_writable()?;
         let _alone = self.lock.exclusive()?;
-        self.index
-            .watched(observer, || self.prune_watched(dry_run, gone_folders, observer))
-    }
-
-    fn prune_watched(
-        &self,
-        dry_run: DryRun,
-        gone_folders: GoneFolders,
-        observer: &dyn Observer,
-    ) -> Result<PruneReport> {
         let mut images = HashSet::new();
         let (mut gone, mut there): (Vec<PathBuf>, Vec<PathBuf>) = Default::default();
         let mut folders = DataFolders::new(self.index.folders()?);
@@ -258,24 +243,20 @@ impl Cache {
         for run in within(&self.index.runs()?, &last, now()) {
             images.extend(self.images_of(run)?);
         }
-        let stored = self.index.feature_keys()?;
-        let row_bytes = self.row_bytes(stored.len())?;
-        let features: Vec<(Digest, Digest)> = stored
-            .into_iter()
-            .filter(|(_, image)| !images.contains(image))
-            .collect();
+        let mut features = self.features.features()?;
+        features.retain(|feature| !images.contains(&feature.image));
         if dry_run == DryRun::No {
             let is_used = |folder: &PathBuf| there.iter().any(|path| path.starts_with(folder));
             let unused: Vec<PathBuf> = folders.scanned.into_iter().filter(|folder| !is_used(folder)).collect();
-            self.index.forget_features(&features, observer)?;
-            self.index.forget_unused_vectors(observer)?;
+            self.features
+                .retain(&|feature| images.contains(&feature.image), observer)?;
             self.index.forget_files(&gone, observer)?;
             self.index.forget_folders(&unused, observer)?;
             self.shrink()?;
         }
         Ok(PruneReport {
             features: features.len() as u64,
-            feature_bytes: features.len() as u64 * row_bytes,
+            feature_bytes: features.iter().map(|feature| feature.stored_bytes).sum(),
             files: gone.len() as u64,
             kept_folders: (kept.into_iter())
                 .map(|(folder, files)| KeptFolder { folder, files })
@@ -332,11 +313,6 @@ impl Cache {
     fn executions_of(&self, run: &Run) -> Result<Vec<Execution>> {
         let found = run.stages.iter().map(|stage| self.index.execution(&stage.key));
         found.filter_map(Result::transpose).collect()
-    }
-
-    /// How much of the index one row of features takes, with its share of everything else.
-    fn row_bytes(&self, n_rows: usize) -> Result<u64> {
-        Ok(self.index.bytes_in_use()?.div_ceil(n_rows.max(1) as u64))
     }
 
     fn shrink(&self) -> Result<()> {

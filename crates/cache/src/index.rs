@@ -1,25 +1,23 @@
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use luthier_artifact::{Digest, FileStat, Key, Observer, file_names, remove, vector_bytes};
-use ndarray::ArrayViewMut2;
+use luthier_artifact::{Digest, FileStat, Key, Observer, file_names, remove};
 use rusqlite::types::Value;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, ffi, params, params_from_iter,
 };
 
-use crate::lock::{Gate, Pass};
+use crate::lock::Lock;
 use crate::run::Run;
-use crate::{Error, Execution, PastExecution, Result, salvage};
+use crate::{Error, Execution, PastExecution, Result};
 
 /// Changes with `schema.sql` and with what its columns hold. Kept in SQLite's `user_version`.
-const LAYOUT: i64 = 3;
+const LAYOUT: i64 = 4;
 
 /// SQLite's `application_id` is this number plus the layout. If the two places disagree on the
 /// layout, the header is damaged.
@@ -28,52 +26,36 @@ const APPLICATION: i64 = 0x4c55_5400;
 /// How long to wait for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often a long statement looks whether the user interrupts.
-const WATCH_INTERVAL: Duration = Duration::from_millis(50);
-
 /// After how many rows a long loop looks whether the user interrupts.
 const ROWS_BETWEEN_LOOKS: usize = 1024;
 
-/// The tables that are copied row by row from a damaged index. Features are searched for page by
-/// page.
-const SMALL_TABLES: [&str; 5] = ["execution", "run", "export", "file", "folder"];
+/// The tables of `schema.sql`.
+const TABLES: [&str; 5] = ["execution", "run", "export", "file", "folder"];
 
-/// `index.sqlite`: everything small, and the features of single images.
+/// `index.sqlite`: what stages made of keys, the runs, and what is known of files.
 ///
-/// A damaged index is replaced by a new one with all that is whole. Other processes may have the
-/// damaged file open, and their writes must not be lost with it. So a transaction that writes holds
-/// the [`Gate`] shared. It first checks that the file that is open is still the file at the path,
-/// and opens the file at the path if it is not. Replacing the file holds the gate exclusively. The
-/// crate's documentation says why this is enough.
+/// All of it can be made again in seconds. So a damaged index is replaced by a new one, which begins
+/// with what SQLite can still read. That needs the cache's lock exclusively: SQLite removes the log of
+/// an index by its name, and the name must not belong to another file. While other processes have the
+/// cache open, this process goes on with an empty index in memory.
 #[derive(Debug)]
 pub(super) struct Index {
     path: PathBuf,
     /// `None` for an index that is only read.
-    gate: Option<Gate>,
-    opened: Mutex<Opened>,
-}
-
-#[derive(Debug)]
-struct Opened {
-    connection: Connection,
-    file: Option<FileId>,
+    lock: Option<Arc<Lock>>,
+    connection: Mutex<Connection>,
 }
 
 impl Index {
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let gate = Gate::new(&path.with_extension("lock"))?;
-        let (seen, opened) = {
-            let _pass = enter(path, &gate)?;
-            (FileId::of(path), Opened::new(path))
-        };
-        let opened = match opened {
-            Err(Error::Index { source, .. }) if is_damaged(&source) => mend(path, &gate, seen, &source)?,
+    pub(super) fn open(path: &Path, lock: Arc<Lock>) -> Result<Self> {
+        let connection = match connect(path) {
+            Err(Error::Index { source, .. }) if is_damaged(&source) => renew(path, &lock, &source)?,
             other => other?,
         };
         Ok(Index {
             path: path.to_owned(),
-            gate: Some(gate),
-            opened: Mutex::new(opened),
+            lock: Some(lock),
+            connection: Mutex::new(connection),
         })
     }
 
@@ -92,21 +74,21 @@ impl Index {
         check_layout(path, &connection)?;
         Ok(Index {
             path: path.to_owned(),
-            gate: None,
-            opened: Mutex::new(Opened { connection, file: None }),
+            lock: None,
+            connection: Mutex::new(connection),
         })
     }
 
-    /// Runs a query. If the query meets damage, it runs again on what is whole, so it must start
+    /// Runs a query. If the query meets damage, it runs again on a new index, so it must start
     /// from nothing each time.
     pub(super) fn with<T>(&self, mut query: impl FnMut(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
-        let mut opened = self.opened();
-        match query(&mut opened.connection) {
-            Err(error) if is_damaged(&error) && self.gate.is_some() => {
-                self.mend(&mut opened, &error)?;
-                query(&mut opened.connection)
+        let mut connection = self.connection();
+        match (query(&mut connection), &self.lock) {
+            (Err(error), Some(lock)) if is_damaged(&error) => {
+                self.renew(&mut connection, lock, &error)?;
+                query(&mut connection)
             }
-            other => other,
+            (other, _) => other,
         }
         .map_err(wrap(&self.path))
     }
@@ -114,7 +96,7 @@ impl Index {
     /// Runs statements in one transaction. It takes the write lock at its start: a transaction that
     /// begins with a read could fail for good if another process wrote in between.
     pub(super) fn write<T>(&self, mut query: impl FnMut(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        self.alter(|connection| {
+        self.with(|connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = query(&transaction)?;
             transaction.commit()?;
@@ -122,36 +104,16 @@ impl Index {
         })
     }
 
-    /// Runs `work`. When the user interrupts, SQLite ends the statement that is running, and undoes
-    /// what the statement has changed. A single statement can take minutes in a large index.
-    pub(super) fn watched<T>(&self, observer: &dyn Observer, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let handle = self.opened().connection.get_interrupt_handle();
-        let (done, is_done) = mpsc::channel::<()>();
-        std::thread::scope(|scope| {
-            // Between two statements an interrupt has no effect, so it is repeated.
-            scope.spawn(move || {
-                while is_done.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                    if observer.is_interrupted() {
-                        handle.interrupt();
-                    }
-                }
-            });
-            let value = work();
-            drop(done);
-            value
-        })
-    }
-
     /// Gives the space of deleted rows back to the file system.
     pub(super) fn shrink(&self) -> Result<()> {
-        self.alter(|connection| {
+        self.with(|connection| {
             connection.execute_batch("VACUUM")?;
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         })
     }
 
     /// What SQLite finds wrong with the file, if anything. The index is then replaced by a new one
-    /// with all that is whole.
+    /// with all that can be read.
     pub(super) fn check(&self) -> Result<Option<String>> {
         let complaint: String =
             self.with(|connection| connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)))?;
@@ -160,50 +122,22 @@ impl Index {
         }
         // The first line of a complaint about a page only names the database.
         let complaint = complaint.lines().last().unwrap_or_default().to_owned();
-        self.mend(&mut self.opened(), &corrupt(&complaint))?;
+        if let Some(lock) = &self.lock {
+            self.renew(&mut self.connection(), lock, &corrupt(&complaint))?;
+        }
         Ok(Some(complaint))
     }
 
-    /// Runs a query that writes, on the file that is at the path now.
-    fn alter<T>(&self, mut query: impl FnMut(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
-        let gate = self.gate.as_ref().ok_or_else(|| Error::ReadOnly {
-            path: self.path.clone(),
-        })?;
-        let mut opened = self.opened();
-        let mut attempt = |opened: &mut Opened| {
-            let _pass = enter(&self.path, gate)?;
-            let current = FileId::of(&self.path);
-            if opened.file != current {
-                *opened = Opened::new(&self.path).inspect_err(|error| {
-                    // This is the file to mend. After any other error the next attempt opens it.
-                    if error.is_damaged() {
-                        opened.file = current;
-                    }
-                })?;
-            }
-            query(&mut opened.connection).map_err(wrap(&self.path))
-        };
-        match attempt(&mut opened) {
-            Err(Error::Index { source, .. }) if is_damaged(&source) => {
-                self.mend(&mut opened, &source)?;
-                attempt(&mut opened)
-            }
-            other => other,
-        }
-    }
-
-    fn mend(&self, opened: &mut Opened, cause: &rusqlite::Error) -> Result<()> {
-        let gate = self.gate.as_ref().ok_or_else(|| Error::ReadOnly {
-            path: self.path.clone(),
-        })?;
-        opened.close(Some(gate));
-        *opened = mend(&self.path, gate, opened.file, cause)?;
+    fn renew(&self, connection: &mut Connection, lock: &Lock, cause: &rusqlite::Error) -> Result<()> {
+        // Closed first: the damaged file gets another name.
+        *connection = in_memory(&self.path)?;
+        *connection = renew(&self.path, lock, cause)?;
         Ok(())
     }
 
     /// A poisoned lock does no harm: SQLite rolls a transaction back when it is dropped.
-    fn opened(&self) -> MutexGuard<'_, Opened> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn execution(&self, key: &Digest) -> Result<Option<Execution>> {
@@ -378,116 +312,6 @@ impl Index {
         })
     }
 
-    pub(super) fn feature_digests(&self, descriptor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
-        self.with(|connection| {
-            let transaction = connection.transaction()?;
-            let mut select =
-                transaction.prepare_cached("SELECT vector, checksum FROM feature WHERE extractor = ? AND image = ?")?;
-            let mut find = |image: &Digest| {
-                let mut rows = select.query([descriptor.as_bytes(), image.as_bytes()])?;
-                let Some(row) = rows.next()? else { return Ok(None) };
-                let vector = digest(row, 0)?;
-                if row.get_ref(1)?.as_blob()? == feature_checksum(descriptor, image, &vector) {
-                    return Ok(Some(vector));
-                }
-                tracing::warn!(
-                    "cached features of image {} fail their checksum; to be computed again",
-                    image.short()
-                );
-                Ok(None)
-            };
-            images.iter().map(&mut find).collect()
-        })
-    }
-
-    /// Stores the vectors of images in one transaction.
-    pub(super) fn store_features(&self, descriptor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
-        self.write(|connection| {
-            rows.iter().try_for_each(|(image, features)| {
-                insert_feature(connection, descriptor, image, &vector_bytes(features.into()))
-            })
-        })
-    }
-
-    /// The places of those vectors that are not stored as they are here: missing or damaged.
-    ///
-    /// The stored bytes are compared with the given ones, which is cheaper than a digest of them.
-    pub(super) fn unstored(&self, vectors: &[Vec<u8>]) -> Result<Vec<usize>> {
-        self.with(|connection| {
-            let transaction = connection.transaction()?;
-            let mut select = transaction.prepare_cached("SELECT bytes FROM vector WHERE digest = ?")?;
-            let mut unstored = Vec::new();
-            for (place, bytes) in vectors.iter().enumerate() {
-                let mut found = select.query([Digest::of(bytes).as_bytes()])?;
-                let is_stored = match found.next()? {
-                    Some(found) => found.get_ref(0)?.as_blob()? == bytes,
-                    None => false,
-                };
-                if !is_stored {
-                    unstored.push(place);
-                }
-            }
-            Ok(unstored)
-        })
-    }
-
-    /// Stores vectors. Replaces damaged ones.
-    pub(super) fn store_vectors(&self, vectors: &[&Vec<u8>]) -> Result<()> {
-        if vectors.is_empty() {
-            return Ok(());
-        }
-        self.write(|connection| {
-            vectors
-                .iter()
-                .try_for_each(|bytes| insert_vector(connection, bytes).map(drop))
-        })
-    }
-
-    /// Reads vectors into the rows of a matrix. The result is the places of the vectors that are
-    /// missing or damaged.
-    pub(super) fn read_vectors(&self, vectors: &[Digest], mut into: ArrayViewMut2<'_, f32>) -> Result<Vec<usize>> {
-        self.with(|connection| {
-            let transaction = connection.transaction()?;
-            let mut select = transaction.prepare_cached("SELECT bytes FROM vector WHERE digest = ?")?;
-            let mut lost = Vec::new();
-            for (place, (digest, mut row)) in vectors.iter().zip(into.outer_iter_mut()).enumerate() {
-                let mut found = select.query([digest.as_bytes()])?;
-                let bytes = match found.next()? {
-                    Some(found) => found.get_ref(0)?.as_blob()?,
-                    None => &[],
-                };
-                if bytes.len() != 4 * row.len() || Digest::of(bytes) != *digest {
-                    lost.push(place);
-                    continue;
-                }
-                let values = bytes.chunks_exact(4);
-                for (value, bytes) in row.iter_mut().zip(values) {
-                    *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                }
-            }
-            Ok(lost)
-        })
-    }
-
-    /// Forgets vectors, and every row that says that an image has one of them.
-    pub(super) fn forget_vectors(&self, vectors: &[Digest]) -> Result<()> {
-        if vectors.is_empty() {
-            return Ok(());
-        }
-        self.write(|connection| {
-            let mut delete = connection.prepare_cached("DELETE FROM vector WHERE digest = ?")?;
-            for vector in vectors {
-                delete.execute([vector.as_bytes()])?;
-            }
-            // In one sweep over all rows. A row and its vector come and go together.
-            connection.execute(
-                "DELETE FROM feature WHERE vector NOT IN (SELECT digest FROM vector)",
-                [],
-            )?;
-            Ok(())
-        })
-    }
-
     pub(super) fn export(&self, path: &Path) -> Result<Option<(FileStat, Digest)>> {
         let path = file_names::name_of(path);
         let found = self.with(|connection| {
@@ -530,35 +354,6 @@ impl Index {
         .map(|count| count as u64)
     }
 
-    /// How many images have vectors of each descriptor, and their size in bytes.
-    pub(super) fn count_features(&self) -> Result<Vec<(Digest, u64, u64)>> {
-        self.with(|connection| {
-            connection
-                .prepare(
-                    "SELECT extractor, count(*), coalesce(sum(length(bytes)), 0)
-                     FROM feature LEFT JOIN vector ON digest = vector GROUP BY extractor",
-                )?
-                .query_map([], |row| {
-                    Ok((
-                        digest(row, 0)?,
-                        row.get::<_, i64>(1)? as u64,
-                        row.get::<_, i64>(2)? as u64,
-                    ))
-                })?
-                .collect()
-        })
-    }
-
-    /// Descriptor and image of every row of features.
-    pub(super) fn feature_keys(&self) -> Result<Vec<(Digest, Digest)>> {
-        self.with(|connection| {
-            connection
-                .prepare("SELECT extractor, image FROM feature")?
-                .query_map([], |row| Ok((digest(row, 0)?, digest(row, 1)?)))?
-                .collect()
-        })
-    }
-
     pub(super) fn execution_keys(&self) -> Result<Vec<Digest>> {
         self.with(|connection| {
             connection
@@ -592,76 +387,6 @@ impl Index {
             })?;
             rows.filter_map(rusqlite::Result::transpose).collect()
         })
-    }
-
-    /// The bytes of the pages that hold something.
-    pub(super) fn bytes_in_use(&self) -> Result<u64> {
-        self.with(|connection| {
-            let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-            Ok((number("page_count")? - number("freelist_count")?) * number("page_size")?)
-        })
-        .map(|bytes| bytes as u64)
-    }
-
-    /// Deletes rows of features, given by descriptor and image, and counts them.
-    pub(super) fn forget_features(&self, rows: &[(Digest, Digest)], observer: &dyn Observer) -> Result<u64> {
-        let keys = |(descriptor, image): &(Digest, Digest)| vec![blob(descriptor), blob(image)];
-        self.forget(
-            "feature WHERE extractor = ? AND image = ?",
-            rows.iter().map(keys).collect(),
-            observer,
-        )
-    }
-
-    /// Deletes the vectors that no row of features has.
-    pub(super) fn forget_unused_vectors(&self, observer: &dyn Observer) -> Result<u64> {
-        let rows = vec![Vec::new()];
-        self.forget(
-            "vector WHERE digest NOT IN (SELECT vector FROM feature)",
-            rows,
-            observer,
-        )
-    }
-
-    /// Checks every row of features and every vector, and deletes what is damaged or of no use. The
-    /// result is the number of rows, and of deleted rows.
-    pub(super) fn forget_damaged_features(&self, observer: &dyn Observer) -> Result<(u64, u64)> {
-        // The rows first: another process may add a row meanwhile, and adds its vector with it.
-        let rows: Vec<(Digest, Digest, Option<Digest>)> = self.with(|connection| {
-            connection
-                .prepare("SELECT extractor, image, vector, checksum FROM feature")?
-                .query_map([], |row| {
-                    let (descriptor, image, vector) = (digest(row, 0)?, digest(row, 1)?, digest(row, 2)?);
-                    let is_whole = row.get_ref(3)?.as_blob()? == feature_checksum(&descriptor, &image, &vector);
-                    Ok((descriptor, image, is_whole.then_some(vector)))
-                })?
-                .collect()
-        })?;
-        let (whole, damaged): (HashSet<Digest>, Vec<Digest>) = self.with(|connection| {
-            let mut select = connection.prepare("SELECT digest, bytes FROM vector")?;
-            let mut vectors = select.query([])?;
-            let (mut whole, mut damaged) = (HashSet::new(), Vec::new());
-            while let Some(vector) = vectors.next()? {
-                if (whole.len() + damaged.len()).is_multiple_of(ROWS_BETWEEN_LOOKS) {
-                    go_on(observer)?;
-                }
-                let expected = digest(vector, 0)?;
-                if Digest::of(vector.get_ref(1)?.as_blob()?) == expected {
-                    whole.insert(expected);
-                } else {
-                    damaged.push(expected);
-                }
-            }
-            Ok((whole, damaged))
-        })?;
-        let n_rows = rows.len() as u64;
-        let useless: Vec<(Digest, Digest)> = (rows.into_iter())
-            .filter(|(_, _, vector)| vector.is_none_or(|vector| !whole.contains(&vector)))
-            .map(|(descriptor, image, _)| (descriptor, image))
-            .collect();
-        self.forget_features(&useless, observer)?;
-        self.forget_vectors(&damaged)?;
-        Ok((n_rows, useless.len() as u64))
     }
 
     pub(super) fn forget_executions(&self, keys: &[Digest], observer: &dyn Observer) -> Result<u64> {
@@ -768,65 +493,6 @@ fn blob(digest: &Digest) -> Value {
     Value::Blob(digest.as_bytes().to_vec())
 }
 
-impl Drop for Index {
-    fn drop(&mut self) {
-        // The last connection that closes an index removes its log, by name. The name must not
-        // belong to another file.
-        let gate = self.gate.as_ref();
-        self.opened
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .close(gate);
-    }
-}
-
-impl Opened {
-    fn new(path: &Path) -> Result<Self> {
-        let connection = connect(path)?;
-        Ok(Opened {
-            connection,
-            file: FileId::of(path),
-        })
-    }
-
-    fn close(&mut self, gate: Option<&Gate>) {
-        let pass = gate.map(Gate::together);
-        if let Some(Err(error)) = &pass {
-            tracing::warn!("{error}");
-        }
-        match Connection::open_in_memory() {
-            Ok(nothing) => drop(std::mem::replace(&mut self.connection, nothing)),
-            Err(error) => tracing::warn!("{error}"),
-        }
-    }
-}
-
-/// Tells files apart, whatever their names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    /// `None` if there is no file, and on systems without such numbers. There, an open file cannot
-    /// be replaced.
-    #[cfg(unix)]
-    fn of(path: &Path) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = fs::metadata(path).ok()?;
-        Some(FileId {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        })
-    }
-
-    #[cfg(not(unix))]
-    fn of(_: &Path) -> Option<Self> {
-        None
-    }
-}
-
 fn connect(path: &Path) -> Result<Connection> {
     let wrap = wrap(path);
     let connection = Connection::open(path).map_err(understand).map_err(&wrap)?;
@@ -866,8 +532,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     // Finds damage where it is, before it has effects elsewhere.
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
-    connection.pragma_update(None, "page_size", salvage::PAGE as i64)?;
-    // In KiB. This holds the pages that are read to look up a hundred thousand images.
+    // In KiB. This holds the pages that are read to look up a hundred thousand files.
     connection.pragma_update(None, "cache_size", -65_536)?;
     // With the log, NORMAL survives a killed process. A power cut can lose the last transactions,
     // and never damages the file.
@@ -1015,160 +680,77 @@ fn understand(error: rusqlite::Error) -> rusqlite::Error {
     }
 }
 
-/// Replaces a damaged index, unless another process has replaced it since the file was `seen`. Then
-/// opens the index at the path.
-fn mend(path: &Path, gate: &Gate, seen: Option<FileId>, cause: &rusqlite::Error) -> Result<Opened> {
-    let _alone = gate.alone()?;
-    put_back(path)?;
-    if FileId::of(path) == seen {
-        replace(path, cause)?;
+/// Replaces a damaged index by a new one with what SQLite can still read. The damaged one is kept for
+/// inspection. A process that is killed meanwhile leaves none, or an empty one: all is made again.
+fn renew(path: &Path, lock: &Lock, cause: &rusqlite::Error) -> Result<Connection> {
+    let _alone = match lock.exclusive() {
+        Err(Error::InUse { .. }) => {
+            tracing::warn!(
+                "{}: damaged ({cause}); another process has it open, so this one goes on without it: \
+                 stages run again, features are found",
+                path.display()
+            );
+            return in_memory(path);
+        }
+        other => other?,
+    };
+    let aside = beside(path, ".damaged");
+    for suffix in ["-wal", "-shm", ""] {
+        let (from, to) = (beside(path, suffix), beside(path, &format!(".damaged{suffix}")));
+        match fs::rename(&from, &to) {
+            // A log of another damaged index does not belong to this one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => remove(&to)?,
+            other => other.map_err(Error::io(&from))?,
+        }
     }
-    Opened::new(path)
-}
-
-/// Replaces a damaged index by a new one with all that is whole. The damaged one is kept for
-/// inspection.
-///
-/// If the process is killed between two steps, [`put_back`] undoes the steps.
-fn replace(path: &Path, cause: &rusqlite::Error) -> Result<()> {
-    let (new, aside) = (beside(path, ".new"), beside(path, ".damaged"));
-    for left_over in [
-        ".new",
-        ".new-wal",
-        ".new-shm",
-        ".damaged",
-        ".damaged-wal",
-        ".damaged-shm",
-    ] {
-        remove(&beside(path, left_over))?;
-    }
-    let (n_features, n_rows) = fill(path, &beside(path, "-wal"), &new).inspect_err(|_| {
-        // On a full disk this makes room.
-        let _ = remove(&new);
-    })?;
-    File::open(&new)
-        .and_then(|file| file.sync_all())
-        .map_err(Error::io(&new))?;
-    // With a second name for the damaged file there is an index at every instant. Not every file
-    // system has second names.
-    fs::hard_link(path, &aside)
-        .or_else(|_| fs::rename(path, &aside))
-        .map_err(Error::io(path))?;
-    // SQLite would take a log that stays behind for the log of the new file.
-    for of_log in ["-wal", "-shm"] {
-        rename_if_there(&beside(path, of_log), &beside(path, &format!(".damaged{of_log}")))?;
-    }
-    fs::rename(&new, path).map_err(Error::io(path))?;
-    remove(&beside(path, ".damaged-shm"))?;
+    let connection = connect(path)?;
+    let n_rows = copy_readable(&aside, &connection).map_err(wrap(path))?;
     tracing::warn!(
-        "{}: damaged ({cause}); moved to {}; a new index begins with what was whole: features of {n_features} images, \
-         {n_rows} records",
+        "{}: damaged ({cause}); moved to {}; a new index begins with {n_rows} of its records",
         path.display(),
         aside.display()
     );
-    Ok(())
+    Ok(connection)
 }
 
-/// Takes the gate shared. First undoes a replacement that was cut off.
-fn enter<'a>(path: &Path, gate: &'a Gate) -> Result<Pass<'a>> {
-    loop {
-        let pass = gate.together()?;
-        if !is_half_replaced(path) {
-            return Ok(pass);
+/// Copies the rows of all tables, as far as SQLite can read them. Rows are checked when they are used.
+fn copy_readable(old: &Path, new: &Connection) -> rusqlite::Result<usize> {
+    let Ok(old) = Connection::open_with_flags(old, OpenFlags::SQLITE_OPEN_READ_ONLY) else {
+        return Ok(0);
+    };
+    let transaction = new.unchecked_transaction()?;
+    let mut n_copied = 0;
+    for table in TABLES {
+        let Ok(mut select) = old.prepare(&format!("SELECT * FROM {table}")) else {
+            continue;
+        };
+        let width = select.column_count();
+        let places = vec!["?"; width].join(", ");
+        let Ok(mut insert) = new.prepare(&format!("INSERT OR IGNORE INTO {table} VALUES ({places})")) else {
+            continue;
+        };
+        let Ok(mut rows) = select.query([]) else { continue };
+        while let Ok(Some(row)) = rows.next() {
+            let values: rusqlite::Result<Vec<Value>> = (0..width).map(|column| row.get(column)).collect();
+            if let Ok(values) = values {
+                n_copied += insert.execute(params_from_iter(values))?;
+            }
         }
-        drop(pass);
-        let _alone = gate.alone()?;
-        put_back(path)?;
     }
+    transaction.commit()?;
+    Ok(n_copied)
 }
 
-/// Whether a replacement was cut off: the damaged index has its second name, and no new index has
-/// taken its place. The caller holds the gate, so the process that was replacing the index is dead.
-fn is_half_replaced(path: &Path) -> bool {
-    let aside = beside(path, ".damaged");
-    match FileId::of(path) {
-        Some(file) => FileId::of(&aside) == Some(file),
-        None => aside.is_file() && !path.exists(),
-    }
-}
-
-/// Undoes a replacement that was cut off. The damaged index gets its log back, which may hold rows
-/// that are nowhere else. It is searched again when the damage is next met.
-fn put_back(path: &Path) -> Result<()> {
-    if !is_half_replaced(path) {
-        return Ok(());
-    }
-    for of_log in ["-wal", "-shm"] {
-        rename_if_there(&beside(path, &format!(".damaged{of_log}")), &beside(path, of_log))?;
-    }
-    // Last, because the second name says that there is something to undo.
-    let aside = beside(path, ".damaged");
-    if path.exists() {
-        return Ok(remove(&aside)?);
-    }
-    fs::rename(&aside, path).map_err(Error::io(path))
+/// An empty index that is gone when the process ends.
+fn in_memory(path: &Path) -> Result<Connection> {
+    let connection = Connection::open_in_memory().map_err(wrap(path))?;
+    make(&connection).map_err(wrap(path))?;
+    Ok(connection)
 }
 
 /// The path of the index with a suffix after its name.
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_extension(format!("sqlite{suffix}"))
-}
-
-fn rename_if_there(from: &Path, to: &Path) -> Result<()> {
-    match fs::rename(from, to) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(from)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Makes a new index of what is whole in a damaged one. The result is the number of images whose
-/// features it has, and of other rows.
-fn fill(old: &Path, old_log: &Path, new: &Path) -> Result<(usize, usize)> {
-    let connection = connect(new)?;
-    let wrap = wrap(new);
-    connection.execute_batch("BEGIN").map_err(&wrap)?;
-    // Before SQLite reads the old file: SQLite may write the log into it.
-    let mut n_features = 0;
-    salvage::carve(old, old_log, |row| {
-        let insert = if is_feature(&row) {
-            "INSERT OR IGNORE INTO feature VALUES (?, ?, ?, ?)"
-        } else if is_vector(&row) {
-            "INSERT OR IGNORE INTO vector VALUES (?, ?)"
-        } else {
-            return Ok(false);
-        };
-        n_features += usize::from(row.len() == 4)
-            * connection
-                .prepare_cached(insert)
-                .and_then(|mut insert| insert.execute(params_from_iter(row)))
-                .map_err(&wrap)?;
-        Ok(true)
-    })?;
-    let n_rows = salvage::copy_readable(old, &connection, &SMALL_TABLES).map_err(&wrap)?;
-    connection.execute_batch("COMMIT").map_err(&wrap)?;
-    connection.close().map_err(|(_, error)| wrap(error))?;
-    Ok((n_features, n_rows))
-}
-
-/// Whether a row, given by its columns in order, is a row of features that passes its checksum.
-fn is_feature(row: &[Value]) -> bool {
-    match row {
-        [
-            Value::Blob(descriptor),
-            Value::Blob(image),
-            Value::Blob(vector),
-            Value::Blob(sum),
-        ] => *sum == checksum(&[descriptor, image, vector]),
-        _ => false,
-    }
-}
-
-/// Whether a row is a vector with its digest.
-fn is_vector(row: &[Value]) -> bool {
-    match row {
-        [Value::Blob(digest), Value::Blob(bytes)] => digest == Digest::of(bytes).as_bytes(),
-        _ => false,
-    }
 }
 
 fn runs(connection: &Connection) -> rusqlite::Result<Vec<Run>> {
@@ -1221,29 +803,6 @@ fn below(folder: &str) -> (String, String) {
     let folder = folder.strip_suffix(MAIN_SEPARATOR).unwrap_or(folder);
     let after = char::from(MAIN_SEPARATOR as u8 + 1);
     (format!("{folder}{MAIN_SEPARATOR}"), format!("{folder}{after}"))
-}
-
-/// Inserts a vector, or replaces a damaged one. The result is its digest.
-fn insert_vector(connection: &Connection, bytes: &[u8]) -> rusqlite::Result<Digest> {
-    let digest = Digest::of(bytes);
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO vector (digest, bytes) VALUES (?, ?)")?
-        .execute(params![digest.as_bytes(), bytes])?;
-    Ok(digest)
-}
-
-/// Inserts the features of an image, f32 little-endian.
-fn insert_feature(connection: &Connection, descriptor: &Digest, image: &Digest, bytes: &[u8]) -> rusqlite::Result<()> {
-    let vector = insert_vector(connection, bytes)?;
-    let sum = feature_checksum(descriptor, image, &vector);
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO feature (extractor, image, vector, checksum) VALUES (?, ?, ?, ?)")?
-        .execute(params![descriptor.as_bytes(), image.as_bytes(), vector.as_bytes(), sum])?;
-    Ok(())
-}
-
-fn feature_checksum(descriptor: &Digest, image: &Digest, vector: &Digest) -> [u8; 16] {
-    checksum(&[descriptor.as_bytes(), image.as_bytes(), vector.as_bytes()])
 }
 
 fn file_checksum(path: &str, stat: &FileStat, digest: &Digest) -> [u8; 16] {
@@ -1307,37 +866,4 @@ fn execution(row: &Row<'_>) -> rusqlite::Result<Option<Execution>> {
         seconds: row.get(4)?,
         references,
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    /// Interrupts the second time that it is asked.
-    #[derive(Default)]
-    struct Impatient(AtomicUsize);
-
-    impl Observer for Impatient {
-        fn task(&self, _: &str, _: u64) -> Box<dyn luthier_artifact::Task + '_> {
-            Box::new(())
-        }
-        fn is_interrupted(&self) -> bool {
-            self.0.fetch_add(1, Ordering::Relaxed) > 0
-        }
-    }
-
-    #[test]
-    fn a_statement_that_would_take_for_ever_ends_when_the_user_interrupts() {
-        let folder = tempfile::tempdir().unwrap();
-        let index = Index::open(&folder.path().join("index.sqlite")).unwrap();
-        let for_ever = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
-        let count = || index.with(|connection| connection.query_row(for_ever, [], |row| row.get::<_, i64>(0)));
-        let start = Instant::now();
-        let error = index.watched(&Impatient::default(), count).unwrap_err();
-        assert!(matches!(error, Error::Interrupted), "{error}");
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-        assert_eq!(index.watched(&(), || index.count("run")).unwrap(), 0);
-    }
 }

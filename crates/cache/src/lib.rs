@@ -7,10 +7,11 @@
 //!
 //! | place in the folder | holds |
 //! |---|---|
+//! | `features/….segment` | features of single images; named by the blake3 digest of its bytes, never changed |
+//! | `features/….open` | features that a process is adding |
 //! | `objects/ab/cdef…` | artifacts, each named by the blake3 digest of its bytes |
-//! | `index.sqlite` | features of single images, executions, runs, what is known of files |
+//! | `index.sqlite` | executions, runs, what is known of files: all that is made again in seconds |
 //! | `lock` | held shared while the cache is open, exclusively to remove what is whole |
-//! | `index.lock` | held shared by a transaction that writes, exclusively to replace the index |
 //! | `index.sqlite.damaged` | a damaged index that was replaced; `gc` removes it |
 //!
 //! An *execution* says what a stage made of a key. It records what it refers to: its outputs, the
@@ -24,30 +25,41 @@
 //! - A row names an object only after the object is synced.
 //! - Whatever is read is checked against its digest or checksum. What does not agree is a warning
 //!   and a miss: the stage that makes it runs again.
-//! - What was stored before a crash is there after it. A power cut can undo the last transactions,
-//!   and never damages the index.
+//! - What was stored before a crash is there after it. A power cut can undo the last seconds, and
+//!   never damages the index.
 //!
 //! # Many processes
 //!
-//! Any number of processes and threads may share a cache. SQLite's write-ahead log keeps their
-//! transactions apart. Each process holds `lock` shared while it has the cache open. Whatever
-//! removes what is whole, such as `gc`, takes `lock` exclusively, and refuses to run if another
-//! process has the cache open: that process may be about to name what it has stored. What is
-//! damaged may be removed at any time. The system releases a lock when its process ends, however it
-//! ends.
+//! Any number of processes and threads may share a cache. Each adds features to a segment of its
+//! own, and SQLite's write-ahead log keeps transactions apart. Each process holds `lock` shared while
+//! it has the cache open. Whatever removes what is whole, such as `gc`, takes `lock` exclusively, and
+//! refuses to run if another process has the cache open: that process may be about to name what it
+//! has stored. What is damaged may be removed at any time. The system releases a lock when its
+//! process ends, however it ends.
 //!
-//! One cache on several machines is not supported: SQLite's shared memory belongs to one machine.
+//! One index on several machines is not supported: SQLite's shared memory belongs to one machine.
 //! A file system without locks or shared memory is an error with a way out, and so is a full disk.
 //!
 //! # Features
 //!
-//! A vector of features is stored once, by the digest of its bytes. One table maps descriptor and
-//! image to a vector's digest; another maps the digest to the bytes. The artifact `FeatureRows`
-//! names the vector of each row: 72 bytes an image instead of 8 KB. Adding one image to a hundred
-//! thousand therefore writes a small file. Matrices and `.npy` files are read in blocks.
+//! A record of a segment says: this vector is what this descriptor made of this image. It has a
+//! checksum, and the digest of the vector. The artifact `FeatureRows` names the vector of each row:
+//! 72 bytes an image instead of 8 KB. Adding one image to a hundred thousand therefore writes two
+//! small files. Matrices and `.npy` files are read in blocks, in the order of the disk.
 //!
-//! If a vector is lost, the cache forgets it. It also forgets which images had it, and the table
-//! that was being read. The stage that makes the table then runs again.
+//! - A process adds to one segment, which it holds locked. Each batch of images is one write: from
+//!   then on, a killed process has stored it. Other processes read it at once.
+//! - A segment that grows beyond 256 MiB is sealed, and so is one whose process ends: it gets an
+//!   index of its records, is synced, and renamed to its digest.
+//! - The segment of a process that was killed is no longer locked. Whoever looks for features next
+//!   seals it, with all whole records.
+//! - What is where is read from the segments' indexes, once a process, at the first question.
+//! - Many small segments are merged when a process opens the cache and no other has it open. `gc`
+//!   writes what it keeps to new segments, and then removes the old ones.
+//!
+//! If a vector is lost, the cache forgets it, and the table that was being read. The stage that
+//! makes the table then runs again, and the vector is stored once more, elsewhere. `verify` writes
+//! damaged segments again without what is damaged.
 //!
 //! # A damaged index is replaced
 //!
@@ -56,34 +68,11 @@
 //! key. What a user adds to the index, such as an index of their own, is no damage. Neither is any
 //! other error of SQLite: it is reported, and the file stays.
 //!
-//! The index may turn out to be damaged in the middle of a run. The process that meets the damage
-//! replaces the index (`index.rs`):
-//!
-//! 1. It takes `index.lock` exclusively, and so waits until no transaction writes.
-//! 2. It makes a new index. Features cost hours, so they are not left to SQLite, which stops at a
-//!    damaged page. Every page of the file and of its log is searched for rows of features
-//!    (`salvage.rs`). A row's checksum tells whether it is genuine. Only damaged rows are lost.
-//! 3. It copies the rows that SQLite can still read from the small tables: executions, runs, files.
-//! 4. It syncs the new index. The damaged file, with its log, becomes `index.sqlite.damaged`. The
-//!    new index takes its name.
-//!
-//! Other processes may still have the damaged file open. Their writes must not be lost with it:
-//!
-//! - A transaction that writes takes `index.lock` shared. It first checks whether the file that it
-//!   has open is still the file at the path. If not, it opens the file at the path.
-//! - Closing the index takes `index.lock` shared too. SQLite removes the log by name when the last
-//!   connection closes, and that name must not belong to another file.
-//! - Reading does not take `index.lock`, because everything that is read has a checksum.
-//!
-//! So every committed row is either in the file at the path, or was in the damaged file before that
-//! file was searched.
-//!
-//! A process may be killed while it replaces the index. The next process that takes `index.lock`
-//! sees this and undoes the replacement: the damaged index gets its name and its log back. It is
-//! searched again when the damage is next met.
-//!
-//! **While a connection is open in the process, never open `index.sqlite` except through SQLite.**
-//! Closing another descriptor of the file would release all of the process's POSIX locks on it.
+//! A damaged index is renamed, and a new one begins with the rows that SQLite can still read. Stages
+//! that are missing there run again, on features that are found. This needs `lock` exclusively,
+//! because SQLite removes the log of an index by its name, and the name must not belong to another
+//! file. While another process has the cache open, a process that meets damage goes on with an empty
+//! index in memory. The index may also be deleted while no process uses it.
 //!
 //! # A cache that cannot be written
 //!
@@ -93,7 +82,7 @@
 //! cache once, however often it starts over.
 //!
 //! SQLite takes no locks on such an index and ignores its log. Rows may be missing or fail their
-//! checksums; both are misses.
+//! checksums; both are misses. Segments are read as they are.
 //!
 //! # What is known of files
 //!
@@ -120,8 +109,7 @@
 //! resumed.
 //!
 //! `gc`, `verify` and `prune-images` end within a second or two when the user interrupts. What they
-//! removed until then was damaged or unused; nothing else is lost. Only the replacement of a
-//! damaged index goes on to its end.
+//! removed until then was damaged or unused; nothing else is lost.
 //!
 //! # Layouts
 //!
@@ -134,14 +122,14 @@ mod index;
 mod lock;
 mod objects;
 mod run;
-mod salvage;
+mod segments;
 mod table;
 mod upkeep;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use index::Index;
@@ -154,6 +142,7 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use objects::Objects;
 use run::Run;
 pub use run::{FinishedRun, Reuse, RunStage, RunState};
+use segments::Segments;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
@@ -224,12 +213,13 @@ pub struct PastExecution {
 pub struct Cache {
     folder: PathBuf,
     objects: Objects,
+    features: Segments,
     index: Index,
-    lock: Lock,
+    lock: Arc<Lock>,
     /// The cache in the folder, if it can only be read.
     below: Option<Below>,
-    /// The folder of `objects` and `index`, if the cache can only be read. Declared last, because
-    /// it must be removed last.
+    /// The folder of what is written, if the cache can only be read. Declared last, because it must
+    /// be removed last.
     temporary: Option<TempDir>,
 }
 
@@ -237,8 +227,9 @@ pub struct Cache {
 #[derive(Debug)]
 struct Below {
     objects: Objects,
+    features: Segments,
     index: Index,
-    /// Artifacts and vectors that are lost or damaged here, and cannot be removed.
+    /// Artifacts that are lost or damaged here, and cannot be removed.
     lost: Mutex<HashSet<Digest>>,
 }
 
@@ -259,7 +250,7 @@ impl Below {
 impl Cache {
     /// Opens the cache in `folder`, which is made if it is missing.
     ///
-    /// A damaged index is moved aside with a warning, and a new one begins with what is whole in
+    /// A damaged index is moved aside with a warning, and a new one begins with what can be read of
     /// it. A cache that can only be read gives what it has, with a warning that nothing is added.
     ///
     /// # Errors
@@ -278,7 +269,7 @@ impl Cache {
     fn open_writable(folder: &Path) -> Result<Self> {
         let root = folder.join("objects");
         fs::create_dir_all(&root).map_err(Error::io(&root))?;
-        let lock = Lock::shared(&folder.join("lock"))?;
+        let lock = Arc::new(Lock::shared(&folder.join("lock"))?);
         // SQLite opens the files that are there even in a folder that cannot be written, and fails
         // only when it needs another file.
         tempfile::Builder::new()
@@ -290,10 +281,17 @@ impl Cache {
         if !ignore.exists() {
             luthier_artifact::write_atomically(&ignore, b"*\n")?;
         }
-        let index = Index::open(&folder.join("index.sqlite"))?;
+        let index = Index::open(&folder.join("index.sqlite"), lock.clone())?;
+        let features = Segments::new(folder.join("features"), true);
+        if features.are_many()?
+            && let Ok(_alone) = lock.exclusive()
+        {
+            features.merge_small()?;
+        }
         Ok(Cache {
             folder: folder.to_owned(),
             objects: Objects::new(root),
+            features,
             index,
             lock,
             below: None,
@@ -307,6 +305,7 @@ impl Cache {
         let below = match Index::open_read_only(&folder.join("index.sqlite")) {
             Ok(index) => Some(Below {
                 objects: Objects::new(folder.join("objects")),
+                features: Segments::new(folder.join("features"), false),
                 index,
                 lost: Mutex::default(),
             }),
@@ -582,22 +581,28 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn feature_digests(&self, descriptor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
-        self.ask_both(|index| index.feature_digests(descriptor, images))
+        let mut digests = self.features.digests(descriptor, images)?;
+        if let Some(below) = &self.below {
+            for (digest, of_below) in digests.iter_mut().zip(below.features.digests(descriptor, images)?) {
+                *digest = digest.or(of_below);
+            }
+        }
+        Ok(digests)
     }
 
-    /// Stores the vectors of one kind of some images, in one transaction.
+    /// Stores the vectors of one kind of some images. From then on a killed process has stored them.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails; then none of them is stored.
+    /// [`Error::File`] if they cannot be written.
     pub fn store_features(&self, descriptor: &Digest, rows: &[(Digest, Vec<f32>)]) -> Result<()> {
-        self.index.store_features(descriptor, rows)
+        self.features.store(descriptor, rows)
     }
 
     /// Features by their digests, `f32 [n, width]`.
     ///
     /// # Errors
     /// [`Error::Lost`] if a vector is gone or damaged. The cache then forgets it, so that it is
-    /// computed again. [`Error::Index`] if the index fails.
+    /// computed again. [`Error::File`] if no segment can be read.
     pub fn vectors(&self, vectors: &[Digest], width: usize) -> Result<Array2<f32>> {
         let mut features = Array2::zeros((vectors.len(), width));
         self.read_vectors(vectors, features.view_mut())?;
@@ -605,15 +610,18 @@ impl Cache {
     }
 
     fn read_vectors(&self, vectors: &[Digest], mut into: ArrayViewMut2<'_, f32>) -> Result<()> {
-        let mut lost = self.index.read_vectors(vectors, into.view_mut())?;
-        if self.below.is_some() {
-            let wanted: Vec<Digest> = lost.iter().map(|&place| vectors[place]).collect();
-            let mut found = Array2::zeros((wanted.len(), into.ncols()));
-            let below = self.ask_below(|index| index.read_vectors(&wanted, found.view_mut()).map(Some))?;
-            let still_lost = below.unwrap_or_else(|| (0..wanted.len()).collect());
-            for (row, &place) in lost.iter().enumerate() {
-                into.row_mut(place).assign(&found.row(row));
+        let n_bytes = 4 * into.ncols();
+        let mut take = |place: usize, bytes: &[u8]| {
+            for (value, bytes) in into.row_mut(place).iter_mut().zip(bytes.chunks_exact(4)) {
+                *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
             }
+        };
+        let mut lost = self.features.read(vectors, n_bytes, &mut take)?;
+        if let Some(below) = self.below.as_ref().filter(|_| !lost.is_empty()) {
+            let wanted: Vec<Digest> = lost.iter().map(|&place| vectors[place]).collect();
+            let still_lost = below
+                .features
+                .read(&wanted, n_bytes, |row, bytes| take(lost[row], bytes))?;
             lost = still_lost.into_iter().map(|row| lost[row]).collect();
         }
         let Some(&first) = lost.first() else { return Ok(()) };
@@ -622,11 +630,6 @@ impl Cache {
             lost.len(),
             vectors.len()
         );
-        let lost: Vec<Digest> = lost.into_iter().map(|place| vectors[place]).collect();
-        if let Some(below) = &self.below {
-            below.lost().extend(&lost);
-        }
-        self.index.forget_vectors(&lost)?;
         Err(Error::Lost {
             what: "feature vector",
             digest: vectors[first],
@@ -646,20 +649,22 @@ impl Cache {
     /// Stores vectors, `f32 [n, d]`, by their digests. Vectors that are stored already, and whole, are not written again.
     ///
     /// # Errors
-    /// [`Error::Index`] if they cannot be written.
+    /// [`Error::File`] if they cannot be written.
     pub fn put_vectors(&self, vectors: ArrayView2<'_, f32>) -> Result<()> {
         for rows in vectors.axis_chunks_iter(Axis(0), ROWS_AT_ONCE) {
             let vectors: Vec<Vec<u8>> = rows.outer_iter().map(vector_bytes).collect();
-            let unstored = self.index.unstored(&vectors)?;
-            let mut unstored: Vec<&Vec<u8>> = unstored.into_iter().map(|place| &vectors[place]).collect();
-            if self.below.is_some() && !unstored.is_empty() {
-                let asked: Vec<Vec<u8>> = unstored.iter().copied().cloned().collect();
-                let lacking = self.ask_below(|index| index.unstored(&asked).map(Some))?;
-                if let Some(lacking) = lacking {
-                    unstored = lacking.into_iter().map(|place| unstored[place]).collect();
-                }
+            let digests: Vec<Digest> = vectors.iter().map(|vector| Digest::of(vector)).collect();
+            let n_bytes = 4 * rows.ncols();
+            let mut unstored = self.features.read(&digests, n_bytes, |_, _| ())?;
+            unstored.sort_unstable_by_key(|&place| digests[place]);
+            unstored.dedup_by_key(|place| digests[*place]);
+            if let Some(below) = self.below.as_ref().filter(|_| !unstored.is_empty()) {
+                let asked: Vec<Digest> = unstored.iter().map(|&place| digests[place]).collect();
+                let lacking = below.features.read(&asked, n_bytes, |_, _| ())?;
+                unstored = lacking.into_iter().map(|place| unstored[place]).collect();
             }
-            self.index.store_vectors(&unstored)?;
+            let unstored: Vec<&Vec<u8>> = unstored.into_iter().map(|place| &vectors[place]).collect();
+            self.features.store_loose(&unstored)?;
         }
         Ok(())
     }
@@ -739,10 +744,8 @@ mod tests {
         };
         let cache = Cache::open_read_only(folder.path(), &cause).unwrap();
         let stored = || {
-            (
-                cache.index.count("vector").unwrap(),
-                cache.objects.list().unwrap().len(),
-            )
+            let n_segments = cache.features.size().unwrap().0;
+            (n_segments, cache.objects.list().unwrap().len())
         };
         assert_eq!(cache.put_table(&table).unwrap(), digest);
         assert_eq!(stored(), (0, 0));
@@ -750,7 +753,7 @@ mod tests {
 
         table.features[[1, 0]] = 5.0;
         let digest = cache.put_table(&table).unwrap();
-        assert_eq!(stored(), (1, 1), "one row and the list of rows");
+        assert_eq!(stored(), (1, 1), "one segment and the list of rows");
         assert_eq!(cache.table(&digest).unwrap().unwrap().load().unwrap(), table);
     }
 }

@@ -50,40 +50,6 @@ impl Drop for Exclusive<'_> {
     }
 }
 
-/// The lock of the index. A transaction that writes holds it shared. Whoever replaces the file of
-/// the index holds it exclusively.
-#[derive(Debug)]
-pub(super) struct Gate(LockFile);
-
-/// The gate held, until this is dropped.
-pub(super) struct Pass<'a>(&'a Gate);
-
-impl Gate {
-    pub(super) fn new(path: &Path) -> Result<Self> {
-        LockFile::open(path).map(Gate)
-    }
-
-    pub(super) fn together(&self) -> Result<Pass<'_>> {
-        self.0.shared()?;
-        Ok(Pass(self))
-    }
-
-    /// Waits until no transaction writes.
-    pub(super) fn alone(&self) -> Result<Pass<'_>> {
-        self.0.file.lock().map_err(|error| self.0.refused(error))?;
-        Ok(Pass(self))
-    }
-}
-
-impl Drop for Pass<'_> {
-    fn drop(&mut self) {
-        let LockFile { path, file } = &self.0.0;
-        if let Err(error) = file.unlock() {
-            tracing::warn!("{}: {error}", path.display());
-        }
-    }
-}
-
 /// A file that is only locked.
 #[derive(Debug)]
 struct LockFile {
@@ -130,14 +96,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lock_files_are_open_for_reading_too() {
+    fn the_lock_file_is_open_for_reading_too() {
         let folder = tempfile::tempdir().unwrap();
         let lock = Lock::shared(&folder.path().join("lock")).unwrap();
-        let gate = Gate::new(&folder.path().join("index.lock")).unwrap();
-        for LockFile { path, file } in [&lock.0, &gate.0] {
-            let mut file: &File = file;
-            assert_eq!(file.read(&mut [0]).unwrap(), 0, "{}", path.display());
-        }
+        let mut file: &File = &lock.0.file;
+        assert_eq!(file.read(&mut [0]).unwrap(), 0);
     }
 
     #[cfg(unix)]

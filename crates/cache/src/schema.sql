@@ -18,21 +18,6 @@ CREATE TABLE IF NOT EXISTS folder (
     checksum BLOB NOT NULL
 ) WITHOUT ROWID;
 
--- Which vector an image has of a descriptor, which this table calls extractor.
-CREATE TABLE IF NOT EXISTS feature (
-    extractor BLOB NOT NULL,
-    image     BLOB NOT NULL,
-    vector    BLOB NOT NULL,
-    checksum  BLOB NOT NULL,
-    UNIQUE (extractor, image)
-);
-
--- Features, f32 little-endian, by the digest of their bytes.
-CREATE TABLE IF NOT EXISTS vector (
-    digest BLOB NOT NULL UNIQUE,
-    bytes  BLOB NOT NULL
-);
-
 -- What a stage made of a key: the names and digests of its outputs, and what they refer to, as JSON.
 -- Seconds and embedded images are for estimates only, and are not part of the checksum.
 CREATE TABLE IF NOT EXISTS execution (

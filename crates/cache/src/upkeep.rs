@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::index::Index;
 use crate::objects::Objects;
+use crate::segments::Segments;
 use crate::{Cache, Descriptor, Error, Execution, Result, Reuse, RunState};
 
 /// What the cache holds.
@@ -26,13 +27,17 @@ pub struct CacheStats {
     pub feature_bytes: u64,
     /// The features by descriptor.
     pub descriptors: Vec<DescriptorStats>,
+    /// The files that hold features.
+    pub segments: usize,
+    /// Their size in bytes.
+    pub segment_bytes: u64,
     /// Recorded executions of stages.
     pub executions: u64,
     /// Files whose digest is known by their stat.
     pub files: u64,
     /// Recorded runs.
     pub runs: u64,
-    /// The size of the index in bytes, features among it.
+    /// The size of the index in bytes.
     pub index_bytes: u64,
     /// The last finished run.
     pub last_run: Option<LastRun>,
@@ -78,7 +83,7 @@ pub struct LastRun {
 /// What [`Cache::verify`] found and forgot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
-    /// What SQLite found wrong with the index. A new index was then made of what is whole.
+    /// What SQLite found wrong with the index. A new index was then made of what can be read.
     pub damaged_index: Option<String>,
     /// Artifacts that were read.
     pub objects: usize,
@@ -104,14 +109,15 @@ impl Cache {
     /// # Errors
     /// [`Error::File`] or [`Error::Index`] if it cannot be read.
     pub fn stats(&self) -> Result<CacheStats> {
-        let (objects, index) = self.shown();
+        let (objects, features, index) = self.shown();
         let stored: HashMap<Digest, u64> = objects
             .list()?
             .into_iter()
             .map(|file| (file.digest, file.bytes))
             .collect();
         let executions = index.executions()?;
-        let descriptors = descriptors(index, &executions)?;
+        let descriptors = descriptors(features, &executions)?;
+        let (segments, segment_bytes) = features.size()?;
         let runs = index.runs()?;
         let index_bytes = ["index.sqlite", "index.sqlite-wal"]
             .map(|name| fs::metadata(self.folder.join(name)).map_or(0, |metadata| metadata.len()));
@@ -123,6 +129,8 @@ impl Cache {
             features: descriptors.iter().map(|descriptor| descriptor.images).sum(),
             feature_bytes: descriptors.iter().map(|descriptor| descriptor.bytes).sum(),
             descriptors,
+            segments,
+            segment_bytes,
             executions: executions.len() as u64,
             files: index.count("file")?,
             runs: runs.len() as u64,
@@ -143,10 +151,6 @@ impl Cache {
     /// what was found damaged until then may be forgotten already, and nothing else is.
     pub fn verify(&self, observer: &dyn Observer) -> Result<VerifyReport> {
         self.check_writable()?;
-        self.index.watched(observer, || self.verify_watched(observer))
-    }
-
-    fn verify_watched(&self, observer: &dyn Observer) -> Result<VerifyReport> {
         let mut report = VerifyReport {
             damaged_index: self.index.check()?,
             ..VerifyReport::default()
@@ -156,7 +160,8 @@ impl Cache {
             report.objects += 1;
             report.damaged_objects += usize::from(self.objects.get(&object.digest)?.is_none());
         }
-        (report.features, report.damaged_features) = self.index.forget_damaged_features(observer)?;
+        let verified = self.features.verify(observer)?;
+        (report.features, report.damaged_features) = (verified.n_features, verified.n_damaged);
         let mut forgotten = Vec::new();
         for key in self.index.execution_keys()? {
             go_on(observer)?;
@@ -179,10 +184,10 @@ impl Cache {
     }
 
     /// What `stats` counts: the contents of the folder, not of the temporary one.
-    fn shown(&self) -> (&Objects, &Index) {
+    fn shown(&self) -> (&Objects, &Segments, &Index) {
         match &self.below {
-            Some(below) => (&below.objects, &below.index),
-            None => (&self.objects, &self.index),
+            Some(below) => (&below.objects, &below.features, &below.index),
+            None => (&self.objects, &self.features, &self.index),
         }
     }
 
@@ -198,14 +203,10 @@ impl Cache {
     /// The unfinished files of dead processes. Those of living processes look the same, so the
     /// caller must hold the lock exclusively.
     pub(super) fn left_over(&self) -> Result<Vec<PathBuf>> {
-        let unfinished = ["index.sqlite.new", "index.sqlite.new-wal", "index.sqlite.new-shm"]
-            .map(|name| self.folder.join(name))
-            .into_iter()
-            .filter(|path| path.is_file());
-        Ok(unfinished
-            .chain(temporary(&self.folder)?)
-            .chain(self.objects.temporary()?)
-            .collect())
+        let mut files = temporary(&self.folder)?;
+        files.extend(temporary(&self.folder.join("features"))?);
+        files.extend(self.objects.temporary()?);
+        Ok(files)
     }
 }
 
@@ -244,15 +245,21 @@ fn outputs(stored: &HashMap<Digest, u64>, executions: &[Execution]) -> Vec<Outpu
 }
 
 /// What is stored of each descriptor, most images first.
-fn descriptors(index: &Index, executions: &[Execution]) -> Result<Vec<DescriptorStats>> {
+fn descriptors(features: &Segments, executions: &[Execution]) -> Result<Vec<DescriptorStats>> {
     let recorded = executions
         .iter()
         .flat_map(|execution| &execution.references.descriptors);
     let known: HashMap<Digest, &[KeyPart]> = recorded
         .map(|Descriptor { digest, parts }| (*digest, parts.as_slice()))
         .collect();
-    let mut stats: Vec<DescriptorStats> = (index.count_features()?.into_iter())
-        .map(|(descriptor, images, bytes)| DescriptorStats {
+    let mut counted: HashMap<Digest, (u64, u64)> = HashMap::new();
+    for feature in features.features()? {
+        let (images, bytes) = counted.entry(feature.descriptor).or_default();
+        *images += 1;
+        *bytes += feature.n_bytes;
+    }
+    let mut stats: Vec<DescriptorStats> = (counted.into_iter())
+        .map(|(descriptor, (images, bytes))| DescriptorStats {
             descriptor,
             parts: known.get(&descriptor).copied().unwrap_or_default().to_vec(),
             images,

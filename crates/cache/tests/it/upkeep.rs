@@ -515,8 +515,9 @@ fn unfinished_files_of_dead_processes_are_removed_by_who_is_alone() {
     let left_over = [
         folder.root.path().join(".luthier-unfinished-abc"),
         object.with_file_name(".luthier-unfinished-def"),
-        folder.root.path().join("index.sqlite.new"),
+        folder.root.path().join("features/.luthier-unfinished-ghi"),
     ];
+    fs::create_dir_all(folder.root.path().join("features")).unwrap();
     for path in &left_over {
         fs::write(path, "half").unwrap();
     }
@@ -545,7 +546,7 @@ fn a_cache_of_a_newer_layout_is_refused() {
         matches!(
             error,
             Error::Layout {
-                expected: 3,
+                expected: 4,
                 found: 99,
                 ..
             }
@@ -558,11 +559,11 @@ fn a_cache_of_a_newer_layout_is_refused() {
 fn a_cache_of_layout_1_is_refused_and_left_alone() {
     let folder = Folder::new();
     drop(folder.open());
-    folder.tamper("DROP TABLE vector; PRAGMA user_version = 1; PRAGMA application_id = 0;");
+    folder.tamper("PRAGMA user_version = 1; PRAGMA application_id = 0;");
     let before = fs::read(folder.root.path().join("index.sqlite")).unwrap();
     let error = Cache::open(folder.root.path()).unwrap_err().to_string();
     assert!(
-        error.ends_with("index.sqlite: cache has layout 1, this luthier reads layout 3"),
+        error.ends_with("index.sqlite: cache has layout 1, this luthier reads layout 4"),
         "{error}"
     );
     assert!(fs::read(folder.root.path().join("index.sqlite")).unwrap() == before);

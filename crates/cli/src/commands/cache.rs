@@ -156,8 +156,9 @@ fn describe_stats(stats: &CacheStats) -> String {
             size(descriptor.bytes)
         );
     }
+    text += &format!("segments   {:>8}  {:>10}\n", stats.segments, size(stats.segment_bytes));
     text += &format!(
-        "index                {:>10}  features among it; {}, {}, {}\n",
+        "index                {:>10}  {}, {}, {}\n",
         size(stats.index_bytes),
         counted(stats.executions, "execution"),
         counted(stats.files, "known file"),

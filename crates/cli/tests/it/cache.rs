@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use luthier_testing::{Need, has_run_unprivileged};
 use serde_json::{Value, json};
 
-use crate::{PIPELINE, Project, Ran, photo, results, snapshot};
+use crate::{PIPELINE, Project, Ran, luthier_files, photo, results, snapshot};
 
 /// What the user gets, but for the times in it.
 fn outputs(project: &Project) -> Vec<(PathBuf, Vec<u8>)> {
@@ -256,7 +256,7 @@ fn a_cache_of_a_newer_luthier_is_left_alone() {
         ran.error(),
         (
             1,
-            "error: .luthier/index.sqlite: cache has layout 99, this luthier reads layout 3\n\
+            "error: .luthier/index.sqlite: cache has layout 99, this luthier reads layout 4\n\
              hint: update luthier, or use another folder with --cache-dir and leave this one to the newer luthier"
         )
     );
@@ -344,12 +344,13 @@ fn what_is_damaged_in_a_cache_that_cannot_be_written_is_made_again_in_the_same_r
     let expected = outputs(&project);
     project.pipeline(&[]);
     let rows = fs::read(project.path("features/train_features.npy")).unwrap();
-    let index = project.path(".luthier/index.sqlite");
-    let mut bytes = fs::read(&index).unwrap();
+    let segments = luthier_files(&project.path(".luthier/features"));
+    let segment = &segments[0];
+    let mut bytes = fs::read(segment).unwrap();
     let part_of_last_row = &rows[rows.len() - 64..];
     let place = bytes.windows(64).position(|part| part == part_of_last_row).unwrap();
     bytes[place] ^= 1;
-    fs::write(&index, &bytes).unwrap();
+    fs::write(segment, &bytes).unwrap();
     let Some(_read_only) = ReadOnly::new(&project.path(".luthier")) else {
         Need::ReadOnlyFolder.skip();
         return;

@@ -1,0 +1,180 @@
+//! Segments: what killed processes leave, what many processes share, what is merged.
+
+use std::fs;
+use std::path::PathBuf;
+
+use luthier_artifact::Digest;
+use luthier_cache::{Cache, DryRun, GcLimits};
+use ndarray::array;
+
+use crate::{DESCRIPTOR, Folder, features, files};
+
+/// The bytes of the head, and of a record before its vector.
+const HEAD: usize = 16;
+const RECORD: usize = 120;
+
+fn image(n: usize) -> Digest {
+    Digest::of(format!("image {n}").as_bytes())
+}
+
+fn images(n: usize) -> Vec<Digest> {
+    (0..n).map(image).collect()
+}
+
+/// Stores the vectors of some images, one at a time.
+fn store(cache: &Cache, places: impl IntoIterator<Item = usize>) {
+    for n in places {
+        let row = (image(n), vec![n as f32, 0.5, -1.0]);
+        cache.store_features(&Digest::of(DESCRIPTOR), &[row]).unwrap();
+    }
+}
+
+/// How many of the first images have features, all of them right.
+fn count(cache: &Cache, n: usize) -> usize {
+    let found = features(cache, &Digest::of(DESCRIPTOR), &images(n), 3);
+    assert!((0..n).all(|n| found.get(&image(n)).is_none_or(|row| row[0] == n as f32)));
+    found.len()
+}
+
+/// The files of a cache whose process was killed after it stored some images, without its index.
+fn killed(n: usize) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = Folder::new();
+    let cache = folder.open();
+    store(&cache, 0..n);
+    let mut files = files(folder.root.path());
+    files.retain(|(path, _)| path.starts_with("features"));
+    assert_eq!(files.len(), 1);
+    files
+}
+
+fn lay_out(path: &PathBuf, bytes: &[u8]) -> Folder {
+    let folder = Folder::new();
+    fs::create_dir(folder.root.path().join("features")).unwrap();
+    fs::write(folder.root.path().join(path), bytes).unwrap();
+    folder
+}
+
+#[test]
+fn of_a_killed_process_all_whole_records_are_found_wherever_its_file_ends() {
+    const N: usize = 3;
+    let record = RECORD + 12;
+    let (path, bytes) = &killed(N)[0];
+    assert_eq!(bytes.len(), HEAD + N * record);
+    for cut in 0..=bytes.len() {
+        let folder = lay_out(path, &bytes[..cut]);
+        let n_whole = cut.saturating_sub(HEAD) / record;
+        assert_eq!(count(&folder.open(), N), n_whole, "cut at {cut}");
+        // It was sealed, and what comes later goes elsewhere.
+        let names: Vec<PathBuf> = folder.segments();
+        assert!(
+            names.iter().all(|path| path.extension().unwrap() == "segment"),
+            "{names:?}"
+        );
+        assert_eq!(names.len(), usize::from(n_whole > 0), "cut at {cut}");
+        store(&folder.open(), n_whole..N);
+        assert_eq!(count(&folder.open(), N), N, "cut at {cut}");
+    }
+}
+
+#[test]
+fn what_is_damaged_in_the_middle_takes_nothing_else_with_it() {
+    const N: usize = 5;
+    let record = RECORD + 12;
+    let (path, bytes) = &killed(N)[0];
+    for byte in HEAD + record..HEAD + 2 * record {
+        let mut bytes = bytes.clone();
+        bytes[byte] ^= 0x11;
+        let folder = lay_out(path, &bytes);
+        assert_eq!(count(&folder.open(), N), N - 1, "byte {byte}");
+    }
+}
+
+#[test]
+fn a_segment_without_its_index_is_read_record_by_record() {
+    const N: usize = 4;
+    let folder = Folder::new();
+    store(&folder.open(), 0..N);
+    let path = &folder.segments()[0];
+    let mut bytes = fs::read(path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(path, &bytes).unwrap();
+    let cache = folder.open();
+    assert_eq!(count(&cache, N), N);
+    // It is written again, whole, under the name of its bytes.
+    assert_eq!(cache.verify(&()).unwrap().damaged_features, 0);
+    let path = &folder.segments()[0];
+    let name = path.file_stem().unwrap().to_str().unwrap();
+    assert_eq!(Digest::of_file(path).unwrap().to_string(), name);
+    assert_eq!((count(&cache, N), count(&folder.open(), N)), (N, N));
+}
+
+#[test]
+fn what_a_process_stores_others_find_at_once_and_when_it_has_ended() {
+    let folder = Folder::new();
+    let (first, second) = (folder.open(), folder.open());
+    assert_eq!(count(&second, 6), 0);
+    store(&first, 0..3);
+    assert_eq!(count(&second, 6), 3);
+    store(&second, 3..6);
+    assert_eq!((count(&first, 6), folder.segments().len()), (6, 2));
+    // Its segment gets another name.
+    drop(first);
+    assert_eq!(count(&second, 6), 6);
+    drop(second);
+    assert_eq!(count(&folder.open(), 6), 6);
+}
+
+#[test]
+fn many_small_segments_become_one_when_nobody_else_is_there() {
+    const N: usize = 70;
+    let folder = Folder::new();
+    let table = array![[7.0f32, 8.0]];
+    folder.open().put_vectors(table.view()).unwrap();
+    let witness = folder.open();
+    for n in 0..N {
+        store(&folder.open(), [n]);
+    }
+    assert_eq!(folder.segments().len(), N + 1);
+    drop(witness);
+    let cache = folder.open();
+    assert_eq!(folder.segments().len(), 1);
+    assert_eq!(count(&cache, N), N);
+    // What tables alone have stays, until nothing names it.
+    let vector = luthier_artifact::vector_digest(table.row(0));
+    assert_eq!(cache.vectors(&[vector], 2).unwrap(), table);
+    cache
+        .gc(
+            &GcLimits {
+                runs: Some(0),
+                ..GcLimits::default()
+            },
+            DryRun::No,
+            &(),
+        )
+        .unwrap();
+    assert_eq!((folder.segments().len(), count(&cache, N)), (0, 0));
+}
+
+/// Eight writers, each of which opens the cache again and again.
+#[test]
+fn eight_at_once_lose_nothing_and_contradict_nobody() {
+    const N: usize = 400;
+    let folder = Folder::new();
+    std::thread::scope(|scope| {
+        for worker in 0..8 {
+            let folder = &folder;
+            scope.spawn(move || {
+                for round in 0..5 {
+                    let cache = folder.open();
+                    let places = (round * N / 5..(round + 1) * N / 5).filter(|n| n % 8 == worker);
+                    store(&cache, places);
+                    assert!(count(&cache, N) > 0);
+                }
+            });
+        }
+    });
+    let cache = folder.open();
+    assert_eq!(count(&cache, N), N);
+    assert_eq!(cache.verify(&()).unwrap().damaged_features, 0);
+}
