@@ -22,7 +22,7 @@ pub enum Need {
     Photographs,
     /// torchvision's features of these photographs, and scikit-learn's results.
     Reference,
-    /// A Python with numpy, safetensors, Pillow, onnx and onnxruntime.
+    /// A Python with numpy, safetensors, Pillow, onnx, onnxruntime and jsonschema.
     Python,
     /// The npm package onnxruntime-web.
     OnnxRuntimeWeb,
@@ -68,7 +68,9 @@ impl Need {
             Need::Weights => "set LUTHIER_TEST_WEIGHTS to a .safetensors file",
             Need::Photographs => "set LUTHIER_TEST_DATA to the folder that holds music10",
             Need::Reference => "set LUTHIER_TEST_REFERENCE to the folder that holds music10-split.tsv",
-            Need::Python => "set LUTHIER_TEST_PYTHON to a Python with numpy, safetensors, Pillow, onnx and onnxruntime",
+            Need::Python => {
+                "set LUTHIER_TEST_PYTHON to a Python with numpy, safetensors, Pillow, onnx, onnxruntime and jsonschema"
+            }
             Need::OnnxRuntimeWeb => "set LUTHIER_TEST_ONNXRUNTIME_WEB to the folder of the npm package onnxruntime-web",
             Need::Strace => "install strace, and allow tracing processes",
             Need::Chromium => "install chromium",
