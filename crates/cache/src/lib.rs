@@ -7,7 +7,7 @@
 //!
 //! | place in the folder | holds |
 //! |---|---|
-//! | `features/….segment` | features of single images; named by the blake3 digest of its bytes, never changed |
+//! | `features/….segment` | features of single images; named by the blake3 digest of its index, never changed |
 //! | `features/….open` | features that a process is adding |
 //! | `objects/ab/cdef…` | artifacts, each named by the blake3 digest of its bytes |
 //! | `index.sqlite` | executions, runs, what is known of files: all that is made again in seconds |
@@ -50,7 +50,7 @@
 //! - A process adds to one segment, which it holds locked. Each batch of images is one write: from
 //!   then on, a killed process has stored it. Other processes read it at once.
 //! - A segment that grows beyond 256 MiB is sealed, and so is one whose process ends: it gets an
-//!   index of its records, is synced, and renamed to its digest.
+//!   index of its records, is synced, and renamed to the digest of that.
 //! - The segment of a process that was killed is no longer locked. Whoever looks for features next
 //!   seals it, with all whole records.
 //! - What is where is read from the segments' indexes, once a process, at the first question.

@@ -5,7 +5,10 @@
 //! | head | [`HEAD`] |
 //! | each record | tag 4, length of the vector 4, descriptor 32, image 32, vector's digest 32, checksum of these 16, vector |
 //! | index, once sealed | number of descriptors 8, descriptors 32 each; for each record: descriptor's place 4, length 4, offset 8, image 32, vector's digest 32 |
-//! | end, once sealed | offset of the index 8, its digest 32, [`TAIL`] 8 |
+//! | end, once sealed | offset of the index 8, [`TAIL`] 8 |
+//!
+//! A sealed segment is named by the digest of its index. The index names every vector by its digest,
+//! so that whatever is read of a segment can be checked, without reading the rest.
 //!
 //! Numbers are little-endian, offsets are those of vectors. Every length is a multiple of four, so
 //! that a record after damage is found by looking at each fourth byte.
@@ -18,7 +21,7 @@ use luthier_artifact::{Digest, if_supported, remove, sync_folder};
 
 use crate::{Error, Result};
 
-/// The name of a sealed segment is the digest of its bytes, and this.
+/// The name of a sealed segment is the digest of its index, and this.
 pub(super) const SEALED: &str = "segment";
 
 /// The name of a segment that a process adds to ends with this.
@@ -38,7 +41,7 @@ const CHECKED: usize = 104;
 const ENTRY: usize = 80;
 
 /// The bytes after the index.
-const END: u64 = 48;
+const END: usize = 16;
 
 /// No vector is nearly as long. A longer length is damage.
 const LONGEST: u32 = 1 << 26;
@@ -212,8 +215,8 @@ pub(super) fn adopt(path: &Path) -> Result<Option<PathBuf>> {
     }
     let io = |error| Error::io(path)(error);
     // It may have been ended between its opening and its lock, or its process was killed before the last step.
-    if sealed_records(&file).map_err(io)?.is_some() {
-        return rename(path);
+    if let Some((_, digest)) = sealed_records(&file).map_err(io)? {
+        return rename(path, &digest);
     }
     let scanned = scan(&file, 0, Payload::Read).map_err(io)?;
     if scanned.n_damaged > 0 {
@@ -231,36 +234,34 @@ fn seal(path: &Path, mut file: &File, end: u64, records: &[Record]) -> Result<Op
         remove(path)?;
         return Ok(None);
     }
-    let end_of_file = index(records, end);
+    let mut bytes = index(records);
+    let digest = Digest::of(&bytes);
+    bytes.extend(end.to_le_bytes());
+    bytes.extend(TAIL);
     let written = file
         .set_len(end)
         .and_then(|()| file.seek(SeekFrom::Start(end)))
-        .and_then(|_| file.write_all(&end_of_file))
+        .and_then(|_| file.write_all(&bytes))
         .and_then(|()| file.sync_all());
     written.map_err(Error::io(path))?;
-    rename(path)
+    rename(path, &digest)
 }
 
-/// Gives a segment that has an index the name of its bytes.
-fn rename(path: &Path) -> Result<Option<PathBuf>> {
-    let name = |path: &Path| -> io::Result<PathBuf> {
-        let digest = Digest::of_file(path)?;
-        let sealed = path.with_file_name(format!("{digest}.{SEALED}"));
-        fs::rename(path, &sealed)?;
-        Ok(sealed)
-    };
-    let sealed = match name(path) {
+/// Gives a segment the name that its index has.
+fn rename(path: &Path, digest: &Digest) -> Result<Option<PathBuf>> {
+    let sealed = path.with_file_name(format!("{digest}.{SEALED}"));
+    match fs::rename(path, &sealed) {
         // Another process has done it.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         other => other.map_err(Error::io(path))?,
-    };
+    }
     let folder = luthier_artifact::folder_of(&sealed);
     if_supported(sync_folder(folder)).map_err(Error::io(folder))?;
     Ok(Some(sealed))
 }
 
-/// The index of a segment and what follows it. The index begins at `start`.
-fn index(records: &[Record], start: u64) -> Vec<u8> {
+/// The index of a segment with these records.
+fn index(records: &[Record]) -> Vec<u8> {
     let mut descriptors: Vec<Digest> = records.iter().map(|record| record.descriptor).collect();
     descriptors.sort_unstable();
     descriptors.dedup();
@@ -276,33 +277,32 @@ fn index(records: &[Record], start: u64) -> Vec<u8> {
         bytes.extend(record.image.as_bytes());
         bytes.extend(record.vector.as_bytes());
     }
-    let digest = Digest::of(&bytes);
-    bytes.extend(start.to_le_bytes());
-    bytes.extend(digest.as_bytes());
-    bytes.extend(TAIL);
     bytes
 }
 
-/// The records that the index of a segment names. `None` if it has none, or a damaged one.
-pub(super) fn sealed_records(mut file: &File) -> io::Result<Option<Vec<Record>>> {
+/// The records that the index of a sealed segment names, and the name that the segment should have. `None` if
+/// it has no index.
+pub(super) fn sealed_records(mut file: &File) -> io::Result<Option<(Vec<Record>, Digest)>> {
     let n_bytes = file.metadata()?.len();
-    let Some(end) = n_bytes.checked_sub(END) else {
+    let Some(end) = n_bytes.checked_sub(END as u64) else {
         return Ok(None);
     };
-    let mut last = [0; END as usize];
+    let mut last = [0; END];
     file.seek(SeekFrom::Start(end))?;
     file.read_exact(&mut last)?;
-    let start = u64_at(&last, 0);
-    if last[40..] != TAIL[..] || start > end {
+    let Some(start) = start_of_index(&last, end) else {
         return Ok(None);
-    }
+    };
     let mut bytes = vec![0; (end - start) as usize];
     file.seek(SeekFrom::Start(start))?;
     file.read_exact(&mut bytes)?;
-    if Digest::of(&bytes).as_bytes() != &last[8..40] {
-        return Ok(None);
-    }
-    Ok(entries(&bytes, start))
+    Ok(entries(&bytes, start).map(|records| (records, Digest::of(&bytes))))
+}
+
+/// Where the index of a segment begins, which ends at `end`, by the bytes after it.
+fn start_of_index(last: &[u8; END], end: u64) -> Option<u64> {
+    let start = u64_at(last, 0);
+    (last[8..] == TAIL[..] && start <= end).then_some(start)
 }
 
 /// The records of an index that lies at `start`. `None` if it has another form.

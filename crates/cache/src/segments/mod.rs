@@ -30,6 +30,9 @@ const MANY: usize = 64;
 const READ: u64 = 4 << 20;
 const GAP: u64 = 64 << 10;
 
+/// How many vectors are verified or copied before it is asked whether the user interrupts.
+const VERIFIED: usize = 4096;
+
 /// How much is gathered before it is written, where vectors are copied.
 const COPIED: usize = 4 << 20;
 
@@ -233,22 +236,23 @@ impl Segments {
     pub(crate) fn verify(&self, observer: &dyn Observer) -> Result<Verified> {
         let mut state = self.current()?;
         let mut verified = Verified::default();
-        let places: Vec<usize> = (0..state.known.segments.len()).collect();
         let mut damaged = Vec::new();
-        for place in places {
-            go_on(observer)?;
+        for place in 0..state.known.segments.len() {
             let Segment { path, scanned } = &state.known.segments[place];
-            let (path, is_sealed) = (path.clone(), scanned.is_none());
+            let is_sealed = scanned.is_none();
+            // Without an index it is named by, it is read record by record each time.
+            let records = File::open(path).and_then(|file| sealed_records(&file));
+            let mut is_whole = records.is_ok_and(|found| found.is_some_and(|(_, digest)| named(path) == Some(digest)));
             let rows = state.known.rows_in(place);
             verified.n_features += rows.len() as u64;
-            let named = path.file_stem().and_then(|name| name.to_str()?.parse::<Digest>().ok());
-            if is_sealed && Digest::of_file(&path).is_ok_and(|digest| Some(digest) == named) {
-                continue;
+            for rows in rows.chunks(VERIFIED) {
+                go_on(observer)?;
+                let asked: Vec<(usize, u32)> = rows.iter().map(|&row| (0, row)).collect();
+                let n_unread = state.known.read(&asked, &mut |_, _| ()).len();
+                verified.n_damaged += n_unread as u64;
+                is_whole &= n_unread == 0;
             }
-            let asked: Vec<(usize, u32)> = rows.iter().map(|&row| (0, row)).collect();
-            let n_unread = state.known.read(&asked, &mut |_, _| ()).len();
-            verified.n_damaged += n_unread as u64;
-            if is_sealed {
+            if is_sealed && !is_whole {
                 damaged.push(place);
             }
         }
@@ -309,7 +313,7 @@ impl Segments {
             let mut rows = known.rows_in(place);
             rows.retain(|row| known.is_kept(*row, is_kept));
             let mut batch = Batch::default();
-            for rows in rows.chunks(READ as usize / RECORD) {
+            for rows in rows.chunks(VERIFIED) {
                 go_on(observer)?;
                 let asked: Vec<(usize, u32)> = rows.iter().map(|&row| (row as usize, row)).collect();
                 let of_row = |row: usize| (known.rows[row].descriptor, known.rows[row].image);
@@ -408,17 +412,18 @@ impl Known {
             other => other.map_err(Error::io(path))?,
         };
         let io = |error| Error::io(path)(error);
-        let sealed = if is_sealed {
-            sealed_records(&file).map_err(io)?
-        } else {
-            None
+        let sealed = match is_sealed {
+            true => sealed_records(&file)
+                .map_err(io)?
+                .filter(|(_, digest)| named(path) == Some(*digest)),
+            false => None,
         };
         if is_sealed && sealed.is_none() {
             tracing::warn!("{}: its index is damaged; each record is read", path.display());
         }
         let start = known.flatten().unwrap_or(0);
         let (records, end) = match sealed {
-            Some(records) => (records, None),
+            Some((records, _)) => (records, None),
             None => {
                 let scanned = scan(&file, start, Payload::Skip).map_err(io)?;
                 (scanned.records, (!is_sealed).then_some(scanned.end))
@@ -630,6 +635,11 @@ impl Known {
             }
         }
     }
+}
+
+/// The digest that a sealed segment is named by.
+fn named(path: &Path) -> Option<Digest> {
+    path.file_stem()?.to_str()?.parse().ok()
 }
 
 fn read_at(mut file: &File, start: u64, end: u64, buffer: &mut Vec<u8>) -> io::Result<()> {

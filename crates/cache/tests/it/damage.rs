@@ -262,7 +262,7 @@ fn every_flipped_byte_is_a_miss_and_the_next_run_mends_it() {
             let others = (0..n_random).map(|_| random.below(bytes.len()));
             let others: Vec<usize> = others.collect();
             let index = if name.ends_with("segment") {
-                bytes.len() - (48 + 8 + 32 + 80 * N_IMAGES)
+                bytes.len() - (8 + 32 + 80 * N_IMAGES + 16)
             } else {
                 bytes.len()
             };
