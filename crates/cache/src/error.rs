@@ -71,6 +71,22 @@ pub enum Error {
         /// The journal mode that SQLite fell back to.
         found: String,
     },
+    /// What machines share could not be reached, or refused.
+    #[error("cache remote {url}: {source}")]
+    Remote {
+        /// The URL.
+        url: String,
+        /// What went wrong.
+        source: object_store::Error,
+    },
+    /// A URL that names no place for segments.
+    #[error("cache remote {url}: {reason}")]
+    RemoteUrl {
+        /// The URL.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The user interrupted the work. What was done until then is done.
     #[error("interrupted")]
     Interrupted,

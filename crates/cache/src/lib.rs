@@ -143,6 +143,7 @@ use objects::Objects;
 use run::Run;
 pub use run::{FinishedRun, Reuse, RunStage, RunState};
 use segments::Segments;
+pub use segments::{Copied, Remote};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
@@ -322,6 +323,31 @@ impl Cache {
             temporary: Some(temporary),
             ..above
         })
+    }
+
+    /// Shares features with other machines. What the cache does not know is looked up there, and what it stores is pushed
+    /// there when it is closed. A remote that fails is a warning, and what it has is computed here.
+    #[must_use]
+    pub fn with_remote(mut self, remote: Remote) -> Self {
+        self.features.connect(remote);
+        self
+    }
+
+    /// Pushes to the remote the segments with features that it lacks.
+    ///
+    /// # Errors
+    /// [`Error::Remote`] if it fails. [`Error::File`] if a segment cannot be read.
+    pub fn push(&self) -> Result<Copied> {
+        self.features.push()
+    }
+
+    /// Copies from the remote the segments with features that are lacking here.
+    ///
+    /// # Errors
+    /// [`Error::Remote`] if it fails. [`Error::File`] if a segment cannot be written.
+    pub fn pull(&self) -> Result<Copied> {
+        self.check_writable()?;
+        self.features.pull()
     }
 
     /// The folder of the cache.

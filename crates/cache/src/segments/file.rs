@@ -15,6 +15,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use luthier_artifact::{Digest, if_supported, remove, sync_folder};
@@ -41,10 +42,11 @@ const CHECKED: usize = 104;
 const ENTRY: usize = 80;
 
 /// The bytes after the index.
-const END: usize = 16;
+pub(super) const END: usize = 16;
 
-/// No vector is nearly as long. A longer length is damage.
+/// No vector is nearly as long, and none lies nearly as far. What says so is damaged.
 const LONGEST: u32 = 1 << 26;
+const MOST: u64 = 1 << 40;
 
 /// What a segment says of a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,23 +292,24 @@ pub(super) fn sealed_records(mut file: &File) -> io::Result<Option<(Vec<Record>,
     let mut last = [0; END];
     file.seek(SeekFrom::Start(end))?;
     file.read_exact(&mut last)?;
-    let Some(start) = start_of_index(&last, end) else {
+    let Some(index) = index_of(&last, n_bytes) else {
         return Ok(None);
     };
-    let mut bytes = vec![0; (end - start) as usize];
-    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = vec![0; (index.end - index.start) as usize];
+    file.seek(SeekFrom::Start(index.start))?;
     file.read_exact(&mut bytes)?;
-    Ok(entries(&bytes, start).map(|records| (records, Digest::of(&bytes))))
+    Ok(records_of(&bytes).map(|records| (records, Digest::of(&bytes))))
 }
 
-/// Where the index of a segment begins, which ends at `end`, by the bytes after it.
-fn start_of_index(last: &[u8; END], end: u64) -> Option<u64> {
-    let start = u64_at(last, 0);
-    (last[8..] == TAIL[..] && start <= end).then_some(start)
+/// Where the index of a segment of `n_bytes` lies, by the last of them.
+pub(super) fn index_of(last: &[u8], n_bytes: u64) -> Option<Range<u64>> {
+    let end = n_bytes.checked_sub(END as u64)?;
+    let start = (last.len() == END && last[8..] == TAIL[..]).then(|| u64_at(last, 0))?;
+    (start <= end).then_some(start..end)
 }
 
-/// The records of an index that lies at `start`. `None` if it has another form.
-fn entries(bytes: &[u8], start: u64) -> Option<Vec<Record>> {
+/// The records that an index names. `None` if it has another form.
+pub(super) fn records_of(bytes: &[u8]) -> Option<Vec<Record>> {
     let (n_descriptors, rest) = bytes
         .split_first_chunk()
         .map(|(n, rest)| (u64::from_le_bytes(*n), rest))?;
@@ -321,7 +324,7 @@ fn entries(bytes: &[u8], start: u64) -> Option<Vec<Record>> {
             image: digest_at(entry, 16),
             vector: digest_at(entry, 48),
         };
-        (record.offset <= start && record.end() <= start).then_some(record)
+        (record.offset <= MOST && record.n_bytes <= LONGEST).then_some(record)
     };
     entries.chunks_exact(ENTRY).map(record).collect()
 }

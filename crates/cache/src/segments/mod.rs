@@ -3,22 +3,28 @@
 //! What is where is known from the segments alone, and kept in memory from the first question on.
 
 mod file;
+mod remote;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use file::{Batch, LOOSE, OPEN, Payload, RECORD, Record, SEALED, Writer, adopt, scan, sealed_records};
+use file::{Batch, LOOSE, OPEN, Payload, RECORD, Record, SEALED, Writer, adopt, records_of, scan, sealed_records};
 use hashbrown::HashTable;
-use luthier_artifact::{Digest, Observer, entries, remove, vector_bytes};
+use luthier_artifact::{Digest, Observer, entries, remove, vector_bytes, write_atomically};
+pub use remote::Remote;
+use serde::Serialize;
 
 use crate::upkeep::go_on;
 use crate::{Error, Result};
 
-/// A segment that has grown to this size is sealed, and another begun.
+/// A segment that has grown to this size is sealed, and another begun. Smaller where it is pushed then: a
+/// machine that is gone takes no more with it.
 const LARGEST: u64 = 256 << 20;
+const LARGEST_PUSHED: u64 = 32 << 20;
 
 /// Segments below this size are small: many of them are merged.
 const SMALL: u64 = 16 << 20;
@@ -42,6 +48,8 @@ pub(crate) struct Segments {
     folder: PathBuf,
     /// Whether this process may write here.
     is_writable: bool,
+    /// What other machines share with this one.
+    remote: Option<Remote>,
     state: Mutex<State>,
 }
 
@@ -50,6 +58,8 @@ pub(crate) struct Segments {
 struct State {
     known: Known,
     own: Option<Writer>,
+    /// Whether the indexes of the remote were looked at.
+    is_pulled: bool,
 }
 
 /// What the segments on the disk hold, as far as it was looked at.
@@ -71,6 +81,8 @@ struct Segment {
     path: PathBuf,
     /// Up to where the records are known; `None` if that is for good.
     scanned: Option<u64>,
+    /// The name of a segment that only the remote has.
+    remote: Option<Digest>,
 }
 
 /// A record in memory.
@@ -102,6 +114,15 @@ impl StoredFeature {
     }
 }
 
+/// What [`Cache::push`](crate::Cache::push) and [`Cache::pull`](crate::Cache::pull) have copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Copied {
+    /// Segments.
+    pub segments: usize,
+    /// Their size in bytes.
+    pub bytes: u64,
+}
+
 /// What [`Segments::verify`] has found.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Verified {
@@ -114,8 +135,19 @@ impl Segments {
         Segments {
             folder,
             is_writable,
+            remote: None,
             state: Mutex::default(),
         }
+    }
+
+    /// Shares segments with other machines.
+    pub(crate) fn connect(&mut self, remote: Remote) {
+        self.remote = Some(remote);
+    }
+
+    /// The remote, unless it has failed.
+    fn remote(&self) -> Option<&Remote> {
+        self.remote.as_ref().filter(|remote| !remote.is_lost())
     }
 
     /// A poisoned lock does no harm: rows are added last.
@@ -132,13 +164,16 @@ impl Segments {
 
     /// The digests of the vectors that images have of a descriptor.
     pub(crate) fn digests(&self, descriptor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
-        let state = self.current()?;
-        let known = &state.known;
-        let Some(descriptor) = known.place_of(descriptor) else {
-            return Ok(vec![None; images.len()]);
+        let mut state = self.current()?;
+        let found = state.known.digests(descriptor, images);
+        let Some(remote) = self.remote().filter(|_| found.contains(&None) && !state.is_pulled) else {
+            return Ok(found);
         };
-        let find = |image| Some(known.rows[known.of_image(descriptor, image)? as usize].vector);
-        Ok(images.iter().map(find).collect())
+        state.is_pulled = true;
+        if let Err(error) = self.pull_indexes(&mut state.known, remote) {
+            remote.lose(&error);
+        }
+        Ok(state.known.digests(descriptor, images))
     }
 
     /// Stores the vectors that images have of a descriptor.
@@ -157,14 +192,22 @@ impl Segments {
         self.add(&mut self.state(), batch)
     }
 
-    fn add(&self, State { known, own }: &mut State, batch: Batch) -> Result<()> {
+    fn add(&self, State { known, own, .. }: &mut State, batch: Batch) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
-        if own.as_ref().is_some_and(|own| own.n_bytes() >= LARGEST)
+        let largest = if self.remote().is_some() {
+            LARGEST_PUSHED
+        } else {
+            LARGEST
+        };
+        if own.as_ref().is_some_and(|own| own.n_bytes() >= largest)
             && let Some(full) = own.take()
+            && let Some(sealed) = known.seal(full)?
+            && let Some(remote) = self.remote()
+            && let Err(error) = known.push(&[sealed], remote)
         {
-            known.seal(full)?;
+            remote.lose(&error);
         }
         // Somebody may have removed the file.
         if own.as_ref().is_some_and(|own| !own.path.exists()) {
@@ -174,7 +217,7 @@ impl Segments {
             Some(own) => own,
             None => own.insert(Writer::new(&self.folder)?),
         };
-        let segment = known.segment(&own.path);
+        let segment = known.segment(&own.path, None);
         for record in own.add(batch)? {
             known.add(segment, record);
         }
@@ -203,7 +246,12 @@ impl Segments {
                 if rows.is_empty() {
                     break;
                 }
-                let mut unread = state.known.read(&rows, &mut take);
+                let n_local = rows.partition_point(|&(_, row)| !state.known.is_remote(row));
+                let (local, remote) = rows.split_at(n_local);
+                let mut unread = state.known.read(local, &mut take);
+                if !remote.is_empty() {
+                    unread.extend(self.fetch(&mut state, remote, &mut take)?);
+                }
                 unread.extend(missing);
                 unread.sort_unstable();
                 left = unread;
@@ -212,22 +260,165 @@ impl Segments {
         Ok(left)
     }
 
+    /// Reads rows from the remote, and keeps them. The result is the places of those that it does not give: they
+    /// are forgotten.
+    fn fetch(
+        &self,
+        state: &mut State,
+        rows: &[(usize, u32)],
+        take: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<Vec<usize>> {
+        let mut unread = Vec::new();
+        let mut fetched = Batch::default();
+        let known = &mut state.known;
+        for rows in rows.chunk_by(|a, b| known.rows[a.1 as usize].segment == known.rows[b.1 as usize].segment) {
+            let of_segment: Vec<Row> = rows.iter().map(|&(_, row)| known.rows[row as usize]).collect();
+            let segment = known.segments[of_segment[0].segment as usize].remote;
+            let ranges: Vec<Range<u64>> = of_segment.iter().map(|row| row.offset..row.end()).collect();
+            let got = self.remote().zip(segment).map(|(remote, segment)| {
+                let got = remote.ranges(&segment, &ranges).inspect_err(|error| remote.lose(error));
+                (remote, segment, got.unwrap_or_default())
+            });
+            let Some((remote, segment, vectors)) = got else {
+                unread.extend_from_slice(rows);
+                continue;
+            };
+            let is_right = |place: usize| {
+                let vector = vectors.get(place).map(AsRef::as_ref);
+                vector.filter(|vector| Digest::of(vector) == of_segment[place].vector)
+            };
+            let mut is_whole = true;
+            for (place, &(asked, row)) in rows.iter().enumerate() {
+                match is_right(place) {
+                    Some(vector) => {
+                        take(asked, vector);
+                        let Row { descriptor, image, .. } = of_segment[place];
+                        fetched.push(known.descriptors[descriptor as usize], image, vector);
+                    }
+                    None => {
+                        is_whole = false;
+                        unread.push((asked, row));
+                    }
+                }
+            }
+            if !is_whole && !remote.is_lost() {
+                remote.lies(&segment);
+            }
+        }
+        match self.remote() {
+            Some(_) => unread.iter().for_each(|&(_, row)| known.forget(row)),
+            None => known.forget_remote(),
+        }
+        if self.is_writable {
+            self.add(state, fetched)?;
+        }
+        Ok(unread.into_iter().map(|(place, _)| place).collect())
+    }
+
+    /// Looks up what the remote has: the names of its segments. Indexes are kept: each is fetched once.
+    fn pull_indexes(&self, known: &mut Known, remote: &Remote) -> Result<HashSet<Digest>> {
+        let folder = self.folder.join("remote");
+        let kept = |segment: &Digest| folder.join(format!("{segment}.index"));
+        let here = |segment: &Digest| {
+            known
+                .paths
+                .contains_key(&self.folder.join(format!("{segment}.{SEALED}")))
+        };
+        let segments: HashSet<Digest> = remote.segments()?.into_iter().map(|(segment, _)| segment).collect();
+        let mut indexes: Vec<(Digest, Vec<u8>)> = Vec::new();
+        let mut unknown = Vec::new();
+        for segment in segments.iter().filter(|segment| !here(segment)) {
+            match std::fs::read(kept(segment)) {
+                Ok(index) if Digest::of(&index) == *segment => indexes.push((*segment, index)),
+                _ => unknown.push(*segment),
+            }
+        }
+        for (segment, index) in remote.indexes(&unknown)? {
+            if self.is_writable {
+                write_atomically(&kept(&segment), &index)?;
+            }
+            indexes.push((segment, index));
+        }
+        indexes.sort_unstable();
+        for (segment, index) in indexes {
+            let Some(records) = records_of(&index) else {
+                remote.lies(&segment);
+                continue;
+            };
+            let place = known.segment(&kept(&segment), Some(segment));
+            records.iter().for_each(|record| known.add(place, record));
+        }
+        Ok(segments)
+    }
+
+    /// Pushes the segments with features that the remote lacks.
+    pub(crate) fn push(&self) -> Result<Copied> {
+        let mut state = self.current()?;
+        self.push_all(&mut state)
+    }
+
+    fn push_all(&self, state: &mut State) -> Result<Copied> {
+        if let Some(own) = state.own.take() {
+            state.known.seal(own)?;
+        }
+        let Some(remote) = self.remote() else {
+            return Ok(Copied::default());
+        };
+        let known = &mut state.known;
+        known.forget_remote();
+        let pushed = self.pull_indexes(known, remote)?;
+        let is_new = |place: &usize| {
+            let Segment { path, scanned, .. } = &known.segments[*place];
+            let is_there = named(path).is_some_and(|segment| pushed.contains(&segment));
+            scanned.is_none() && !is_there && known.rows_in(*place).iter().any(|&row| known.is_new_to_remote(row))
+        };
+        let new: Vec<usize> = known.local().filter(is_new).collect();
+        let paths: Vec<PathBuf> = new.iter().map(|&place| known.segments[place].path.clone()).collect();
+        known.push(&paths, remote)
+    }
+
+    /// Copies the segments of the remote that have features that are lacking here.
+    pub(crate) fn pull(&self) -> Result<Copied> {
+        let mut state = self.current()?;
+        let Some(remote) = self.remote() else {
+            return Ok(Copied::default());
+        };
+        let known = &mut state.known;
+        known.forget_remote();
+        self.pull_indexes(known, remote)?;
+        let mut copied = Copied::default();
+        for place in 0..known.segments.len() {
+            let Some(segment) = known.segments[place].remote else {
+                continue;
+            };
+            if !known.rows_in(place).iter().any(|&row| known.is_of_image(row)) {
+                continue;
+            }
+            let bytes = remote.get(&segment)?;
+            // What it holds is checked as all that is read of segments.
+            let path = self.folder.join(format!("{segment}.{SEALED}"));
+            write_atomically(&path, &bytes)?;
+            known.read_segment(&path, true)?;
+            copied.segments += 1;
+            copied.bytes += bytes.len() as u64;
+        }
+        Ok(copied)
+    }
+
     /// The features of all images.
     pub(crate) fn features(&self) -> Result<Vec<StoredFeature>> {
         let state = self.current()?;
         let known = &state.known;
-        let of_images = (0..known.rows.len() as u32).filter(|&row| known.is_of_image(row));
+        let is_here = |&row: &u32| known.is_of_image(row) && !known.is_remote(row);
+        let of_images = (0..known.rows.len() as u32).filter(is_here);
         Ok(of_images.map(|row| known.stored(&known.rows[row as usize])).collect())
     }
 
     /// How many segments there are, and their size in bytes.
     pub(crate) fn size(&self) -> Result<(usize, u64)> {
         let state = self.current()?;
-        let sizes = state
-            .known
-            .segments
-            .iter()
-            .filter_map(|segment| Some(segment.path.metadata().ok()?.len()));
+        let segments = state.known.local().map(|place| &state.known.segments[place]);
+        let sizes = segments.filter_map(|segment| Some(segment.path.metadata().ok()?.len()));
         let sizes: Vec<u64> = sizes.collect();
         Ok((sizes.len(), sizes.iter().sum()))
     }
@@ -237,8 +428,9 @@ impl Segments {
         let mut state = self.current()?;
         let mut verified = Verified::default();
         let mut damaged = Vec::new();
-        for place in 0..state.known.segments.len() {
-            let Segment { path, scanned } = &state.known.segments[place];
+        let local: Vec<usize> = state.known.local().collect();
+        for place in local {
+            let Segment { path, scanned, .. } = &state.known.segments[place];
             let is_sealed = scanned.is_none();
             // Without an index it is named by, it is read record by record each time.
             let records = File::open(path).and_then(|file| sealed_records(&file));
@@ -272,9 +464,8 @@ impl Segments {
         }
         let known = &state.known;
         let is_whole = |place: &usize| known.rows_in(*place).iter().all(|row| known.is_kept(*row, is_kept));
-        let mut changed: Vec<usize> = (0..known.segments.len()).filter(|place| !is_whole(place)).collect();
-        let is_small = |place: &usize| known.is_small(*place);
-        let small: Vec<usize> = (0..known.segments.len()).filter(is_small).collect();
+        let mut changed: Vec<usize> = known.local().filter(|place| !is_whole(place)).collect();
+        let small: Vec<usize> = known.local().filter(|&place| known.is_small(place)).collect();
         if small.len() > 1 {
             changed.extend(small);
             changed.sort_unstable();
@@ -286,9 +477,8 @@ impl Segments {
     /// Merges small segments where there are many. The caller has the cache to itself.
     pub(crate) fn merge_small(&self) -> Result<()> {
         let mut state = self.current()?;
-        let small: Vec<usize> = (0..state.known.segments.len())
-            .filter(|&place| state.known.is_small(place))
-            .collect();
+        let known = &state.known;
+        let small: Vec<usize> = known.local().filter(|&place| known.is_small(place)).collect();
         self.rewrite(&mut state, &small, &|_| true, &())
     }
 
@@ -367,10 +557,15 @@ fn finish(new: Option<Writer>, copied: &mut Vec<PathBuf>) -> Result<()> {
 
 impl Drop for Segments {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Err(error)) = state.own.take().map(Writer::seal) {
-            // The next process that opens the cache does it.
-            tracing::debug!("{error}");
+        let mut state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if state.own.is_none() {
+            return;
+        }
+        match (self.push_all(&mut state), self.remote()) {
+            (Err(error), Some(remote)) => remote.lose(&error),
+            // The next process that looks for features seals it.
+            (Err(error), None) => tracing::debug!("{error}"),
+            (Ok(_), _) => {}
         }
     }
 }
@@ -429,35 +624,82 @@ impl Known {
                 (scanned.records, (!is_sealed).then_some(scanned.end))
             }
         };
-        let segment = self.segment(path);
+        let segment = self.segment(path, None);
         self.segments[segment as usize].scanned = end;
         records.iter().for_each(|record| self.add(segment, record));
         Ok(())
     }
 
     /// The place of a segment, which is a new one if it is not known.
-    fn segment(&mut self, path: &Path) -> u32 {
+    fn segment(&mut self, path: &Path, remote: Option<Digest>) -> u32 {
         *self.paths.entry(path.to_owned()).or_insert_with(|| {
             self.segments.push(Segment {
                 path: path.to_owned(),
-                scanned: Some(0),
+                scanned: remote.is_none().then_some(0),
+                remote,
             });
             self.segments.len() as u32 - 1
         })
     }
 
-    /// Ends this process's segment: what was known of it stays true, under its other name.
-    fn seal(&mut self, own: Writer) -> Result<()> {
+    /// The places of the segments on this machine.
+    fn local(&self) -> impl Iterator<Item = usize> {
+        (0..self.segments.len()).filter(|&place| self.segments[place].remote.is_none())
+    }
+
+    fn is_remote(&self, row: u32) -> bool {
+        self.segments[self.rows[row as usize].segment as usize].remote.is_some()
+    }
+
+    /// Ends this process's segment: what was known of it stays true, under its other name, which is the result.
+    fn seal(&mut self, own: Writer) -> Result<Option<PathBuf>> {
         let path = own.path.clone();
         let sealed = own.seal()?;
-        if let (Some(place), Some(sealed)) = (self.paths.remove(&path), sealed) {
+        if let (Some(place), Some(sealed)) = (self.paths.remove(&path), &sealed) {
             self.segments[place as usize] = Segment {
                 path: sealed.clone(),
                 scanned: None,
+                remote: None,
             };
-            self.paths.insert(sealed, place);
+            self.paths.insert(sealed.clone(), place);
         }
-        Ok(())
+        Ok(sealed)
+    }
+
+    /// Pushes sealed segments.
+    fn push(&self, paths: &[PathBuf], remote: &Remote) -> Result<Copied> {
+        let mut copied = Copied::default();
+        for path in paths {
+            if let Some(segment) = named(path) {
+                copied.bytes += remote.put(&segment, path)?;
+                copied.segments += 1;
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Whether an image has this row, and the remote none of its descriptor.
+    fn is_new_to_remote(&self, row: u32) -> bool {
+        let Row {
+            descriptor,
+            image,
+            vector,
+            ..
+        } = &self.rows[row as usize];
+        let is_same = |other: &u32| {
+            let other = &self.rows[*other as usize];
+            (other.descriptor, other.image) == (*descriptor, *image)
+        };
+        let mut same = self.with_vector(vector).filter(is_same);
+        *image != LOOSE && !same.any(|other| self.is_remote(other))
+    }
+
+    fn digests(&self, descriptor: &Digest, images: &[Digest]) -> Vec<Option<Digest>> {
+        let Some(descriptor) = self.place_of(descriptor) else {
+            return vec![None; images.len()];
+        };
+        let find = |image| Some(self.rows[self.of_image(descriptor, image)? as usize].vector);
+        images.iter().map(find).collect()
     }
 
     fn place_of(&self, descriptor: &Digest) -> Option<u32> {
@@ -482,7 +724,14 @@ impl Known {
         let rows = &self.rows;
         self.by_vector
             .insert_unique(hash(&record.vector), row, |&row| hash(&rows[row as usize].vector));
-        if !record.is_loose() && self.of_image(descriptor, &record.image).is_none() {
+        if record.is_loose() {
+            return;
+        }
+        let is_nearer = match self.of_image(descriptor, &record.image) {
+            Some(other) => self.is_remote(other) && !self.is_remote(row) && self.unset_of_image(other),
+            None => true,
+        };
+        if is_nearer {
             self.set_of_image(row);
         }
     }
@@ -500,6 +749,15 @@ impl Known {
         let rows = &self.rows;
         let of = |&row: &u32| hash_of(rows[row as usize].descriptor, &rows[row as usize].image);
         self.by_image.insert_unique(of(&row), row, of);
+    }
+
+    /// Whether that was the row of its image.
+    fn unset_of_image(&mut self, row: u32) -> bool {
+        let Row { descriptor, image, .. } = self.rows[row as usize];
+        let found = self
+            .by_image
+            .find_entry(hash_of(descriptor, &image), |&other| other == row);
+        found.map(|found| found.remove()).is_ok()
     }
 
     /// Whether a row is the one that its image has.
@@ -534,7 +792,7 @@ impl Known {
     }
 
     fn is_small(&self, segment: usize) -> bool {
-        let Segment { path, scanned } = &self.segments[segment];
+        let Segment { path, scanned, .. } = &self.segments[segment];
         scanned.is_none() && path.metadata().is_ok_and(|metadata| metadata.len() < SMALL)
     }
 
@@ -549,14 +807,18 @@ impl Known {
         let (mut rows, mut missing) = (Vec::new(), Vec::new());
         for &place in places {
             let fits = |row: &u32| self.rows[*row as usize].n_bytes as usize == n_bytes;
-            match self.with_vector(&vectors[place]).filter(fits).min() {
+            match self
+                .with_vector(&vectors[place])
+                .filter(fits)
+                .min_by_key(|&row| (self.is_remote(row), row))
+            {
                 Some(row) => rows.push((place, row)),
                 None => missing.push(place),
             }
         }
         rows.sort_unstable_by_key(|&(_, row)| {
             let Row { segment, offset, .. } = self.rows[row as usize];
-            (segment, offset)
+            (self.is_remote(row), segment, offset)
         });
         (rows, missing)
     }
@@ -570,15 +832,14 @@ impl Known {
         let mut start = 0;
         while start < rows.len() {
             let first = self.rows[rows[start].1 as usize];
-            let end_of = |row: &Row| row.offset + u64::from(row.n_bytes);
-            let (mut stop, mut end) = (start + 1, end_of(&first));
+            let (mut stop, mut end) = (start + 1, first.end());
             while let Some(&(_, next)) = rows.get(stop) {
                 let next = &self.rows[next as usize];
                 let is_near = next.segment == first.segment && next.offset <= end + GAP;
-                if !is_near || end_of(next) > first.offset + READ {
+                if !is_near || next.end() > first.offset + READ {
                     break;
                 }
-                end = end.max(end_of(next));
+                end = end.max(next.end());
                 stop += 1;
             }
             if open.as_ref().is_none_or(|(segment, _)| *segment != first.segment) {
@@ -591,12 +852,12 @@ impl Known {
             for &(place, row) in run {
                 let stored = &self.rows[row as usize];
                 let (from, to) = match is_read {
-                    true => (stored.offset - first.offset, end_of(stored) - first.offset),
+                    true => (stored.offset - first.offset, stored.end() - first.offset),
                     // Perhaps only one of them cannot be read.
                     false => (0, u64::from(stored.n_bytes)),
                 };
-                let is_there = is_read
-                    || file.is_some_and(|file| read_at(file, stored.offset, end_of(stored), &mut buffer).is_ok());
+                let is_there =
+                    is_read || file.is_some_and(|file| read_at(file, stored.offset, stored.end(), &mut buffer).is_ok());
                 let bytes = buffer.get(from as usize..to as usize).filter(|_| is_there);
                 match bytes.filter(|bytes| Digest::of(bytes) == stored.vector) {
                     Some(bytes) => take(place, bytes),
@@ -607,6 +868,20 @@ impl Known {
         }
         unread.iter().for_each(|&(_, row)| self.forget(row));
         unread.into_iter().map(|(place, _)| place).collect()
+    }
+
+    /// Forgets what the remote has.
+    fn forget_remote(&mut self) {
+        for row in 0..self.rows.len() as u32 {
+            if self.is_remote(row) {
+                self.forget(row);
+            }
+        }
+        for segment in &mut self.segments {
+            if segment.remote.is_some() {
+                self.paths.remove(&segment.path);
+            }
+        }
     }
 
     /// Forgets a row. If its image has another row, that one counts.
@@ -620,11 +895,7 @@ impl Known {
         if let Ok(found) = self.by_vector.find_entry(hash(&vector), |&other| other == row) {
             found.remove();
         }
-        if let Ok(found) = self
-            .by_image
-            .find_entry(hash_of(descriptor, &image), |&other| other == row)
-        {
-            found.remove();
+        if self.unset_of_image(row) {
             let is_it = |&other: &u32| {
                 let other = &self.rows[other as usize];
                 (other.descriptor, other.image) == (descriptor, image)
@@ -640,6 +911,13 @@ impl Known {
 /// The digest that a sealed segment is named by.
 fn named(path: &Path) -> Option<Digest> {
     path.file_stem()?.to_str()?.parse().ok()
+}
+
+impl Row {
+    /// Where the vector ends.
+    fn end(&self) -> u64 {
+        self.offset + u64::from(self.n_bytes)
+    }
 }
 
 fn read_at(mut file: &File, start: u64, end: u64, buffer: &mut Vec<u8>) -> io::Result<()> {

@@ -1,10 +1,10 @@
 //! Segments: what killed processes leave, what many processes share, what is merged.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use luthier_artifact::Digest;
-use luthier_cache::{Cache, DryRun, GcLimits};
+use luthier_cache::{Cache, DryRun, Error, GcLimits, Remote};
 use ndarray::array;
 
 use crate::{DESCRIPTOR, Folder, features, files};
@@ -176,4 +176,129 @@ fn eight_at_once_lose_nothing_and_contradict_nobody() {
     let cache = folder.open();
     assert_eq!(count(&cache, N), N);
     assert_eq!(cache.verify(&()).unwrap().damaged_features, 0);
+}
+
+/// A cache that shares segments in `folder`.
+fn sharing(folder: &Folder, shared: &Path) -> Cache {
+    folder
+        .open()
+        .with_remote(Remote::open(shared.to_str().unwrap()).unwrap())
+}
+
+#[test]
+fn what_one_machine_has_stored_another_finds_and_keeps() {
+    let shared = tempfile::tempdir().unwrap();
+    let url = url::Url::from_file_path(shared.path().join("of machines")).unwrap();
+    let path = shared.path().join("of machines");
+    let (here, there, elsewhere) = (Folder::new(), Folder::new(), Folder::new());
+    {
+        let cache = here.open().with_remote(Remote::open(url.as_str()).unwrap());
+        assert_eq!(count(&cache, 40), 0, "nobody has pushed yet");
+        store(&cache, 0..20);
+        assert!(!path.exists());
+    }
+    let remote = Remote::open(url.as_str()).unwrap();
+    let pushed = remote.segments().unwrap();
+    assert_eq!(pushed.len(), 1);
+
+    {
+        let cache = sharing(&there, &path);
+        assert_eq!((count(&cache, 40), there.segment_bytes() > 0), (20, true));
+        // Another machine pushes meanwhile.
+        store(&sharing(&elsewhere, &path), 20..30);
+        assert_eq!(count(&cache, 40), 20, "it was looked at once");
+    }
+    assert_eq!(
+        remote.segments().unwrap().len(),
+        2,
+        "what it has fetched is not pushed again"
+    );
+    assert_eq!(count(&there.open(), 40), 20, "it was kept");
+    let cache = sharing(&there, &path);
+    assert_eq!(cache.stats().unwrap().features, 20);
+    assert_eq!((cache.pull().unwrap().segments, cache.pull().unwrap().segments), (1, 0));
+    assert_eq!(
+        (count(&there.open(), 40), cache.verify(&()).unwrap().damaged_features),
+        (30, 0)
+    );
+
+    // What was there before the remote is pushed when it is asked for.
+    let before = Folder::new();
+    store(&before.open(), 28..32);
+    let cache = sharing(&before, &path);
+    assert_eq!((cache.push().unwrap().segments, cache.push().unwrap().segments), (1, 0));
+    drop(cache);
+    assert_eq!(count(&sharing(&Folder::new(), &path), 40), 32);
+}
+
+#[test]
+fn a_remote_that_lies_or_is_gone_is_never_believed() {
+    let n = 20;
+    let (here, shared) = (Folder::new(), tempfile::tempdir().unwrap());
+    store(&sharing(&here, shared.path()), 0..n);
+    let segment = crate::files(shared.path()).pop().unwrap();
+    let path = shared.path().join(&segment.0);
+    for byte in (0..segment.1.len()).step_by(7) {
+        let mut bytes = segment.1.clone();
+        bytes[byte] ^= 0x24;
+        fs::write(&path, bytes).unwrap();
+        let there = Folder::new();
+        let cache = sharing(&there, shared.path());
+        let n_found = count(&cache, n);
+        assert!(n_found + 1 >= n || n_found == 0, "byte {byte}: {n_found}");
+        store(&cache, 0..n);
+        assert_eq!(count(&cache, n), n, "byte {byte}");
+        drop(cache);
+        assert_eq!(count(&there.open(), n), n, "byte {byte}");
+        // It pushed what the other could not give, or not, and is cleared away for the next.
+        crate::files(shared.path())
+            .into_iter()
+            .filter(|(other, _)| *other != segment.0)
+            .for_each(|(other, _)| {
+                fs::remove_file(shared.path().join(other)).unwrap();
+            });
+    }
+    for cut in [0, 1, segment.1.len() / 2, segment.1.len() - 1] {
+        fs::write(&path, &segment.1[..cut]).unwrap();
+        assert_eq!(count(&sharing(&Folder::new(), shared.path()), n), 0, "cut at {cut}");
+    }
+    // It goes in the middle.
+    fs::write(&path, &segment.1).unwrap();
+    let there = Folder::new();
+    let cache = sharing(&there, shared.path());
+    let descriptor = Digest::of(DESCRIPTOR);
+    let known = cache.feature_digests(&descriptor, &images(n)).unwrap();
+    assert!(known.iter().all(Option::is_some));
+    fs::remove_file(&path).unwrap();
+    let vectors: Vec<Digest> = known.into_iter().flatten().collect();
+    assert!(matches!(cache.vectors(&vectors, 3), Err(Error::Lost { .. })));
+    assert_eq!(cache.feature_digests(&descriptor, &images(n)).unwrap(), vec![None; n]);
+    store(&cache, 0..n);
+    assert_eq!(count(&cache, n), n);
+}
+
+#[test]
+fn a_remote_that_is_none_is_named() {
+    for (url, reason) in [
+        ("ftp://machine/folder", "ftp"),
+        ("s3://", "unable to recognise"),
+        ("http s://x", ""),
+    ] {
+        match Remote::open(url) {
+            Err(Error::RemoteUrl {
+                url: named,
+                reason: found,
+            }) => {
+                assert!(named == url && found.to_lowercase().contains(reason), "{url}: {found}");
+            }
+            Err(error) => panic!("{url}: {error}"),
+            Ok(_) => assert_eq!(reason, "", "{url}"),
+        }
+    }
+    // Nobody listens there.
+    let cache = Folder::new().open();
+    let cache = cache.with_remote(Remote::open("http://127.0.0.1:9/cache").unwrap());
+    assert_eq!(count(&cache, 3), 0);
+    store(&cache, 0..3);
+    assert_eq!(count(&cache, 3), 3);
 }

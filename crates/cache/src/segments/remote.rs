@@ -1,0 +1,248 @@
+//! Segments that machines share: in an object store, or in a folder that they all reach.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use luthier_artifact::Digest;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::http::HttpBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as StorePath;
+use object_store::{
+    ClientConfigKey, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, ObjectStoreScheme,
+    RetryConfig,
+};
+use tokio::runtime::Runtime;
+use url::Url;
+
+use super::file::{END, SEALED, index_of};
+use crate::{Error, Result};
+
+/// How long a request may take, and the making of a connection.
+const REQUEST: Duration = Duration::from_secs(60);
+const CONNECTION: Duration = Duration::from_secs(5);
+
+/// How often a request is repeated, and for how long.
+const RETRIES: usize = 2;
+const RETRYING: Duration = Duration::from_secs(60);
+
+/// How many indexes are fetched at once.
+const AT_ONCE: usize = 16;
+
+/// Where several machines keep segments: each adds files, and none changes one.
+///
+/// If it fails once, the process goes on without it.
+#[derive(Debug)]
+pub struct Remote {
+    url: String,
+    store: Box<dyn ObjectStore>,
+    folder: StorePath,
+    runtime: Runtime,
+    is_lost: AtomicBool,
+}
+
+impl Remote {
+    /// A place for segments: `s3://bucket/folder`, `gs://bucket/folder`, `az://container/folder`, `https://…` of a WebDAV
+    /// server, `file:///folder`, or the path of a folder. Nothing is asked of it yet. Credentials come from the environment,
+    /// from where the tools of each cloud take them.
+    ///
+    /// # Errors
+    /// [`Error::RemoteUrl`] if the URL names no such place.
+    pub fn open(url: &str) -> Result<Self> {
+        let wrong = |reason: String| Error::RemoteUrl {
+            url: url.to_owned(),
+            reason,
+        };
+        let parsed = match url.contains("://") {
+            true => Url::parse(url).map_err(|error| wrong(error.to_string()))?,
+            false => {
+                let folder = std::path::absolute(url).map_err(|error| wrong(error.to_string()))?;
+                Url::from_file_path(folder).map_err(|()| wrong("no path of a folder".to_owned()))?
+            }
+        };
+        let (store, folder) = store(&parsed).map_err(|error| wrong(error.to_string()))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Ok(Remote {
+            url: url.to_owned(),
+            store,
+            folder: folder.join("features"),
+            runtime: runtime.map_err(|error| wrong(error.to_string()))?,
+            is_lost: AtomicBool::new(false),
+        })
+    }
+
+    /// The URL that it was opened by.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The segments and their sizes in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Remote`] if they cannot be listed.
+    pub fn segments(&self) -> Result<Vec<(Digest, u64)>> {
+        let listed = self.store.list(Some(&self.folder)).try_collect::<Vec<_>>();
+        let listed = match self.runtime.block_on(listed) {
+            // A folder that nobody has pushed to.
+            Err(object_store::Error::NotFound { .. }) => Vec::new(),
+            other => other.map_err(|error| self.failed(error))?,
+        };
+        let named = listed.into_iter().filter_map(|object| {
+            let name = object.location.filename()?.strip_suffix(&format!(".{SEALED}"))?;
+            Some((name.parse().ok()?, object.size))
+        });
+        Ok(named.collect())
+    }
+
+    /// The indexes of segments. Of those that are no longer there, or damaged, none.
+    pub(super) fn indexes(&self, segments: &[Digest]) -> Result<Vec<(Digest, Vec<u8>)>> {
+        let fetched = futures_util::stream::iter(segments)
+            .map(|segment| async { (*segment, self.index(segment).await) })
+            .buffer_unordered(AT_ONCE)
+            .collect::<Vec<_>>();
+        let mut indexes = Vec::new();
+        for (segment, index) in self.runtime.block_on(fetched) {
+            match index {
+                Ok(Some(index)) if Digest::of(&index) == segment => indexes.push((segment, index)),
+                Ok(_) => self.lies(&segment),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+        Ok(indexes)
+    }
+
+    async fn index(&self, segment: &Digest) -> object_store::Result<Option<Vec<u8>>> {
+        let path = self.path(segment);
+        let options = GetOptions {
+            range: Some(GetRange::Suffix(END as u64)),
+            ..GetOptions::default()
+        };
+        let got = self.store.get_opts(&path, options).await?;
+        let n_bytes = got.meta.size;
+        let last = got.bytes().await?;
+        let Some(index) = index_of(&last, n_bytes) else {
+            return Ok(None);
+        };
+        Ok(Some(self.store.get_range(&path, index).await?.to_vec()))
+    }
+
+    /// Parts of a segment.
+    pub(super) fn ranges(&self, segment: &Digest, ranges: &[Range<u64>]) -> Result<Vec<impl AsRef<[u8]> + use<>>> {
+        let path = self.path(segment);
+        let got = self.runtime.block_on(self.store.get_ranges(&path, ranges));
+        got.map_err(|error| self.failed(error))
+    }
+
+    /// A whole segment.
+    pub(super) fn get(&self, segment: &Digest) -> Result<Vec<u8>> {
+        let path = self.path(segment);
+        let got = async { self.store.get(&path).await?.bytes().await };
+        let bytes = self.runtime.block_on(got).map_err(|error| self.failed(error))?;
+        Ok(bytes.to_vec())
+    }
+
+    /// Adds a segment.
+    pub(super) fn put(&self, segment: &Digest, file: &Path) -> Result<u64> {
+        let bytes = std::fs::read(file).map_err(Error::io(file))?;
+        let n_bytes = bytes.len() as u64;
+        let path = self.path(segment);
+        let put = self.runtime.block_on(self.store.put(&path, bytes.into()));
+        put.map(|_| n_bytes).map_err(|error| self.failed(error))
+    }
+
+    fn path(&self, segment: &Digest) -> StorePath {
+        self.folder.clone().join(format!("{segment}.{SEALED}"))
+    }
+
+    fn failed(&self, source: object_store::Error) -> Error {
+        Error::Remote {
+            url: self.url.clone(),
+            source,
+        }
+    }
+
+    pub(super) fn lies(&self, segment: &Digest) {
+        tracing::warn!(
+            "cache remote {}: segment {} does not hold what its name says; not used",
+            self.url,
+            segment.short()
+        );
+    }
+
+    /// Goes on without it.
+    pub(super) fn lose(&self, error: &Error) {
+        if !self.is_lost.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{error}; going on without it");
+        }
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Relaxed)
+    }
+}
+
+fn store(url: &Url) -> object_store::Result<(Box<dyn ObjectStore>, StorePath)> {
+    let (scheme, path) = ObjectStoreScheme::parse(url)?;
+    let retry = RetryConfig {
+        max_retries: RETRIES,
+        retry_timeout: RETRYING,
+        ..RetryConfig::default()
+    };
+    let options = [
+        (ClientConfigKey::Timeout, REQUEST),
+        (ClientConfigKey::ConnectTimeout, CONNECTION),
+    ]
+    .map(|(key, time)| (key, format!("{} seconds", time.as_secs())));
+    // TLS of reqwest, on the cryptography that downloads of weights use.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let store: Box<dyn ObjectStore> = match scheme {
+        ObjectStoreScheme::Local => Box::new(LocalFileSystem::new()),
+        ObjectStoreScheme::AmazonS3 => {
+            let builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(retry);
+            let builder = options.into_iter().fold(builder, |builder, (key, value)| {
+                builder.with_config(AmazonS3ConfigKey::Client(key), value)
+            });
+            Box::new(builder.build()?)
+        }
+        ObjectStoreScheme::GoogleCloudStorage => {
+            let builder = GoogleCloudStorageBuilder::from_env()
+                .with_url(url.as_str())
+                .with_retry(retry);
+            let builder = options.into_iter().fold(builder, |builder, (key, value)| {
+                builder.with_config(GoogleConfigKey::Client(key), value)
+            });
+            Box::new(builder.build()?)
+        }
+        ObjectStoreScheme::MicrosoftAzure => {
+            let builder = MicrosoftAzureBuilder::from_env()
+                .with_url(url.as_str())
+                .with_retry(retry);
+            let builder = options.into_iter().fold(builder, |builder, (key, value)| {
+                builder.with_config(AzureConfigKey::Client(key), value)
+            });
+            Box::new(builder.build()?)
+        }
+        ObjectStoreScheme::Http => {
+            let options = options
+                .into_iter()
+                .fold(ClientOptions::new(), |all, (key, value)| all.with_config(key, value));
+            let builder = HttpBuilder::new()
+                .with_url(&url[..url::Position::BeforePath])
+                .with_retry(retry)
+                .with_client_options(options.with_allow_http(true));
+            Box::new(builder.build()?)
+        }
+        _ => {
+            return Err(object_store::Error::NotSupported {
+                source: "expected s3, gs, az, https or file".into(),
+            });
+        }
+    };
+    Ok((store, path))
+}
