@@ -33,6 +33,7 @@ class Embed(TransformerMixin, BaseEstimator):
         batch: int | None = None,
         threads: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        cache_remote: str | None = None,
         errors: Literal["raise", "nan"] = "raise",
     ) -> None:
         self.weights = weights
@@ -45,6 +46,7 @@ class Embed(TransformerMixin, BaseEstimator):
         self.batch = batch
         self.threads = threads
         self.cache_dir = cache_dir
+        self.cache_remote = cache_remote
         self.errors = errors
 
     def fit(self, X: Sequence[Image], y: Any = None) -> Embed:

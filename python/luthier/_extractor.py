@@ -53,6 +53,9 @@ class Extractor:
         Threads that decode and compute; all cores by default.
     cache_dir : path, optional
         A cache such as ``.luthier``: images that it knows do not go through the network, and others are kept there.
+    cache_remote : str, optional
+        Where machines share features, such as "s3://bucket/cache" or a folder that all of them reach: what one has embedded,
+        the others find. What a call has computed is there when it returns.
 
     The network is loaded by the first call. An extractor can be pickled, so that other processes load their own, and be
     used by several threads, one after the other. Start processes with the method spawn or forkserver: in the child of a
@@ -72,6 +75,7 @@ class Extractor:
         batch: int | None = None,
         threads: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        cache_remote: str | None = None,
     ) -> None:
         self._settings: dict[str, Any] = {
             "weights": None if weights is None else os.fspath(weights),
@@ -84,6 +88,7 @@ class Extractor:
             "batch": batch,
             "threads": threads,
             "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
+            "cache_remote": cache_remote,
         }
         self._native = luthier_native.NativeExtractor(self._settings)
 

@@ -37,6 +37,8 @@ class Predictor:
         The network's weights; by default those that the model was trained with, which are looked for.
     cache_dir : path, optional
         A cache such as ``.luthier``: images that it knows do not go through the network.
+    cache_remote : str, optional
+        Where machines share features, as for :class:`Extractor`.
     device, threads : optional
         As for :class:`Extractor`.
     top_k : int, default 3
@@ -53,6 +55,7 @@ class Predictor:
         *,
         weights: str | os.PathLike[str] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        cache_remote: str | None = None,
         device: str | None = None,
         threads: int | None = None,
         top_k: int = 3,
@@ -62,6 +65,7 @@ class Predictor:
         self._settings: dict[str, Any] = {
             "weights": None if weights is None else os.fspath(weights),
             "cache_dir": cache_dir,
+            "cache_remote": cache_remote,
             "device": device,
             "threads": threads,
             "top_k": top_k,

@@ -1,10 +1,10 @@
 //! Images → features.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread::available_parallelism;
 
-use luthier_cache::Cache;
+use luthier_cache::{Cache, Remote};
 use luthier_extract::{
     CachedExtractor, Combine, Decoding, Device, ExtractorConfig, ImageFeatures, ImageSource, Limits, Pooling,
     Precision, View, Views, WeightsSource, WeightsStore,
@@ -19,6 +19,19 @@ use crate::{Error, Image, error};
 /// From how many images on the network is made ready for many.
 const MANY: usize = 256;
 
+/// The cache in a folder, which shares features with other machines. With `remote` alone, it is in a temporary folder.
+pub(crate) fn open_cache(folder: Option<&Path>, remote: Option<&str>) -> luthier_cache::Result<Option<Cache>> {
+    let cache = match (folder, remote) {
+        (Some(folder), _) => Cache::open(folder)?,
+        (None, Some(_)) => Cache::temporary()?,
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(match remote {
+        Some(url) => cache.with_remote(Remote::open(url)?),
+        None => cache,
+    }))
+}
+
 /// The network, loaded when the first images come.
 #[pyclass(frozen)]
 pub(crate) struct NativeExtractor {
@@ -26,6 +39,7 @@ pub(crate) struct NativeExtractor {
     store: WeightsStore,
     n_threads: usize,
     cache_dir: Option<PathBuf>,
+    cache_remote: Option<String>,
     loaded: Mutex<Option<Loaded>>,
 }
 
@@ -49,7 +63,7 @@ impl NativeExtractor {
             slot => {
                 // One network after the other is in memory.
                 *slot = None;
-                let cache = self.cache_dir.as_deref().map(Cache::open).transpose()?;
+                let cache = open_cache(self.cache_dir.as_deref(), self.cache_remote.as_deref())?;
                 let n_images = is_for_many.then_some(images.len());
                 let (config, store) = (self.config.clone(), self.store.clone());
                 let extractor = CachedExtractor::new(config, store, self.n_threads, n_images, cache, flag)?;
@@ -70,6 +84,10 @@ impl NativeExtractor {
             Ok(())
         })?;
         unreadable.sort();
+        // Engines end their workers without notice.
+        if self.cache_remote.is_some() {
+            extractor.share()?;
+        }
         Ok((features, unreadable))
     }
 }
@@ -131,6 +149,7 @@ impl NativeExtractor {
             store: luthier_cli::weights_store().map_err(|error| Error::new_err(error.to_string()))?,
             n_threads: threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
             cache_dir: cache_dir.map(|folder| folder.extract()).transpose()?,
+            cache_remote: text("cache_remote")?,
             loaded: Mutex::new(None),
         })
     }

@@ -5,11 +5,11 @@ use std::sync::Mutex;
 use std::thread::available_parallelism;
 
 use luthier::{Predictor, PredictorConfig};
-use luthier_cache::Cache;
 use luthier_extract::{Device, ImageSource, Limits, WeightsSource};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::extractor::open_cache;
 use crate::watch::{Flag, until_interrupted, wait_for};
 use crate::{Error, Image, error};
 
@@ -23,13 +23,14 @@ pub(crate) struct NativePredictor {
 #[pymethods]
 impl NativePredictor {
     #[new]
-    #[pyo3(signature = (path, *, weights, cache_dir, device, threads, top_k, min_confidence, keep_known))]
+    #[pyo3(signature = (path, *, weights, cache_dir, cache_remote, device, threads, top_k, min_confidence, keep_known))]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn new(
         py: Python<'_>,
         path: PathBuf,
         weights: Option<String>,
         cache_dir: Option<PathBuf>,
+        cache_remote: Option<String>,
         device: Option<String>,
         threads: Option<usize>,
         top_k: usize,
@@ -63,7 +64,7 @@ impl NativePredictor {
         };
         let flag = Flag::default();
         let open = || {
-            let cache = cache_dir.as_deref().map(Cache::open).transpose()?;
+            let cache = open_cache(cache_dir.as_deref(), cache_remote.as_deref())?;
             Predictor::open(&path, &store, cache, &config, &flag)
         };
         let predictor = until_interrupted(py, |is| flag.set(is), || luthier_extract::keep_torch_threads(open))?;

@@ -34,6 +34,16 @@ pub enum Content {
     Unreadable(String),
 }
 
+impl Content {
+    /// The digest of the bytes, if they could be read.
+    pub fn digest(&self) -> Option<Digest> {
+        match self {
+            Content::Digest(digest) => Some(*digest),
+            Content::Unreadable(_) => None,
+        }
+    }
+}
+
 /// One image file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestEntry {

@@ -267,6 +267,19 @@ impl Cache {
         }
     }
 
+    /// Opens a cache in a folder of its own, which is gone when the process ends.
+    ///
+    /// # Errors
+    /// Those of [`open`](Cache::open).
+    pub fn temporary() -> Result<Self> {
+        let folder = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
+        let cache = Cache::open_writable(folder.path())?;
+        Ok(Cache {
+            temporary: Some(folder),
+            ..cache
+        })
+    }
+
     fn open_writable(folder: &Path) -> Result<Self> {
         let root = folder.join("objects");
         fs::create_dir_all(&root).map_err(Error::io(&root))?;
@@ -331,6 +344,14 @@ impl Cache {
     pub fn with_remote(mut self, remote: Remote) -> Self {
         self.features.connect(remote);
         self
+    }
+
+    /// Pushes to the remote what this process has stored, as closing the cache does.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be ended on the disk. A remote that fails is a warning.
+    pub fn share(&self) -> Result<()> {
+        self.features.share()
     }
 
     /// Pushes to the remote the segments with features that it lacks.

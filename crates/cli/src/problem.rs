@@ -192,6 +192,12 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
             "check that the disk works and has room, and that you may write {}; or use another folder with --cache-dir",
             path.display()
         ),
+        CacheError::Remote { .. } => {
+            "check that it can be reached, and the credentials in the environment; runs go on without it".to_owned()
+        }
+        CacheError::RemoteUrl { .. } => {
+            "name s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, az://CONTAINER/FOLDER, https://…, or a folder".to_owned()
+        }
         CacheError::Lost { .. } => "run again; `luthier cache verify` forgets everything that is damaged".to_owned(),
         CacheError::File(luthier_artifact::Error::Io { source, .. }) => return way_out_of_io(source),
         CacheError::File(_) | CacheError::Locks { .. } | CacheError::SharedMemory { .. } | CacheError::Interrupted => {

@@ -304,6 +304,9 @@ pub(crate) struct CacheSettings {
     /// Folder of the cache [default: .luthier]
     #[arg(long, value_name = "DIR", alias = "cache_dir")]
     cache_dir: Option<PathBuf>,
+    /// Where machines share features: s3://, gs://, az://, https:// (WebDAV), or a folder
+    #[arg(long, value_name = "URL", alias = "cache_remote")]
+    cache_remote: Option<String>,
 }
 
 /// Every setting; one that is missing has its default.
@@ -646,6 +649,11 @@ impl Settings {
 
     pub(crate) fn cache_dir(&self) -> PathBuf {
         self.cache.cache_dir.clone().unwrap_or_else(|| ".luthier".into())
+    }
+
+    /// Where machines share features.
+    pub(crate) fn cache_remote(&self) -> Option<&str> {
+        self.cache.cache_remote.as_deref()
     }
 
     /// The folder of the cache, if one is named.

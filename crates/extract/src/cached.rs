@@ -146,6 +146,17 @@ impl CachedExtractor {
         Ok(())
     }
 
+    /// Shares what was computed with other machines, if the cache has a remote.
+    ///
+    /// # Errors
+    /// [`Error::Cache`] if the cache fails.
+    pub fn share(&self) -> Result<()> {
+        match &self.cache {
+            Some((cache, _)) => Ok(cache.share()?),
+            None => Ok(()),
+        }
+    }
+
     /// What the cache knows of these images. A cache that fails knows nothing.
     fn known(&self, images: &[ImageSource], observer: &dyn Observer) -> Result<Vec<Option<ImageFeatures>>> {
         let Some((cache, descriptors)) = &self.cache else {

@@ -26,6 +26,7 @@ use crate::report;
 use crate::results::{Evaluated, Extracted, Found, StoredLookAlikes, Trained, load, open_table};
 use crate::runner::{Purpose, Runner, STAGES, StageReport, Status, VIEWS};
 use crate::session::{Session, SessionFile, SessionImage, Task};
+use crate::shard::Shard;
 use crate::views::JudgedViews;
 use crate::{Error, Result};
 
@@ -137,6 +138,17 @@ pub struct ExtractSummary {
     /// The images that could not be read.
     #[serde(skip)]
     pub skipped: Vec<Skipped>,
+}
+
+/// What embedding a part of the images gave.
+#[derive(Clone, Debug)]
+pub struct ShardSummary {
+    /// Distinct images of the part.
+    pub images: usize,
+    /// Those that went through the network.
+    pub embedded: usize,
+    /// Those that cannot be decoded.
+    pub skipped: usize,
 }
 
 /// What a run would do.
@@ -330,6 +342,31 @@ impl Engine<'_> {
                 images: ImageCounts::of(&extracted, scan.manifest.entries.len()),
                 skipped: extracted.skipped_files,
                 stages: runner.finish()?,
+            })
+        })
+    }
+
+    /// Scans, and embeds the images of one part into the cache. Nothing else is written: a run on all images finds their
+    /// features. `folder` is where that run will write to.
+    ///
+    /// # Errors
+    /// Those of the stages.
+    pub fn embed_shard(&self, pipeline: &Pipeline, data: &Data, shard: Shard, folder: &Path) -> Result<ShardSummary> {
+        retry(|| {
+            let mut runner = self.runner(folder, Purpose::Run)?;
+            let (scan, _) = pipeline.scan(data, &mut runner)?;
+            let images = shard.of(&scan.manifest);
+            let distinct: HashSet<Digest> = images
+                .entries
+                .iter()
+                .filter_map(|entry| entry.content.digest())
+                .collect();
+            let (embedded, skipped) = pipeline.embed(data, &images, &runner)?;
+            runner.finish()?;
+            Ok(ShardSummary {
+                images: distinct.len(),
+                embedded,
+                skipped: skipped.0.len(),
             })
         })
     }

@@ -42,6 +42,7 @@ mod report;
 mod results;
 mod runner;
 mod session;
+mod shard;
 mod sorter;
 mod training_images;
 mod views;
@@ -49,8 +50,8 @@ pub mod words;
 
 pub use arrivals::Arrivals;
 pub use engine::{
-    Engine, ExtractSummary, ImageCounts, JudgeConfig, OutputPaths, PipelineSummary, Plan, PlannedStage, TestFigures,
-    TrainConfig,
+    Engine, ExtractSummary, ImageCounts, JudgeConfig, OutputPaths, PipelineSummary, Plan, PlannedStage, ShardSummary,
+    TestFigures, TrainConfig,
 };
 pub use error::{Error, Result};
 pub use estimate::About;
@@ -67,6 +68,7 @@ pub use session::{
     Answer, CopyOf, Item, Judgement, Progress, Session, SessionFile, SessionImage, Snapshot, Subject, Suggestion, Task,
     Why,
 };
+pub use shard::Shard;
 pub use sorter::{Sorter, Transfer};
 pub use training_images::{NearestImage, TrainingImages};
 pub use views::{JudgedView, JudgedViews, ViewsConfig};

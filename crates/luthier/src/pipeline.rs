@@ -244,6 +244,20 @@ impl Pipeline {
         }
     }
 
+    /// Manifest → features in the cache, and no tables. The result is how many images went through the network, and those
+    /// that cannot be decoded.
+    pub(crate) fn embed(
+        &self,
+        data: &Data,
+        manifest: &Manifest,
+        runner: &Runner<'_>,
+    ) -> Result<(usize, SkippedImages)> {
+        self.store.remember(&self.extract.extractor.weights);
+        let kinds = self.extract.extractor.kinds();
+        let context = self.context(data, manifest, runner);
+        Ok(self.extract.embed(&kinds, &context)?)
+    }
+
     /// Manifest → features of both splits. Only images that the cache does not know go through the network.
     ///
     /// `config` is `None` while the views are to be chosen.

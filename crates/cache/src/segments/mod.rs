@@ -192,7 +192,7 @@ impl Segments {
         self.add(&mut self.state(), batch)
     }
 
-    fn add(&self, State { known, own, .. }: &mut State, batch: Batch) -> Result<()> {
+    fn add(&self, state: &mut State, batch: Batch) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -201,14 +201,10 @@ impl Segments {
         } else {
             LARGEST
         };
-        if own.as_ref().is_some_and(|own| own.n_bytes() >= largest)
-            && let Some(full) = own.take()
-            && let Some(sealed) = known.seal(full)?
-            && let Some(remote) = self.remote()
-            && let Err(error) = known.push(&[sealed], remote)
-        {
-            remote.lose(&error);
+        if state.own.as_ref().is_some_and(|own| own.n_bytes() >= largest) {
+            self.end_own(state)?;
         }
+        let State { known, own, .. } = state;
         // Somebody may have removed the file.
         if own.as_ref().is_some_and(|own| !own.path.exists()) {
             *own = None;
@@ -351,13 +347,33 @@ impl Segments {
         Ok(segments)
     }
 
+    /// Ends the segment of this process, and pushes it if it has what the remote lacks.
+    pub(crate) fn share(&self) -> Result<()> {
+        self.end_own(&mut self.state())
+    }
+
+    fn end_own(&self, state: &mut State) -> Result<()> {
+        let sealed = match state.own.take() {
+            Some(own) => state.known.seal(own)?,
+            None => None,
+        };
+        let (Some(sealed), Some(remote)) = (sealed, self.remote()) else {
+            return Ok(());
+        };
+        let known = &state.known;
+        let place = known.paths[&sealed] as usize;
+        if known.rows_in(place).iter().any(|&row| known.is_new_to_remote(row))
+            && let Err(error) = known.push(&[sealed], remote)
+        {
+            remote.lose(&error);
+        }
+        Ok(())
+    }
+
     /// Pushes the segments with features that the remote lacks.
     pub(crate) fn push(&self) -> Result<Copied> {
         let mut state = self.current()?;
-        self.push_all(&mut state)
-    }
-
-    fn push_all(&self, state: &mut State) -> Result<Copied> {
+        let state = &mut *state;
         if let Some(own) = state.own.take() {
             state.known.seal(own)?;
         }
@@ -459,9 +475,7 @@ impl Segments {
     pub(crate) fn retain(&self, is_kept: &dyn Fn(&StoredFeature) -> bool, observer: &dyn Observer) -> Result<()> {
         go_on(observer)?;
         let mut state = self.current()?;
-        if let Some(own) = state.own.take() {
-            state.known.seal(own)?;
-        }
+        self.end_own(&mut state)?;
         let known = &state.known;
         let is_whole = |place: &usize| known.rows_in(*place).iter().all(|row| known.is_kept(*row, is_kept));
         let mut changed: Vec<usize> = known.local().filter(|place| !is_whole(place)).collect();
@@ -561,11 +575,9 @@ impl Drop for Segments {
         if state.own.is_none() {
             return;
         }
-        match (self.push_all(&mut state), self.remote()) {
-            (Err(error), Some(remote)) => remote.lose(&error),
-            // The next process that looks for features seals it.
-            (Err(error), None) => tracing::debug!("{error}"),
-            (Ok(_), _) => {}
+        // If that fails, the next process that looks for features does it.
+        if let Err(error) = self.end_own(&mut state) {
+            tracing::debug!("{error}");
         }
     }
 }

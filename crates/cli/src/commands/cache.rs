@@ -5,11 +5,13 @@ use anyhow::Result;
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
 use luthier_cache::{
-    CacheStats, DescriptorStats, DryRun, GcLimits, GcReport, GoneFolders, PruneReport, Reuse, VerifyReport,
+    Cache, CacheStats, Copied, DescriptorStats, DryRun, GcLimits, GcReport, GoneFolders, PruneReport, Remote, Reuse,
+    VerifyReport,
 };
 use serde::Serialize;
 
-use super::{OutputArguments, OutputFormat, open_cache, print_json};
+use super::{OutputArguments, OutputFormat, print_json};
+use crate::problem::Problem;
 use crate::settings::{CacheSettings, Settings};
 use crate::terminal::Progress;
 use luthier::words::counted;
@@ -21,7 +23,23 @@ use luthier::words::counted;
 pub(crate) enum Command {
     /// Show what the cache holds, and how much of it the last run used
     #[command(after_help = "Example:\n  luthier cache stats --cache-dir /data/.luthier --json")]
-    Stats(Arguments),
+    Stats {
+        /// Also count what machines share, at --cache-remote
+        #[arg(long)]
+        remote: bool,
+        #[command(flatten)]
+        arguments: Arguments,
+    },
+    /// Copy features to where machines share them
+    ///
+    /// Runs with --cache-remote do so by themselves, with what they have computed. This adds what was there before.
+    #[command(after_help = "Example:\n  luthier cache push --cache-remote s3://bucket/cache")]
+    Push(Arguments),
+    /// Copy all features from where machines share them
+    ///
+    /// Runs with --cache-remote fetch what they need by themselves. This makes a cache that needs no remote.
+    #[command(after_help = "Example:\n  luthier cache pull --cache-remote s3://bucket/cache")]
+    Pull(Arguments),
     /// Check everything in the cache, and forget what is damaged
     ///
     /// Every entry is compared with its digest. SQLite checks the index; a damaged index is rebuilt from what is whole.
@@ -81,15 +99,98 @@ pub(crate) struct Arguments {
     cache: CacheSettings,
 }
 
-pub(crate) fn run(command: Command, progress: &Progress) -> Result<ExitCode> {
-    let open = |arguments: &Arguments| {
-        open_cache(&Settings {
-            cache: arguments.cache.clone(),
+impl Arguments {
+    fn settings(&self) -> Settings {
+        Settings {
+            cache: self.cache.clone(),
             ..Settings::default()
+        }
+    }
+}
+
+/// Where machines share features, which must be named.
+fn remote_of(arguments: &Arguments) -> Result<Remote> {
+    let settings = arguments.settings();
+    let url = settings.cache_remote().ok_or_else(|| {
+        Problem::usage("no place is named where machines share features")
+            .hint("name it with --cache-remote URL, or as cache-remote under [cache] in luthier.toml")
+    })?;
+    Ok(Remote::open(url)?)
+}
+
+/// What `stats` prints.
+#[derive(Serialize)]
+struct StatsOutput {
+    #[serde(flatten)]
+    stats: CacheStats,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: Option<SharedStats>,
+}
+
+/// What machines share.
+#[derive(Serialize)]
+struct SharedStats {
+    url: String,
+    segments: usize,
+    bytes: u64,
+}
+
+impl SharedStats {
+    fn of(remote: &Remote) -> Result<Self> {
+        let segments = remote.segments()?;
+        Ok(SharedStats {
+            url: remote.url().to_owned(),
+            segments: segments.len(),
+            bytes: segments.iter().map(|(_, bytes)| bytes).sum(),
         })
-    };
+    }
+}
+
+fn describe_shared(shared: &SharedStats) -> String {
+    format!(
+        "remote     {:>8}  {:>10}  {}\n",
+        shared.segments,
+        size(shared.bytes),
+        shared.url
+    )
+}
+
+fn describe_copied(verb: &str, copied: &Copied) -> String {
+    format!(
+        "{verb} {} ({})",
+        counted(copied.segments, "segment"),
+        size(copied.bytes)
+    )
+}
+
+pub(crate) fn run(command: Command, progress: &Progress) -> Result<ExitCode> {
+    let open = |arguments: &Arguments| Cache::open(&arguments.settings().cache_dir());
     match command {
-        Command::Stats(arguments) => print(&arguments, &open(&arguments)?.stats()?, describe_stats),
+        Command::Stats { remote, arguments } => {
+            let remote = remote.then(|| remote_of(&arguments)).transpose()?;
+            let shared = remote.as_ref().map(SharedStats::of).transpose()?;
+            let stats = StatsOutput {
+                stats: open(&arguments)?.stats()?,
+                remote: shared,
+            };
+            print(&arguments, &stats, |StatsOutput { stats, remote }| {
+                describe_stats(stats) + &remote.as_ref().map(describe_shared).unwrap_or_default()
+            })
+        }
+        Command::Push(arguments) => {
+            let remote = remote_of(&arguments)?;
+            let copied = Cache::open(&arguments.settings().cache_dir())?
+                .with_remote(remote)
+                .push()?;
+            print(&arguments, &copied, |copied| describe_copied("pushed", copied))
+        }
+        Command::Pull(arguments) => {
+            let remote = remote_of(&arguments)?;
+            let copied = Cache::open(&arguments.settings().cache_dir())?
+                .with_remote(remote)
+                .pull()?;
+            print(&arguments, &copied, |copied| describe_copied("pulled", copied))
+        }
         Command::Verify(arguments) => print(&arguments, &open(&arguments)?.verify(progress)?, describe_check),
         Command::Gc {
             arguments,

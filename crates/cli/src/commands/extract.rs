@@ -3,6 +3,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use luthier::words::counted;
+use luthier::{Engine, Shard};
 use luthier_extract::Layout;
 
 use super::{
@@ -19,7 +21,7 @@ use crate::terminal::Progress;
 /// network again.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  luthier extract photos\n  luthier extract --unlabelled photos\n  luthier extract --train-dir data/train --test-dir data/test --output-dir features/"
+    after_help = "Examples:\n  luthier extract photos\n  luthier extract --unlabelled photos\n  luthier extract --train-dir data/train --test-dir data/test --output-dir features/\n  luthier extract photos --shard 3/64 --cache-remote s3://bucket/cache"
 )]
 pub(crate) struct Arguments {
     /// Folder for the .npy files and features.json
@@ -37,6 +39,13 @@ pub(crate) struct Arguments {
     /// FOLDER itself, or it has fewer than two folders.
     #[arg(long, conflicts_with_all = ["train_dir", "test_dir", "labels", "class_from"])]
     unlabelled: bool,
+    /// Embed one part of the images alone: 3/64 is the third of 64
+    ///
+    /// For several machines or processes, each of which takes a part, with one cache or one --cache-remote. The digest of an
+    /// image says which part has it. Nothing is written but the cache: a run on all images, without --shard, finds all
+    /// features there.
+    #[arg(long, value_name = "PART/OF", conflicts_with = "output_dir")]
+    shard: Option<Shard>,
     #[command(flatten)]
     data: DataSettings,
     #[command(flatten)]
@@ -53,6 +62,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let Arguments {
         output_dir,
         unlabelled,
+        shard,
         data,
         extract,
         network,
@@ -77,6 +87,19 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         })?,
     };
     let cache = open_cache(&settings)?;
+    if let Some(shard) = shard {
+        let embed = |engine: &Engine<'_>| engine.embed_shard(&pipeline, &data, shard, &output_dir);
+        let summary = with_engine(&cache, progress, embed)?;
+        note_faster_precision(&settings, summary.embedded, progress);
+        let reused = summary.images - summary.embedded - summary.skipped;
+        outln!(
+            "shard {shard}  {}: {} embedded, {reused} reused, {} skipped",
+            counted(summary.images, "image"),
+            summary.embedded,
+            summary.skipped
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
     let summary = with_engine(&cache, progress, |engine| engine.extract(&pipeline, &data, &output_dir))?;
     warn_of_skipped(&summary.skipped, &output_dir.join("features.json"), progress);
     note_faster_precision(&settings, summary.images.embedded, progress);

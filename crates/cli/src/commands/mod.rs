@@ -30,7 +30,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use luthier::{Data, Engine, Pipeline, Plan, StageReport, Status};
 use luthier_artifact::file_names;
-use luthier_cache::Cache;
+use luthier_cache::{Cache, Remote};
 use luthier_eval::{DuplicatesConfig, MapConfig, NeighboursConfig, Skipped, SuspectsConfig};
 use luthier_extract::{ImageFiles, Layout, Precision, WeightsStore};
 use serde::Serialize;
@@ -187,7 +187,15 @@ pub(crate) fn without_classes(layout: Layout) -> Option<Layout> {
 
 /// Opens the cache that the settings name.
 pub(crate) fn open_cache(settings: &Settings) -> Result<Cache> {
-    Ok(Cache::open(&settings.cache_dir())?)
+    connect(Cache::open(&settings.cache_dir())?, settings)
+}
+
+/// Shares features with other machines, if the settings say where.
+fn connect(cache: Cache, settings: &Settings) -> Result<Cache> {
+    match settings.cache_remote() {
+        Some(url) => Ok(cache.with_remote(Remote::open(url)?)),
+        None => Ok(cache),
+    }
 }
 
 /// Does something with an engine that prints each stage as it ends.

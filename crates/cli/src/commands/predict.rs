@@ -18,7 +18,7 @@ use luthier_extract::{ImageSource, Observer as _, Task};
 
 use self::inputs::{Input, Source, sources};
 use self::printer::{Format, Printed, Printer};
-use super::weights_store;
+use super::{connect, weights_store};
 use crate::problem::Problem;
 use crate::settings::{CacheSettings, LimitSettings, NetworkSettings, Settings, meant_share, positive};
 use crate::terminal::Progress;
@@ -177,7 +177,8 @@ fn open_cache(settings: &Settings) -> Option<Cache> {
     if settings.named_cache_dir().is_none() && !folder.join("index.sqlite").is_file() {
         return None;
     }
-    Cache::open(&folder)
+    (Cache::open(&folder).map_err(anyhow::Error::from))
+        .and_then(|cache| connect(cache, settings))
         .inspect_err(|error| tracing::warn!("{error}: images are predicted without the cache"))
         .ok()
 }

@@ -52,11 +52,11 @@ const SECTIONS: [(&str, &[&str]); 6] = [
     ("features", &["variance", "components", "whiten", "solver"]),
     ("classify", &["c", "class-weight", "folds"]),
     ("evaluate", &["confidence"]),
-    ("cache", &["cache-dir", "rehash"]),
+    ("cache", &["cache-dir", "cache-remote", "rehash"]),
 ];
 
 /// Keys that have another name, which older files and scripts use.
-const ALIASES: [(&str, &str); 1] = [("resize", "views")];
+const ALIASES: [(&str, &str); 2] = [("resize", "views"), ("remote", "cache-remote")];
 
 /// Keys whose values are lists.
 const LISTS: [&str; 2] = ["views", "exclude"];
