@@ -5,6 +5,7 @@ use std::sync::Arc;
 use luthier_artifact::{Digest, ExtractorInfo, Key};
 
 use crate::network::batches::Prepared;
+use crate::network::device;
 use crate::network::gpu::Gpu;
 use crate::network::lanes::Lanes;
 use crate::network::resnet50::{self, Kernels, Network, Target, WIDTH};
@@ -107,9 +108,10 @@ impl ExtractorConfig {
             if pooling != Pooling::default() {
                 key = key.field("pooling", pooling);
             }
-            if is_gpu {
-                key = key.field("gpu version", Self::GPU_VERSION);
-            }
+            key = match is_gpu {
+                true => key.field("gpu version", Self::GPU_VERSION),
+                false => key.field("instructions", device::instructions()),
+            };
             match precision {
                 Precision::Int8 => (key.field("calibration", calibration::VERSION))
                     .field("threads of a layer", 1)

@@ -549,10 +549,7 @@ impl<'a> Commit<'a> {
 /// The images of a manifest ordered by digest, each with the place of its first entry.
 fn distinct_images(manifest: &Manifest) -> Vec<(Digest, usize)> {
     let mut images: Vec<(Digest, usize)> = (manifest.entries.iter().enumerate())
-        .filter_map(|(place, entry)| match entry.content {
-            Content::Digest(digest) => Some((digest, place)),
-            Content::Unreadable(_) => None,
-        })
+        .filter_map(|(place, entry)| Some((entry.content.digest()?, place)))
         .collect();
     images.sort_unstable();
     images.dedup_by_key(|(digest, _)| *digest);

@@ -241,12 +241,45 @@ fn has_int8() -> bool {
 /// Whether the user has oneDNN do without VNNI: the names of instruction sets that lack it.
 #[cfg(target_arch = "x86_64")]
 fn onednn_is_held_back() -> bool {
-    let limit = std::env::var("ONEDNN_MAX_CPU_ISA").or_else(|_| std::env::var("DNNL_MAX_CPU_ISA"));
-    limit.is_ok_and(|limit| match limit.to_uppercase().as_str() {
+    onednn_limit().is_some_and(|limit| match limit.to_uppercase().as_str() {
         "SSE41" | "AVX" | "AVX2" | "AVX512_CORE" => true,
         "AVX2_VNNI" | "AVX2_VNNI_2" => !std::arch::is_x86_feature_detected!("avxvnni"),
         _ => false,
     })
+}
+
+/// The instructions by which oneDNN chooses how it sums up: with others, the last bits of features differ.
+pub(crate) fn instructions() -> String {
+    #[cfg(target_arch = "x86_64")]
+    let found = {
+        let features = raw_cpuid::CpuId::new().get_extended_feature_info();
+        let has_amx = features.is_some_and(|features| features.has_amx_bf16());
+        if has_amx {
+            "amx"
+        } else if std::arch::is_x86_feature_detected!("avx512bf16") {
+            "avx512 with bf16"
+        } else if std::arch::is_x86_feature_detected!("avx512bw") {
+            "avx512"
+        } else if std::arch::is_x86_feature_detected!("avx2") {
+            "avx2"
+        } else {
+            "sse"
+        }
+    };
+    #[cfg(target_arch = "aarch64")]
+    let found = if multiplies_bf16() { "neon with bf16" } else { "neon" };
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let found = std::env::consts::ARCH;
+    match onednn_limit() {
+        Some(limit) => format!("{found}, at most {}", limit.to_lowercase()),
+        None => found.to_owned(),
+    }
+}
+
+/// The instruction set beyond which the user has oneDNN not go.
+fn onednn_limit() -> Option<String> {
+    let limit = std::env::var("ONEDNN_MAX_CPU_ISA").or_else(|_| std::env::var("DNNL_MAX_CPU_ISA"));
+    limit.ok()
 }
 
 /// Whether this processor multiplies bf16 in hardware. oneDNN computes with bf16 on others too, but
