@@ -20,6 +20,7 @@ mod runs;
 #[cfg(unix)]
 mod serve;
 mod settings;
+mod sharing;
 mod status;
 #[cfg(unix)]
 mod terminal;
