@@ -72,11 +72,7 @@ fn parts_of_which_two_are_killed_give_what_one_run_gives() {
     let remote = shared.to_str().unwrap().to_owned();
     let embed = |machine: &Machine<'_>, part: u64| -> Command {
         let shard = format!("{part}/{PARTS}");
-        let arguments = [
-            &["extract", "--shard", &shard, "--threads", "1", "--batch", "1"],
-            &FOLDERS[..],
-        ]
-        .concat();
+        let arguments = [&["extract", "--shard", &shard, "--threads", "1"], &FOLDERS[..]].concat();
         let mut command = machine.command(&arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -182,8 +178,8 @@ fn what_is_shared_is_pushed_pulled_and_counted() {
         ran.stderr
     );
     // One that is not there takes nothing from a run.
-    project.write("photo.jpg", &crate::photo(1, 77));
-    let ran = project.run(&["extract", "photo.jpg", "--cache-remote", "http://127.0.0.1:9/cache"]);
+    let nowhere = ["--cache-dir", "third", "--cache-remote", "http://127.0.0.1:9/cache"];
+    let ran = project.run(&[&PIPELINE[..], &nowhere].concat()).ok();
     assert!(ran.stderr.contains("going on without it"), "{}", ran.stderr);
 }
 
