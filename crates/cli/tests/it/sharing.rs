@@ -65,8 +65,8 @@ impl<'a> Machine<'a> {
 #[test]
 fn parts_of_which_two_are_killed_give_what_one_run_gives() {
     const PARTS: u64 = 8;
-    let project = project(12);
-    let n_images = 12 * CLASSES.len() as u64;
+    let project = project(30);
+    let n_images = 30 * CLASSES.len() as u64;
     project.pipeline(&["--out", "alone", "--cache-dir", "alone/.luthier"]);
     let shared = project.path("shared");
     let remote = shared.to_str().unwrap().to_owned();
