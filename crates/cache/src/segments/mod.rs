@@ -74,6 +74,8 @@ struct Known {
     by_image: HashTable<u32>,
     /// The places of all rows, by the digest of their vector.
     by_vector: HashTable<u32>,
+    /// The segments of dead processes that this one has ended.
+    adopted: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -347,24 +349,24 @@ impl Segments {
         Ok(segments)
     }
 
-    /// Ends the segment of this process, and pushes it if it has what the remote lacks.
+    /// Ends the segment of this process. It is pushed if it has what the remote lacks, and so are those of dead processes.
     pub(crate) fn share(&self) -> Result<()> {
         self.end_own(&mut self.state())
     }
 
     fn end_own(&self, state: &mut State) -> Result<()> {
-        let sealed = match state.own.take() {
-            Some(own) => state.known.seal(own)?,
-            None => None,
-        };
-        let (Some(sealed), Some(remote)) = (sealed, self.remote()) else {
-            return Ok(());
-        };
+        let mut ended = std::mem::take(&mut state.known.adopted);
+        if let Some(own) = state.own.take() {
+            ended.extend(state.known.seal(own)?);
+        }
+        let Some(remote) = self.remote() else { return Ok(()) };
         let known = &state.known;
-        let place = known.paths[&sealed] as usize;
-        if known.rows_in(place).iter().any(|&row| known.is_new_to_remote(row))
-            && let Err(error) = known.push(&[sealed], remote)
-        {
+        let is_new = |path: &PathBuf| {
+            let rows = known.paths.get(path).map(|&place| known.rows_in(place as usize));
+            rows.is_some_and(|rows| rows.iter().any(|&row| known.is_new_to_remote(row)))
+        };
+        ended.retain(is_new);
+        if let Err(error) = known.push(&ended, remote) {
             remote.lose(&error);
         }
         Ok(())
@@ -572,9 +574,6 @@ fn finish(new: Option<Writer>, copied: &mut Vec<PathBuf>) -> Result<()> {
 impl Drop for Segments {
     fn drop(&mut self) {
         let mut state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
-        if state.own.is_none() {
-            return;
-        }
         // If that fails, the next process that looks for features does it.
         if let Err(error) = self.end_own(&mut state) {
             tracing::debug!("{error}");
@@ -599,7 +598,10 @@ impl Known {
                     None
                 });
                 match adopted {
-                    Some(sealed) => self.read_segment(&sealed, true)?,
+                    Some(sealed) => {
+                        self.read_segment(&sealed, true)?;
+                        self.adopted.push(sealed);
+                    }
                     None => self.read_segment(&path, false)?,
                 }
             }
