@@ -63,7 +63,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     if !imports("torch")? && env::var_os("LUTHIER_LIBTORCH").is_none() {
         tests.env("LUTHIER_LIBTORCH", workspace.libtorch_link());
     }
-    if options.engines {
+    if options.engines && env::var_os("LUTHIER_TEST_ENGINES").is_none() {
         tests.env("LUTHIER_TEST_ENGINES", "1");
     }
     workspace::hand_over(tests)
