@@ -5,7 +5,7 @@
 mod file;
 mod remote;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -85,6 +85,8 @@ struct Segment {
     scanned: Option<u64>,
     /// The name of a segment that only the remote has.
     remote: Option<Digest>,
+    /// The places of its rows.
+    rows: Vec<Range<u32>>,
 }
 
 /// A record in memory.
@@ -172,10 +174,19 @@ impl Segments {
             return Ok(found);
         };
         state.is_pulled = true;
-        if let Err(error) = self.pull_indexes(&mut state.known, remote) {
+        let known = &mut state.known;
+        if let Err(error) = self.pull_indexes(known, remote) {
             remote.lose(&error);
         }
-        Ok(state.known.digests(descriptor, images))
+        for segment in known.worth_pulling(descriptor, images) {
+            if self.is_writable
+                && !remote.is_lost()
+                && let Err(error) = self.pull_segment(known, remote, segment)
+            {
+                remote.lose(&error);
+            }
+        }
+        Ok(known.digests(descriptor, images))
     }
 
     /// Stores the vectors that images have of a descriptor.
@@ -406,21 +417,26 @@ impl Segments {
         self.pull_indexes(known, remote)?;
         let mut copied = Copied::default();
         for place in 0..known.segments.len() {
-            let Some(segment) = known.segments[place].remote else {
-                continue;
-            };
-            if !known.rows_in(place).iter().any(|&row| known.is_of_image(row)) {
-                continue;
+            let is_remote = known.segments[place].remote.is_some();
+            if is_remote && known.rows_in(place).iter().any(|&row| known.is_of_image(row)) {
+                copied.segments += 1;
+                copied.bytes += self.pull_segment(known, remote, place)?;
             }
-            let bytes = remote.get(&segment)?;
-            // What it holds is checked as all that is read of segments.
-            let path = self.folder.join(format!("{segment}.{SEALED}"));
-            write_atomically(&path, &bytes)?;
-            known.read_segment(&path, true)?;
-            copied.segments += 1;
-            copied.bytes += bytes.len() as u64;
         }
         Ok(copied)
+    }
+
+    /// Copies a segment of the remote. What it holds is checked when it is read, as that of all segments. The result is its
+    /// size in bytes.
+    fn pull_segment(&self, known: &mut Known, remote: &Remote, place: usize) -> Result<u64> {
+        let Some(segment) = known.segments[place].remote else {
+            return Ok(0);
+        };
+        let bytes = remote.get(&segment)?;
+        let path = self.folder.join(format!("{segment}.{SEALED}"));
+        write_atomically(&path, &bytes)?;
+        known.read_segment(&path, true)?;
+        Ok(bytes.len() as u64)
     }
 
     /// The features of all images.
@@ -651,6 +667,7 @@ impl Known {
                 path: path.to_owned(),
                 scanned: remote.is_none().then_some(0),
                 remote,
+                rows: Vec::new(),
             });
             self.segments.len() as u32 - 1
         })
@@ -670,11 +687,9 @@ impl Known {
         let path = own.path.clone();
         let sealed = own.seal()?;
         if let (Some(place), Some(sealed)) = (self.paths.remove(&path), &sealed) {
-            self.segments[place as usize] = Segment {
-                path: sealed.clone(),
-                scanned: None,
-                remote: None,
-            };
+            let segment = &mut self.segments[place as usize];
+            segment.path.clone_from(sealed);
+            segment.scanned = None;
             self.paths.insert(sealed.clone(), place);
         }
         Ok(sealed)
@@ -716,6 +731,26 @@ impl Known {
         images.iter().map(find).collect()
     }
 
+    /// The remote's segments of which these images need at least a quarter: one request for all is cheaper than one for
+    /// each.
+    fn worth_pulling(&self, descriptor: &Digest, images: &[Digest]) -> Vec<usize> {
+        let mut needed: BTreeMap<u32, u64> = BTreeMap::new();
+        let descriptor = self.place_of(descriptor);
+        let rows = images.iter().filter_map(|image| self.of_image(descriptor?, image));
+        for row in rows.filter(|&row| self.is_remote(row)) {
+            let Row { segment, n_bytes, .. } = self.rows[row as usize];
+            *needed.entry(segment).or_default() += u64::from(n_bytes);
+        }
+        let bytes_of = |segment: u32| -> u64 {
+            let rows = self.rows_in(segment as usize);
+            rows.iter().map(|&row| u64::from(self.rows[row as usize].n_bytes)).sum()
+        };
+        let worth = needed
+            .into_iter()
+            .filter(|&(segment, bytes)| 4 * bytes >= bytes_of(segment));
+        worth.map(|(segment, _)| segment as usize).collect()
+    }
+
     fn place_of(&self, descriptor: &Digest) -> Option<u32> {
         let place = self.descriptors.iter().position(|known| known == descriptor);
         place.map(|place| place as u32)
@@ -735,6 +770,11 @@ impl Known {
             descriptor,
             segment,
         });
+        let spans = &mut self.segments[segment as usize].rows;
+        match spans.last_mut().filter(|span| span.end == row) {
+            Some(span) => span.end += 1,
+            None => spans.push(row..row + 1),
+        }
         let rows = &self.rows;
         self.by_vector
             .insert_unique(hash(&record.vector), row, |&row| hash(&rows[row as usize].vector));
@@ -797,7 +837,7 @@ impl Known {
 
     /// The rows of a segment that are not forgotten, in its order.
     fn rows_in(&self, segment: usize) -> Vec<u32> {
-        let rows = (0..self.rows.len() as u32).filter(|&row| self.rows[row as usize].segment as usize == segment);
+        let rows = self.segments[segment].rows.iter().cloned().flatten();
         let is_known = |&row: &u32| {
             self.with_vector(&self.rows[row as usize].vector)
                 .any(|other| other == row)
