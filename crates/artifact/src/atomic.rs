@@ -73,8 +73,11 @@ pub fn write_atomically_with(
 
 /// A temporary file beside the file that it will replace, with that file's permissions from the
 /// start, so that private bytes are never readable by others.
+///
+/// # Errors
+/// Whatever making the file gives.
 #[cfg(unix)]
-fn temporary_for(target: &Path) -> io::Result<NamedTempFile> {
+pub fn temporary_for(target: &Path) -> io::Result<NamedTempFile> {
     use std::os::unix::fs::PermissionsExt;
     let kept = fs::metadata(target).ok().filter(fs::Metadata::is_file);
     let mode = kept.map(|metadata| metadata.permissions().mode() & 0o777);
@@ -89,8 +92,12 @@ fn temporary_for(target: &Path) -> io::Result<NamedTempFile> {
     Ok(file)
 }
 
+/// A temporary file beside the file that it will replace.
+///
+/// # Errors
+/// Whatever making the file gives.
 #[cfg(not(unix))]
-fn temporary_for(target: &Path) -> io::Result<NamedTempFile> {
+pub fn temporary_for(target: &Path) -> io::Result<NamedTempFile> {
     NamedTempFile::with_prefix_in(TEMPORARY, folder_of(target))
 }
 

@@ -30,7 +30,7 @@ mod training;
 
 pub use atomic::{
     TEMPORARY, Written, entries, folder_of, if_supported, remove, remove_unfinished, sync_folder, temporary,
-    write_atomically, write_atomically_with,
+    temporary_for, write_atomically, write_atomically_with,
 };
 pub use digest::Digest;
 pub use error::{Error, Result};

@@ -37,6 +37,12 @@ pub enum Error {
         /// The lock file.
         path: PathBuf,
     },
+    /// Nothing is recorded that could have used the features.
+    #[error("{}: no run is recorded, so that nothing tells which features are in use", path.display())]
+    NothingRecorded {
+        /// The cache's folder.
+        path: PathBuf,
+    },
     /// The cache can only be read, and something was to be changed.
     #[error("{}: expected a cache that can be written, found one that can only be read", path.display())]
     ReadOnly {

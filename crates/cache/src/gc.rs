@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::run::{Run, RunState};
 use crate::segments::StoredFeature;
 use crate::upkeep::go_on;
-use crate::{Cache, Execution, References, Result, now};
+use crate::{Cache, Error, Execution, References, Result, now};
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -118,6 +118,8 @@ impl Cache {
     /// Removes what no kept run used, and what dead processes left behind.
     ///
     /// # Errors
+    /// [`Error::NothingRecorded`](crate::Error::NothingRecorded) if there are features, and no run is known that could have
+    /// used them: the index was lost. To keep 0 runs removes them all the same.
     /// [`Error::InUse`](crate::Error::InUse) if another process has the cache open: it may be about
     /// to name what it stored. [`Error::File`](crate::Error::File) or
     /// [`Error::Index`](crate::Error::Index) if something cannot be read or removed.
@@ -133,6 +135,11 @@ impl Cache {
         let descriptors: HashSet<Digest> = features.iter().map(|feature| feature.descriptor).collect();
 
         let runs = self.index.runs()?;
+        if runs.is_empty() && !features.is_empty() && limits.runs != Some(0) {
+            return Err(Error::NothingRecorded {
+                path: self.folder.clone(),
+            });
+        }
         let mut used = Used::default();
         let mut kept = HashSet::new();
         for run in within(&runs, limits, now()) {
@@ -244,6 +251,11 @@ impl Cache {
             images.extend(self.images_of(run)?);
         }
         let mut features = self.features.features()?;
+        if images.is_empty() && gone.is_empty() && !features.is_empty() {
+            return Err(Error::NothingRecorded {
+                path: self.folder.clone(),
+            });
+        }
         features.retain(|feature| !images.contains(&feature.image));
         if dry_run == DryRun::No {
             let is_used = |folder: &PathBuf| there.iter().any(|path| path.starts_with(folder));

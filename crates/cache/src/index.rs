@@ -732,9 +732,12 @@ fn copy_readable(old: &Path, new: &Connection) -> rusqlite::Result<usize> {
         let Ok(mut rows) = select.query([]) else { continue };
         while let Ok(Some(row)) = rows.next() {
             let values: rusqlite::Result<Vec<Value>> = (0..width).map(|column| row.get(column)).collect();
-            if let Ok(values) = values {
-                n_copied += insert.execute(params_from_iter(values))?;
-            }
+            let Ok(values) = values else { continue };
+            n_copied += match insert.execute(params_from_iter(values)) {
+                // A value of another type than its column.
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => 0,
+                other => other?,
+            };
         }
     }
     transaction.commit()?;

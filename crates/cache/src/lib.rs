@@ -297,10 +297,11 @@ impl Cache {
         }
         let index = Index::open(&folder.join("index.sqlite"), lock.clone())?;
         let features = Segments::new(folder.join("features"), true);
-        if features.are_many()?
+        if features.are_many_small()?
             && let Ok(_alone) = lock.exclusive()
+            && let Err(error) = features.merge_small()
         {
-            features.merge_small()?;
+            tracing::debug!("{error}");
         }
         Ok(Cache {
             folder: folder.to_owned(),
@@ -342,7 +343,10 @@ impl Cache {
     /// there when it is closed. A remote that fails is a warning, and what it has is computed here.
     #[must_use]
     pub fn with_remote(mut self, remote: Remote) -> Self {
-        self.features.connect(remote);
+        match &self.below {
+            Some(_) => tracing::warn!("a cache that can only be read shares nothing with {}", remote.url()),
+            None => self.features.connect(remote),
+        }
         self
     }
 
@@ -359,6 +363,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Remote`] if it fails. [`Error::File`] if a segment cannot be read.
     pub fn push(&self) -> Result<Copied> {
+        self.check_writable()?;
         self.features.push()
     }
 
@@ -681,6 +686,17 @@ impl Cache {
             what: "feature vector",
             digest: vectors[first],
         })
+    }
+
+    /// Reads vectors for no other reason than to forget all that are lost or damaged: a stage that runs again makes all of
+    /// them, and not one block at a time.
+    pub(crate) fn forget_lost(&self, vectors: &[Digest], width: usize) -> Result<()> {
+        let lost = self.features.read(vectors, 4 * width, |_, _| ())?;
+        if let Some(below) = self.below.as_ref().filter(|_| !lost.is_empty()) {
+            let wanted: Vec<Digest> = lost.iter().map(|&place| vectors[place]).collect();
+            below.features.read(&wanted, 4 * width, |_, _| ())?;
+        }
+        Ok(())
     }
 
     /// Stores a table: its rows as an artifact, its features beside those of single images. What is

@@ -1,6 +1,7 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{Error, Result};
 
@@ -13,7 +14,11 @@ const EBADF: i32 = 9;
 ///
 /// The system releases the lock when the process ends, however it ends.
 #[derive(Debug)]
-pub(super) struct Lock(LockFile);
+pub(super) struct Lock {
+    file: LockFile,
+    /// How often it is held exclusively: what removes may find an index damaged, which needs the lock too.
+    n_exclusive: Mutex<usize>,
+}
 
 /// The lock held exclusively, until this is dropped.
 pub(super) struct Exclusive<'a>(&'a Lock);
@@ -22,28 +27,44 @@ impl Lock {
     pub(super) fn shared(path: &Path) -> Result<Self> {
         let file = LockFile::open(path)?;
         file.shared()?;
-        Ok(Lock(file))
+        Ok(Lock {
+            file,
+            n_exclusive: Mutex::default(),
+        })
     }
 
     pub(super) fn exclusive(&self) -> Result<Exclusive<'_>> {
-        let LockFile { path, file } = &self.0;
-        file.unlock().map_err(Error::io(path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Exclusive(self)),
-            Err(TryLockError::WouldBlock) => {
-                self.0.shared()?;
-                Err(Error::InUse { path: path.clone() })
+        let mut n_exclusive = self.n_exclusive();
+        if *n_exclusive == 0 {
+            let LockFile { path, file } = &self.file;
+            file.unlock().map_err(Error::io(path))?;
+            if let Err(error) = file.try_lock() {
+                self.file.shared()?;
+                return Err(match error {
+                    TryLockError::WouldBlock => Error::InUse { path: path.clone() },
+                    TryLockError::Error(error) => self.file.refused(error),
+                });
             }
-            Err(TryLockError::Error(error)) => Err(self.0.refused(error)),
         }
+        *n_exclusive += 1;
+        Ok(Exclusive(self))
+    }
+
+    fn n_exclusive(&self) -> MutexGuard<'_, usize> {
+        self.n_exclusive.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Exclusive<'_> {
     fn drop(&mut self) {
+        let mut n_exclusive = self.0.n_exclusive();
+        *n_exclusive -= 1;
+        if *n_exclusive > 0 {
+            return;
+        }
         // Linux turns an exclusive lock into a shared one in place. Elsewhere it must be released
         // first.
-        let LockFile { path, file } = &self.0.0;
+        let LockFile { path, file } = &self.0.file;
         if let Err(error) = file.unlock().and_then(|()| file.lock_shared()) {
             tracing::warn!("{}: {error}", path.display());
         }
@@ -99,7 +120,7 @@ mod tests {
     fn the_lock_file_is_open_for_reading_too() {
         let folder = tempfile::tempdir().unwrap();
         let lock = Lock::shared(&folder.path().join("lock")).unwrap();
-        let mut file: &File = &lock.0.file;
+        let mut file: &File = &lock.file.file;
         assert_eq!(file.read(&mut [0]).unwrap(), 0);
     }
 

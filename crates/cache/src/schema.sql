@@ -9,14 +9,14 @@ CREATE TABLE IF NOT EXISTS file (
     inode    INTEGER NOT NULL,
     digest   BLOB NOT NULL,
     checksum BLOB NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- The folders that were scanned. They tell a drive that is not plugged in from photographs that were
 -- deleted.
 CREATE TABLE IF NOT EXISTS folder (
     path     TEXT PRIMARY KEY,
     checksum BLOB NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- What a stage made of a key: the names and digests of its outputs, and what they refer to, as JSON.
 -- Seconds and embedded images are for estimates only, and are not part of the checksum.
@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS execution (
     seconds  REAL NOT NULL,
     embedded INTEGER,
     checksum BLOB NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- The runs of a project, newest last: when, how far, with which keys, and what the cache spared them,
 -- as JSON. A project is known by its output folder.
@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS run (
     project  TEXT NOT NULL,
     record   TEXT NOT NULL,
     checksum BLOB NOT NULL
-);
+) STRICT;
 
 -- Files written for the user, and what they were made from. A file is written again only if one of
 -- the two changed.
@@ -48,4 +48,4 @@ CREATE TABLE IF NOT EXISTS export (
     inode    INTEGER NOT NULL,
     source   BLOB NOT NULL,
     checksum BLOB NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;

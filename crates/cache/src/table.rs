@@ -49,7 +49,7 @@ impl StoredTable<'_> {
     /// # Errors
     /// Those of [`features`](StoredTable::features).
     pub fn read(&self, range: Range<usize>, into: ArrayViewMut2<'_, f32>) -> Result<()> {
-        read(self.cache, &self.digest, &self.rows.vectors[range], into)
+        read(self.cache, &self.digest, &self.rows.vectors, range, into)
     }
 }
 
@@ -103,17 +103,29 @@ impl ReadRows for StoredVectors<'_> {
     }
 
     fn read(&self, start: usize, block: ArrayViewMut2<'_, f32>) -> std::result::Result<(), ReadError> {
-        let vectors = &self.vectors[start..start + block.nrows()];
-        Ok(read(self.cache, &self.owner, vectors, block)?)
+        let range = start..start + block.nrows();
+        Ok(read(self.cache, &self.owner, &self.vectors, range, block)?)
     }
 }
 
-fn read(cache: &Cache, owner: &Digest, vectors: &[Digest], into: ArrayViewMut2<'_, f32>) -> Result<()> {
-    cache.read_vectors(vectors, into).inspect_err(|error| {
-        if matches!(error, Error::Lost { .. })
-            && let Err(error) = cache.forget_object(owner)
-        {
-            tracing::warn!("{error}");
+/// Reads some of the vectors that an artifact names. If one is lost, the artifact is forgotten, and all others that are.
+fn read(
+    cache: &Cache,
+    owner: &Digest,
+    vectors: &[Digest],
+    range: Range<usize>,
+    into: ArrayViewMut2<'_, f32>,
+) -> Result<()> {
+    let width = into.ncols();
+    cache.read_vectors(&vectors[range], into).inspect_err(|error| {
+        if matches!(error, Error::Lost { .. }) {
+            let forgotten = cache.forget_object(owner).and_then(|()| {
+                let mut blocks = vectors.chunks(ROWS_AT_ONCE);
+                blocks.try_for_each(|block| cache.forget_lost(block, width))
+            });
+            if let Err(error) = forgotten {
+                tracing::warn!("{error}");
+            }
         }
     })
 }

@@ -187,6 +187,11 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
             "put the cache on a local disk with --cache-dir, and please report which file system refused".to_owned()
         }
         CacheError::ReadOnly { .. } => "ask its owner for the right to write; until then, runs only read it".to_owned(),
+        CacheError::NothingRecorded { .. } => {
+            "the index may have been lost: run the pipeline on what is to be kept, then try again; `luthier cache gc \
+             --keep-runs 0` removes everything"
+                .to_owned()
+        }
         CacheError::InUse { .. } => "wait until it ends, then try again".to_owned(),
         CacheError::Index { path, .. } => format!(
             "check that the disk works and has room, and that you may write {}; or use another folder with --cache-dir",

@@ -18,7 +18,7 @@ use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use luthier_artifact::{Digest, if_supported, remove, sync_folder};
+use luthier_artifact::{Digest, TEMPORARY, if_supported, remove, sync_folder, temporary_for};
 
 use crate::{Error, Result};
 
@@ -131,10 +131,7 @@ impl Writer {
     pub(super) fn new(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
         // It gets its name once it is locked: before, another process would take it for a dead one's.
-        let unnamed = tempfile::Builder::new()
-            .prefix(luthier_artifact::TEMPORARY)
-            .tempfile_in(folder)
-            .map_err(Error::io(folder))?;
+        let unnamed = temporary_for(&folder.join(OPEN)).map_err(Error::io(folder))?;
         unnamed.as_file().lock().map_err(|source| Error::Locks {
             path: unnamed.path().to_owned(),
             source,
@@ -145,10 +142,8 @@ impl Writer {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let path = folder.join(format!("{}.{OPEN}", &name[luthier_artifact::TEMPORARY.len()..]));
-        let file = unnamed
-            .persist_noclobber(&path)
-            .map_err(|error| Error::io(&path)(error.error))?;
+        let path = folder.join(format!("{}.{OPEN}", &name[TEMPORARY.len()..]));
+        let file = unnamed.persist(&path).map_err(|error| Error::io(&path)(error.error))?;
         let mut writer = Writer {
             path,
             file,
@@ -184,6 +179,11 @@ impl Writer {
         }
         self.end += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Removes the segment.
+    pub(super) fn discard(self) -> Result<()> {
+        Ok(remove(&self.path)?)
     }
 
     /// The bytes of the segment until now.
@@ -326,7 +326,8 @@ pub(super) fn records_of(bytes: &[u8]) -> Option<Vec<Record>> {
         };
         (record.offset <= MOST && record.n_bytes <= LONGEST).then_some(record)
     };
-    entries.chunks_exact(ENTRY).map(record).collect()
+    let records: Vec<Record> = entries.chunks_exact(ENTRY).map(record).collect::<Option<_>>()?;
+    records.is_sorted_by(|a, b| a.end() <= b.offset).then_some(records)
 }
 
 /// What reading a segment record by record has found.
@@ -363,7 +364,9 @@ pub(super) fn scan(file: &File, start: u64, payload: Payload) -> io::Result<Scan
     let mut position = reader.seek(SeekFrom::Start(at))?;
     while at + RECORD as u64 <= n_bytes {
         reader.seek_relative(at as i64 - position as i64)?;
-        reader.read_exact(&mut head)?;
+        if !is_read(reader.read_exact(&mut head))? {
+            break;
+        }
         position = at + RECORD as u64;
         let record = record(&head, position).filter(|record| record.end() <= n_bytes);
         let Some(record) = record else {
@@ -376,7 +379,9 @@ pub(super) fn scan(file: &File, start: u64, payload: Payload) -> io::Result<Scan
         at = record.end();
         if payload == Payload::Read {
             vector.resize(record.n_bytes as usize, 0);
-            reader.read_exact(&mut vector)?;
+            if !is_read(reader.read_exact(&mut vector))? {
+                break;
+            }
             position = at;
             if Digest::of(&vector) != record.vector {
                 scanned.n_damaged += 1;
@@ -389,6 +394,14 @@ pub(super) fn scan(file: &File, start: u64, payload: Payload) -> io::Result<Scan
     // What follows the last whole record is being written, or was when its process ended.
     scanned.n_damaged -= usize::from(is_lost);
     Ok(scanned)
+}
+
+/// Whether something was read. If the file has become shorter meanwhile, its process has undone what it could not write.
+fn is_read(done: io::Result<()>) -> io::Result<bool> {
+    match done {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        other => other.map(|()| true),
+    }
 }
 
 /// A record, given by what comes before its vector, if that is whole.

@@ -13,10 +13,7 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as StorePath;
-use object_store::{
-    ClientConfigKey, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, ObjectStoreScheme,
-    RetryConfig,
-};
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore, ObjectStoreExt as _, ObjectStoreScheme, RetryConfig};
 use tokio::runtime::Runtime;
 use url::Url;
 
@@ -24,7 +21,7 @@ use super::file::{END, SEALED, index_of};
 use crate::{Error, Result};
 
 /// How long a request may take, and the making of a connection.
-const REQUEST: Duration = Duration::from_secs(60);
+const REQUEST: Duration = Duration::from_secs(300);
 const CONNECTION: Duration = Duration::from_secs(5);
 
 /// How often a request is repeated, and for how long.
@@ -67,8 +64,15 @@ impl Remote {
         };
         let (store, folder) = store(&parsed).map_err(|error| wrong(error.to_string()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        // What is shown has no password, and no signature.
+        let mut shown = parsed.clone();
+        let hidden = shown.set_username("").and_then(|()| shown.set_password(None));
+        shown.set_query(None);
         Ok(Remote {
-            url: url.to_owned(),
+            url: match hidden {
+                Ok(()) => shown.to_string(),
+                Err(()) => url.to_owned(),
+            },
             store,
             folder: folder.join("features"),
             runtime: runtime.map_err(|error| wrong(error.to_string()))?,
@@ -76,7 +80,7 @@ impl Remote {
         })
     }
 
-    /// The URL that it was opened by.
+    /// The URL that it was opened by, without credentials.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -99,10 +103,10 @@ impl Remote {
         Ok(named.collect())
     }
 
-    /// The indexes of segments. Of those that are no longer there, or damaged, none.
-    pub(super) fn indexes(&self, segments: &[Digest]) -> Result<Vec<(Digest, Vec<u8>)>> {
+    /// The indexes of segments, given with their sizes. Of those that are no longer there, or damaged, none.
+    pub(super) fn indexes(&self, segments: &[(Digest, u64)]) -> Result<Vec<(Digest, Vec<u8>)>> {
         let fetched = futures_util::stream::iter(segments)
-            .map(|segment| async { (*segment, self.index(segment).await) })
+            .map(|(segment, n_bytes)| async { (*segment, self.index(segment, *n_bytes).await) })
             .buffer_unordered(AT_ONCE)
             .collect::<Vec<_>>();
         let mut indexes = Vec::new();
@@ -117,34 +121,41 @@ impl Remote {
         Ok(indexes)
     }
 
-    async fn index(&self, segment: &Digest) -> object_store::Result<Option<Vec<u8>>> {
+    async fn index(&self, segment: &Digest, n_bytes: u64) -> object_store::Result<Option<Vec<u8>>> {
         let path = self.path(segment);
-        let options = GetOptions {
-            range: Some(GetRange::Suffix(END as u64)),
-            ..GetOptions::default()
-        };
-        let got = self.store.get_opts(&path, options).await?;
-        let n_bytes = got.meta.size;
-        let last = got.bytes().await?;
-        let Some(index) = index_of(&last, n_bytes) else {
+        // Not all stores know the last bytes of a file whose size they are not told.
+        let Some(end) = n_bytes.checked_sub(END as u64) else {
             return Ok(None);
         };
-        Ok(Some(self.store.get_range(&path, index).await?.to_vec()))
+        let last = self.store.get_range(&path, end..n_bytes).await?;
+        match index_of(&last, n_bytes).filter(|index| !index.is_empty()) {
+            Some(index) => Ok(Some(self.store.get_range(&path, index).await?.to_vec())),
+            None => Ok(None),
+        }
     }
 
-    /// Parts of a segment.
-    pub(super) fn ranges(&self, segment: &Digest, ranges: &[Range<u64>]) -> Result<Vec<impl AsRef<[u8]> + use<>>> {
+    /// Parts of a segment; none if it is no longer there.
+    pub(super) fn ranges(
+        &self,
+        segment: &Digest,
+        ranges: &[Range<u64>],
+    ) -> Result<Option<Vec<impl AsRef<[u8]> + use<>>>> {
         let path = self.path(segment);
-        let got = self.runtime.block_on(self.store.get_ranges(&path, ranges));
-        got.map_err(|error| self.failed(error))
+        self.unless_gone(self.runtime.block_on(self.store.get_ranges(&path, ranges)))
     }
 
-    /// A whole segment.
-    pub(super) fn get(&self, segment: &Digest) -> Result<Vec<u8>> {
+    /// A whole segment, if it is still there.
+    pub(super) fn get(&self, segment: &Digest) -> Result<Option<Vec<u8>>> {
         let path = self.path(segment);
-        let got = async { self.store.get(&path).await?.bytes().await };
-        let bytes = self.runtime.block_on(got).map_err(|error| self.failed(error))?;
-        Ok(bytes.to_vec())
+        let got = async { Ok(self.store.get(&path).await?.bytes().await?.to_vec()) };
+        self.unless_gone(self.runtime.block_on(got))
+    }
+
+    fn unless_gone<T>(&self, got: object_store::Result<T>) -> Result<Option<T>> {
+        match got {
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            other => other.map(Some).map_err(|error| self.failed(error)),
+        }
     }
 
     /// Adds a segment.
@@ -173,6 +184,11 @@ impl Remote {
             self.url,
             segment.short()
         );
+    }
+
+    /// Goes on without it, for a reason that was told.
+    pub(super) fn lose_quietly(&self) {
+        self.is_lost.store(true, Ordering::Relaxed);
     }
 
     /// Goes on without it.

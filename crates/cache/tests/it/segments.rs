@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use luthier_artifact::Digest;
+use luthier_artifact::{Digest, FeatureTable};
 use luthier_cache::{Cache, DryRun, Error, GcLimits, Remote};
-use ndarray::array;
+use ndarray::{Array2, array};
 
 use crate::{DESCRIPTOR, Folder, features, files};
 
@@ -305,4 +305,43 @@ fn a_remote_that_is_none_is_named() {
     assert_eq!(count(&cache, 3), 0);
     store(&cache, 0..3);
     assert_eq!(count(&cache, 3), 3);
+}
+
+#[test]
+fn of_a_table_all_that_is_lost_is_forgotten_at_once() {
+    const N: usize = 3000;
+    let folder = Folder::new();
+    let cache = folder.open();
+    store(&cache, 0..N);
+    let images = images(N);
+    let table = FeatureTable {
+        labels: vec![0; N],
+        images: images.clone(),
+        features: Array2::from_shape_fn((N, 3), |(row, column)| [row as f32, 0.5, -1.0][column]),
+        classes: vec!["drum".into()],
+        ..crate::table()
+    };
+    let digest = cache.put_table(&table).unwrap();
+    for n in [7, 1500, 2999] {
+        folder.spoil(&[n as f32, 0.5, -1.0]);
+    }
+    let error = cache.table(&digest).unwrap().unwrap().load().unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error}");
+    let known = cache.feature_digests(&Digest::of(DESCRIPTOR), &images).unwrap();
+    assert_eq!(known.iter().filter(|vector| vector.is_none()).count(), 3);
+}
+
+/// As many as their owner's umask says may read them.
+#[cfg(unix)]
+#[test]
+fn segments_may_be_read_by_whom_other_files_may_be() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    let cache = folder.open();
+    let object = folder.object(cache.put(&crate::manifest("harp")).unwrap());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    store(&cache, 0..1);
+    assert_eq!(mode(&folder.segments()[0]), mode(&object));
+    drop(cache);
+    assert_eq!(mode(&folder.segments()[0]), mode(&object));
 }

@@ -569,3 +569,70 @@ fn a_cache_of_layout_1_is_refused_and_left_alone() {
     assert!(fs::read(folder.root.path().join("index.sqlite")).unwrap() == before);
     assert!(!folder.root.path().join("index.sqlite.damaged").exists());
 }
+
+#[test]
+fn gc_after_one_that_was_killed_before_it_removed_loses_nothing() {
+    let folder = Folder::new();
+    let [used, unused] = [b"used", b"not."].map(|name| Digest::of(name));
+    {
+        let cache = folder.open();
+        extract(&cache, "lute", &[unused]);
+        let (scanned, _) = scan(&cache, "harp");
+        let extracted = extract(&cache, "harp", &[used]);
+        cache.record_run("/project", &[scanned, extracted], REUSE).unwrap();
+    }
+    let before: Vec<(PathBuf, Vec<u8>)> = folder
+        .segments()
+        .into_iter()
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect();
+    folder.open().gc(&runs(1), DryRun::No, &()).unwrap();
+    for n_gcs in 0..3 {
+        // What it has made is there, and what it has made that of.
+        before.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+        let cache = folder.open();
+        cache.gc(&runs(1), DryRun::No, &()).unwrap();
+        assert_eq!(features(&cache, &used, &images(), 2048).len(), 2, "{n_gcs}");
+        assert_eq!(features(&cache, &unused, &images(), 2048).len(), 0, "{n_gcs}");
+        assert_eq!(folder.segments().len(), 1, "{n_gcs}");
+    }
+}
+
+#[test]
+fn without_an_index_nothing_is_taken_for_unused() {
+    let folder = Folder::new();
+    let descriptor = Digest::of(DESCRIPTOR);
+    {
+        let cache = folder.open();
+        let (scanned, _) = scan(&cache, "harp");
+        let extracted = extract(&cache, "harp", &[descriptor]);
+        cache.record_run("/project", &[scanned, extracted], REUSE).unwrap();
+    }
+    fs::remove_file(folder.root.path().join("index.sqlite")).unwrap();
+    let cache = folder.open();
+    for refused in [
+        cache.gc(&runs(1), DryRun::No, &()).map(drop),
+        cache.prune_images(DryRun::No, GoneFolders::Forget, &()).map(drop),
+    ] {
+        assert!(matches!(refused, Err(Error::NothingRecorded { .. })), "{refused:?}");
+    }
+    assert_eq!(features(&cache, &descriptor, &images(), 2048).len(), 2);
+    assert_eq!(cache.gc(&runs(0), DryRun::No, &()).unwrap().features, 2);
+}
+
+/// It needs the lock that gc holds.
+#[test]
+fn gc_keeps_others_out_while_it_replaces_a_damaged_index() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let (scanned, _) = scan(&cache, "harp");
+    cache.record_run("/project", &[scanned], REUSE).unwrap();
+    folder.tamper("UPDATE execution SET stage = CAST(x'ff' AS TEXT)");
+    cache.gc(&runs(1), DryRun::No, &()).unwrap();
+    assert!(matches!(
+        folder.open().gc(&runs(1), DryRun::No, &()).unwrap_err(),
+        Error::InUse { .. }
+    ));
+    drop(cache);
+    folder.open().gc(&runs(1), DryRun::No, &()).unwrap();
+}

@@ -91,6 +91,10 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         let embed = |engine: &Engine<'_>| engine.embed_shard(&pipeline, &data, shard, &output_dir);
         let summary = with_engine(&cache, progress, embed)?;
         note_faster_precision(&settings, summary.embedded, progress);
+        // Where this machine's cache is gone with it, the push is all that comes of it.
+        if settings.cache_remote().is_some() {
+            cache.push()?;
+        }
         let reused = summary.images - summary.embedded - summary.skipped;
         outln!(
             "shard {shard}  {}: {} embedded, {reused} reused, {} skipped",
