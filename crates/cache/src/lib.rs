@@ -7,8 +7,8 @@
 //!
 //! | place in the folder | holds |
 //! |---|---|
-//! | `features/….segment` | features of single images; named by the blake3 digest of its index, never changed |
-//! | `features/….open` | features that a process is adding |
+//! | `segments/….segment` | features of single images; named by the blake3 digest of its index, never changed |
+//! | `segments/….open` | features that a process is adding |
 //! | `objects/ab/cdef…` | artifacts, each named by the blake3 digest of its bytes |
 //! | `index.sqlite` | executions, runs, what is known of files: all that is made again in seconds |
 //! | `lock` | held shared while the cache is open, exclusively to remove what is whole |
@@ -296,7 +296,7 @@ impl Cache {
             luthier_artifact::write_atomically(&ignore, b"*\n")?;
         }
         let index = Index::open(&folder.join("index.sqlite"), lock.clone())?;
-        let features = Segments::new(folder.join("features"), true);
+        let features = Segments::new(folder.join("segments"), true);
         if features.are_many_small()?
             && let Ok(_alone) = lock.exclusive()
             && let Err(error) = features.merge_small()
@@ -320,7 +320,7 @@ impl Cache {
         let below = match Index::open_read_only(&folder.join("index.sqlite")) {
             Ok(index) => Some(Below {
                 objects: Objects::new(folder.join("objects")),
-                features: Segments::new(folder.join("features"), false),
+                features: Segments::new(folder.join("segments"), false),
                 index,
                 lost: Mutex::default(),
             }),

@@ -204,7 +204,7 @@ impl Cache {
     /// caller must hold the lock exclusively.
     pub(super) fn left_over(&self) -> Result<Vec<PathBuf>> {
         let mut files = temporary(&self.folder)?;
-        files.extend(temporary(&self.folder.join("features"))?);
+        files.extend(temporary(&self.folder.join("segments"))?);
         files.extend(self.objects.temporary()?);
         Ok(files)
     }

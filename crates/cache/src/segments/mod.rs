@@ -40,7 +40,7 @@ const VERIFIED: usize = 4096;
 /// How much is gathered before it is written, where vectors are copied.
 const COPIED: usize = 4 << 20;
 
-/// The features in the folder `features` of a cache.
+/// The features in the folder `segments` of a cache.
 #[derive(Debug)]
 pub(crate) struct Segments {
     folder: PathBuf,

@@ -74,7 +74,7 @@ impl Remote {
                 Err(()) => url.to_owned(),
             },
             store,
-            folder: folder.join("features"),
+            folder: folder.join("segments"),
             runtime: runtime.map_err(|error| wrong(error.to_string()))?,
             is_lost: AtomicBool::new(false),
         })

@@ -43,7 +43,7 @@ impl Folder {
 
     /// The files that hold features.
     fn segments(&self) -> Vec<PathBuf> {
-        match self.root.path().join("features") {
+        match self.root.path().join("segments") {
             folder if folder.exists() => entries(&folder),
             _ => Vec::new(),
         }

@@ -42,14 +42,14 @@ fn killed(n: usize) -> Vec<(PathBuf, Vec<u8>)> {
     let cache = folder.open();
     store(&cache, 0..n);
     let mut files = files(folder.root.path());
-    files.retain(|(path, _)| path.starts_with("features"));
+    files.retain(|(path, _)| path.starts_with("segments"));
     assert_eq!(files.len(), 1);
     files
 }
 
 fn lay_out(path: &PathBuf, bytes: &[u8]) -> Folder {
     let folder = Folder::new();
-    fs::create_dir(folder.root.path().join("features")).unwrap();
+    fs::create_dir(folder.root.path().join("segments")).unwrap();
     fs::write(folder.root.path().join(path), bytes).unwrap();
     folder
 }

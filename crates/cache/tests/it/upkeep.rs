@@ -515,9 +515,9 @@ fn unfinished_files_of_dead_processes_are_removed_by_who_is_alone() {
     let left_over = [
         folder.root.path().join(".luthier-unfinished-abc"),
         object.with_file_name(".luthier-unfinished-def"),
-        folder.root.path().join("features/.luthier-unfinished-ghi"),
+        folder.root.path().join("segments/.luthier-unfinished-ghi"),
     ];
-    fs::create_dir_all(folder.root.path().join("features")).unwrap();
+    fs::create_dir_all(folder.root.path().join("segments")).unwrap();
     for path in &left_over {
         fs::write(path, "half").unwrap();
     }

@@ -344,7 +344,7 @@ fn what_is_damaged_in_a_cache_that_cannot_be_written_is_made_again_in_the_same_r
     let expected = outputs(&project);
     project.pipeline(&[]);
     let rows = fs::read(project.path("features/train_features.npy")).unwrap();
-    let segments = luthier_files(&project.path(".luthier/features"));
+    let segments = luthier_files(&project.path(".luthier/segments"));
     let segment = &segments[0];
     let mut bytes = fs::read(segment).unwrap();
     let part_of_last_row = &rows[rows.len() - 64..];

@@ -87,7 +87,7 @@ fn parts_of_which_two_are_killed_give_what_one_run_gives() {
         .collect();
     // Two of them go in the middle of it.
     let committed = |machine: &Machine<'_>| {
-        let cache = project.path(&machine.name).join(".luthier/features");
+        let cache = project.path(&machine.name).join(".luthier/segments");
         let files = if cache.exists() {
             crate::luthier_files(&cache)
         } else {

@@ -62,6 +62,7 @@ fn record_run(project: &Project, executions: &[Execution]) {
 fn copy_with_past(change: impl Fn(&mut Execution)) -> Project {
     let project = copy();
     fs::remove_file(project.path(".luthier/index.sqlite")).unwrap();
+    fs::remove_dir_all(project.path(".luthier/segments")).unwrap();
     let cache = Cache::open(&project.path(".luthier")).unwrap();
     let mut executions = BASE.1.clone();
     for execution in &mut executions {
@@ -869,7 +870,7 @@ fn times_are_judged_by_earlier_runs_that_compare() {
         stages.map(|stage| stage["estimated_seconds"].as_f64()).collect()
     };
     assert_eq!(estimates(&[]), [None; 9]);
-    // The index of this cache knows no features: all 18 images go through the network.
+    // This cache knows no features: all 18 images go through the network.
     let (features, classify, others) = (Some(7.0), Some(120.0), Some(0.25));
     let all = |extract, features, classify| {
         [
