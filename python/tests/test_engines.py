@@ -40,17 +40,17 @@ def heap(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Heap:
     extract = ["extract", "--unlabelled", folder, "--weights", weights, "--precision", "auto"]
     ran = run(*extract, cwd=cwd)
     assert ran.returncode == 0, ran.stderr
-    names = [row["file"] for row in json.loads((cwd / "features/features.json").read_text())["rows"]["train"]]
+    names = [row["file"] for row in json.loads((cwd / "features/features.json").read_text())["rows"]]
     expected = dict(zip((str(folder / name) for name in names), np.load(cwd / "features/features.npy"), strict=True))
     return Heap(folder, {"weights": weights, "precision": "auto"}, expected)
 
 
 def check_shared(heap: Heap, remote: Path, cwd: Path) -> None:
     """That a machine that has nothing finds what the workers have shared."""
-    extract = ["extract", "--unlabelled", heap.folder, "--weights", heap.settings["weights"], "--precision", "auto"]
-    ran = run(*extract, "--cache-remote", remote, cwd=cwd)
+    pipeline = ["pipeline", heap.folder, "--weights", heap.settings["weights"], "--precision", "auto", "--json"]
+    ran = run(*pipeline, "--cache-remote", remote, cwd=cwd)
     assert ran.returncode == 0, ran.stderr
-    assert " 0 embedded, " in ran.stderr, ran.stderr
+    assert json.loads(ran.stdout)["images"]["embedded"] == 0, ran.stderr
 
 
 def check(found: dict[str, object], heap: Heap) -> None:

@@ -22,7 +22,7 @@ pub enum Need {
     Photographs,
     /// torchvision's features of these photographs, and scikit-learn's results.
     Reference,
-    /// A Python with numpy, safetensors, Pillow, onnx, onnxruntime and jsonschema.
+    /// A Python with numpy, safetensors, Pillow, onnx, onnxruntime, jsonschema and moto.
     Python,
     /// The npm package onnxruntime-web.
     OnnxRuntimeWeb,
@@ -69,7 +69,7 @@ impl Need {
             Need::Photographs => "set LUTHIER_TEST_DATA to the folder that holds music10",
             Need::Reference => "set LUTHIER_TEST_REFERENCE to the folder that holds music10-split.tsv",
             Need::Python => {
-                "set LUTHIER_TEST_PYTHON to a Python with numpy, safetensors, Pillow, onnx, onnxruntime and jsonschema"
+                "set LUTHIER_TEST_PYTHON to a Python with numpy, safetensors, Pillow, onnx, onnxruntime, jsonschema and moto"
             }
             Need::OnnxRuntimeWeb => "set LUTHIER_TEST_ONNXRUNTIME_WEB to the folder of the npm package onnxruntime-web",
             Need::Strace => "install strace, and allow tracing processes",
