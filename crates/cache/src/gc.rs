@@ -118,12 +118,12 @@ impl Cache {
     /// Removes what no kept run used, and what dead processes left behind.
     ///
     /// # Errors
-    /// [`Error::NothingRecorded`](crate::Error::NothingRecorded) if there are features, and no run is known that could have
+    /// [`Error::NothingRecorded`] if there are features, and no run is known that could have
     /// used them: the index was lost. To keep 0 runs removes them all the same.
-    /// [`Error::InUse`](crate::Error::InUse) if another process has the cache open: it may be about
-    /// to name what it stored. [`Error::File`](crate::Error::File) or
-    /// [`Error::Index`](crate::Error::Index) if something cannot be read or removed.
-    /// [`Error::Interrupted`](crate::Error::Interrupted) soon after the observer says so; then only
+    /// [`Error::InUse`] if another process has the cache open: it may be about
+    /// to name what it stored. [`Error::File`] or
+    /// [`Error::Index`] if something cannot be read or removed.
+    /// [`Error::Interrupted`] soon after the observer says so; then only
     /// a part of what no kept run used is removed.
     pub fn gc(&self, limits: &GcLimits, dry_run: DryRun, observer: &dyn Observer) -> Result<GcReport> {
         self.check_writable()?;
