@@ -25,8 +25,8 @@
 //! - A row names an object only after the object is synced.
 //! - Whatever is read is checked against its digest or checksum. What does not agree is a warning
 //!   and a miss: the stage that makes it runs again.
-//! - What was stored before a crash is there after it. A power cut can undo the last seconds, and
-//!   never damages the index.
+//! - What was stored before a process was killed is there after it. A power cut can undo what the
+//!   system had not written to the disk, and never damages the index.
 //!
 //! # Many processes
 //!
