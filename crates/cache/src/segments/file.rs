@@ -249,9 +249,14 @@ fn seal(path: &Path, mut file: &File, end: u64, records: &[Record]) -> Result<Op
     rename(path, &digest)
 }
 
+/// The name of the file of a sealed segment, by the digest of its index.
+pub(super) fn sealed_name(digest: &Digest) -> String {
+    format!("{digest}.{SEALED}")
+}
+
 /// Gives a segment the name that its index has.
 fn rename(path: &Path, digest: &Digest) -> Result<Option<PathBuf>> {
-    let sealed = path.with_file_name(format!("{digest}.{SEALED}"));
+    let sealed = path.with_file_name(sealed_name(digest));
     match fs::rename(path, &sealed) {
         // Another process has done it.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

@@ -338,13 +338,14 @@ impl Known {
     /// Whether a row is kept where another says what is of use, and its twins are not.
     pub(super) fn is_kept(&self, place: u32, is_kept: &dyn Fn(&StoredFeature) -> bool) -> bool {
         let row = &self.rows[place as usize];
-        let stored = self.stored(row);
+        let stored = self.stored(place);
         let is_same = |other: u32| other != place && self.rows[other as usize].vector == row.vector;
         let is_twin = !stored.is_loose() && self.of_image(row.descriptor, &row.image).is_some_and(is_same);
         !is_twin && is_kept(&stored)
     }
 
-    pub(super) fn stored(&self, row: &Row) -> StoredFeature {
+    pub(super) fn stored(&self, place: u32) -> StoredFeature {
+        let row = &self.rows[place as usize];
         StoredFeature {
             descriptor: self.descriptors[row.descriptor as usize],
             image: row.image,

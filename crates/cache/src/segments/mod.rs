@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use file::{Batch, LOOSE, SEALED, Writer, records_of, sealed_records};
+use file::{Batch, LOOSE, SEALED, Writer, records_of, sealed_name, sealed_records};
 pub(crate) use known::StoredFeature;
 use known::{Known, Row, Segment, named};
 use luthier_artifact::{Digest, Observer, entries, remove, vector_bytes, write_atomically};
@@ -285,11 +285,7 @@ impl Segments {
     fn pull_indexes(&self, known: &mut Known, remote: &Remote) -> Result<HashMap<Digest, u64>> {
         let folder = self.folder.join("remote");
         let kept = |segment: &Digest| folder.join(format!("{segment}.index"));
-        let here = |segment: &Digest| {
-            known
-                .paths
-                .contains_key(&self.folder.join(format!("{segment}.{SEALED}")))
-        };
+        let here = |segment: &Digest| known.paths.contains_key(&self.folder.join(sealed_name(segment)));
         let segments: HashMap<Digest, u64> = remote.segments()?.into_iter().collect();
         let mut indexes: Vec<(Digest, Vec<u8>)> = Vec::new();
         let mut unknown = Vec::new();
@@ -320,6 +316,12 @@ impl Segments {
             records.iter().for_each(|record| known.add(place, record));
         }
         Ok(segments)
+    }
+
+    /// Looks up what the remote has now, whatever it had before.
+    fn pull_indexes_again(&self, known: &mut Known, remote: &Remote) -> Result<HashMap<Digest, u64>> {
+        known.forget_remote();
+        self.pull_indexes(known, remote)
     }
 
     /// Ends the segment of this process. It is pushed if it has what the remote lacks, and so are those of dead processes.
@@ -356,8 +358,7 @@ impl Segments {
             return Ok(Copied::default());
         };
         let known = &mut state.known;
-        known.forget_remote();
-        let pushed = self.pull_indexes(known, remote)?;
+        let pushed = self.pull_indexes_again(known, remote)?;
         let is_new = |place: &usize| {
             let Segment { path, scanned, .. } = &known.segments[*place];
             let is_there = named(path).is_some_and(|segment| pushed.contains_key(&segment));
@@ -375,8 +376,7 @@ impl Segments {
             return Ok(Copied::default());
         };
         let known = &mut state.known;
-        known.forget_remote();
-        self.pull_indexes(known, remote)?;
+        self.pull_indexes_again(known, remote)?;
         let mut copied = Copied::default();
         for place in 0..known.segments.len() {
             let is_remote = known.segments[place].remote.is_some();
@@ -400,7 +400,7 @@ impl Segments {
         let Some(bytes) = remote.get(&segment)? else {
             return Ok(None);
         };
-        let path = self.folder.join(format!("{segment}.{SEALED}"));
+        let path = self.folder.join(sealed_name(&segment));
         write_atomically(&path, &bytes)?;
         known.read_segment(&path, true)?;
         Ok(Some(bytes.len() as u64))
@@ -412,7 +412,7 @@ impl Segments {
         let known = &state.known;
         let is_here = |&row: &u32| known.is_of_image(row) && !known.is_remote(row);
         let of_images = (0..known.rows.len() as u32).filter(is_here);
-        Ok(of_images.map(|row| known.stored(&known.rows[row as usize])).collect())
+        Ok(of_images.map(|row| known.stored(row)).collect())
     }
 
     /// How many segments there are, and their size in bytes.
@@ -524,28 +524,24 @@ impl Segments {
         is_kept: &dyn Fn(&StoredFeature) -> bool,
         observer: &dyn Observer,
     ) -> Result<()> {
-        let kept_of = |known: &Known, place: usize| {
+        let kept_of = |&place: &usize| {
             let mut rows = known.rows_in(place);
             rows.retain(|row| known.is_kept(*row, is_kept));
-            rows
+            (place, rows)
         };
+        let mut kept: Vec<(usize, Vec<u32>)> = segments.iter().map(kept_of).collect();
         // Those that are of no use first: on a full disk they make room for the others.
-        let (useless, others): (Vec<usize>, Vec<usize>) =
-            segments.iter().partition(|&&place| kept_of(known, place).is_empty());
-        for place in useless.into_iter().chain(others) {
-            let rows = kept_of(known, place);
+        kept.sort_by_key(|(_, rows)| !rows.is_empty());
+        for (place, rows) in kept {
             let mut batch = Batch::default();
             for rows in rows.chunks(VERIFIED) {
                 go_on(observer)?;
-                let asked: Vec<(usize, u32)> = rows.iter().map(|&row| (row as usize, row)).collect();
-                let of_row = |row: usize| (known.rows[row].descriptor, known.rows[row].image);
-                let keys: HashMap<usize, (u32, Digest)> =
-                    rows.iter().map(|&row| (row as usize, of_row(row as usize))).collect();
-                let descriptors = known.descriptors.clone();
+                let asked: Vec<(usize, u32)> = rows.iter().copied().enumerate().collect();
+                let stored: Vec<StoredFeature> = rows.iter().map(|&row| known.stored(row)).collect();
                 let mut done = Ok(());
-                let (_, failure) = known.read(&asked, &mut |row, bytes| {
-                    let (descriptor, image) = keys[&row];
-                    batch.push(descriptors[descriptor as usize], image, bytes);
+                let (_, failure) = known.read(&asked, &mut |place, bytes| {
+                    let StoredFeature { descriptor, image, .. } = stored[place];
+                    batch.push(descriptor, image, bytes);
                     if batch.n_bytes() > COPIED && done.is_ok() {
                         done = rewriting.copy(&self.folder, std::mem::take(&mut batch));
                     }

@@ -17,7 +17,7 @@ use object_store::{ClientConfigKey, ClientOptions, ObjectStore, ObjectStoreExt a
 use tokio::runtime::Runtime;
 use url::Url;
 
-use super::file::{END, SEALED, index_of};
+use super::file::{END, SEALED, index_of, sealed_name};
 use crate::{Error, Result};
 
 /// How long a request may take, and the making of a connection.
@@ -168,7 +168,7 @@ impl Remote {
     }
 
     fn path(&self, segment: &Digest) -> StorePath {
-        self.folder.clone().join(format!("{segment}.{SEALED}"))
+        self.folder.clone().join(sealed_name(segment))
     }
 
     fn failed(&self, source: object_store::Error) -> Error {

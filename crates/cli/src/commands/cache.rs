@@ -179,16 +179,12 @@ pub(crate) fn run(command: Command, progress: &Progress) -> Result<ExitCode> {
         }
         Command::Push(arguments) => {
             let remote = remote_of(&arguments)?;
-            let copied = Cache::open(&arguments.settings().cache_dir())?
-                .with_remote(remote)
-                .push()?;
+            let copied = open(&arguments)?.with_remote(remote).push()?;
             print(&arguments, &copied, |copied| describe_copied("pushed", copied))
         }
         Command::Pull(arguments) => {
             let remote = remote_of(&arguments)?;
-            let copied = Cache::open(&arguments.settings().cache_dir())?
-                .with_remote(remote)
-                .pull()?;
+            let copied = open(&arguments)?.with_remote(remote).pull()?;
             print(&arguments, &copied, |copied| describe_copied("pulled", copied))
         }
         Command::Verify(arguments) => print(&arguments, &open(&arguments)?.verify(progress)?, describe_check),
