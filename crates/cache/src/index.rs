@@ -686,7 +686,7 @@ fn renew(path: &Path, lock: &Lock, cause: &rusqlite::Error) -> Result<Connection
     let _alone = match lock.exclusive() {
         Err(Error::InUse { .. }) => {
             tracing::warn!(
-                "{}: damaged ({cause}); another process has it open, so this one goes on without it: \
+                "{}: damaged ({cause}); another process has it open, so this process goes on without it: \
                  stages run again, features are found",
                 path.display()
             );

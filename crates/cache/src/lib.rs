@@ -49,13 +49,14 @@
 //!
 //! - A process adds to one segment, which it holds locked. Each batch of images is one write: from
 //!   then on, a killed process has stored it. Other processes read it at once.
-//! - A segment that grows beyond 256 MiB is sealed, and so is one whose process ends: it gets an
-//!   index of its records, is synced, and renamed to the digest of that.
+//! - A segment is sealed when it grows beyond 256 MiB, and when its process ends. It gets an index
+//!   of its records. It is synced, and renamed to the digest of the index.
 //! - The segment of a process that was killed is no longer locked. Whoever looks for features next
 //!   seals it, with all whole records.
-//! - What is where is read from the segments' indexes, once a process, at the first question.
+//! - A process reads the indexes of all segments at its first question. From then on it knows where
+//!   every vector lies, and looks for new segments at each question.
 //! - Many small segments are merged when a process opens the cache and no other has it open. `gc`
-//!   writes what it keeps to new segments, and then removes the old ones.
+//!   writes what it keeps to new segments, and then removes the old segments.
 //!
 //! If a vector is lost, the cache forgets it, and the table that was being read. The stage that
 //! makes the table then runs again, and the vector is stored once more, elsewhere. `verify` writes

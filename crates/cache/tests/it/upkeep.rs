@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use luthier_artifact::{Digest, FileStat, Key, Observer, Task};
@@ -620,6 +620,23 @@ fn without_an_index_nothing_is_taken_for_unused() {
     assert_eq!(cache.gc(&runs(0), DryRun::No, &()).unwrap().features, 2);
 }
 
+/// Looks whether another process could open the cache, each time that it is asked.
+struct Stranger {
+    lock: PathBuf,
+    has_entered: AtomicBool,
+}
+
+impl Observer for Stranger {
+    fn task(&self, _: &str, _: u64) -> Box<dyn Task + '_> {
+        Box::new(())
+    }
+    fn is_interrupted(&self) -> bool {
+        let entered = fs::File::open(&self.lock).unwrap().try_lock_shared().is_ok();
+        self.has_entered.fetch_or(entered, Ordering::Relaxed);
+        false
+    }
+}
+
 /// It needs the lock that gc holds.
 #[test]
 fn gc_keeps_others_out_while_it_replaces_a_damaged_index() {
@@ -628,7 +645,13 @@ fn gc_keeps_others_out_while_it_replaces_a_damaged_index() {
     let (scanned, _) = scan(&cache, "harp");
     cache.record_run("/project", &[scanned], REUSE).unwrap();
     folder.tamper("UPDATE execution SET stage = CAST(x'ff' AS TEXT)");
-    cache.gc(&runs(1), DryRun::No, &()).unwrap();
+    let stranger = Stranger {
+        lock: folder.root.path().join("lock"),
+        has_entered: AtomicBool::new(false),
+    };
+    let report = cache.gc(&runs(1), DryRun::No, &stranger).unwrap();
+    assert!(report.left_over_files > 0, "the damaged index was not replaced");
+    assert!(!stranger.has_entered.into_inner());
     assert!(matches!(
         folder.open().gc(&runs(1), DryRun::No, &()).unwrap_err(),
         Error::InUse { .. }

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::{Project, assert_same, photo, results, snapshot};
+use crate::{PIPELINE, Project, Ran, assert_same, photo, results, snapshot};
 
 /// The stages' statuses in order, for example `scan ran, extract fresh`.
 fn statuses(outcome: &Value) -> String {
@@ -366,4 +366,20 @@ fn the_cache_counts_verifies_and_shrinks() {
     fs::write(path, &bytes[1..]).unwrap();
     assert_eq!(json(&["verify"])["damaged_objects"], 1);
     assert_eq!(json(&["verify"])["damaged_objects"], 0);
+}
+
+/// Other instructions sum up in another order, so that the last bits differ.
+#[test]
+fn features_are_of_the_instructions_that_compute_them() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let embedded = |limit: Option<&str>| {
+        let mut command = project.command(&[&PIPELINE[..], &["--json"]].concat());
+        command
+            .env_remove("ONEDNN_MAX_CPU_ISA")
+            .envs(limit.map(|limit| ("ONEDNN_MAX_CPU_ISA", limit)));
+        let ran = Ran::of(command.output().unwrap()).ok();
+        serde_json::from_str::<Value>(&ran.stdout).unwrap()["images"]["embedded"].clone()
+    };
+    assert_eq!([None, Some("SSE41"), Some("SSE41"), None].map(embedded), [0, 18, 0, 0]);
 }
