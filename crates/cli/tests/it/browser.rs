@@ -556,10 +556,10 @@ pub(crate) fn answer_of_example(address: &str, photograph: &Path) -> Option<Stri
 /// The file that is asked about, or nothing.
 const ASKED: &str = "document.getElementById('item').hidden ? '' : document.querySelector('#pictures bdi').textContent";
 
-/// Whether a photograph is on the screen, or none is left.
+/// Whether a photograph is on the screen, or none is left. A key counts only once the page has heard that it is loaded.
 const IS_SHOWN: &str = "(document.getElementById('item').hidden
     ? document.getElementById('status').textContent.startsWith('Nothing')
-    : document.querySelector('#pictures img').complete)";
+    : document.querySelector('#pictures img').complete && unseen === 0)";
 
 /// Answers questions on the page of `luthier label` or `luthier review` by keyboard, until `n` are answered or none is left;
 /// how long it took each time until the next was on the screen. `truth` tells the class of a file. `None` without a browser.
@@ -574,6 +574,8 @@ pub(crate) fn answer_questions(
     let mut taken = Vec::new();
     wait(&mut browser, IS_SHOWN);
     while taken.len() < n {
+        // People take longer to look than a model takes to train.
+        wait(&mut browser, "!session.is_training");
         let asked = browser.words(ASKED);
         if asked.is_empty() {
             break;
@@ -661,7 +663,7 @@ pub(crate) fn compare_copies(address: &str) -> Option<()> {
     let is_shown = |n: usize| {
         format!(
             "document.querySelectorAll('#pictures img').length === {n}
-             && [...document.querySelectorAll('#pictures img')].every((image) => image.complete)"
+             && [...document.querySelectorAll('#pictures img')].every((image) => image.complete) && unseen === 0"
         )
     };
     let words = "document.getElementById('why').textContent";
