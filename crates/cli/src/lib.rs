@@ -75,6 +75,7 @@ struct Cli {
 enum Command {
     Pipeline(commands::pipeline::Arguments),
     Extract(commands::extract::Arguments),
+    Moments(commands::moments::Arguments),
     Train(commands::train::Arguments),
     Evaluate(commands::evaluate::Arguments),
     Runs(commands::runs::Arguments),
@@ -160,7 +161,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     };
     terminal::show_messages(verbosity);
     terminal::catch_interrupts(match command {
-        Command::Pipeline(_) | Command::Extract(_) | Command::Label(_) | Command::Review(_) => {
+        Command::Pipeline(_) | Command::Extract(_) | Command::Moments(_) | Command::Label(_) | Command::Review(_) => {
             Stopping::StoresWhatIsDone
         }
         _ => Stopping::Stops,
@@ -169,6 +170,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match command {
         Command::Pipeline(arguments) => commands::pipeline::run(arguments, &progress),
         Command::Extract(arguments) => commands::extract::run(arguments, &progress),
+        Command::Moments(arguments) => commands::moments::run(arguments, &progress),
         Command::Train(arguments) => commands::train::run(arguments, &progress),
         Command::Evaluate(arguments) => commands::evaluate::run(arguments, &progress),
         Command::Runs(arguments) => commands::runs::run(arguments, &progress),

@@ -121,6 +121,9 @@ fn way_out_of_library(error: &luthier::Error) -> Option<String> {
             "name the classes when you extract: one folder per class, --labels or --class-from"
         }
         Error::FeaturesFile { .. } => "run luthier extract again",
+        Error::Moments { .. } => {
+            "run luthier moments for each part, with the settings of the features and with the same number of parts"
+        }
         Error::MixedFeatures { .. } => {
             "run luthier extract again; to use features that you have changed, remove \"digests\" from features.json"
         }

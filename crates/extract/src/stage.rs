@@ -183,12 +183,17 @@ impl ExtractConfig {
     /// # Errors
     /// Those of [`Extractor::load`] and [`Extractor::embed`], and [`Error::EmptyClass`].
     pub fn run(&self, context: &ExtractContext<'_>) -> Result<Extraction> {
-        let &ExtractContext {
-            source,
-            manifest,
-            cache,
-            ..
-        } = context;
+        let extraction = self.run_on_part(context)?;
+        check_classes(context.source, context.manifest, &extraction.skipped)?;
+        Ok(extraction)
+    }
+
+    /// [`run`](ExtractConfig::run) on a part of a data set, in which a class may have no image that can be read.
+    ///
+    /// # Errors
+    /// Those of [`Extractor::load`] and [`Extractor::embed`].
+    pub fn run_on_part(&self, context: &ExtractContext<'_>) -> Result<Extraction> {
+        let &ExtractContext { manifest, cache, .. } = context;
         let ExtractConfig { extractor } = self;
         let keys = extractor.keys()?;
         let expected = weights_of(&keys);
@@ -209,7 +214,6 @@ impl ExtractConfig {
         for (place, vector) in without_row.into_iter().zip(made) {
             vectors[place] = vector;
         }
-        check_classes(source, manifest, &skipped)?;
         let features = Known {
             images: &digests,
             vectors: &vectors,

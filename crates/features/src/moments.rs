@@ -49,11 +49,7 @@ impl Moments {
         if n == 0 {
             return Err(Error::TooFewRows { expected: 1, found: 0 });
         }
-        let mut moments = Moments {
-            n_rows: 0,
-            mean: Array1::zeros(d),
-            comoments: (0..d).map(|row| vec![0.0; d - row]).collect(),
-        };
+        let mut moments = Moments::of_no_rows(d);
         let mut centred = vec![P::zero(); n.min(BLOCK) * d];
         let mut products = Array2::from_elem((d, d), P::zero());
         for_each_block(rows, |_, x| {
@@ -75,6 +71,37 @@ impl Moments {
             Ok(())
         })?;
         Ok(moments)
+    }
+
+    /// The moments of no rows, of `d` features.
+    pub fn of_no_rows(d: usize) -> Self {
+        Moments {
+            n_rows: 0,
+            mean: Array1::zeros(d),
+            comoments: (0..d).map(|row| vec![0.0; d - row]).collect(),
+        }
+    }
+
+    /// Moments from their parts: the number of rows, the means, `[d]`, and what [`comoments`](Moments::comoments) gives.
+    /// `None` if these do not fit together.
+    pub fn from_parts(n_rows: usize, mean: Array1<f64>, comoments: &[f64]) -> Option<Self> {
+        let (d, mut rest) = (mean.len(), comoments);
+        let mut triangle = Vec::with_capacity(d);
+        for row in 0..d {
+            let (first, others) = rest.split_at_checked(d - row)?;
+            triangle.push(first.to_vec());
+            rest = others;
+        }
+        rest.is_empty().then_some(Moments {
+            n_rows,
+            mean,
+            comoments: triangle,
+        })
+    }
+
+    /// `Σ (x - mean)(x - mean)ᵀ`, `[d (d + 1) / 2]`: the upper triangle, row by row.
+    pub fn comoments(&self) -> Array1<f64> {
+        self.comoments.iter().flatten().copied().collect()
     }
 
     /// How many bytes the moments of rows with `d` features take.
@@ -102,6 +129,9 @@ impl Moments {
                 expected: self.n_features(),
                 found: other.n_features(),
             });
+        }
+        if other.n_rows == 0 {
+            return Ok(());
         }
         self.merge_parts(other.n_rows, &other.mean, |row, sums| {
             sums.iter_mut()
@@ -157,7 +187,7 @@ impl Moments {
     }
 
     /// The means of the columns, `[d]`.
-    pub(crate) fn mean(&self) -> &Array1<f64> {
+    pub fn mean(&self) -> &Array1<f64> {
         &self.mean
     }
 }
@@ -165,6 +195,39 @@ impl Moments {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_add_up_to_the_whole_and_come_back_from_their_numbers() {
+        let x = Array2::from_shape_fn((BLOCK + 900, 7), |(row, column)| {
+            ((row * (column + 3) * 7919) % 1009) as f64 * 10f64.powi(2 * column as i32 - 5) + 1e3
+        });
+        let whole = Moments::of(x.view()).unwrap();
+        let mut sum = Moments::of_no_rows(7);
+        for part in [0..1, 1..1, 1..1000, 1000..BLOCK + 900] {
+            let part = match part.is_empty() {
+                true => Moments::of_no_rows(7),
+                false => Moments::of(x.slice(s![part, ..])).unwrap(),
+            };
+            let comoments = part.comoments();
+            let read = Moments::from_parts(part.n_rows(), part.mean().clone(), comoments.as_slice().unwrap()).unwrap();
+            assert_eq!(read, part);
+            sum.merge(&read).unwrap();
+        }
+        assert_eq!(sum.n_rows(), whole.n_rows());
+        assert!((sum.mean() / whole.mean() - 1.0).iter().all(|off| off.abs() < 1e-14));
+        let scale = whole.scaler().scale * (whole.n_rows() as f64).sqrt();
+        for row in 0..7 {
+            for column in row..7 {
+                let off = sum.comoments[row][column - row] - whole.comoments[row][column - row];
+                assert!(
+                    (off / (scale[row] * scale[column])).abs() < 1e-13,
+                    "{row}, {column}: {off:e}"
+                );
+            }
+        }
+        assert_eq!(Moments::from_parts(1, Array1::zeros(3), &[0.0; 5]), None);
+        assert_eq!(Moments::from_parts(1, Array1::zeros(3), &[0.0; 7]), None);
+    }
 
     #[test]
     fn products_in_f32_add_up_to_those_in_f64() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use luthier_artifact::{
-    Artifact as _, Content, Digest, ImageRows, Key, ManifestEntry, Observer, Split, file_names, folder_of,
+    Artifact as _, Content, Digest, ImageRows, Key, Manifest, ManifestEntry, Observer, Split, file_names, folder_of,
 };
 use luthier_cache::{Cache, Reuse};
 use luthier_classify::{ChooseC, ClassifyConfig, HeldOutPredictions, Model};
@@ -20,6 +20,7 @@ use crate::estimate;
 use crate::export::{self, HELD_OUT_FILE, MODEL_FILE, PAGE_FILE, RowNames};
 use crate::features_folder::{self, FeaturesJson, ReadHashes, ReadTable, places};
 use crate::history::{EarlierRun, PastRun};
+use crate::moments_folder;
 use crate::pipeline::{self, Data, Made, OutputFolders, Pipeline};
 use crate::reason::Reasons;
 use crate::report;
@@ -151,6 +152,17 @@ pub struct ShardSummary {
     pub skipped: usize,
 }
 
+/// What taking the moments of a part gave.
+#[derive(Clone, Debug)]
+pub struct MomentsSummary {
+    /// The file.
+    pub path: PathBuf,
+    /// How many rows they are of, one for each file of a training image.
+    pub n_rows: usize,
+    /// How many images could not be decoded.
+    pub skipped: usize,
+}
+
 /// What a run would do.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
@@ -189,6 +201,8 @@ pub struct TrainConfig {
     pub features: FeaturesConfig,
     /// How the model is fitted.
     pub classify: ClassifyConfig,
+    /// A folder of [moments](Engine::moments) that scaler and components are fitted to; `None` for the training features.
+    pub moments: Option<PathBuf>,
 }
 
 /// The settings that `evaluate` needs.
@@ -371,6 +385,28 @@ impl Engine<'_> {
         })
     }
 
+    /// Scans, embeds the training images of one part, and writes the moments of their features to a folder, in a file of
+    /// the part's own.
+    ///
+    /// # Errors
+    /// Those of the stages.
+    pub fn moments(&self, pipeline: &Pipeline, data: &Data, shard: Shard, folder: &Path) -> Result<MomentsSummary> {
+        make_folder(folder)?;
+        retry(|| {
+            let mut runner = self.runner(folder, Purpose::Run)?;
+            let (scan, _) = pipeline.scan(data, &mut runner)?;
+            let mut entries = shard.of(&scan.manifest).entries;
+            entries.retain(|entry| entry.split == Split::Train);
+            let (moments, extractor, skipped) = pipeline.moments(data, &Manifest::new(entries), &runner)?;
+            runner.finish()?;
+            Ok(MomentsSummary {
+                path: moments_folder::write(folder, shard, &extractor, &moments)?,
+                n_rows: moments.n_rows(),
+                skipped: skipped.0.len(),
+            })
+        })
+    }
+
     /// Embeds the images and begins a session about them. Decisions are read from the file `decisions` and written to it.
     /// With the session come the files that could not be read.
     ///
@@ -450,8 +486,8 @@ impl Engine<'_> {
     /// model.
     ///
     /// # Errors
-    /// [`Error::NoFeatures`], [`Error::FeaturesFile`] and [`Error::MixedFeatures`] if the features cannot be used, and
-    /// those of the stages.
+    /// [`Error::NoFeatures`], [`Error::FeaturesFile`] and [`Error::MixedFeatures`] if the features cannot be used,
+    /// [`Error::Moments`] if the moments cannot, and those of the stages.
     pub fn train(&self, config: &TrainConfig, features: &Path, models: &Path) -> Result<(PathBuf, Model)> {
         let folder = FeaturesFolder::open(features)?;
         let train = folder.table(Split::Train)?;
@@ -462,6 +498,10 @@ impl Engine<'_> {
         };
         let looks = match looks {
             Some(hashes) => Some((folder.table(Split::Test)?, hashes)),
+            None => None,
+        };
+        let moments = match &config.moments {
+            Some(moments) => Some(moments_folder::read(moments, &train.rows.extractor)?),
             None => None,
         };
         make_folder(models)?;
@@ -481,7 +521,10 @@ impl Engine<'_> {
                 None => None,
             };
             let file_of = |split, image: &Digest| folder.json.file_of(split, image);
-            let projection = pipeline::features(&config.features, stored, &file_of, &mut runner)?;
+            let projection = match &moments {
+                Some(moments) => pipeline::features_of_moments(&config.features, moments.clone(), &mut runner)?,
+                None => pipeline::features(&config.features, stored, &file_of, &mut runner)?,
+            };
             let trained = pipeline::classify(&config.classify, stored, projection, duplicates.as_ref(), &mut runner)?;
             let path = export::model(self.cache, models, trained)?;
             runner.finish()?;

@@ -103,6 +103,16 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A folder or file of moments that does not hold what it should.
+    #[error("{}: expected {expected}, found {found}", path.display())]
+    Moments {
+        /// The folder or file.
+        path: PathBuf,
+        /// What was expected.
+        expected: String,
+        /// What was there instead.
+        found: String,
+    },
     /// Unreadable images, where the caller wants none.
     #[error("{} cannot be read; the first: {first}", counted(n, "image"))]
     UnreadableImages {

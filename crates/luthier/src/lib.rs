@@ -34,6 +34,7 @@ mod export;
 mod features_folder;
 mod history;
 mod model_card;
+mod moments_folder;
 mod pipeline;
 mod predictor;
 mod reason;
@@ -50,8 +51,8 @@ pub mod words;
 
 pub use arrivals::Arrivals;
 pub use engine::{
-    Engine, ExtractSummary, ImageCounts, JudgeConfig, OutputPaths, PipelineSummary, Plan, PlannedStage, ShardSummary,
-    TestFigures, TrainConfig,
+    Engine, ExtractSummary, ImageCounts, JudgeConfig, MomentsSummary, OutputPaths, PipelineSummary, Plan, PlannedStage,
+    ShardSummary, TestFigures, TrainConfig,
 };
 pub use error::{Error, Result};
 pub use estimate::About;

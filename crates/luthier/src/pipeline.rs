@@ -7,19 +7,22 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use luthier_artifact::{Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, Manifest, Split};
+use luthier_artifact::{Content, Digest, ExtractorInfo, FeatureRows, ImageRows, Key, Manifest, ReadRows, Split};
 use luthier_cache::Cache;
 use luthier_classify::{ChooseC, Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
 use luthier_eval::{
     DuplicatesConfig, EvaluateConfig, Evaluation, HeldOutImages, LookAlikes, MapConfig, NeighboursConfig, Predictions,
     Suspect, Suspects, SuspectsConfig,
 };
-use luthier_extract::{DataSource, ExtractConfig, ExtractContext, Rehash, Scan, SkippedImages, WeightsStore, scan};
-use luthier_features::{FeaturesConfig, Projection};
+use luthier_extract::{
+    DataSource, ExtractConfig, ExtractContext, Extraction, Rehash, Scan, SkippedImages, WeightsStore, scan,
+};
+use luthier_features::{FeaturesConfig, Interruptible, Moments, Projection};
 use ndarray::Array2;
 
 use crate::export::{self, RowNames};
 use crate::features_folder::{digest_of, skipped_files};
+use crate::moments_folder;
 use crate::results::{Evaluated, Extracted, Figures, Found, HeldTogether, StoredLookAlikes, Trained, load, open_table};
 use crate::runner::{Runner, VIEWS, is_pending, pending};
 use crate::views::{self, Judge, Judged, JudgedView, JudgedViews, ViewsConfig};
@@ -123,7 +126,7 @@ impl Pipeline {
         if let Some(OutputFolders { features, .. }) = outputs {
             export::features(cache, features, &names, &extracted)?;
         }
-        let file_of = |split, image: &Digest| file_of(&scan, data, split, image);
+        let file_of = |split, image: &Digest| file_of(&scan.manifest, data, split, image);
 
         let duplicates = duplicates(&self.duplicates, extracted.images, runner)?;
         let projection = features(&self.features, extracted.train, &file_of, runner)?;
@@ -258,6 +261,28 @@ impl Pipeline {
         Ok(self.extract.embed(&kinds, &context)?)
     }
 
+    /// A part of the training images → the moments of their features, how the features were made, and the images that
+    /// cannot be decoded.
+    pub(crate) fn moments(
+        &self,
+        data: &Data,
+        part: &Manifest,
+        runner: &Runner<'_>,
+    ) -> Result<(Moments, ExtractorInfo, SkippedImages)> {
+        self.store.remember(&self.extract.extractor.weights);
+        let Extraction { train, skipped, .. } = self.extract.run_on_part(&self.context(data, part, runner))?;
+        let rows = open_table(runner.cache, &runner.cache.put(&train)?)?;
+        let observer = runner.observer;
+        let moments = match rows.n_rows() {
+            0 => Moments::of_no_rows(rows.n_features()),
+            _ => Moments::of(Interruptible { rows: &rows, observer }).map_err(|error| {
+                let file_of = |split, image: &Digest| file_of(part, data, split, image);
+                name_image(error.into(), &train, Split::Train, &file_of)
+            })?,
+        };
+        Ok((moments, train.extractor, skipped))
+    }
+
     /// Manifest → features of both splits. Only images that the cache does not know go through the network.
     ///
     /// `config` is `None` while the views are to be chosen.
@@ -371,14 +396,35 @@ pub(crate) fn features(
         Ok(vec![("projection", cache.put(&projection)?)])
     })?;
     let projection = outputs.get("projection");
+    tell_components(&projection, runner)?;
+    Ok(projection)
+}
+
+/// Moments of features that were taken elsewhere → projection.
+pub(crate) fn features_of_moments(
+    config: &FeaturesConfig,
+    moments: Moments,
+    runner: &mut Runner<'_>,
+) -> Result<Digest> {
+    let cache = runner.cache;
+    let outputs = runner.stage("features", config.key(moments_folder::digest_of(&moments)), || {
+        let projection = Projection::of_moments(*config, moments)?;
+        Ok(vec![("projection", cache.put(&projection)?)])
+    })?;
+    let projection = outputs.get("projection");
+    tell_components(&projection, runner)?;
+    Ok(projection)
+}
+
+fn tell_components(projection: &Digest, runner: &mut Runner<'_>) -> Result<()> {
+    let cache = runner.cache;
     runner.tell(|| {
-        let pca = load::<Projection>(cache, &projection)?.pca;
+        let pca = load::<Projection>(cache, projection)?.pca;
         Ok(describe_components(
             pca.n_components(),
             pca.explained_variance_ratio.sum(),
         ))
-    })?;
-    Ok(projection)
+    })
 }
 
 /// Training features, projected → model. Cross-validation holds out images that look alike together.
@@ -605,8 +651,8 @@ fn name_image(error: Error, rows: &FeatureRows, split: Split, file_of: FileOf<'_
 }
 
 /// The file of an image of a split.
-fn file_of(scan: &Scan, data: &Data, split: Split, image: &Digest) -> Option<String> {
-    let mut entries = scan.manifest.entries.iter();
+fn file_of(manifest: &Manifest, data: &Data, split: Split, image: &Digest) -> Option<String> {
+    let mut entries = manifest.entries.iter();
     let entry = entries.find(|entry| entry.split == split && entry.content == Content::Digest(*image))?;
     Some(data.source.path(entry).display().to_string())
 }
@@ -628,7 +674,7 @@ pub(crate) fn check_match(model: &Model, test: &FeatureRows) -> Result<()> {
     Ok(())
 }
 
-fn describe_extractor(extractor: &ExtractorInfo) -> String {
+pub(crate) fn describe_extractor(extractor: &ExtractorInfo) -> String {
     let ExtractorInfo {
         views,
         pooling,

@@ -9,11 +9,14 @@ use luthier_artifact::{Content, Digest, Manifest};
 /// the same when other images come or go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
-    part: u64,
-    of: u64,
+    pub(crate) part: u64,
+    pub(crate) of: u64,
 }
 
 impl Shard {
+    /// All images.
+    pub const ALL: Shard = Shard { part: 1, of: 1 };
+
     /// Whether this part has an image.
     pub fn has(&self, image: &Digest) -> bool {
         let first = image.as_bytes().first_chunk().expect("a digest is longer");

@@ -11,6 +11,7 @@ pub(crate) mod init;
 pub(crate) mod label;
 pub(crate) mod man;
 pub(crate) mod model;
+pub(crate) mod moments;
 pub(crate) mod pipeline;
 pub(crate) mod predict;
 pub(crate) mod relabel;

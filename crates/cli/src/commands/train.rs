@@ -1,4 +1,5 @@
 use crate::ExitCode;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
@@ -20,6 +21,9 @@ pub(crate) struct Arguments {
     feature_folder: FeatureFolder,
     #[command(flatten)]
     model_folder: ModelFolder,
+    /// Fit scaler and PCA to the moments in DIR, which `luthier moments` wrote, rather than to the features
+    #[arg(long, value_name = "DIR")]
+    moments: Option<PathBuf>,
     #[command(flatten)]
     features: FeaturesSettings,
     #[command(flatten)]
@@ -34,6 +38,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     let Arguments {
         feature_folder: FeatureFolder { feature_dir },
         model_folder: ModelFolder { model_dir },
+        moments,
         features,
         classify,
         seed,
@@ -50,6 +55,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         duplicates: DuplicatesConfig::default(),
         features: settings.features_config()?,
         classify: settings.classify_config()?,
+        moments,
     };
     let cache = open_cache(&settings)?;
     let (path, model) = with_engine(&cache, progress, |engine| {

@@ -150,6 +150,84 @@ fn parts_of_which_two_are_killed_give_what_one_run_gives() {
 }
 
 #[test]
+fn moments_of_parts_give_the_model_that_all_features_give() {
+    const PARTS: usize = 12;
+    let project = project(8);
+    project.write("data/train/drum/broken.jpg", b"nothing");
+    project.pipeline(&[]);
+    let moments = |arguments: &[&str]| {
+        project
+            .run(&[&["moments"], arguments, &FOLDERS[..]].concat())
+            .ok()
+            .stdout
+    };
+    let mut n_rows = Vec::new();
+    for part in 1..=PARTS {
+        let said = moments(&["--shard", &format!("{part}/{PARTS}")]);
+        let words: Vec<&str> = said.split_whitespace().collect();
+        assert_eq!(words[1], format!("moments/{part}-of-{PARTS}.safetensors"), "{said}");
+        n_rows.push(words[2].parse::<usize>().unwrap());
+    }
+    println!("rows of the parts: {n_rows:?}");
+    let train = |arguments: &[&str]| project.run(&[&["train", "--feature-dir", "features"], arguments].concat());
+    train(&["--model-dir", "alone"]).ok();
+    train(&["--model-dir", "added", "--moments", "moments"]).ok();
+    let answers = |folder: &str| -> Vec<Value> {
+        let model = format!("{folder}/model.safetensors");
+        let ran = project.run(&["predict", "--json", "--model-path", &model, "data/test"]).ok();
+        let lines = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.collect()
+    };
+    let (alone, added) = (answers("alone"), answers("added"));
+    assert_eq!((alone.len(), added.len()), (6, 6));
+    for (alone, added) in alone.iter().zip(&added) {
+        assert_eq!(alone["answer"], added["answer"]);
+        for class in 0..CLASSES.len() {
+            let probability = |answer: &Value| answer["predictions"][class]["probability"].as_f64().unwrap();
+            let off = probability(added) - probability(alone);
+            assert!(off.abs() < 1e-8, "{off:e}: {alone}, {added}");
+        }
+    }
+
+    let wrong = |arguments: &[&str], expected: &str| {
+        let ran = train(arguments);
+        let (status, message) = ran.error();
+        assert!(status == 1 && message.contains(expected), "{message}");
+    };
+    wrong(
+        &["--moments", "features"],
+        "features: expected what `luthier moments` writes, found nothing of it",
+    );
+    let part = project.path("moments/3-of-12.safetensors");
+    let bytes = std::fs::read(&part).unwrap();
+    std::fs::write(&part, &bytes[..bytes.len() - 8]).unwrap();
+    wrong(
+        &["--moments", "moments"],
+        "moments/3-of-12.safetensors: expected moments/1, found",
+    );
+    std::fs::copy(project.path("moments/4-of-12.safetensors"), &part).unwrap();
+    wrong(
+        &["--moments", "moments"],
+        "moments/3-of-12.safetensors: expected part 3/12, found part 4/12",
+    );
+    std::fs::remove_file(&part).unwrap();
+    wrong(
+        &["--moments", "moments"],
+        "moments: expected 12 parts, found 11: no 3-of-12.safetensors",
+    );
+    moments(&[]);
+    wrong(
+        &["--moments", "moments"],
+        "moments: expected parts of one division, found 1/1 beside 12/12",
+    );
+    moments(&["--output-dir", "others", "--views", "crop"]);
+    wrong(
+        &["--moments", "others"],
+        "others/1-of-1.safetensors: expected moments of untrained",
+    );
+}
+
+#[test]
 fn what_is_shared_is_pushed_pulled_and_counted() {
     let project = project(3);
     project.pipeline(&[]);

@@ -1,0 +1,156 @@
+//! The folder `moments/`: the moments of training features, a safetensors file for each part of the images. They add up.
+
+use std::fs::read_dir;
+use std::path::{Path, PathBuf};
+
+use luthier_artifact::{Digest, ExtractorInfo, Tensors, TensorsBuilder, write_atomically};
+use luthier_features::Moments;
+use serde::{Deserialize, Serialize};
+
+use crate::pipeline::describe_extractor;
+use crate::shard::Shard;
+use crate::words::counted;
+use crate::{Error, Result};
+
+const FORMAT: &str = "moments/1";
+
+/// What is said of the moments of a part. The tensors beside it are `mean`, `f64 [d]`, and `comoments`,
+/// `f64 [d (d + 1) / 2]`, as [`Moments::comoments`] has them.
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    part: u64,
+    of: u64,
+    n_rows: usize,
+    extractor: ExtractorInfo,
+}
+
+/// The name of the file of a part.
+pub(crate) fn file_name(Shard { part, of }: Shard) -> String {
+    format!("{part}-of-{of}.safetensors")
+}
+
+/// Writes the moments of a part; the result is the path of the file.
+pub(crate) fn write(folder: &Path, shard: Shard, extractor: &ExtractorInfo, moments: &Moments) -> Result<PathBuf> {
+    let header = Header {
+        part: shard.part,
+        of: shard.of,
+        n_rows: moments.n_rows(),
+        extractor: extractor.clone(),
+    };
+    let path = folder.join(file_name(shard));
+    write_atomically(&path, &encode(&header, moments))?;
+    Ok(path)
+}
+
+/// What stands for moments in a key.
+pub(crate) fn digest_of(moments: &Moments) -> Digest {
+    Digest::of(&encode(&moments.n_rows(), moments))
+}
+
+fn encode(header: &impl Serialize, moments: &Moments) -> Vec<u8> {
+    TensorsBuilder::new(FORMAT, header)
+        .tensor("mean", moments.mean())
+        .tensor("comoments", &moments.comoments())
+        .finish()
+}
+
+/// The moments of all parts, added up in the order of the parts. Their features must be made as `extractor` says.
+///
+/// # Errors
+/// [`Error::Moments`] if parts are missing, damaged, of several divisions or of other features.
+pub(crate) fn read(folder: &Path, extractor: &ExtractorInfo) -> Result<Moments> {
+    let of = number_of_parts(folder)?;
+    let mut sum: Option<Moments> = None;
+    for part in 1..=of {
+        let moments = read_part(
+            &folder.join(file_name(Shard { part, of })),
+            Shard { part, of },
+            extractor,
+        )?;
+        match &mut sum {
+            None => sum = Some(moments),
+            Some(sum) => sum.merge(&moments)?,
+        }
+    }
+    Ok(sum.expect("there is a part"))
+}
+
+/// Into how many parts the images are divided.
+fn number_of_parts(folder: &Path) -> Result<u64> {
+    let mut parts: Vec<Shard> = Vec::new();
+    for entry in read_dir(folder).map_err(Error::io(folder))? {
+        let name = entry.map_err(Error::io(folder))?.file_name();
+        let name = name.to_str().and_then(|name| name.strip_suffix(".safetensors"));
+        let part: Option<Shard> = name.and_then(|name| name.replacen("-of-", "/", 1).parse().ok());
+        parts.extend(part);
+    }
+    parts.sort_by_key(|part| (part.of, part.part));
+    let wrong = |expected: String, found: String| Error::Moments {
+        path: folder.to_owned(),
+        expected,
+        found,
+    };
+    let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
+        return Err(wrong(
+            "what `luthier moments` writes".to_owned(),
+            "nothing of it".to_owned(),
+        ));
+    };
+    if first.of != last.of {
+        return Err(wrong(
+            "parts of one division".to_owned(),
+            format!("{first} beside {last}"),
+        ));
+    }
+    if let Some(missing) = (1..=first.of).find(|&part| parts.iter().all(|found| found.part != part)) {
+        return Err(wrong(
+            counted(first.of as usize, "part"),
+            format!(
+                "{}: no {}",
+                parts.len(),
+                file_name(Shard {
+                    part: missing,
+                    ..*first
+                })
+            ),
+        ));
+    }
+    Ok(first.of)
+}
+
+fn read_part(path: &Path, shard: Shard, extractor: &ExtractorInfo) -> Result<Moments> {
+    let wrong = |expected: String, found: String| Error::Moments {
+        path: path.to_owned(),
+        expected,
+        found,
+    };
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let read = |bytes| -> luthier_artifact::Result<(Header, Moments)> {
+        let tensors = Tensors::open(FORMAT, bytes)?;
+        let header: Header = tensors.header()?;
+        let (mean, comoments) = (tensors.vector("mean")?, tensors.vector::<f64>("comoments")?);
+        let comoments = comoments.as_slice().expect("a new array is in C order");
+        let length = comoments.len();
+        let moments = Moments::from_parts(header.n_rows, mean, comoments)
+            .ok_or_else(|| tensors.wrong(format!("{length} comoments")))?;
+        Ok((header, moments))
+    };
+    let (header, moments) = read(&bytes).map_err(|error| match error {
+        luthier_artifact::Error::Format { expected, found } => wrong(expected.to_owned(), found),
+        other => other.into(),
+    })?;
+    let found = Shard {
+        part: header.part,
+        of: header.of,
+    };
+    if found != shard {
+        return Err(wrong(format!("part {shard}"), format!("part {found}")));
+    }
+    if !header.extractor.is_same(extractor) {
+        return Err(wrong(
+            format!("moments of {}", describe_extractor(extractor)),
+            format!("moments of {}", describe_extractor(&header.extractor)),
+        ));
+    }
+    Ok(moments)
+}
