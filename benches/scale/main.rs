@@ -68,6 +68,9 @@ fn measure(data: &Data) -> Result<()> {
         "one training image added",
         &[data.add("train", 0).and_then(|()| data.run(command))?],
     );
+    data.lose_index()?;
+    let run = data.run(command)?;
+    row("the cache's index lost, to be read from its segments", &[run]);
     Ok(())
 }
 
@@ -155,6 +158,19 @@ impl Data {
         let path = self.folder.join(split).join("class-0").join(format!("new-{n}.jpg"));
         let photo = jpeg(96, 96, 1000 + n as u32 + if split == "test" { 100 } else { 0 });
         Ok(fs::write(path, photo)?)
+    }
+
+    fn lose_index(&self) -> Result<()> {
+        for entry in fs::read_dir(self.folder.join(".luthier"))? {
+            let path = entry?.path();
+            if path
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("index.sqlite"))
+            {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
     }
 
     fn run(&self, command: &str) -> Result<Run> {

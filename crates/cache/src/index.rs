@@ -532,8 +532,6 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     // Finds damage where it is, before it has effects elsewhere.
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
-    // In KiB. This holds the pages that are read to look up a hundred thousand files.
-    connection.pragma_update(None, "cache_size", -65_536)?;
     // With the log, NORMAL survives a killed process. A power cut can lose the last transactions,
     // and never damages the file.
     connection.pragma_update(None, "synchronous", "NORMAL")

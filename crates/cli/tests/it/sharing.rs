@@ -174,7 +174,9 @@ fn moments_of_parts_give_the_model_that_all_features_give() {
     train(&["--model-dir", "added", "--moments", "moments"]).ok();
     let answers = |folder: &str| -> Vec<Value> {
         let model = format!("{folder}/model.safetensors");
-        let ran = project.run(&["predict", "--json", "--model-path", &model, "data/test"]).ok();
+        let ran = project
+            .run(&["predict", "--json", "--model-path", &model, "data/test"])
+            .ok();
         let lines = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap());
         lines.collect()
     };

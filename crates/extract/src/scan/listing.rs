@@ -4,8 +4,10 @@ use std::collections::HashSet;
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
 use luthier_artifact::{FileStat, Split, file_names};
+use rayon::prelude::*;
 use regex::Regex;
 use unicode_normalization::UnicodeNormalization as _;
+use walkdir::DirEntry;
 
 use super::labels::{self, LabelledFile, ListedFile};
 use super::source::{DataSource, ImageFiles, Layout};
@@ -40,6 +42,9 @@ const NO_STAT: FileStat = FileStat {
     mtime_ns: 0,
     inode: 0,
 };
+
+/// How many files are asked for their stat at once, by several threads.
+const STATS_AT_ONCE: usize = 16_384;
 
 /// The class of an image whose path alone is known: the folder that holds it.
 const HOLDING_FOLDER: &str = "(?<class>[^/]+)/[^/]+$";
@@ -76,10 +81,12 @@ impl Listing {
     fn add_classes(&mut self, folder: &Path, split: Split, exclude: &[String]) -> Result<()> {
         check_folder(folder)?;
         let n_before = self.files.len();
-        let (mut classes, mut has_files) = (Vec::new(), HashSet::new());
+        // Whether there are files in them.
+        let mut classes: Vec<(PathBuf, bool)> = Vec::new();
+        let mut images = Vec::new();
         for step in Walk::new(folder, exclude)? {
             match step? {
-                Step::Folder(entry) if entry.depth() == 1 => classes.push(entry.into_path()),
+                Step::Folder(entry) if entry.depth() == 1 => classes.push((entry.into_path(), false)),
                 Step::Folder(_) => {}
                 Step::Ignored => self.n_ignored += 1,
                 Step::Excluded => self.n_excluded += 1,
@@ -90,29 +97,26 @@ impl Listing {
                 }
                 Step::UnreadableImage(_) => self.n_ignored += 1,
                 Step::PassedOver(found) => {
-                    classes.retain(|class| *class != found.path);
+                    classes.retain(|(class, _)| *class != found.path);
                     self.pass_over(found);
                 }
                 Step::File(entry) => {
-                    if let (Some(class), 2..) = (classes.last(), entry.depth()) {
-                        has_files.insert(class.clone());
+                    if let (Some((_, has_files)), 2..) = (classes.last_mut(), entry.depth()) {
+                        *has_files = true;
                     }
                     if entry.depth() < 2 || !is_image_name(entry.path()) {
                         self.n_ignored += 1;
                         self.n_raw += usize::from(is_raw_name(entry.path()));
                         continue;
                     }
-                    match entry.metadata() {
-                        Ok(metadata) => {
-                            let stat = FileStat::new(&metadata);
-                            self.files.extend(listed(folder, entry.path(), split, stat, None));
-                        }
-                        // The file is gone since the folder was listed.
-                        Err(_) => self.n_ignored += 1,
+                    images.push(entry);
+                    if images.len() == STATS_AT_ONCE {
+                        self.add_images(folder, split, &mut images);
                     }
                 }
             }
         }
+        self.add_images(folder, split, &mut images);
         let has_images: HashSet<&str> = self.files[n_before..]
             .iter()
             .map(|file| first_folder(&file.file))
@@ -122,18 +126,32 @@ impl Listing {
                 path: folder.to_owned(),
             });
         }
-        let is_without_images = |class: &PathBuf| {
+        let is_without_images = |(class, _): &(PathBuf, bool)| {
             let name = file_names::name_of(Path::new(class.file_name().unwrap_or_default()));
             !has_images.contains(name.as_str())
         };
-        for class in classes.into_iter().filter(is_without_images) {
-            if has_files.contains(&class) {
+        for (class, has_files) in classes.into_iter().filter(is_without_images) {
+            if has_files {
                 return Err(Error::ClassWithoutImages { path: class });
             }
             // A folder without any file is what is left of a class, or was never one.
             self.n_ignored += 1;
         }
         Ok(())
+    }
+
+    /// Adds images of folders of classes. On a network disk each takes a while to answer.
+    fn add_images(&mut self, folder: &Path, split: Split, images: &mut Vec<DirEntry>) {
+        let (n, n_before) = (images.len(), self.files.len());
+        let found: Vec<Option<Listed>> = (images.par_drain(..))
+            .map(|image| {
+                let stat = FileStat::new(&image.metadata().ok()?);
+                listed(folder, image.path(), split, stat, None)
+            })
+            .collect();
+        self.files.extend(found.into_iter().flatten());
+        // The others are gone since their folder was listed.
+        self.n_ignored += n - (self.files.len() - n_before);
     }
 
     /// Adds the files that a table names.
@@ -187,7 +205,7 @@ impl Listing {
                 let stat = |path: &Path| path.metadata().map_or(NO_STAT, |metadata| FileStat::new(&metadata));
                 let file = |path: &PathBuf| listed(folder, path, Split::Train, stat(path), None);
                 Ok(images
-                    .iter()
+                    .par_iter()
                     .filter_map(file)
                     .map(|file| Listed {
                         class: String::new(),
