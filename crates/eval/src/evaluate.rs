@@ -311,13 +311,15 @@ impl Evaluation {
     }
 
     /// At most `most` of the rows, ascending: the most confident mistakes, but no more than half of them if others can be had,
-    /// and rows that were predicted rightly, spread evenly over them.
+    /// and rows that were predicted rightly, those with the smallest digests. So a sample is part of any larger one, and
+    /// stays nearly the same when an image comes or goes.
     pub fn sample(&self, most: usize) -> Vec<usize> {
-        let right: Vec<usize> = (0..self.n).filter(|&row| self.rows[row].is_correct()).collect();
+        let mut right: Vec<usize> = (0..self.n).filter(|&row| self.rows[row].is_correct()).collect();
         let mut rows = self.mistakes();
         rows.truncate(most - right.len().min(most / 2));
-        let n_right = most - rows.len();
-        rows.extend(evenly(&right, n_right));
+        right.sort_by_key(|&row| self.rows[row].image);
+        right.truncate(most - rows.len());
+        rows.extend(right);
         rows.sort_unstable();
         rows
     }

@@ -3,7 +3,7 @@
 //! [`Pipeline::stages`] names the stages in order. Each function below it takes one stage through the cache. What a
 //! stage does is in its crate; whether it runs is for the [`Runner`] to decide.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -11,8 +11,8 @@ use luthier_artifact::{Content, Digest, ExtractorInfo, FeatureRows, ImageRows, K
 use luthier_cache::Cache;
 use luthier_classify::{ChooseC, Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
 use luthier_eval::{
-    DuplicatesConfig, EvaluateConfig, Evaluation, HeldOutImages, LookAlikes, MapConfig, NeighboursConfig, Predictions,
-    Suspect, Suspects, SuspectsConfig,
+    DuplicatesConfig, EvaluateConfig, Evaluation, HeldOutImages, LookAlikes, MapConfig, NearestImages,
+    NeighboursConfig, Predictions, Suspect, Suspects, SuspectsConfig,
 };
 use luthier_extract::{
     DataSource, ExtractConfig, ExtractContext, Extraction, Rehash, Scan, SkippedImages, WeightsStore, scan,
@@ -570,28 +570,66 @@ pub(crate) fn neighbours(
         .as_ref()
         .map_or_else(pending, |asked| NeighboursConfig::digest_of(asked));
     let asked = asked.unwrap_or_default();
-    let outputs = runner.stage("neighbours", config.key(data.train, data.test, digest), || {
+    let key = config.key(data.train, data.test, digest);
+    let before = runner.previous("neighbours")?;
+    let outputs = runner.stage("neighbours", key.clone(), || {
         let (train, test) = (open_table(cache, &data.train)?, open_table(cache, &data.test)?);
-        Ok(vec![("neighbours", cache.put(&config.run(&train, &test, &asked)?)?)])
+        let known = match &before {
+            Some(before) => known_neighbours(before, &key, test.rows(), cache)?,
+            None => NearestImages::default(),
+        };
+        Ok(vec![(
+            "neighbours",
+            cache.put(&config.run(&train, &test, &asked, known)?)?,
+        )])
     })?;
     runner.tell(|| Ok(format!("neighbours of {}", counted(asked.len(), "image"))))?;
     Ok(outputs.get("neighbours"))
 }
 
+/// What the run before found, by the rows of now: nothing if it had other training images.
+fn known_neighbours(before: &Key, now: &Key, test: &FeatureRows, cache: &Cache) -> Result<NearestImages> {
+    let is_input = |name: &str| ["test", "asked"].contains(&name);
+    let is_same = before.differences(now).iter().all(|(name, ..)| is_input(name));
+    let (execution, table) = (cache.execution(&before.digest())?, before.get("test"));
+    let (true, Some(execution), Some(Ok(table))) = (is_same, execution, table.map(str::parse::<Digest>)) else {
+        return Ok(NearestImages::default());
+    };
+    let [output] = execution.outputs.as_slice() else {
+        return Ok(NearestImages::default());
+    };
+    let (Some(NearestImages(mut found)), Some(table)) = (cache.get(&output.digest)?, cache.get::<FeatureRows>(&table)?)
+    else {
+        return Ok(NearestImages::default());
+    };
+    let rows: HashMap<Digest, usize> = test.vectors.iter().copied().zip(0..).collect();
+    found.retain_mut(|found| match found.image.split {
+        Split::Train => true,
+        Split::Test => {
+            let row = rows.get(&table.vectors[found.image.row]);
+            row.inspect(|&&row| found.image.row = row).is_some()
+        }
+    });
+    Ok(NearestImages(found))
+}
+
 /// Features of the evaluated images → a map of them.
 pub(crate) fn map(config: &MapConfig, data: &Evaluated, figures: &Figures, runner: &mut Runner<'_>) -> Result<Digest> {
     let cache = runner.cache;
-    let (mut table, mut rows, mut at, mut of_rows) = (pending(), Vec::new(), Vec::new(), pending());
+    let (mut table, mut images, mut at, mut mapped) = (pending(), Vec::new(), Vec::new(), pending());
     if let Some(evaluation) = &figures.evaluation {
         table = data.evaluated(evaluation);
-        rows = config.rows(evaluation);
-        at = rows.iter().map(|&row| figures.rows[row]).collect();
-        of_rows = MapConfig::digest_of(&at);
+        let rows: FeatureRows = load(cache, &table)?;
+        for (image, row) in config.images(evaluation) {
+            images.push(image);
+            at.push(figures.rows[row]);
+        }
+        mapped = MapConfig::digest_of(at.iter().map(|&row| [rows.images[row], rows.vectors[row]]));
     }
-    let n = rows.len();
-    let outputs = runner.stage("map", config.key(table, of_rows), || {
+    let n = images.len();
+    let outputs = runner.stage("map", config.key(mapped), || {
         let table = open_table(cache, &table)?;
-        Ok(vec![("map", cache.put(&config.run(&table, rows, &at)?)?)])
+        Ok(vec![("map", cache.put(&config.run(&table, images, &at)?)?)])
     })?;
     runner.tell(|| Ok(format!("{} in a plane", counted(n, "image"))))?;
     Ok(outputs.get("map"))

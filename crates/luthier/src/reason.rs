@@ -250,7 +250,7 @@ pub fn input_name(part: &str) -> Option<&'static str> {
         "look-alikes" => Some("look-alikes"),
         "images" => Some("distinct images"),
         "asked" => Some("mistakes or suspects"),
-        "evaluated" => Some("features"),
+
         "mapped" => Some("mapped images"),
         "checked" => Some("checked labels"),
         _ => None,
@@ -262,7 +262,7 @@ fn is_beside(stage: &str, part: &str) -> bool {
     match stage {
         "evaluate" | "suspects" => part == "held-out",
         "neighbours" => part == "mistakes or suspects",
-        "map" => part == "mapped images",
+
         "classify" => part == "look-alikes",
         _ => false,
     }

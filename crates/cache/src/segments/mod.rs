@@ -188,6 +188,9 @@ impl Segments {
         let mut left: Vec<usize> = (0..vectors.len()).collect();
         // Segments that have got another name since, or come since.
         for is_current in [false, true] {
+            if left.is_empty() {
+                break;
+            }
             if is_current {
                 drop(state);
                 state = self.current()?;

@@ -28,7 +28,7 @@ const EPOCHS: usize = 750;
 pub struct MapConfig {
     /// How many neighbours count for an image, about: 30 in the paper. Fewer where there are few images.
     pub perplexity: f64,
-    /// How many images are on the map, at most.
+    /// How many images are on the map, at most. The default is 1,000: they are drawn in a second, and more are a cloud.
     pub max_images: usize,
 }
 
@@ -36,7 +36,7 @@ impl Default for MapConfig {
     fn default() -> Self {
         MapConfig {
             perplexity: 30.0,
-            max_images: 5_000,
+            max_images: 1_000,
         }
     }
 }
@@ -44,21 +44,21 @@ impl Default for MapConfig {
 /// Where evaluated images lie on the map.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageMap {
-    /// The rows of the images in the evaluation, ascending.
-    pub rows: Vec<usize>,
+    /// The digests of the images' bytes, ascending.
+    pub images: Vec<Digest>,
     /// The place of each: across and up, in no unit.
     pub places: Vec<[f64; 2]>,
 }
 
 impl ImageMap {
-    /// Where a row of the evaluation lies, if it is on the map.
-    pub fn place(&self, row: usize) -> Option<[f64; 2]> {
-        Some(self.places[self.rows.binary_search(&row).ok()?])
+    /// Where an image lies, if it is on the map.
+    pub fn place(&self, image: &Digest) -> Option<[f64; 2]> {
+        Some(self.places[self.images.binary_search(image).ok()?])
     }
 }
 
 impl Artifact for ImageMap {
-    const FORMAT: &'static str = "map/1";
+    const FORMAT: &'static str = "map/2";
 
     fn encode(&self) -> Vec<u8> {
         json::encode(Self::FORMAT, self)
@@ -71,55 +71,59 @@ impl Artifact for ImageMap {
 
 impl MapConfig {
     /// Changes when [`run`](MapConfig::run) gives other results.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
-    /// The stage's key. `features` is the digest of the table of the evaluated split, and `rows` that of the rows in it,
-    /// [`digest_of`](Self::digest_of).
-    pub fn key(&self, features: Digest, rows: Digest) -> Key {
+    /// The stage's key. `mapped` is the digest of what is mapped, [`digest_of`](Self::digest_of).
+    pub fn key(&self, mapped: Digest) -> Key {
         let MapConfig {
             perplexity,
-            // The rows say which images.
+            // What is mapped says which images.
             max_images: _,
         } = self;
         Key::stage("map", Self::VERSION)
             .field("perplexity", perplexity)
-            .input("evaluated", features)
-            .input("mapped", rows)
+            .input("mapped", mapped)
             .finish()
     }
 
-    /// The digest of what is mapped, for the key.
-    pub fn digest_of(rows: &[usize]) -> Digest {
-        let bytes: Vec<u8> = rows.iter().flat_map(|&row| (row as u64).to_le_bytes()).collect();
+    /// The digest of images and their features, for the key.
+    pub fn digest_of(mapped: impl IntoIterator<Item = [Digest; 2]>) -> Digest {
+        let bytes: Vec<u8> = (mapped.into_iter().flatten())
+            .flat_map(|digest| *digest.as_bytes())
+            .collect();
         Digest::of(&bytes)
     }
 
-    /// The rows of the evaluation that are mapped.
-    pub fn rows(&self, evaluation: &Evaluation) -> Vec<usize> {
-        evaluation.sample(self.max_images)
+    /// The images of an evaluation that are mapped, each with its row in the evaluation; ascending.
+    pub fn images(&self, evaluation: &Evaluation) -> Vec<(Digest, usize)> {
+        let rows = evaluation.sample(self.max_images).into_iter();
+        let mut images: Vec<(Digest, usize)> = rows.map(|row| (evaluation.rows[row].image, row)).collect();
+        images.sort_unstable();
+        images.dedup_by_key(|(image, _)| *image);
+        images
     }
 
-    /// Maps rows of an evaluation, which are the rows `at` of a table.
+    /// Maps images, which are the rows `at` of a table.
     ///
     /// # Errors
     /// [`Error::Read`] if features cannot be read.
-    pub fn run(&self, table: &dyn ReadRows<Feature = f32>, rows: Vec<usize>, at: &[usize]) -> Result<ImageMap> {
-        if rows.len() < LEAST {
+    pub fn run(&self, table: &dyn ReadRows<Feature = f32>, images: Vec<Digest>, at: &[usize]) -> Result<ImageMap> {
+        if images.len() < LEAST {
             return Ok(ImageMap::default());
         }
-        let mut features = Array2::zeros((rows.len(), table.n_features()));
+        let mut features = Array2::zeros((images.len(), table.n_features()));
         for (place, &row) in at.iter().enumerate() {
             (table.read(row, features.slice_mut(s![place..place + 1, ..]))).map_err(Error::Read)?;
         }
         normalize(&mut features);
-        let perplexity = self.perplexity.min((rows.len() - 1) as f64 / 3.0);
+        let perplexity = self.perplexity.min((images.len() - 1) as f64 / 3.0);
         let neighbours = neighbours(&features, (3.0 * perplexity) as usize);
         let fit = || {
-            let unused = vec![(); rows.len()];
+            let unused = vec![(); images.len()];
             let mut places = tSNE::<f32, (), 2>::new(&unused);
             (places.perplexity(perplexity as f32).epochs(EPOCHS))
                 // Belkina and others, "Automated optimized parameters for t-SNE", 2019.
-                .learning_rate((rows.len() as f32 / 12.0).max(200.0))
+                .learning_rate((images.len() as f32 / 12.0).max(200.0))
                 .spectral_init()
                 .barnes_hut_with_neighbors(THETA, &neighbours);
             places.embedding()
@@ -130,7 +134,7 @@ impl MapConfig {
             Err(_) => fit(),
         };
         Ok(ImageMap {
-            rows,
+            images,
             places: places
                 .chunks_exact(2)
                 .map(|place| [place[0].into(), place[1].into()])

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use luthier_artifact::{Artifact, Digest, Key, ReadRows, Split, json};
 use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
@@ -111,9 +113,9 @@ impl NeighboursConfig {
     }
 
     /// The training images nearest to images, by the cosine between their features. A training image is no neighbour of
-    /// itself. `asked` is ordered.
+    /// itself. `asked` is ordered. Images of `known` were asked about before, with the same training images.
     ///
-    /// Training images are read once, in blocks.
+    /// Training images are read once, in blocks, if there is an image that is not known.
     ///
     /// # Errors
     /// [`Error::Read`] if features cannot be read.
@@ -122,9 +124,27 @@ impl NeighboursConfig {
         train: &dyn ReadRows<Feature = f32>,
         test: &dyn ReadRows<Feature = f32>,
         asked: &[ImageRef],
+        known: NearestImages,
     ) -> Result<NearestImages> {
+        let NearestImages(mut known) = known;
+        known.retain(|found| asked.binary_search(&found.image).is_ok());
+        let is_known: HashSet<ImageRef> = known.iter().map(|found| found.image).collect();
+        let unknown = asked.iter().filter(|image| !is_known.contains(image));
+        let mut found = self.find(train, test, &unknown.copied().collect::<Vec<_>>())?;
+        found.append(&mut known);
+        found.sort_by_key(|found| found.image);
+        found.dedup_by_key(|found| found.image);
+        Ok(NearestImages(found))
+    }
+
+    fn find(
+        &self,
+        train: &dyn ReadRows<Feature = f32>,
+        test: &dyn ReadRows<Feature = f32>,
+        asked: &[ImageRef],
+    ) -> Result<Vec<Neighbours>> {
         if asked.is_empty() {
-            return Ok(NearestImages::default());
+            return Ok(Vec::new());
         }
         let mut features = Array2::zeros((asked.len(), train.n_features()));
         for (place, image) in asked.iter().enumerate() {
@@ -153,7 +173,7 @@ impl NeighboursConfig {
                 self.compare(features, (start, block.view()), found);
             });
         }
-        Ok(NearestImages(found))
+        Ok(found)
     }
 
     fn compare(

@@ -527,7 +527,9 @@ pub(super) fn learning(curve: &[LearningPoint]) -> Option<Plot> {
 
 /// The images of these rows that are on the map. `None` if there are none.
 pub(super) fn map(evaluation: &Evaluation, map: &ImageMap, rows: &[usize]) -> Option<Chart> {
-    let points: Vec<(usize, [f64; 2])> = rows.iter().filter_map(|&row| Some((row, map.place(row)?))).collect();
+    let points: Vec<(usize, [f64; 2])> = (rows.iter())
+        .filter_map(|&row| Some((row, map.place(&evaluation.rows[row].image)?)))
+        .collect();
     if points.is_empty() {
         return None;
     }

@@ -405,7 +405,7 @@ pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Stri
         variance: chart::variance(context.variance),
         n_points: named
             .iter()
-            .filter(|&&row| context.findings.map.place(row).is_some())
+            .filter(|&&row| context.findings.map.place(&evaluation.rows[row].image).is_some())
             .count(),
         map: chart::map(evaluation, &context.findings.map, &named),
         reliability: chart::reliability(evaluation),

@@ -183,7 +183,7 @@ pub(super) fn report(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Ve
                 true_class: class_of(row.truth),
                 predicted_class: class_of(row.predicted),
                 probabilities: &row.probabilities,
-                map: context.findings.map.place(at),
+                map: context.findings.map.place(&row.image),
                 nearest_training_images: nearest[at],
             })
             .collect(),

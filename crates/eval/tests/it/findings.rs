@@ -1,8 +1,8 @@
 //! What an inspection finds in images whose faults are known.
 
-use luthier_artifact::{Digest, ExtractorInfo, FeatureTable, ImageRows, Split, vector_digest};
+use luthier_artifact::{Digest, ExtractorInfo, FeatureTable, ImageRows, ReadRows, Split, vector_digest};
 use luthier_eval::{
-    DuplicatesConfig, EvaluateConfig, Evaluation, Findings, HeldOutImages, ImageMap, ImageRef, Likeness,
+    DuplicatesConfig, EvaluateConfig, Evaluation, Findings, HeldOutImages, ImageMap, ImageRef, Likeness, NearestImages,
     NeighboursConfig, Predictions, SuspectsConfig,
 };
 use ndarray::{Array2, ArrayView2, array};
@@ -142,7 +142,9 @@ impl Data {
         Findings::new(
             suspects,
             Some(&look_alikes),
-            neighbours.run(&train.features(), &test.features(), &asked).unwrap(),
+            neighbours
+                .run(&train.features(), &test.features(), &asked, NearestImages::default())
+                .unwrap(),
             ImageMap::default(),
             [&train.rows(), &test.rows()],
         )
@@ -362,12 +364,36 @@ fn a_training_image_is_no_neighbour_of_itself() {
             n_neighbors: 1,
             ..NeighboursConfig::default()
         };
-        let found = config.run(&features.view(), &features.view(), &[image]).unwrap();
+        let found = config
+            .run(&features.view(), &features.view(), &[image], NearestImages::default())
+            .unwrap();
         found.0[0].nearest[0].row
     };
     assert_eq!(nearest(train(0)), 1);
     assert_eq!(nearest(train(2)), 1);
     assert_eq!(nearest(test(0)), 0, "another image with the same features");
+}
+
+#[test]
+fn neighbours_that_are_known_are_not_looked_for_and_come_out_the_same() {
+    let noise = |seed: usize| ((seed * 2_654_435_761) % 1_000_003) as f32 / 1_000_003.0;
+    let features =
+        |n: usize, first: usize| Array2::from_shape_fn((n, 40), |(row, column)| noise(first + 40 * row + column));
+    let (training, tested) = (features(3_000, 0), features(300, 7));
+    let asked: Vec<ImageRef> = (0..150).map(train).chain((0..300).map(test)).collect();
+    let config = NeighboursConfig::default();
+    let run = |rows: &dyn ReadRows<Feature = f32>, asked: &[ImageRef], known| {
+        config.run(rows, &tested.view(), asked, known).unwrap()
+    };
+    let all = run(&training.view(), &asked, NearestImages::default());
+    // Every third, and one that nobody asks about now.
+    let some: Vec<ImageRef> = asked.iter().copied().step_by(3).collect();
+    let known = run(&training.view(), &some, NearestImages::default());
+    let now = &asked[1..];
+    assert_eq!(run(&training.view(), now, known), NearestImages(all.0[1..].to_vec()));
+    // Without a look at the training images.
+    let others = Array2::<f32>::zeros((3_000, 40));
+    assert_eq!(run(&others.view(), &asked, all.clone()), all);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The map of evaluated images.
 
+use luthier_artifact::Digest;
 use luthier_eval::MapConfig;
 use ndarray::Array2;
 
@@ -13,16 +14,21 @@ fn features(n: usize, n_classes: usize, n_features: usize) -> Array2<f32> {
     })
 }
 
+/// The digests of `n` images.
+fn images(n: usize) -> Vec<Digest> {
+    (0..n).map(|n| Digest::of(&n.to_le_bytes())).collect()
+}
+
 #[test]
 fn images_of_a_class_lie_together_and_the_map_is_the_same_each_time() {
     let (n, n_classes) = (600, 10);
     let x = features(n, n_classes, 64);
     // The rows of an evaluation need not be those of the table.
     let at: Vec<usize> = (0..n).rev().collect();
-    let map = || MapConfig::default().run(&x.view(), (0..n).collect(), &at).unwrap();
+    let map = || MapConfig::default().run(&x.view(), images(n), &at).unwrap();
     let found = map();
     assert_eq!(found, map(), "to the bit");
-    assert_eq!(found.rows.len(), n);
+    assert_eq!(found.images.len(), n);
     let class = |row: usize| at[row] % n_classes;
     let distance = |a: usize, b: usize| {
         let ([ax, ay], [bx, by]) = (found.places[a], found.places[b]);
@@ -44,9 +50,9 @@ fn few_images_and_images_that_are_all_alike_are_no_trouble() {
     for n in [1, 11, 12, 13, 40, 100] {
         for x in [features(n, 3, 8), Array2::ones((n, 8)), Array2::zeros((n, 8))] {
             let map = MapConfig::default()
-                .run(&x.view(), (0..n).collect(), &(0..n).collect::<Vec<_>>())
+                .run(&x.view(), images(n), &(0..n).collect::<Vec<_>>())
                 .unwrap();
-            assert_eq!(map.rows.len(), if n < 12 { 0 } else { n });
+            assert_eq!(map.images.len(), if n < 12 { 0 } else { n });
             assert!(
                 map.places.iter().flatten().all(|place| place.is_finite()),
                 "{n}: {map:?}"

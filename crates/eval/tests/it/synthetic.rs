@@ -4,8 +4,8 @@ use std::path::Path;
 
 use luthier_artifact::{CandidateC, CrossValidationInfo, Digest, LearningPoint, Split, Threshold};
 use luthier_eval::{
-    CheckedLabels, Context, CrossValidated, Duplicates, EvaluateConfig, Evaluation, Findings, ImageMap, ImageRef,
-    Images, Likeness, Neighbour, Neighbours, Predictions, StageTime, Suspect, Variance, write_report,
+    CheckedLabels, Context, CrossValidated, Duplicates, EvaluateConfig, EvaluatedImage, Evaluation, Findings, ImageMap,
+    ImageRef, Images, Likeness, Neighbour, Neighbours, Predictions, StageTime, Suspect, Variance, write_report,
 };
 use ndarray::Array2;
 
@@ -131,15 +131,18 @@ impl<'a> Made<'a> {
                             .collect(),
                     })
                     .collect(),
-                map: ImageMap {
-                    rows: (0..n).collect(),
-                    places: (evaluation.rows.iter())
-                        .map(|row| {
-                            let noise = |byte: usize| f64::from(row.image.as_bytes()[byte]) / 32.0 - 4.0;
-                            let angle = row.truth as f64 / n_classes as f64 * std::f64::consts::TAU;
-                            [10.0 * angle.cos() + noise(20), 7.0 * angle.sin() + noise(21)]
-                        })
-                        .collect(),
+                map: {
+                    let mut rows: Vec<&EvaluatedImage> = evaluation.rows.iter().collect();
+                    rows.sort_by_key(|row| row.image);
+                    let place = |row: &&EvaluatedImage| {
+                        let noise = |byte: usize| f64::from(row.image.as_bytes()[byte]) / 32.0 - 4.0;
+                        let angle = row.truth as f64 / n_classes as f64 * std::f64::consts::TAU;
+                        [10.0 * angle.cos() + noise(20), 7.0 * angle.sin() + noise(21)]
+                    };
+                    ImageMap {
+                        images: rows.iter().map(|row| row.image).collect(),
+                        places: rows.iter().map(place).collect(),
+                    }
                 },
             },
             cross_validation: Some(cross_validated()),
