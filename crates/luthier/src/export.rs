@@ -8,7 +8,7 @@ use luthier_artifact::{Artifact, Digest, FeatureRows, ImageRows, Split, Written,
 use luthier_cache::Cache;
 use luthier_classify::{HeldOutPredictions, Model};
 use luthier_eval::{REPORT_FILES, StageTime};
-use luthier_extract::{DataSource, Scan, SkippedImages};
+use luthier_extract::{DataSource, Decoding, PerceptualHash, Scan, SkippedImages};
 
 use crate::features_folder::{self, BySplit, FeaturesJson, TableDigests, digest_of};
 use crate::report;
@@ -143,7 +143,9 @@ pub(crate) fn unlabelled_features(
 
 /// Writes the perceptual hash of each row of a table.
 fn write_hashes(cache: &Cache, path: &Path, table: &Digest, images: &Digest) -> Result<()> {
-    once(cache, &[path.to_owned()], &[*table, *images], || {
+    // The table says which images it has, and how they were decoded: the images of the other split do not matter.
+    let [scaled, exact] = [Decoding::Scaled, Decoding::Exact].map(PerceptualHash::descriptor);
+    once(cache, &[path.to_owned()], &[*table, scaled, exact], || {
         let (found, rows) = (load::<ImageRows>(cache, images)?, load(cache, table)?);
         let hashes = cache.stored_vectors(*images, hashes_of(&found, &rows), found.n_hash_values);
         Ok(vec![features_folder::write_rows(path, &hashes)?])
