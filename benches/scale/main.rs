@@ -161,12 +161,9 @@ impl Data {
     }
 
     fn lose_index(&self) -> Result<()> {
-        for entry in fs::read_dir(self.folder.join(".luthier"))? {
-            let path = entry?.path();
-            if path
-                .file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("index.sqlite"))
-            {
+        for log in ["", "-shm", "-wal"] {
+            let path = self.folder.join(".luthier").join(format!("index.sqlite{log}"));
+            if path.exists() {
                 fs::remove_file(path)?;
             }
         }

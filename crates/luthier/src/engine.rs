@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use luthier_artifact::{
-    Artifact as _, Content, Digest, ImageRows, Key, Manifest, ManifestEntry, Observer, Split, file_names, folder_of,
+    Artifact as _, Content, Digest, ImageRows, Key, ManifestEntry, Observer, Split, file_names, folder_of,
 };
 use luthier_cache::{Cache, Reuse};
 use luthier_classify::{ChooseC, ClassifyConfig, HeldOutPredictions, Model};
@@ -18,13 +18,13 @@ use serde::{Serialize, Serializer};
 
 use crate::estimate;
 use crate::export::{self, HELD_OUT_FILE, MODEL_FILE, PAGE_FILE, RowNames};
-use crate::features_folder::{self, FeaturesJson, ReadHashes, ReadTable, places};
+use crate::features_folder::{self, FeaturesJson, ReadHashes, ReadTable, places, skipped_files};
 use crate::history::{EarlierRun, PastRun};
-use crate::moments_folder;
+use crate::moments_folder::{self, TakenOf};
 use crate::pipeline::{self, Data, Made, OutputFolders, Pipeline};
 use crate::reason::Reasons;
 use crate::report;
-use crate::results::{Evaluated, Extracted, Found, StoredLookAlikes, Trained, load, open_table};
+use crate::results::{Evaluated, Extracted, Found, StoredLookAlikes, Trained, check_all_read, load, open_table};
 use crate::runner::{Purpose, Runner, STAGES, StageReport, Status, VIEWS};
 use crate::session::{Session, SessionFile, SessionImage, Task};
 use crate::shard::Shard;
@@ -159,8 +159,8 @@ pub struct MomentsSummary {
     pub path: PathBuf,
     /// How many rows they are of, one for each file of a training image.
     pub n_rows: usize,
-    /// How many images could not be decoded.
-    pub skipped: usize,
+    /// The training images of the part that could not be decoded, and all that could not be read.
+    pub skipped: Vec<Skipped>,
 }
 
 /// What a run would do.
@@ -394,15 +394,28 @@ impl Engine<'_> {
         make_folder(folder)?;
         retry(|| {
             let mut runner = self.runner(folder, Purpose::Run)?;
-            let (scan, _) = pipeline.scan(data, &mut runner)?;
-            let mut entries = shard.of(&scan.manifest).entries;
-            entries.retain(|entry| entry.split == Split::Train);
-            let (moments, extractor, skipped) = pipeline.moments(data, &Manifest::new(entries), &runner)?;
+            let (scan, images) = pipeline.scan(data, &mut runner)?;
+            let mut part = shard.of(&scan.manifest);
+            part.entries.retain(|entry| entry.split == Split::Train);
+            let (moments, extractor, skipped) = pipeline.moments(data, &part, &runner)?;
             runner.finish()?;
+            // Which part has a file that cannot be read, nobody knows: all of them speak of it.
+            let is_unreadable =
+                |entry: &&ManifestEntry| entry.content.digest().is_none() && entry.split == Split::Train;
+            part.entries
+                .extend(scan.manifest.entries.iter().filter(is_unreadable).cloned());
+            let skipped = skipped_files(&part, &skipped);
+            if data.is_strict {
+                check_all_read(&skipped)?;
+            }
+            let of = TakenOf {
+                images,
+                extractor: &extractor,
+            };
             Ok(MomentsSummary {
-                path: moments_folder::write(folder, shard, &extractor, &moments)?,
+                path: moments_folder::write(folder, shard, of, &moments)?,
                 n_rows: moments.n_rows(),
-                skipped: skipped.0.len(),
+                skipped,
             })
         })
     }
@@ -525,7 +538,14 @@ impl Engine<'_> {
                 Some(moments) => pipeline::features_of_moments(&config.features, moments.clone(), &mut runner)?,
                 None => pipeline::features(&config.features, stored, &file_of, &mut runner)?,
             };
-            let trained = pipeline::classify(&config.classify, stored, projection, duplicates.as_ref(), &mut runner)?;
+            let trained = pipeline::classify(
+                &config.classify,
+                stored,
+                projection,
+                duplicates.as_ref(),
+                &file_of,
+                &mut runner,
+            )?;
             let path = export::model(self.cache, models, trained)?;
             runner.finish()?;
             Ok((path, load(self.cache, &trained.model)?))

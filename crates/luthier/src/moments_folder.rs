@@ -3,7 +3,7 @@
 use std::fs::read_dir;
 use std::path::{Path, PathBuf};
 
-use luthier_artifact::{Digest, ExtractorInfo, Tensors, TensorsBuilder, write_atomically};
+use luthier_artifact::{Digest, ExtractorInfo, Tensors, TensorsBuilder, remove_unfinished, write_atomically};
 use luthier_features::Moments;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,18 @@ struct Header {
     part: u64,
     of: u64,
     n_rows: usize,
+    /// The digest of the manifest of all images: parts of other data do not add up.
+    images: Digest,
     extractor: ExtractorInfo,
+}
+
+/// What the moments of parts that add up have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct TakenOf<'a> {
+    /// The digest of the manifest of all images.
+    pub(crate) images: Digest,
+    /// How the features were made.
+    pub(crate) extractor: &'a ExtractorInfo,
 }
 
 /// The name of the file of a part.
@@ -30,12 +41,16 @@ pub(crate) fn file_name(Shard { part, of }: Shard) -> String {
 }
 
 /// Writes the moments of a part; the result is the path of the file.
-pub(crate) fn write(folder: &Path, shard: Shard, extractor: &ExtractorInfo, moments: &Moments) -> Result<PathBuf> {
+pub(crate) fn write(folder: &Path, shard: Shard, of: TakenOf<'_>, moments: &Moments) -> Result<PathBuf> {
+    if let Err(error) = remove_unfinished(folder) {
+        tracing::debug!("{error}");
+    }
     let header = Header {
         part: shard.part,
         of: shard.of,
         n_rows: moments.n_rows(),
-        extractor: extractor.clone(),
+        images: of.images,
+        extractor: of.extractor.clone(),
     };
     let path = folder.join(file_name(shard));
     write_atomically(&path, &encode(&header, moments))?;
@@ -60,29 +75,31 @@ fn encode(header: &impl Serialize, moments: &Moments) -> Vec<u8> {
 /// [`Error::Moments`] if parts are missing, damaged, of several divisions or of other features.
 pub(crate) fn read(folder: &Path, extractor: &ExtractorInfo) -> Result<Moments> {
     let of = number_of_parts(folder)?;
-    let mut sum: Option<Moments> = None;
-    for part in 1..=of {
-        let moments = read_part(
-            &folder.join(file_name(Shard { part, of })),
-            Shard { part, of },
-            extractor,
-        )?;
-        match &mut sum {
-            None => sum = Some(moments),
-            Some(sum) => sum.merge(&moments)?,
+    let read = |part| read_part(folder, Shard { part, of }, extractor);
+    let (images, mut sum) = read(1)?;
+    for part in 2..=of {
+        let (of_other, moments) = read(part)?;
+        if of_other != images {
+            return Err(Error::Moments {
+                path: folder.join(file_name(Shard { part, of })),
+                expected: format!("the images of {}", file_name(Shard { part: 1, of })),
+                found: "others: images, labels or the draw for the test have changed".to_owned(),
+            });
         }
+        sum.merge(&moments)?;
     }
-    Ok(sum.expect("there is a part"))
+    Ok(sum)
 }
 
 /// Into how many parts the images are divided.
+#[expect(clippy::disallowed_methods, reason = "what is found is sorted")]
 fn number_of_parts(folder: &Path) -> Result<u64> {
     let mut parts: Vec<Shard> = Vec::new();
     for entry in read_dir(folder).map_err(Error::io(folder))? {
         let name = entry.map_err(Error::io(folder))?.file_name();
         let name = name.to_str().and_then(|name| name.strip_suffix(".safetensors"));
         let part: Option<Shard> = name.and_then(|name| name.replacen("-of-", "/", 1).parse().ok());
-        parts.extend(part);
+        parts.extend(part.filter(|part| Some(file_name(*part).trim_end_matches(".safetensors")) == name));
     }
     parts.sort_by_key(|part| (part.of, part.part));
     let wrong = |expected: String, found: String| Error::Moments {
@@ -98,7 +115,7 @@ fn number_of_parts(folder: &Path) -> Result<u64> {
     };
     if first.of != last.of {
         return Err(wrong(
-            "parts of one division".to_owned(),
+            "parts of one division, and the files of others removed".to_owned(),
             format!("{first} beside {last}"),
         ));
     }
@@ -118,7 +135,10 @@ fn number_of_parts(folder: &Path) -> Result<u64> {
     Ok(first.of)
 }
 
-fn read_part(path: &Path, shard: Shard, extractor: &ExtractorInfo) -> Result<Moments> {
+/// The moments of a part, and the digest of the manifest of all images.
+fn read_part(folder: &Path, shard: Shard, extractor: &ExtractorInfo) -> Result<(Digest, Moments)> {
+    let path = folder.join(file_name(shard));
+    let path = path.as_path();
     let wrong = |expected: String, found: String| Error::Moments {
         path: path.to_owned(),
         expected,
@@ -152,5 +172,5 @@ fn read_part(path: &Path, shard: Shard, extractor: &ExtractorInfo) -> Result<Mom
             format!("moments of {}", describe_extractor(&header.extractor)),
         ));
     }
-    Ok(moments)
+    Ok((header.images, moments))
 }

@@ -11,8 +11,8 @@ use luthier_artifact::{Content, Digest, ExtractorInfo, FeatureRows, ImageRows, K
 use luthier_cache::Cache;
 use luthier_classify::{ChooseC, Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
 use luthier_eval::{
-    DuplicatesConfig, EvaluateConfig, Evaluation, HeldOutImages, LookAlikes, MapConfig, NearestImages,
-    NeighboursConfig, Predictions, Suspect, Suspects, SuspectsConfig,
+    DuplicatesConfig, EvaluateConfig, Evaluation, HeldOutImages, ImageRef, LookAlikes, MapConfig, NearestImages,
+    Neighbours, NeighboursConfig, Predictions, Suspect, Suspects, SuspectsConfig,
 };
 use luthier_extract::{
     DataSource, ExtractConfig, ExtractContext, Extraction, Rehash, Scan, SkippedImages, WeightsStore, scan,
@@ -23,7 +23,9 @@ use ndarray::Array2;
 use crate::export::{self, RowNames};
 use crate::features_folder::{digest_of, skipped_files};
 use crate::moments_folder;
-use crate::results::{Evaluated, Extracted, Figures, Found, HeldTogether, StoredLookAlikes, Trained, load, open_table};
+use crate::results::{
+    Evaluated, Extracted, Figures, Found, HeldTogether, StoredLookAlikes, Trained, check_all_read, load, open_table,
+};
 use crate::runner::{Runner, VIEWS, is_pending, pending};
 use crate::views::{self, Judge, Judged, JudgedView, JudgedViews, ViewsConfig};
 use crate::words::counted;
@@ -130,7 +132,14 @@ impl Pipeline {
 
         let duplicates = duplicates(&self.duplicates, extracted.images, runner)?;
         let projection = features(&self.features, extracted.train, &file_of, runner)?;
-        let trained = classify(&self.classify, extracted.train, projection, Some(&duplicates), runner)?;
+        let trained = classify(
+            &self.classify,
+            extracted.train,
+            projection,
+            Some(&duplicates),
+            &file_of,
+            runner,
+        )?;
         if let Some(OutputFolders { models, .. }) = outputs {
             export::model(cache, models, trained)?;
         }
@@ -342,7 +351,7 @@ impl Pipeline {
         runner.count_images(extracted.n_reused, n_embedded);
         runner.tell(|| Ok(extracted.describe()))?;
         if data.is_strict {
-            extracted.check_all_read()?;
+            check_all_read(&extracted.skipped_files)?;
         }
         Ok(extracted)
     }
@@ -433,6 +442,7 @@ pub(crate) fn classify(
     train: Digest,
     projection: Digest,
     duplicates: Option<&StoredLookAlikes>,
+    file_of: FileOf<'_>,
     runner: &mut Runner<'_>,
 ) -> Result<Trained> {
     let (cache, observer) = (runner.cache, runner.observer);
@@ -443,7 +453,9 @@ pub(crate) fn classify(
     let outputs = runner.stage("classify", config.key(train, projection, together.digest), || {
         let (table, projection) = (open_table(cache, &train)?, load::<Projection>(cache, &projection)?);
         let training = Training::new(table.rows(), &table).with_look_alikes(&together.groups);
-        let Classified { model, held_out } = config.run(&training, &projection, observer)?;
+        let classified = config.run(&training, &projection, observer);
+        let Classified { model, held_out } =
+            classified.map_err(|error| name_image(error.into(), table.rows(), Split::Train, file_of))?;
         Ok(vec![("model", cache.put(&model)?), ("held-out", cache.put(&held_out)?)])
     })?;
     let trained = Trained {
@@ -575,7 +587,7 @@ pub(crate) fn neighbours(
     let outputs = runner.stage("neighbours", key.clone(), || {
         let (train, test) = (open_table(cache, &data.train)?, open_table(cache, &data.test)?);
         let known = match &before {
-            Some(before) => known_neighbours(before, &key, test.rows(), cache)?,
+            Some(before) => known_neighbours(before, &key, test.rows(), &asked, cache)?,
             None => NearestImages::default(),
         };
         Ok(vec![(
@@ -587,30 +599,44 @@ pub(crate) fn neighbours(
     Ok(outputs.get("neighbours"))
 }
 
-/// What the run before found, by the rows of now: nothing if it had other training images.
-fn known_neighbours(before: &Key, now: &Key, test: &FeatureRows, cache: &Cache) -> Result<NearestImages> {
+/// What the run before found of images that are asked about now: nothing if it had other training images.
+fn known_neighbours(
+    before: &Key,
+    now: &Key,
+    test: &FeatureRows,
+    asked: &[ImageRef],
+    cache: &Cache,
+) -> Result<NearestImages> {
     let is_input = |name: &str| ["test", "asked"].contains(&name);
-    let is_same = before.differences(now).iter().all(|(name, ..)| is_input(name));
+    let is_same = now.differences(before).iter().all(|(name, ..)| is_input(name));
     let (execution, table) = (cache.execution(&before.digest())?, before.get("test"));
     let (true, Some(execution), Some(Ok(table))) = (is_same, execution, table.map(str::parse::<Digest>)) else {
         return Ok(NearestImages::default());
     };
-    let [output] = execution.outputs.as_slice() else {
+    let found = execution
+        .outputs
+        .first()
+        .map(|output| cache.get(&output.digest))
+        .transpose()?;
+    let (Some(Some(NearestImages(found))), Some(table)) = (found, cache.get::<FeatureRows>(&table)?) else {
         return Ok(NearestImages::default());
     };
-    let (Some(NearestImages(mut found)), Some(table)) = (cache.get(&output.digest)?, cache.get::<FeatureRows>(&table)?)
-    else {
-        return Ok(NearestImages::default());
-    };
-    let rows: HashMap<Digest, usize> = test.vectors.iter().copied().zip(0..).collect();
-    found.retain_mut(|found| match found.image.split {
-        Split::Train => true,
-        Split::Test => {
-            let row = rows.get(&table.vectors[found.image.row]);
-            row.inspect(|&&row| found.image.row = row).is_some()
-        }
+    // Test images have other rows now, and copies have several.
+    let (mut of_train, mut of_test) = (HashMap::new(), HashMap::new());
+    for Neighbours { image, nearest } in found {
+        match image.split {
+            Split::Train => of_train.insert(image.row, nearest),
+            Split::Test => of_test.insert(table.vectors[image.row], nearest),
+        };
+    }
+    let known = asked.iter().filter_map(|&image| {
+        let nearest = match image.split {
+            Split::Train => of_train.get(&image.row),
+            Split::Test => of_test.get(&test.vectors[image.row]),
+        };
+        nearest.cloned().map(|nearest| Neighbours { image, nearest })
     });
-    Ok(NearestImages(found))
+    Ok(NearestImages(known.collect()))
 }
 
 /// Features of the evaluated images → a map of them.

@@ -251,6 +251,8 @@ pub fn input_name(part: &str) -> Option<&'static str> {
         "images" => Some("distinct images"),
         "asked" => Some("mistakes or suspects"),
 
+        // Of runs before the map named its images.
+        "evaluated" => Some("features"),
         "mapped" => Some("mapped images"),
         "checked" => Some("checked labels"),
         _ => None,

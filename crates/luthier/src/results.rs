@@ -38,16 +38,16 @@ impl Extracted {
         }
         outcome
     }
+}
 
-    /// An error if images could not be read.
-    pub(crate) fn check_all_read(&self) -> Result<()> {
-        match self.skipped_files.first() {
-            Some(first) => Err(Error::UnreadableImages {
-                n: self.skipped_files.len(),
-                first: first.to_string(),
-            }),
-            None => Ok(()),
-        }
+/// An error if images could not be read.
+pub(crate) fn check_all_read(skipped: &[Skipped]) -> Result<()> {
+    match skipped.first() {
+        Some(first) => Err(Error::UnreadableImages {
+            n: skipped.len(),
+            first: first.to_string(),
+        }),
+        None => Ok(()),
     }
 }
 

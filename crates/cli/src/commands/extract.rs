@@ -5,12 +5,11 @@ use anyhow::Result;
 use clap::Args;
 use luthier::words::counted;
 use luthier::{Engine, Shard};
-use luthier_extract::Layout;
 
 use super::{
-    check_views_are_named, configure, note_faster_precision, open_cache, warn_of_skipped, with_engine, without_classes,
+    check_views_are_named, configure, note_faster_precision, open_cache, warn_of_skipped, with_engine,
+    with_or_without_classes,
 };
-use crate::problem::Problem;
 use crate::settings::{CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
 
@@ -79,13 +78,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     };
     let (pipeline, mut data) = configure(&settings)?;
     check_views_are_named(&pipeline)?;
-    data.source.layout = match data.source.layout {
-        Layout::Classes(folder) if !unlabelled && folder.is_dir() => Layout::of_folder(folder, &data.source.exclude)?,
-        layout if !unlabelled => layout,
-        layout => without_classes(layout).ok_or_else(|| {
-            Problem::usage("--unlabelled with a folder to train on and one for the test").hint("name one FOLDER")
-        })?,
-    };
+    data.source.layout = with_or_without_classes(data.source.layout, unlabelled, &data.source.exclude)?;
     let cache = open_cache(&settings)?;
     if let Some(shard) = shard {
         let embed = |engine: &Engine<'_>| engine.embed_shard(&pipeline, &data, shard, &output_dir);
@@ -105,7 +98,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         return Ok(ExitCode::SUCCESS);
     }
     let summary = with_engine(&cache, progress, |engine| engine.extract(&pipeline, &data, &output_dir))?;
-    warn_of_skipped(&summary.skipped, &output_dir.join("features.json"), progress);
+    warn_of_skipped(&summary.skipped, Some(&output_dir.join("features.json")), progress);
     note_faster_precision(&settings, summary.images.embedded, progress);
     outln!("features {}", output_dir.display());
     Ok(ExitCode::SUCCESS)

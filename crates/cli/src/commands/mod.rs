@@ -177,6 +177,17 @@ pub(crate) fn check_views_are_named(pipeline: &Pipeline) -> Result<()> {
     }
 }
 
+/// A layout as `extract` takes it: a folder without folders of classes has images without classes.
+pub(crate) fn with_or_without_classes(layout: Layout, is_unlabelled: bool, exclude: &[String]) -> Result<Layout> {
+    Ok(match layout {
+        Layout::Classes(folder) if !is_unlabelled && folder.is_dir() => Layout::of_folder(folder, exclude)?,
+        layout if !is_unlabelled => layout,
+        layout => without_classes(layout).ok_or_else(|| {
+            Problem::usage("--unlabelled with a folder to train on and one for the test").hint("name one FOLDER")
+        })?,
+    })
+}
+
 /// The same images, whatever the settings say of their classes. `None` if they are in two folders.
 pub(crate) fn without_classes(layout: Layout) -> Option<Layout> {
     match layout {
@@ -250,8 +261,8 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
 }
 
 /// Names the skipped images, or, of many, how many there are for each of the most frequent reasons; and the file that
-/// lists all of them.
-pub(crate) fn warn_of_skipped(skipped: &[Skipped], list: &Path, progress: &Progress) {
+/// lists all of them, if there is one.
+pub(crate) fn warn_of_skipped(skipped: &[Skipped], list: Option<&Path>, progress: &Progress) {
     const SHOWN: usize = 5;
     if skipped.len() <= SHOWN {
         skipped
@@ -274,10 +285,14 @@ pub(crate) fn warn_of_skipped(skipped: &[Skipped], list: &Path, progress: &Progr
         });
     }
     let more = match skipped.len() - n_shown {
-        0 => String::new(),
-        n => format!("skipped {n} more: "),
+        0 => None,
+        n => Some(format!("skipped {n} more")),
     };
-    progress.say(&format!("warning: {more}{} lists all", list.display()));
+    let list = list.map(|list| format!("{} lists all", list.display()));
+    let parts: Vec<String> = more.into_iter().chain(list).collect();
+    if !parts.is_empty() {
+        progress.say(&format!("warning: {}", parts.join(": ")));
+    }
 }
 
 /// Says once that a faster number format is at hand, when enough images were embedded for it to matter.

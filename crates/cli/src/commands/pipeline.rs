@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     }
     let summary = summarize(&arguments, progress)?;
     let PipelineArguments { out, output, settings } = arguments.pipeline;
-    warn_of_skipped(&summary.skipped, &out.join("reports/skipped.csv"), progress);
+    warn_of_skipped(&summary.skipped, Some(&out.join("reports/skipped.csv")), progress);
     let PipelineSummary {
         test,
         held_out,

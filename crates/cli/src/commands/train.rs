@@ -6,8 +6,10 @@ use clap::Args;
 use luthier::words::counted;
 use luthier::{TrainConfig, describe_c, describe_components};
 use luthier_eval::DuplicatesConfig;
+use luthier_features::Solver;
 
 use super::{FeatureFolder, ModelFolder, open_cache, with_engine};
+use crate::problem::Problem;
 use crate::settings::{CacheSettings, ClassifySettings, FeaturesSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
 
@@ -57,6 +59,11 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         classify: settings.classify_config()?,
         moments,
     };
+    if config.moments.is_some() && config.features.solver == Solver::Smartcore {
+        return Err(Problem::usage("--moments with --solver smartcore, which takes rows")
+            .hint("leave --solver out")
+            .into());
+    }
     let cache = open_cache(&settings)?;
     let (path, model) = with_engine(&cache, progress, |engine| {
         engine.train(&config, &feature_dir, &model_dir)

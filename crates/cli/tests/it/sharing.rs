@@ -14,7 +14,7 @@ use luthier_testing::Need;
 use serde_json::Value;
 
 use crate::kills::{Expect, inspect, project};
-use crate::{CLASSES, FOLDERS, PIPELINE, Project, Ran, assert_same, results};
+use crate::{CLASSES, FOLDERS, PIPELINE, Project, Ran, assert_same, bitmap, results};
 
 /// Another machine, with the same photographs and a cache of its own.
 struct Machine<'a> {
@@ -161,14 +161,16 @@ fn moments_of_parts_give_the_model_that_all_features_give() {
             .ok()
             .stdout
     };
-    let mut n_rows = Vec::new();
+    let (mut n_rows, mut n_skipped) = (Vec::new(), 0);
     for part in 1..=PARTS {
         let said = moments(&["--shard", &format!("{part}/{PARTS}")]);
         let words: Vec<&str> = said.split_whitespace().collect();
         assert_eq!(words[1], format!("moments/{part}-of-{PARTS}.safetensors"), "{said}");
         n_rows.push(words[2].parse::<usize>().unwrap());
+        n_skipped += words[4].parse::<usize>().unwrap();
     }
     println!("rows of the parts: {n_rows:?}");
+    assert_eq!((n_rows.iter().sum::<usize>(), n_skipped), (18, 1));
     let train = |arguments: &[&str]| project.run(&[&["train", "--feature-dir", "features"], arguments].concat());
     train(&["--model-dir", "alone"]).ok();
     train(&["--model-dir", "added", "--moments", "moments"]).ok();
@@ -212,6 +214,12 @@ fn moments_of_parts_give_the_model_that_all_features_give() {
         &["--moments", "moments"],
         "moments/3-of-12.safetensors: expected part 3/12, found part 4/12",
     );
+    project.write("data/train/drum/one more.bmp", &bitmap(0, 99));
+    moments(&["--shard", "3/12"]);
+    wrong(
+        &["--moments", "moments"],
+        "moments/3-of-12.safetensors: expected the images of 1-of-12.safetensors, found others",
+    );
     std::fs::remove_file(&part).unwrap();
     wrong(
         &["--moments", "moments"],
@@ -220,8 +228,9 @@ fn moments_of_parts_give_the_model_that_all_features_give() {
     moments(&[]);
     wrong(
         &["--moments", "moments"],
-        "moments: expected parts of one division, found 1/1 beside 12/12",
+        "moments: expected parts of one division, and the files of others removed, found 1/1 beside 12/12",
     );
+    moments(&["--output-dir", "data/train/moments"]);
     moments(&["--output-dir", "others", "--views", "crop"]);
     wrong(
         &["--moments", "others"],

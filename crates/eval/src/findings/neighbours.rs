@@ -113,7 +113,7 @@ impl NeighboursConfig {
     }
 
     /// The training images nearest to images, by the cosine between their features. A training image is no neighbour of
-    /// itself. `asked` is ordered. Images of `known` were asked about before, with the same training images.
+    /// itself. `asked` is ordered. `known` are some of them, for which the same training images were compared before.
     ///
     /// Training images are read once, in blocks, if there is an image that is not known.
     ///
@@ -127,13 +127,12 @@ impl NeighboursConfig {
         known: NearestImages,
     ) -> Result<NearestImages> {
         let NearestImages(mut known) = known;
-        known.retain(|found| asked.binary_search(&found.image).is_ok());
         let is_known: HashSet<ImageRef> = known.iter().map(|found| found.image).collect();
         let unknown = asked.iter().filter(|image| !is_known.contains(image));
         let mut found = self.find(train, test, &unknown.copied().collect::<Vec<_>>())?;
         found.append(&mut known);
         found.sort_by_key(|found| found.image);
-        found.dedup_by_key(|found| found.image);
+
         Ok(NearestImages(found))
     }
 

@@ -214,7 +214,20 @@ fn is_of_luthier(folder: &Path) -> bool {
         ("reports", "report.json"),
     ];
     let written = WRITTEN.iter().find(|(name, _)| folder.ends_with(name));
-    written.is_some_and(|(_, file)| folder.join(file).is_file())
+    written.is_some_and(|(_, file)| folder.join(file).is_file()) || is_of_moments(folder)
+}
+
+/// Whether a folder has the moments of parts of images.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is asked whether there is one, not which is the first"
+)]
+fn is_of_moments(folder: &Path) -> bool {
+    let is_part = |name: &str| name.ends_with(".safetensors") && name.contains("-of-");
+    let entries = folder.ends_with("moments").then(|| folder.read_dir().ok()).flatten();
+    entries.is_some_and(|mut entries| {
+        entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_str().is_some_and(is_part)))
+    })
 }
 
 fn is_hidden_name(path: &Path) -> bool {

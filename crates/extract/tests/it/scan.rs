@@ -413,12 +413,13 @@ fn what_systems_and_luthier_itself_leave_among_the_images_is_passed_over_and_cou
         "train/reports/confusion_matrix.png",
         "train/reports/report.json",
         "train/features/features.json",
+        "train/moments/3-of-64.safetensors",
     ]);
     fs::create_dir_all(folders.path("train/empty/below")).unwrap();
     let scan = folders.scan().unwrap();
     assert_eq!(scan.manifest.classes, ["drum", "harp"]);
     assert_eq!(scan.manifest.entries.len(), 4);
-    assert_eq!(scan.n_ignored, 9);
+    assert_eq!(scan.n_ignored, 10);
     assert_eq!(find_images(&folders.path("train"), &[]).unwrap().images.len(), 2);
     // A class may have such a name if Luthier has written nothing there.
     let folders = with(&["train/reports/1.jpg"]);
