@@ -663,13 +663,18 @@ impl Cache {
     }
 
     fn read_vectors(&self, vectors: &[Digest], mut into: ArrayViewMut2<'_, f32>) -> Result<()> {
-        let n_bytes = 4 * into.ncols();
-        let mut take = |place: usize, bytes: &[u8]| {
+        self.each_vector(vectors, into.ncols(), &mut |place, bytes| {
             for (value, bytes) in into.row_mut(place).iter_mut().zip(bytes.chunks_exact(4)) {
                 *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
             }
-        };
-        let mut lost = self.features.read(vectors, n_bytes, &mut take)?;
+        })
+    }
+
+    /// Gives `take` each of these vectors once, in the order in which they lie on the disk: its place, and its `width`
+    /// numbers as little-endian bytes.
+    fn each_vector(&self, vectors: &[Digest], width: usize, take: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+        let n_bytes = 4 * width;
+        let mut lost = self.features.read(vectors, n_bytes, &mut *take)?;
         if let Some(below) = self.below.as_ref().filter(|_| !lost.is_empty()) {
             let wanted: Vec<Digest> = lost.iter().map(|&place| vectors[place]).collect();
             let still_lost = below

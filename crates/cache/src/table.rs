@@ -91,6 +91,18 @@ impl Cache {
     }
 }
 
+impl StoredVectors<'_> {
+    /// Gives `take` every row once, in the order in which they lie on the disk: its place, and its little-endian bytes. One
+    /// pass over the disk, where blocks of rows would be a pass each.
+    ///
+    /// # Errors
+    /// Those of [`StoredTable::features`].
+    pub fn each(&self, take: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+        let read = self.cache.each_vector(&self.vectors, self.width, take);
+        read.inspect_err(|error| forget(self.cache, &self.owner, &self.vectors, self.width, error))
+    }
+}
+
 impl ReadRows for StoredVectors<'_> {
     type Feature = f32;
 
@@ -108,7 +120,7 @@ impl ReadRows for StoredVectors<'_> {
     }
 }
 
-/// Reads some of the vectors that an artifact names. If one is lost, the artifact is forgotten, and all others that are.
+/// Reads some of the vectors that an artifact names.
 fn read(
     cache: &Cache,
     owner: &Digest,
@@ -117,15 +129,19 @@ fn read(
     into: ArrayViewMut2<'_, f32>,
 ) -> Result<()> {
     let width = into.ncols();
-    cache.read_vectors(&vectors[range], into).inspect_err(|error| {
-        if matches!(error, Error::Lost { .. }) {
-            let forgotten = cache.forget_object(owner).and_then(|()| {
-                let mut blocks = vectors.chunks(ROWS_AT_ONCE);
-                blocks.try_for_each(|block| cache.forget_lost(block, width))
-            });
-            if let Err(error) = forgotten {
-                tracing::warn!("{error}");
-            }
+    let read = cache.read_vectors(&vectors[range], into);
+    read.inspect_err(|error| forget(cache, owner, vectors, width, error))
+}
+
+/// If a vector is lost, the artifact that names it is forgotten, and all others that are lost.
+fn forget(cache: &Cache, owner: &Digest, vectors: &[Digest], width: usize, error: &Error) {
+    if matches!(error, Error::Lost { .. }) {
+        let forgotten = cache.forget_object(owner).and_then(|()| {
+            let mut blocks = vectors.chunks(ROWS_AT_ONCE);
+            blocks.try_for_each(|block| cache.forget_lost(block, width))
+        });
+        if let Err(error) = forgotten {
+            tracing::warn!("{error}");
         }
-    })
+    }
 }

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf, absolute};
 use std::time::SystemTime;
 
 use luthier_artifact::{Artifact, Digest, FeatureRows, ImageRows, Split, Written, remove_unfinished, write_atomically};
-use luthier_cache::Cache;
+use luthier_cache::{Cache, StoredVectors};
 use luthier_classify::{HeldOutPredictions, Model};
 use luthier_eval::{REPORT_FILES, StageTime};
 use luthier_extract::{DataSource, Decoding, PerceptualHash, Scan, SkippedImages};
 
 use crate::features_folder::{self, BySplit, FeaturesJson, TableDigests, digest_of};
 use crate::report;
-use crate::results::{Extracted, Found, Trained, load, open_table};
+use crate::results::{Extracted, Found, Trained, load};
 use crate::{Error, Result};
 
 /// Changes when the same artifacts are written out in another way.
@@ -105,8 +105,8 @@ pub(crate) fn features(cache: &Cache, folder: &Path, names: &RowNames<'_>, extra
     for (split, digest) in [(Split::Train, &extracted.train), (Split::Test, &extracted.test)] {
         let (features, labels) = features_folder::npy_paths(folder, split);
         once(cache, &[features, labels], &[*digest], || {
-            let table = open_table(cache, digest)?;
-            features_folder::write_table(folder, split, &table.rows().labels, &table)
+            let rows: FeatureRows = load(cache, digest)?;
+            features_folder::write_table(folder, split, &rows.labels, &features_of(cache, digest, &rows))
         })?;
         write_hashes(
             cache,
@@ -121,6 +121,11 @@ pub(crate) fn features(cache: &Cache, folder: &Path, names: &RowNames<'_>, extra
     })
 }
 
+/// The features of a table, still unread.
+fn features_of<'a>(cache: &'a Cache, table: &Digest, rows: &FeatureRows) -> StoredVectors<'a> {
+    cache.stored_vectors(*table, rows.vectors.clone(), rows.width)
+}
+
 /// Writes the features of images without labels, `features.json` last.
 pub(crate) fn unlabelled_features(
     cache: &Cache,
@@ -132,7 +137,8 @@ pub(crate) fn unlabelled_features(
     let (table, images) = (&extracted.train, &extracted.images);
     let path = folder.join(features_folder::FEATURES_FILE);
     once(cache, std::slice::from_ref(&path), &[*table], || {
-        Ok(vec![features_folder::write_rows(&path, &open_table(cache, table)?)?])
+        let features = features_of(cache, table, &load(cache, table)?);
+        Ok(vec![features_folder::write_rows(&path, &features)?])
     })?;
     write_hashes(cache, &folder.join(features_folder::HASHES_FILE), table, images)?;
     once(cache, &[features_folder::json_path(folder)], &[names.digest], || {

@@ -5,13 +5,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use luthier_artifact::{
     Artifact, Content, Digest, ExtractorInfo, FeatureRows, Manifest, ManifestEntry, ReadRows, Split, Written,
     file_names, vector_digest, write_atomically, write_atomically_with,
 };
+use luthier_cache::StoredVectors;
 use luthier_eval::Skipped;
 use luthier_extract::{DataSource, Decided, PerceptualHash, SkippedImages};
 use ndarray::{Array, Array1, Array2, Dimension, IxDyn, ShapeBuilder};
@@ -285,7 +286,7 @@ pub(crate) fn write_table(
     folder: &Path,
     split: Split,
     labels: &[usize],
-    features: &dyn ReadRows<Feature = f32>,
+    features: &StoredVectors<'_>,
 ) -> Result<Vec<Written>> {
     let (features_path, labels_path) = npy_paths(folder, split);
     let features = write_rows(&features_path, features)?;
@@ -298,33 +299,33 @@ pub(crate) fn write_table(
     Ok(vec![features, labels])
 }
 
-/// Writes features or perceptual hashes: `f32 [n, d]` in C order.
-pub(crate) fn write_rows(path: &Path, rows: &dyn ReadRows<Feature = f32>) -> Result<Written> {
-    /// How many rows are in memory at once.
-    const ROWS_AT_ONCE: usize = 4096;
+/// Writes features or perceptual hashes: `f32 [n, d]` in C order. Each row is put to its place as it comes off the disk.
+pub(crate) fn write_rows(path: &Path, rows: &StoredVectors<'_>) -> Result<Written> {
     let shape = [rows.n_rows() as u64, rows.n_features() as u64];
     let mut read_error = None;
     let written = write_atomically_with(path, |file| {
-        file.write_all(&npy_header::<f32>(&shape)?)?;
-        let mut bytes = Vec::new();
-        for start in (0..rows.n_rows()).step_by(ROWS_AT_ONCE) {
-            let n = ROWS_AT_ONCE.min(rows.n_rows() - start);
-            let mut block = Array2::zeros((n, rows.n_features()));
-            if let Err(error) = rows.read(start, block.view_mut()) {
-                read_error = Some(error);
-                return Err(io::Error::other("features lost"));
+        let header = npy_header::<f32>(&shape)?;
+        file.write_all(&header)?;
+        file.flush()?;
+        let (mut file, n_row_bytes) = (*file.get_ref(), size_of::<f32>() * rows.n_features());
+        let mut done = Ok(());
+        let read = rows.each(&mut |row, bytes| {
+            if done.is_ok() {
+                let place = header.len() + row * n_row_bytes;
+                done = file
+                    .seek(SeekFrom::Start(place as u64))
+                    .and_then(|_| file.write_all(bytes));
             }
-            bytes.clear();
-            block
-                .iter()
-                .for_each(|value: &f32| bytes.extend_from_slice(&value.to_le_bytes()));
-            file.write_all(&bytes)?;
+        });
+        if let Err(error) = read {
+            read_error = Some(error);
+            return Err(io::Error::other("features lost"));
         }
-        Ok(())
+        done
     });
     // What could not be read is not the file's fault.
     match read_error {
-        Some(error) => Err(luthier_features::Error::Read(error).into()),
+        Some(error) => Err(error.into()),
         None => Ok(written?),
     }
 }

@@ -55,6 +55,46 @@ fn lay_out(path: &PathBuf, bytes: &[u8]) -> Folder {
 }
 
 #[test]
+fn rows_are_given_once_each_in_the_order_of_the_disk_and_a_lost_one_is_named() {
+    const N: usize = 40;
+    let folder = Folder::new();
+    // Two segments; the second process has most.
+    store(&folder.open(), 0..5);
+    let cache = folder.open();
+    store(&cache, 5..N);
+    let digests = cache.feature_digests(&Digest::of(DESCRIPTOR), &images(N)).unwrap();
+    // Rows backwards, and two of them twice.
+    let places: Vec<usize> = (0..N).rev().chain([7, 20]).collect();
+    let vectors: Vec<Digest> = places.iter().map(|&n| digests[n].unwrap()).collect();
+    let mut given = Vec::new();
+    cache
+        .stored_vectors(image(0), vectors.clone(), 3)
+        .each(&mut |row, bytes| {
+            assert_eq!(bytes[..4], (places[row] as f32).to_le_bytes());
+            given.push(row);
+        })
+        .unwrap();
+    let order: Vec<usize> = given.iter().map(|&row| places[row]).collect();
+    let n_ascending = order.windows(2).filter(|pair| pair[0] <= pair[1]).count();
+    assert!(
+        n_ascending >= order.len() - 2,
+        "one descent, between two segments: {order:?}"
+    );
+    given.sort_unstable();
+    assert_eq!(given, (0..places.len()).collect::<Vec<_>>());
+
+    let vectors = [&vectors[..], &[image(99)]].concat();
+    let error = cache
+        .stored_vectors(image(0), vectors, 3)
+        .each(&mut |_, _| ())
+        .unwrap_err();
+    assert!(
+        matches!(error, Error::Lost { digest, .. } if digest == image(99)),
+        "{error}"
+    );
+}
+
+#[test]
 fn of_a_killed_process_all_whole_records_are_found_wherever_its_file_ends() {
     const N: usize = 3;
     let record = RECORD + 12;
