@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf, absolute};
 use std::time::SystemTime;
 
 use luthier_artifact::{Artifact, Digest, FeatureRows, ImageRows, Split, Written, remove_unfinished, write_atomically};
-use luthier_cache::{Cache, StoredVectors};
+use luthier_cache::Cache;
 use luthier_classify::{HeldOutPredictions, Model};
 use luthier_eval::{REPORT_FILES, StageTime};
 use luthier_extract::{DataSource, Decoding, PerceptualHash, Scan, SkippedImages};
 
 use crate::features_folder::{self, BySplit, FeaturesJson, TableDigests, digest_of};
 use crate::report;
-use crate::results::{Extracted, Found, Trained, load};
+use crate::results::{Extracted, Found, Trained, features_of, load};
 use crate::{Error, Result};
 
 /// Changes when the same artifacts are written out in another way.
@@ -121,11 +121,6 @@ pub(crate) fn features(cache: &Cache, folder: &Path, names: &RowNames<'_>, extra
     })
 }
 
-/// The features of a table, still unread.
-fn features_of<'a>(cache: &'a Cache, table: &Digest, rows: &FeatureRows) -> StoredVectors<'a> {
-    cache.stored_vectors(*table, rows.vectors.clone(), rows.width)
-}
-
 /// Writes the features of images without labels, `features.json` last.
 pub(crate) fn unlabelled_features(
     cache: &Cache,
@@ -195,7 +190,7 @@ pub(crate) fn report(
 }
 
 /// Removes what killed runs left. What cannot be removed harms nobody.
-fn tidy(folder: &Path) {
+pub(crate) fn tidy(folder: &Path) {
     if let Err(error) = remove_unfinished(folder) {
         tracing::debug!("{error}");
     }

@@ -3,10 +3,11 @@
 use std::fs::read_dir;
 use std::path::{Path, PathBuf};
 
-use luthier_artifact::{Digest, ExtractorInfo, Tensors, TensorsBuilder, remove_unfinished, write_atomically};
+use luthier_artifact::{Digest, ExtractorInfo, Tensors, TensorsBuilder, write_atomically};
 use luthier_features::Moments;
 use serde::{Deserialize, Serialize};
 
+use crate::export::tidy;
 use crate::pipeline::describe_extractor;
 use crate::shard::Shard;
 use crate::words::counted;
@@ -42,9 +43,7 @@ pub(crate) fn file_name(Shard { part, of }: Shard) -> String {
 
 /// Writes the moments of a part; the result is the path of the file.
 pub(crate) fn write(folder: &Path, shard: Shard, of: TakenOf<'_>, moments: &Moments) -> Result<PathBuf> {
-    if let Err(error) = remove_unfinished(folder) {
-        tracing::debug!("{error}");
-    }
+    tidy(folder);
     let header = Header {
         part: shard.part,
         of: shard.of,
@@ -97,9 +96,9 @@ fn number_of_parts(folder: &Path) -> Result<u64> {
     let mut parts: Vec<Shard> = Vec::new();
     for entry in read_dir(folder).map_err(Error::io(folder))? {
         let name = entry.map_err(Error::io(folder))?.file_name();
-        let name = name.to_str().and_then(|name| name.strip_suffix(".safetensors"));
-        let part: Option<Shard> = name.and_then(|name| name.replacen("-of-", "/", 1).parse().ok());
-        parts.extend(part.filter(|part| Some(file_name(*part).trim_end_matches(".safetensors")) == name));
+        let numbers = name.to_str().and_then(|name| name.strip_suffix(".safetensors"));
+        let part: Option<Shard> = numbers.and_then(|numbers| numbers.replacen("-of-", "/", 1).parse().ok());
+        parts.extend(part.filter(|part| file_name(*part).as_str() == name));
     }
     parts.sort_by_key(|part| (part.of, part.part));
     let wrong = |expected: String, found: String| Error::Moments {
@@ -138,13 +137,12 @@ fn number_of_parts(folder: &Path) -> Result<u64> {
 /// The moments of a part, and the digest of the manifest of all images.
 fn read_part(folder: &Path, shard: Shard, extractor: &ExtractorInfo) -> Result<(Digest, Moments)> {
     let path = folder.join(file_name(shard));
-    let path = path.as_path();
     let wrong = |expected: String, found: String| Error::Moments {
-        path: path.to_owned(),
+        path: path.clone(),
         expected,
         found,
     };
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
     let read = |bytes| -> luthier_artifact::Result<(Header, Moments)> {
         let tensors = Tensors::open(FORMAT, bytes)?;
         let header: Header = tensors.header()?;

@@ -24,7 +24,8 @@ use crate::export::{self, RowNames};
 use crate::features_folder::{digest_of, skipped_files};
 use crate::moments_folder;
 use crate::results::{
-    Evaluated, Extracted, Figures, Found, HeldTogether, StoredLookAlikes, Trained, check_all_read, load, open_table,
+    Evaluated, Extracted, Figures, Found, HeldTogether, StoredLookAlikes, Trained, check_all_read, features_of, load,
+    open_table,
 };
 use crate::runner::{Runner, VIEWS, is_pending, pending};
 use crate::views::{self, Judge, Judged, JudgedView, JudgedViews, ViewsConfig};
@@ -280,7 +281,7 @@ impl Pipeline {
     ) -> Result<(Moments, ExtractorInfo, SkippedImages)> {
         self.store.remember(&self.extract.extractor.weights);
         let Extraction { train, skipped, .. } = self.extract.run_on_part(&self.context(data, part, runner))?;
-        let rows = open_table(runner.cache, &runner.cache.put(&train)?)?;
+        let rows = features_of(runner.cache, &runner.cache.put(&train)?, &train);
         let observer = runner.observer;
         let moments = match rows.n_rows() {
             0 => Moments::of_no_rows(rows.n_features()),
@@ -650,7 +651,8 @@ pub(crate) fn map(config: &MapConfig, data: &Evaluated, figures: &Figures, runne
             images.push(image);
             at.push(figures.rows[row]);
         }
-        mapped = MapConfig::digest_of(at.iter().map(|&row| [rows.images[row], rows.vectors[row]]));
+        let digests = at.iter().flat_map(|&row| [rows.images[row], rows.vectors[row]]);
+        mapped = digest_of(&digests.collect::<Vec<_>>());
     }
     let n = images.len();
     let outputs = runner.stage("map", config.key(mapped), || {

@@ -250,7 +250,6 @@ pub fn input_name(part: &str) -> Option<&'static str> {
         "look-alikes" => Some("look-alikes"),
         "images" => Some("distinct images"),
         "asked" => Some("mistakes or suspects"),
-
         // Of runs before the map named its images.
         "evaluated" => Some("features"),
         "mapped" => Some("mapped images"),
@@ -264,7 +263,6 @@ fn is_beside(stage: &str, part: &str) -> bool {
     match stage {
         "evaluate" | "suspects" => part == "held-out",
         "neighbours" => part == "mistakes or suspects",
-
         "classify" => part == "look-alikes",
         _ => false,
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use luthier_artifact::{Artifact, Digest, FeatureRows, Split};
-use luthier_cache::{Cache, StoredTable};
+use luthier_cache::{Cache, StoredTable, StoredVectors};
 use luthier_classify::HeldOutPredictions;
 use luthier_eval::{Evaluation, Findings, ImageMap, LookAlikeGroup, LookAlikes, NearestImages, Skipped, Suspects};
 use luthier_extract::SkippedImages;
@@ -215,6 +215,11 @@ pub(crate) fn load<A: Artifact>(cache: &Cache, digest: &Digest) -> Result<A> {
 /// The rows of a table that a stage before made; their features are read when they are asked for.
 pub(crate) fn open_table<'a>(cache: &'a Cache, digest: &Digest) -> Result<StoredTable<'a>> {
     Ok(cache.table(digest)?.ok_or_else(|| lost(digest))?)
+}
+
+/// The features of a table, still unread.
+pub(crate) fn features_of<'a>(cache: &'a Cache, table: &Digest, rows: &FeatureRows) -> StoredVectors<'a> {
+    cache.stored_vectors(*table, rows.vectors.clone(), rows.width)
 }
 
 fn lost(digest: &Digest) -> luthier_cache::Error {

@@ -7,10 +7,9 @@ use luthier::words::counted;
 use luthier::{Engine, Shard};
 
 use super::{
-    check_views_are_named, configure, note_faster_precision, open_cache, warn_of_skipped, with_engine,
+    EmbedSettings, check_views_are_named, configure, note_faster_precision, open_cache, warn_of_skipped, with_engine,
     with_or_without_classes,
 };
-use crate::settings::{CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
 
 /// Turn folders of images into features: NumPy files with one row for each image
@@ -46,15 +45,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PART/OF", conflicts_with = "output_dir")]
     shard: Option<Shard>,
     #[command(flatten)]
-    data: DataSettings,
-    #[command(flatten)]
-    extract: ExtractSettings,
-    #[command(flatten)]
-    network: NetworkSettings,
-    #[command(flatten)]
-    seed: SeedSettings,
-    #[command(flatten)]
-    cache: CacheSettings,
+    settings: EmbedSettings,
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
@@ -62,20 +53,9 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         output_dir,
         unlabelled,
         shard,
-        data,
-        extract,
-        network,
-        seed,
-        cache,
+        settings,
     } = arguments;
-    let settings = Settings {
-        data,
-        extract,
-        network,
-        seed,
-        cache,
-        ..Settings::default()
-    };
+    let settings = settings.into_settings();
     let (pipeline, mut data) = configure(&settings)?;
     check_views_are_named(&pipeline)?;
     data.source.layout = with_or_without_classes(data.source.layout, unlabelled, &data.source.exclude)?;

@@ -7,11 +7,9 @@ use clap::Args;
 use luthier::{Data, Engine, Pipeline, Task};
 use luthier_serve::{DecidePage, Tables, decide};
 
-use super::{check_views_are_named, configure, open_cache, with_engine, without_classes};
+use super::{EmbedSettings, check_views_are_named, configure, open_cache, with_engine, without_classes};
 use crate::problem::Problem;
-use crate::settings::{
-    CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings, default_decisions,
-};
+use crate::settings::{Settings, default_decisions};
 use crate::terminal::Progress;
 
 /// Give photographs classes: a page asks about those that teach the model most
@@ -36,37 +34,14 @@ pub(crate) struct SessionArguments {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
     listen: SocketAddr,
     #[command(flatten)]
-    data: DataSettings,
-    #[command(flatten)]
-    extract: ExtractSettings,
-    #[command(flatten)]
-    network: NetworkSettings,
-    #[command(flatten)]
-    seed: SeedSettings,
-    #[command(flatten)]
-    cache: CacheSettings,
+    settings: EmbedSettings,
 }
 
 impl SessionArguments {
     /// Where the page is to be, and the settings.
     pub(super) fn into_parts(self) -> (SocketAddr, Settings) {
-        let SessionArguments {
-            listen,
-            data,
-            extract,
-            network,
-            seed,
-            cache,
-        } = self;
-        let settings = Settings {
-            data,
-            extract,
-            network,
-            seed,
-            cache,
-            ..Settings::default()
-        };
-        (listen, settings)
+        let SessionArguments { listen, settings } = self;
+        (listen, settings.into_settings())
     }
 }
 

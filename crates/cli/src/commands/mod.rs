@@ -38,7 +38,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::problem::Problem;
-use crate::settings::Settings;
+use crate::settings::{CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings};
 use crate::terminal::Progress;
 
 /// How a command prints its result.
@@ -113,6 +113,41 @@ pub(crate) struct ModelFolder {
         env = "LUTHIER_MODEL_DIR"
     )]
     pub(crate) model_dir: PathBuf,
+}
+
+/// What commands are told that embed images and train nothing.
+#[derive(Args)]
+pub(crate) struct EmbedSettings {
+    #[command(flatten)]
+    data: DataSettings,
+    #[command(flatten)]
+    extract: ExtractSettings,
+    #[command(flatten)]
+    network: NetworkSettings,
+    #[command(flatten)]
+    seed: SeedSettings,
+    #[command(flatten)]
+    cache: CacheSettings,
+}
+
+impl EmbedSettings {
+    pub(crate) fn into_settings(self) -> Settings {
+        let EmbedSettings {
+            data,
+            extract,
+            network,
+            seed,
+            cache,
+        } = self;
+        Settings {
+            data,
+            extract,
+            network,
+            seed,
+            cache,
+            ..Settings::default()
+        }
+    }
 }
 
 /// Where downloaded weights are kept: the user's cache folder, shared by all projects.

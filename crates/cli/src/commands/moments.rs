@@ -6,8 +6,9 @@ use clap::Args;
 use luthier::Shard;
 use luthier::words::counted;
 
-use super::{check_views_are_named, configure, open_cache, warn_of_skipped, with_engine, with_or_without_classes};
-use crate::settings::{CacheSettings, DataSettings, ExtractSettings, NetworkSettings, SeedSettings, Settings};
+use super::{
+    EmbedSettings, check_views_are_named, configure, open_cache, warn_of_skipped, with_engine, with_or_without_classes,
+};
 use crate::terminal::Progress;
 
 /// Take the moments of features in parts, for more images than one machine should gather
@@ -36,15 +37,7 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with_all = ["train_dir", "test_dir", "labels", "class_from"])]
     unlabelled: bool,
     #[command(flatten)]
-    data: DataSettings,
-    #[command(flatten)]
-    extract: ExtractSettings,
-    #[command(flatten)]
-    network: NetworkSettings,
-    #[command(flatten)]
-    seed: SeedSettings,
-    #[command(flatten)]
-    cache: CacheSettings,
+    settings: EmbedSettings,
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {
@@ -52,20 +45,9 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         output_dir,
         shard,
         unlabelled,
-        data,
-        extract,
-        network,
-        seed,
-        cache,
+        settings,
     } = arguments;
-    let settings = Settings {
-        data,
-        extract,
-        network,
-        seed,
-        cache,
-        ..Settings::default()
-    };
+    let settings = settings.into_settings();
     let (pipeline, mut data) = configure(&settings)?;
     check_views_are_named(&pipeline)?;
     data.source.layout = with_or_without_classes(data.source.layout, unlabelled, &data.source.exclude)?;

@@ -73,7 +73,7 @@ impl MapConfig {
     /// Changes when [`run`](MapConfig::run) gives other results.
     pub const VERSION: u32 = 2;
 
-    /// The stage's key. `mapped` is the digest of what is mapped, [`digest_of`](Self::digest_of).
+    /// The stage's key. `mapped` is the digest of the digests of the images and of their features.
     pub fn key(&self, mapped: Digest) -> Key {
         let MapConfig {
             perplexity,
@@ -84,14 +84,6 @@ impl MapConfig {
             .field("perplexity", perplexity)
             .input("mapped", mapped)
             .finish()
-    }
-
-    /// The digest of images and their features, for the key.
-    pub fn digest_of(mapped: impl IntoIterator<Item = [Digest; 2]>) -> Digest {
-        let bytes: Vec<u8> = (mapped.into_iter().flatten())
-            .flat_map(|digest| *digest.as_bytes())
-            .collect();
-        Digest::of(&bytes)
     }
 
     /// The images of an evaluation that are mapped, each with its row in the evaluation; ascending.

@@ -1,5 +1,3 @@
-use std::collections::HashSet;
-
 use luthier_artifact::{Artifact, Digest, Key, ReadRows, Split, json};
 use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
@@ -113,7 +111,7 @@ impl NeighboursConfig {
     }
 
     /// The training images nearest to images, by the cosine between their features. A training image is no neighbour of
-    /// itself. `asked` is ordered. `known` are some of them, for which the same training images were compared before.
+    /// itself. `asked` is ordered. `known` are some of them, in this order, for which the same training images were compared before.
     ///
     /// Training images are read once, in blocks, if there is an image that is not known.
     ///
@@ -126,13 +124,11 @@ impl NeighboursConfig {
         asked: &[ImageRef],
         known: NearestImages,
     ) -> Result<NearestImages> {
-        let NearestImages(mut known) = known;
-        let is_known: HashSet<ImageRef> = known.iter().map(|found| found.image).collect();
-        let unknown = asked.iter().filter(|image| !is_known.contains(image));
-        let mut found = self.find(train, test, &unknown.copied().collect::<Vec<_>>())?;
-        found.append(&mut known);
+        let NearestImages(mut found) = known;
+        let is_known = |image: &ImageRef| found.binary_search_by_key(image, |found| found.image).is_ok();
+        let unknown: Vec<ImageRef> = asked.iter().copied().filter(|image| !is_known(image)).collect();
+        found.extend(self.find(train, test, &unknown)?);
         found.sort_by_key(|found| found.image);
-
         Ok(NearestImages(found))
     }
 
