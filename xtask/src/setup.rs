@@ -7,6 +7,7 @@ mod download;
 mod find;
 mod libtorch;
 mod link;
+mod nasm;
 mod prerequisites;
 mod python;
 
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 pub(crate) use libtorch::{Device, LICENCES, Libtorch};
 
+use self::nasm::Nasm;
 use crate::workspace::Workspace;
 
 /// Packages that carry the path of libtorch: see `crates/extract/link.rs`.
@@ -40,6 +42,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
             "no libheif: HEIC and AVIF files are skipped, and named; to read them, apt install libheif-dev (macOS: \
              brew install libheif pkg-config), then run this again"
         ),
+    }
+    match nasm::find(workspace)? {
+        Nasm::Missing => println!(
+            "no nasm: JPEGs take half as long again to decode; to mend that, apt install nasm (macOS: brew install nasm), \
+             then run this again"
+        ),
+        Nasm::Found => println!("nasm: JPEGs are decoded with SIMD code"),
+        Nasm::NotNeeded => {}
     }
     Ok(ExitCode::SUCCESS)
 }

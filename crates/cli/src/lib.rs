@@ -23,6 +23,7 @@ use std::ffi::OsString;
 use anyhow::Result;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use luthier::PipelineSummary;
+use luthier_extract::JPEG_HAS_SIMD;
 use problem::Problem;
 use terminal::{Progress, Stopping, Verbosity};
 
@@ -44,6 +45,12 @@ impl From<u8> for ExitCode {
     }
 }
 
+const VERSION: &str = if JPEG_HAS_SIMD {
+    env!("LUTHIER_BUILD_VERSION")
+} else {
+    concat!(env!("LUTHIER_BUILD_VERSION"), ", JPEG decoder without SIMD")
+};
+
 /// Classify photographs, and redo only what changed
 ///
 /// Luthier turns photographs into features with a pretrained ResNet-50, and trains a classifier on the features: PCA and
@@ -51,7 +58,7 @@ impl From<u8> for ExitCode {
 #[derive(Parser)]
 #[command(
     name = "luthier",
-    version = env!("LUTHIER_BUILD_VERSION"),
+    version = VERSION,
     max_term_width = 100,
     after_help = "Start here:
   luthier pipeline photos          photos/ has a folder of images for each class
@@ -160,6 +167,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
         _ => Verbosity::Normal,
     };
     terminal::show_messages(verbosity);
+    if !JPEG_HAS_SIMD {
+        tracing::debug!(
+            "this program was built without nasm: JPEGs take half as long again to decode; to mend that, install nasm, run \
+             cargo xtask setup, and build again"
+        );
+    }
     terminal::catch_interrupts(match command {
         Command::Pipeline(_) | Command::Extract(_) | Command::Moments(_) | Command::Label(_) | Command::Review(_) => {
             Stopping::StoresWhatIsDone

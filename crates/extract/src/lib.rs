@@ -22,11 +22,12 @@ mod views;
 
 pub use crate::image::decode::{decode, decode_within};
 pub use crate::image::decoding::{Decoding, Limits, Unreadable};
+pub use crate::image::formats::jpeg::JPEG_HAS_SIMD;
 pub use crate::image::framing::Framing;
 pub use crate::image::input_size::InputSize;
 pub use crate::image::perceptual_hash::{PERCEPTUAL_HASH, PerceptualHash};
 pub use crate::image::preprocess::Preprocess;
-pub use crate::image::thumbnail::thumbnail;
+pub use crate::image::thumbnail::{THUMBNAIL_VERSION, thumbnail};
 pub use crate::image::view::View;
 pub use cached::{CachedExtractor, ImageFeatures};
 pub use error::{Error, Result};

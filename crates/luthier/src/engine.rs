@@ -28,6 +28,7 @@ use crate::results::{Evaluated, Extracted, Found, StoredLookAlikes, Trained, che
 use crate::runner::{Purpose, Runner, STAGES, StageReport, Status, VIEWS};
 use crate::session::{Session, SessionFile, SessionImage, Task};
 use crate::shard::Shard;
+use crate::thumbnails::{THUMBNAILS, Thumbnails};
 use crate::views::JudgedViews;
 use crate::{Error, Result};
 
@@ -607,7 +608,17 @@ impl Engine<'_> {
                 map,
             };
             let names = RowNames::read(&folder.json, folder.digest);
-            let page = export::report(self.cache, reports, &found, &names, &runner.times()?, self.now)?;
+            let thumbnails = Thumbnails::after(self.cache, runner.previous(THUMBNAILS)?, self.observer);
+            let page = export::report(
+                self.cache,
+                reports,
+                &found,
+                &names,
+                &runner.times()?,
+                self.now,
+                &thumbnails,
+            )?;
+            thumbnails.record(&mut runner)?;
             runner.finish()?;
             Ok(page)
         })

@@ -13,6 +13,7 @@ use luthier_extract::{DataSource, Decoding, PerceptualHash, Scan, SkippedImages}
 use crate::features_folder::{self, BySplit, FeaturesJson, TableDigests, digest_of};
 use crate::report;
 use crate::results::{Extracted, Found, Trained, features_of, load};
+use crate::thumbnails::Thumbnails;
 use crate::{Error, Result};
 
 /// Changes when the same artifacts are written out in another way.
@@ -177,6 +178,7 @@ pub(crate) fn report(
     names: &RowNames<'_>,
     stages: &[StageTime],
     now: SystemTime,
+    thumbnails: &Thumbnails<'_>,
 ) -> Result<PathBuf> {
     tidy(folder);
     let page = folder.join(PAGE_FILE);
@@ -184,7 +186,7 @@ pub(crate) fn report(
     sources.push(names.digest);
     once(cache, &REPORT_FILES.map(|name| folder.join(name)), &sources, || {
         let json = (names.json)()?;
-        report::write(folder, cache, found, &json, stages, now)
+        report::write(folder, cache, found, &json, stages, now, thumbnails)
     })?;
     Ok(page)
 }

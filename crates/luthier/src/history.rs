@@ -17,6 +17,7 @@ use crate::pipeline::OutputFolders;
 use crate::reason::{Reason, Reasons};
 use crate::results::{Evaluated, Extracted, Figures, Found, StoredLookAlikes, Trained, load, open_table};
 use crate::runner::{STAGES, VIEWS};
+use crate::thumbnails::{THUMBNAILS, Thumbnails};
 use crate::{Error, Result};
 
 /// An earlier run.
@@ -211,16 +212,23 @@ impl PastRun {
         let names = RowNames::extracted(cache, source, (&scan, manifest), &extracted)?;
         export::features(cache, &outputs.features, &names, &extracted)?;
         export::model(cache, &outputs.models, trained)?;
-        export::report(cache, &outputs.reports, &found, &names, &self.times(), time)?;
+        let shown = self.executions.get(THUMBNAILS).map(|execution| execution.key.clone());
+        let thumbnails = Thumbnails::after(cache, shown, &());
+        export::report(
+            cache,
+            &outputs.reports,
+            &found,
+            &names,
+            &self.times(),
+            time,
+            &thumbnails,
+        )?;
         Ok(OutputPaths::of(&outputs))
     }
 
     fn times(&self) -> Vec<StageTime> {
-        let executions = self
-            .run
-            .stages
-            .iter()
-            .filter_map(|stage| self.executions.get(&stage.stage));
+        let stages = self.run.stages.iter().filter(|stage| stage.stage != THUMBNAILS);
+        let executions = stages.filter_map(|stage| self.executions.get(&stage.stage));
         let time = |execution: &Execution| StageTime {
             name: execution.key.stage.clone(),
             seconds: execution.seconds,

@@ -45,6 +45,7 @@ mod runner;
 mod session;
 mod shard;
 mod sorter;
+mod thumbnails;
 mod training_images;
 mod views;
 pub mod words;

@@ -28,6 +28,7 @@ use crate::results::{
     open_table,
 };
 use crate::runner::{Runner, VIEWS, is_pending, pending};
+use crate::thumbnails::{THUMBNAILS, Thumbnails};
 use crate::views::{self, Judge, Judged, JudgedView, JudgedViews, ViewsConfig};
 use crate::words::counted;
 use crate::{Error, Result};
@@ -164,7 +165,9 @@ impl Pipeline {
             map,
         };
         if let Some(OutputFolders { reports, now, .. }) = outputs {
-            export::report(cache, reports, &found, &names, &runner.times()?, *now)?;
+            let thumbnails = Thumbnails::after(cache, runner.previous(THUMBNAILS)?, runner.observer);
+            export::report(cache, reports, &found, &names, &runner.times()?, *now, &thumbnails)?;
+            thumbnails.record(runner)?;
         }
         drop(names);
         Ok(Made {

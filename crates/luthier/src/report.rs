@@ -11,7 +11,7 @@ use luthier_classify::Model;
 use luthier_eval::{
     CheckedLabels, Context, CrossValidated, Images, LookAlikeGroup, StageTime, Variance, Warning, write_report,
 };
-use luthier_extract::{WeightsSource, thumbnail};
+use luthier_extract::WeightsSource;
 use pathdiff::diff_paths;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use time::OffsetDateTime;
@@ -20,6 +20,7 @@ use time::macros::format_description;
 use crate::features_folder::{FeaturesJson, ImageLocation};
 use crate::pipeline::describe_views;
 use crate::results::{Found, load};
+use crate::thumbnails::Thumbnails;
 use crate::views::JudgedViews;
 use crate::words::counted;
 use crate::{Error, Result};
@@ -45,6 +46,7 @@ pub(crate) fn write(
     json: &FeaturesJson,
     stages: &[StageTime],
     now: SystemTime,
+    thumbnails: &Thumbnails<'_>,
 ) -> Result<Vec<Written>> {
     let model: Model = load(cache, &found.data.trained.model)?;
     let evaluation = found.figures.evaluation();
@@ -65,6 +67,7 @@ pub(crate) fn write(
                 .map(move |row| ((split, row.file.as_str()), row.digest))
         })
         .collect();
+    let task = thumbnails.observer.task("thumbnails", 0);
     let context = Context {
         evaluation,
         findings: &findings,
@@ -93,11 +96,10 @@ pub(crate) fn write(
         }),
         // The figures do not need the pictures: a folder that has moved since costs nothing else.
         thumbnail: &|split, file, side| {
-            let bytes =
-                std::fs::read(file_names::path_of(json.folders.get(split)).join(file_names::path_of(file))).ok()?;
-            // No picture is better than another photograph's.
-            let is_it = digests.get(&(split, file)) == Some(&Digest::of(&bytes));
-            is_it.then(|| thumbnail(&bytes, side).ok())?
+            let path = || file_names::path_of(json.folders.get(split)).join(file_names::path_of(file));
+            let made = thumbnails.get(digests.get(&(split, file))?, side, || std::fs::read(path()).ok());
+            task.advance(1);
+            made
         },
         link: &|split, file| {
             let folder = whole(&file_names::path_of(json.folders.get(split))).ok()?;

@@ -312,6 +312,11 @@ impl<'a> Runner<'a> {
         self.used.iter().map(stage).collect()
     }
 
+    /// Records what the run used beside its stages, so that `gc` keeps it.
+    pub(crate) fn uses(&mut self, key: Key) {
+        self.used.push(key);
+    }
+
     /// How long the stages so far took when they ran, now or at another time.
     pub(crate) fn times(&self) -> Result<Vec<StageTime>> {
         let times = self.used.iter().map(|key| {

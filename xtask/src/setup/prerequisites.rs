@@ -91,7 +91,8 @@ fn report(missing: &[Missing], downloads: bool) -> anyhow::Error {
 }
 
 /// Whether `name` is a file, or one in a folder of `PATH`.
-fn is_program(workspace: &Workspace, name: &str) -> bool {
+/// Whether `PATH` leads to a program of this name.
+pub(super) fn is_program(workspace: &Workspace, name: &str) -> bool {
     if Path::new(name).components().count() > 1 {
         return Path::new(name).is_file();
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use luthier_artifact::Digest;
 use serde_json::Value;
 
 use crate::{PIPELINE, Project, Ran, assert_same, photo, results, snapshot};
@@ -351,9 +352,9 @@ fn the_cache_counts_verifies_and_shrinks() {
     };
     assert_eq!(json(&["stats"])["features"], 2 * 18);
     assert_eq!(json(&["verify"])["damaged_objects"], 0);
-    // The older run's projection, model, evaluation, suspects and neighbours.
-    assert_eq!(json(&["gc", "--keep-runs", "1", "--dry-run"])["executions"], 5);
-    assert_eq!(json(&["gc", "--keep-runs", "1"])["executions"], 5);
+    // The older run's projection, model, evaluation, suspects and neighbours, and the thumbnails of its report.
+    assert_eq!(json(&["gc", "--keep-runs", "1", "--dry-run"])["executions"], 6);
+    assert_eq!(json(&["gc", "--keep-runs", "1"])["executions"], 6);
     assert_eq!(json(&["gc", "--keep-runs", "1"])["objects"], 0);
     assert_eq!(statuses(&project.pipeline(&["--variance", "0.5"])), ALL_FRESH);
     let outcome = project.pipeline(&[]);
@@ -382,4 +383,26 @@ fn features_are_of_the_instructions_that_compute_them() {
         serde_json::from_str::<Value>(&ran.stdout).unwrap()["images"]["embedded"].clone()
     };
     assert_eq!([None, Some("SSE41"), Some("SSE41"), None].map(embedded), [0, 18, 0, 0]);
+}
+
+/// Decoding a large photograph takes longer than all else that a page says of it.
+#[test]
+fn a_report_that_is_written_again_takes_its_pictures_from_the_cache() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let pictures = || -> Vec<Digest> {
+        let page = project.read("reports/report.html");
+        let styles = page
+            .lines()
+            .filter(|line| line.contains("{background-image:url(data:image/jpeg"));
+        styles.map(|style| Digest::of(style.as_bytes())).collect()
+    };
+    project.run(&["evaluate"]).ok();
+    let before = pictures();
+    assert!(before.len() >= 6, "{}", before.len());
+    project.run(&["cache", "gc", "--keep-runs", "1"]).ok();
+    fs::remove_dir_all(project.path("data")).unwrap();
+    fs::remove_dir_all(project.path("reports")).unwrap();
+    project.run(&["evaluate"]).ok();
+    assert_eq!(pictures(), before);
 }

@@ -1,10 +1,12 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::f64::consts::PI;
 
 use luthier_artifact::{Artifact, Digest, ImageRows, Key, ReadRows, json};
-use ndarray::{Array2, ArrayView1};
+use ndarray::Array2;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::nearby::Tree;
 use crate::{Error, Result};
 
 /// The contrast that an image has at least, in grey levels: below, nothing is there to compare.
@@ -12,6 +14,12 @@ const SMALLEST_CONTRAST: f64 = 2.0;
 
 /// How many images like it are looked for each image: as many hold a group of copies together.
 const LINKS: usize = 8;
+
+/// A perceptual hash is the mean red, green and blue of so many times so many boxes.
+const GRID: usize = 8;
+
+/// How many numbers of an image are compared first.
+const N_WAVES: usize = 16;
 
 /// The duplicates stage: images that look the same, though their bytes differ.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,7 +78,7 @@ impl Artifact for LookAlikes {
 
 impl DuplicatesConfig {
     /// Changes when [`run`](DuplicatesConfig::run) gives other results.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// The stage's key. `images` is the digest of [`ImageRows`], which have no labels: another label, or another split,
     /// is no reason to search again.
@@ -123,89 +131,73 @@ impl DuplicatesConfig {
 
     /// Pairs of rows whose perceptual hashes are alike, in ascending order.
     fn pairs(&self, hashes: &dyn ReadRows<Feature = f32>) -> Result<Vec<(usize, usize)>> {
-        let largest = self.largest_difference;
         let mut all = Array2::zeros((hashes.n_rows(), hashes.n_features()));
         hashes.read(0, all.view_mut()).map_err(Error::Read)?;
-        let mut classes: HashMap<i64, Vec<Look<'_>>> = HashMap::new();
-        for (row, hash) in all.outer_iter().enumerate() {
-            let look = Look::new(row, hash);
-            classes.entry(look.class(largest)).or_default().push(look);
-        }
-        for looks in classes.values_mut() {
-            looks.sort_by(|a, b| a.brightness.total_cmp(&b.brightness).then(a.row.cmp(&b.row)));
-        }
-        let find = |class: &i64| -> Vec<(usize, usize)> {
-            let looks = &classes[class];
-            let next = classes.get(&(class + 1)).map_or(&[][..], Vec::as_slice);
-            let of_look = |(at, look): (usize, &Look<'_>)| {
-                // Nor does the brightness differ by more than the hashes.
-                let reach = |other: &Look<'_>| largest * (look.contrast * other.contrast).sqrt();
-                let is_near = |other: &&Look<'_>| (other.brightness - look.brightness).abs() <= reach(other);
-                let widest = 1.2 * largest * look.contrast;
-                let within = |others: &'_ [Look<'_>]| {
-                    others.partition_point(|other| other.brightness <= look.brightness + widest)
-                };
-                let own = &looks[at + 1..][..within(&looks[at + 1..])];
-                let start = next.partition_point(|other| other.brightness < look.brightness - widest);
-                let above = &next[start..][..within(&next[start..])];
-                let alike = own
-                    .iter()
-                    .chain(above)
-                    .filter(is_near)
-                    .filter(|other| look.looks_like(other, largest));
-                let pair = |other: &Look<'_>| (look.row.min(other.row), look.row.max(other.row));
-                alike.take(LINKS).map(pair).collect::<Vec<_>>()
-            };
-            looks.par_iter().enumerate().flat_map_iter(of_look).collect()
+        let waves = waves();
+        let looks: Vec<Look<'_>> = (all.as_slice().expect("a new array is in C order"))
+            .par_chunks(all.ncols().max(1))
+            .map(|hash| Look::new(hash, &waves))
+            .collect();
+        let tree = Tree::new(looks.iter().map(|look| look.coarse));
+        let of_look = |(row, look): (usize, &Look<'_>)| {
+            let mut alike = Vec::new();
+            tree.search(&look.coarse, look.reach(self.largest_difference), |other| {
+                if other > row && look.looks_like(&looks[other], self.largest_difference) {
+                    alike.push((row, other));
+                }
+            });
+            alike.sort_unstable();
+            alike.truncate(LINKS);
+            alike
         };
-        let mut pairs: Vec<(usize, usize)> = classes.keys().flat_map(find).collect();
-        pairs.sort_unstable();
-        Ok(pairs)
+        Ok(looks.par_iter().enumerate().flat_map_iter(of_look).collect())
     }
 }
 
 /// An image as it is compared with others.
 struct Look<'a> {
-    row: usize,
-    /// The mean of all numbers of the perceptual hash.
-    brightness: f64,
+    hash: &'a [f32],
     /// In grey levels.
     contrast: f64,
-    hash: ArrayView1<'a, f32>,
+    /// How much of each of the [`waves`] is in the hash.
+    coarse: [f32; N_WAVES],
 }
 
 impl<'a> Look<'a> {
-    fn new(row: usize, hash: ArrayView1<'a, f32>) -> Self {
-        let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / hash.len() as f64;
+    fn new(hash: &'a [f32], waves: &[[f64; N_WAVES]]) -> Self {
         let mut channels = [0.0; 3];
         for (at, &value) in hash.iter().enumerate() {
             channels[at % 3] += f64::from(value) * 3.0 / hash.len() as f64;
         }
-        let deviation = |(at, &value): (usize, &f32)| (f64::from(value) - channels[at % 3]).powi(2);
+        let squares = (hash.iter().enumerate()).map(|(at, &value)| (f64::from(value) - channels[at % 3]).powi(2));
+        let deviation = (squares.sum::<f64>() / hash.len() as f64).sqrt();
+        let mut coarse = [0.0; N_WAVES];
+        for (&value, waves) in hash.iter().zip(waves) {
+            for (sum, wave) in coarse.iter_mut().zip(waves) {
+                *sum += f64::from(value) * wave;
+            }
+        }
         Look {
-            row,
-            brightness: mean(&mut hash.iter().map(|&value| f64::from(value))),
-            contrast: (mean(&mut hash.iter().enumerate().map(deviation)).sqrt()).max(SMALLEST_CONTRAST),
             hash,
+            contrast: deviation.max(SMALLEST_CONTRAST),
+            coarse: coarse.map(|sum| sum as f32),
         }
     }
 
-    /// Of images with this contrast only those in the same or the next class can look the same: contrasts differ by no more
-    /// than hashes do.
-    fn class(&self, largest_difference: f64) -> i64 {
-        // x - 1 = largest_difference √x for the largest quotient x of two contrasts.
+    /// How far the hash of an image that looks the same can be at most.
+    fn reach(&self, largest_difference: f64) -> f32 {
+        // Contrasts differ by no more than hashes do: x - 1 = largest_difference √x for their largest quotient x.
         let half = largest_difference / 2.0;
-        let largest = (half + half.hypot(1.0)).powi(2);
-        (self.contrast.ln() / largest.ln()).floor() as i64
+        let root = half + half.hypot(1.0);
+        // A hundredth of a grey level is more than rounding does.
+        ((largest_difference * root * self.contrast + 0.01) * (self.hash.len() as f64).sqrt()) as f32
     }
 
     fn looks_like(&self, other: &Look<'_>, largest_difference: f64) -> bool {
         let largest = largest_difference.powi(2) * self.contrast * other.contrast * self.hash.len() as f64;
         let mut sum = 0.0;
         // Of images that differ the first few numbers mostly tell.
-        let (a, b) = (self.hash.as_slice(), other.hash.as_slice());
-        let (a, b) = (a.expect("rows are in one piece"), b.expect("rows are in one piece"));
-        for (a, b) in a.chunks(4).zip(b.chunks(4)) {
+        for (a, b) in self.hash.chunks(4).zip(other.hash.chunks(4)) {
             sum += (a.iter().zip(b)).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
             if sum > largest {
                 return false;
@@ -213,6 +205,30 @@ impl<'a> Look<'a> {
         }
         true
     }
+}
+
+/// For each number of a perceptual hash its share in some waves over the image, orthonormal, so that no two hashes differ
+/// by less than in these. Photographs differ most in the longest: those of the discrete cosine transform of the
+/// brightness, and the mean colour, red against green and both against blue.
+fn waves() -> Vec<[f64; N_WAVES]> {
+    let mut frequencies: Vec<(usize, usize)> = (0..GRID * GRID).map(|place| (place / GRID, place % GRID)).collect();
+    frequencies.sort_by_key(|&(x, y)| (x * x + y * y, x));
+    let cosine = |at: usize, frequency: usize| {
+        let square = if frequency == 0 { 1.0 } else { 2.0 } / GRID as f64;
+        square.sqrt() * (PI * (at as f64 + 0.5) * frequency as f64 / GRID as f64).cos()
+    };
+    let of_box = |place: usize, channel: usize| {
+        let mut shares = [0.0; N_WAVES];
+        for (share, (x, y)) in shares[2..].iter_mut().zip(&frequencies) {
+            *share = cosine(place % GRID, *x) * cosine(place / GRID, *y) / 3f64.sqrt();
+        }
+        shares[0] = [1.0, -1.0, 0.0][channel] / 2f64.sqrt() / GRID as f64;
+        shares[1] = [1.0, 1.0, -2.0][channel] / 6f64.sqrt() / GRID as f64;
+        shares
+    };
+    (0..GRID * GRID * 3)
+        .map(|number| of_box(number / 3, number % 3))
+        .collect()
 }
 
 /// One row, `[1, d]`.
@@ -261,5 +277,118 @@ impl Groups {
         let (first, last) = (a.min(b), a.max(b));
         self.cosines[first] = cosine.min(self.cosines[first]).min(self.cosines[last]);
         self.parents[last] = first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Random numbers from 0 to 1.
+    fn uniform(state: &mut u64) -> f64 {
+        *state = (state.wrapping_mul(6364136223846793005)).wrapping_add(1442695040888963407);
+        (*state >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Nearly a normal distribution.
+    fn normal(state: &mut u64) -> f64 {
+        (0..12).map(|_| uniform(state)).sum::<f64>() - 6.0
+    }
+
+    /// The ink in each box of a page: lines of text, some of them short, and paragraphs.
+    fn page(state: &mut u64) -> Vec<f64> {
+        let mut ink = Vec::new();
+        for _ in 0..GRID {
+            let density = if uniform(state) < 0.2 {
+                0.3
+            } else {
+                0.7 + 0.3 * uniform(state)
+            };
+            let end = if uniform(state) < 0.3 {
+                2.0 + 6.0 * uniform(state)
+            } else {
+                8.0
+            };
+            let line = (0..GRID).map(|column| 60.0 * density * (end - column as f64).clamp(0.0, 1.0));
+            ink.extend(line.map(|line| line + 2.0 * normal(state)));
+        }
+        ink
+    }
+
+    /// A grey hash of this brightness and contrast.
+    fn hash(ink: &[f64], brightness: f64, contrast: f64) -> Vec<f32> {
+        let mean = ink.iter().sum::<f64>() / ink.len() as f64;
+        let deviation = (ink.iter().map(|ink| (ink - mean).powi(2)).sum::<f64>() / ink.len() as f64).sqrt();
+        let grey = |ink: &f64| (brightness - contrast * (ink - mean) / deviation) as f32;
+        ink.iter().flat_map(|ink| [grey(ink); 3]).collect()
+    }
+
+    /// A copy that differs by this share of the contrast, half of it in brightness and in light from one side.
+    fn copy(hash: &[f32], difference: f64, contrast: f64, state: &mut u64) -> Vec<f32> {
+        let (brighter, sideways) = (normal(state), normal(state));
+        let noise: Vec<f64> = (0..GRID * GRID)
+            .map(|place| normal(state) + brighter + sideways * ((place % GRID) as f64 - 3.5) / 2.0)
+            .collect();
+        let size = (noise.iter().map(|noise| noise * noise).sum::<f64>() / noise.len() as f64).sqrt();
+        let moved = |(at, value): (usize, &f32)| value + (difference * contrast * noise[at / 3] / size) as f32;
+        hash.iter().enumerate().map(moved).collect()
+    }
+
+    fn pairs(rows: &[Vec<f32>]) -> Vec<(usize, usize)> {
+        let hashes = Array2::from_shape_fn((rows.len(), rows[0].len()), |(row, column)| rows[row][column]);
+        DuplicatesConfig::default().pairs(&hashes.view()).unwrap()
+    }
+
+    #[test]
+    fn waves_are_orthonormal() {
+        let waves = waves();
+        for a in 0..N_WAVES {
+            for b in 0..N_WAVES {
+                let product: f64 = waves.iter().map(|shares| shares[a] * shares[b]).sum();
+                let expected = if a == b { 1.0 } else { 0.0 };
+                assert!((product - expected).abs() < 1e-12, "{a} and {b}: {product}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_photographs_the_same_pairs_are_found_as_by_comparing_all_with_all() {
+        let state = &mut 3;
+        let mut rows = Vec::new();
+        for n in 0..600 {
+            let (brightness, contrast) = (60.0 + 130.0 * uniform(state), 60.0 * uniform(state));
+            let row = hash(&page(state), brightness, contrast);
+            rows.push(copy(&row, 0.05 + 0.1 * uniform(state), contrast, state));
+            if n % 3 == 0 {
+                rows.push(row);
+            }
+        }
+        let waves = waves();
+        let looks: Vec<Look<'_>> = rows.iter().map(|row| Look::new(row, &waves)).collect();
+        let largest = DuplicatesConfig::default().largest_difference;
+        let all = (0..rows.len()).flat_map(|a| (a + 1..rows.len()).map(move |b| (a, b)));
+        let expected: Vec<_> = all.filter(|&(a, b)| looks[a].looks_like(&looks[b], largest)).collect();
+        assert!(expected.len() > 50 && expected.len() < 200, "{}", expected.len());
+        assert_eq!(pairs(&rows), expected);
+    }
+
+    #[test]
+    fn copies_are_found_among_scans_of_one_brightness_and_contrast() {
+        const N: usize = 20_000;
+        const N_COPIES: usize = 500;
+        let state = &mut 5;
+        let mut rows: Vec<Vec<f32>> = (0..N).map(|_| hash(&page(state), 215.0, 25.0)).collect();
+        for n in 0..N_COPIES {
+            // To the largest difference at which they still look the same.
+            let difference = 0.02 + 0.075 * n as f64 / N_COPIES as f64;
+            rows.push(copy(&rows[3 * n], difference, 25.0, state));
+        }
+        let pairs = pairs(&rows);
+        let n_found = (0..N_COPIES).filter(|n| pairs.contains(&(3 * n, N + n))).count();
+        assert!(
+            n_found >= 495 && pairs.len() < N_COPIES + 20,
+            "{n_found} of {}",
+            pairs.len()
+        );
     }
 }

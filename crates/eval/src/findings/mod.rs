@@ -10,6 +10,7 @@
 
 mod duplicates;
 mod map;
+mod nearby;
 mod neighbours;
 mod suspects;
 

@@ -5,6 +5,9 @@ use super::decode::decode;
 use super::decoding::{Decoding, Unreadable};
 use super::resize::{Extent, Resizer};
 
+/// Changes when [`thumbnail`] gives other bytes.
+pub const THUMBNAIL_VERSION: u32 = 1;
+
 /// A small JPEG of an image file, for the report. It is at most `side` pixels wide and high, and
 /// keeps the aspect ratio.
 ///

@@ -4,7 +4,7 @@
 pub(super) mod bmp;
 pub(super) mod gif;
 pub(super) mod heif;
-pub(super) mod jpeg;
+pub(crate) mod jpeg;
 pub(super) mod jpeg_2000;
 pub(super) mod jpeg_xl;
 pub(super) mod png;
