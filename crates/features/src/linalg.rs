@@ -8,7 +8,7 @@ use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::traits::ComplexField;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
-use ndarray::Array2;
+use ndarray::{Array2, ArrayViewMut2};
 
 use crate::{Error, Result};
 
@@ -46,18 +46,20 @@ pub fn view(x: &Array2<f64>) -> MatRef<'_, f64> {
 
 /// `a · b`: `[n, m]` and `[m, p]` to `[n, p]`, in C order.
 pub fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Array2<f64> {
-    let (n_rows, n_columns) = (a.nrows(), b.ncols());
-    let mut c = Array2::zeros((n_rows, n_columns));
-    let slice = c.as_slice_mut().expect("a new array is in C order");
-    matmul(
-        MatMut::from_row_major_slice_mut(slice, n_rows, n_columns),
-        Accum::Replace,
-        a,
-        b,
-        1.0,
-        par(),
-    );
+    let mut c = Array2::zeros((a.nrows(), b.ncols()));
+    product_into(c.view_mut(), a, b);
     c
+}
+
+/// Puts `a · b` into `c`: `[n, m]` and `[m, p]` into `[n, p]`.
+///
+/// # Panics
+/// If `c` is not in C order.
+pub(crate) fn product_into(mut c: ArrayViewMut2<'_, f64>, a: MatRef<'_, f64>, b: MatRef<'_, f64>) {
+    let (n_rows, n_columns) = c.dim();
+    let slice = c.as_slice_mut().expect("matrices are kept in C order");
+    let c = MatMut::from_row_major_slice_mut(slice, n_rows, n_columns);
+    matmul(c, Accum::Replace, a, b, 1.0, par());
 }
 
 /// Puts the lower triangle of `x · xᵀ` into `c`.

@@ -127,8 +127,8 @@ pub fn read_all<R: ReadRows>(rows: &R) -> Result<Array2<R::Feature>> {
 /// [`Error::NotFinite`] names the first feature that is not.
 pub fn check_finite<T: Copy + Into<f64>>(x: ArrayView2<'_, T>, start: usize) -> Result<()> {
     for (row, features) in x.rows().into_iter().enumerate() {
-        // A sum without branches over the row, which the compiler vectorizes: zeros if all are finite, else NaN.
-        if features.iter().fold(0.0, |sum, &value| sum + 0.0 * value.into()) == 0.0 {
+        // Without branches over the row, which the compiler vectorizes.
+        if features.iter().fold(true, |all, &value| all & value.into().is_finite()) {
             continue;
         }
         for (column, &value) in features.iter().enumerate() {

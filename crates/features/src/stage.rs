@@ -1,8 +1,10 @@
+use faer::MatRef;
 use luthier_artifact::{Artifact, Digest, Key, Observer, ReadRows, Tensors, TensorsBuilder};
-use ndarray::{Array2, s};
+use ndarray::{Array2, Zip, s};
 use serde::{Deserialize, Serialize};
 
-use crate::rows::{Interruptible, for_each_block};
+use crate::linalg;
+use crate::rows::{BLOCK, Interruptible, for_each_block};
 use crate::{ComponentCount, FittedPca, FittedScaler, Moments, Pca, Result, Solver};
 
 /// The stage `features`: scale, then project.
@@ -86,12 +88,25 @@ impl Projection {
     /// [`Error::Read`](crate::Error::Read) if they cannot be read, [`Error::Interrupted`](crate::Error::Interrupted) if
     /// they are [`Interruptible`] and somebody interrupts, [`Error::NotFinite`](crate::Error::NotFinite) if a feature is infinite or not a number.
     pub fn transform(&self, rows: impl ReadRows<Feature = f32>) -> Result<Array2<f64>> {
-        let mut projected = Array2::zeros((rows.n_rows(), self.pca.n_components()));
-        self.scaler.check_width(rows.n_features())?;
+        let (n, width) = (rows.n_rows(), rows.n_features());
+        let mut projected = Array2::zeros((n, self.pca.n_components()));
+        self.scaler.check_width(width)?;
+        // One buffer for all blocks: new memory costs the system as much as the arithmetic.
+        let mut buffer = Array2::zeros((BLOCK.min(n), width));
         for_each_block(&rows, |start, x| {
-            let scaled = self.scaler.scale(x);
-            let mut block = projected.slice_mut(s![start..start + x.nrows(), ..]);
-            block.assign(&self.pca.transform(scaled.view())?);
+            let mut centred = buffer.slice_mut(s![..x.nrows(), ..]);
+            let FittedScaler { mean, scale } = &self.scaler;
+            (Zip::from(centred.rows_mut()).and(x.rows())).par_for_each(|centred, x| {
+                (Zip::from(centred).and(x).and(mean).and(scale).and(&self.pca.mean)).for_each(
+                    |centred, &value, mean, scale, centre| *centred = (f64::from(value) - mean) / scale - centre,
+                );
+            });
+            let slice = centred.as_slice().expect("rows of a new array are in one piece");
+            linalg::product_into(
+                projected.slice_mut(s![start..start + x.nrows(), ..]),
+                MatRef::from_row_major_slice(slice, x.nrows(), width),
+                linalg::view(&self.pca.components).transpose(),
+            );
             Ok(())
         })?;
         Ok(projected)

@@ -144,17 +144,22 @@ impl<'a> Objective<'a> {
     fn fill(&self, coefficients: &Array2<f64>, x: MatRef<'_, f64>, n_rows: usize, scores: &mut [f64]) {
         let slice = coefficients.as_slice().expect("coefficients are in C order");
         let (k, width) = self.dim();
-        for (scores, &bias) in scores.chunks_exact_mut(ROWS).zip(coefficients.column(width - 1)) {
-            scores[..n_rows].fill(bias);
-        }
+        // The coefficients as the left factor: of the left factor a product makes a copy in another order, which of the
+        // rows took three times as long as the product.
+        let mut by_row = coefficients.column(width - 1).to_vec().repeat(n_rows);
         matmul(
-            MatMut::from_column_major_slice_with_stride_mut(scores, n_rows, k, ROWS),
+            MatMut::from_column_major_slice_mut(&mut by_row, k, n_rows),
             Accum::Add,
-            x,
-            MatRef::from_column_major_slice_with_stride(slice, width - 1, k, width),
+            MatRef::from_row_major_slice_with_stride(slice, k, width - 1, width),
+            x.transpose(),
             1.0,
             Par::Seq,
         );
+        for (row, by_row) in by_row.chunks_exact(k).enumerate() {
+            for (scores, &score) in scores.chunks_exact_mut(ROWS).zip(by_row) {
+                scores[row] = score;
+            }
+        }
     }
 
     /// [`at`](Self::at) coefficients whose scores are known.

@@ -18,8 +18,8 @@ const LINKS: usize = 8;
 /// A perceptual hash is the mean red, green and blue of so many times so many boxes.
 const GRID: usize = 8;
 
-/// How many numbers of an image are compared first.
-const N_WAVES: usize = 16;
+/// Of how many [`waves`] it is known how much of them is in a perceptual hash.
+const N_WAVES: usize = 15;
 
 /// The duplicates stage: images that look the same, though their bytes differ.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -159,8 +159,9 @@ struct Look<'a> {
     hash: &'a [f32],
     /// In grey levels.
     contrast: f64,
-    /// How much of each of the [`waves`] is in the hash.
-    coarse: [f32; N_WAVES],
+    /// How much of each of the [`waves`] is in the hash, and the length of what else is in it: no two hashes differ by less
+    /// than these.
+    coarse: [f32; N_WAVES + 1],
 }
 
 impl<'a> Look<'a> {
@@ -171,12 +172,15 @@ impl<'a> Look<'a> {
         }
         let squares = (hash.iter().enumerate()).map(|(at, &value)| (f64::from(value) - channels[at % 3]).powi(2));
         let deviation = (squares.sum::<f64>() / hash.len() as f64).sqrt();
-        let mut coarse = [0.0; N_WAVES];
+        let mut coarse = [0.0; N_WAVES + 1];
         for (&value, waves) in hash.iter().zip(waves) {
             for (sum, wave) in coarse.iter_mut().zip(waves) {
                 *sum += f64::from(value) * wave;
             }
         }
+        let square: f64 = hash.iter().map(|&value| f64::from(value).powi(2)).sum();
+        let of_waves: f64 = coarse.iter().map(|sum| sum * sum).sum();
+        coarse[N_WAVES] = (square - of_waves).max(0.0).sqrt();
         Look {
             hash,
             contrast: deviation.max(SMALLEST_CONTRAST),
@@ -207,8 +211,7 @@ impl<'a> Look<'a> {
     }
 }
 
-/// For each number of a perceptual hash its share in some waves over the image, orthonormal, so that no two hashes differ
-/// by less than in these. Photographs differ most in the longest: those of the discrete cosine transform of the
+/// For each number of a perceptual hash its share in some waves over the image, orthonormal. Photographs differ most in the longest: those of the discrete cosine transform of the
 /// brightness, and the mean colour, red against green and both against blue.
 fn waves() -> Vec<[f64; N_WAVES]> {
     let mut frequencies: Vec<(usize, usize)> = (0..GRID * GRID).map(|place| (place / GRID, place % GRID)).collect();

@@ -1,8 +1,8 @@
 //! Points near a point, without comparing it with all: a k-d tree.
 
+use std::array::from_fn;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
-use std::ops::Range;
 
 /// How many points a leaf has at most.
 const LEAF: usize = 32;
@@ -15,19 +15,31 @@ const MOST: usize = 4096;
 
 /// A tree over points of `D` coordinates: each node halves its points along the axis in which they differ most.
 pub(super) struct Tree<const D: usize> {
-    /// In the order of the leaves, with their places in what the tree was made of.
-    points: Vec<(usize, [f32; D])>,
     /// The root first.
     nodes: Vec<Node<D>>,
+    leaves: Vec<Leaf<D>>,
 }
 
 struct Node<const D: usize> {
-    points: Range<usize>,
     /// The box around the points.
     low: [f32; D],
     high: [f32; D],
-    /// `None` for a leaf.
-    halves: Option<[usize; 2]>,
+    below: Below,
+}
+
+/// What is below a node, by its place.
+#[derive(Clone, Copy)]
+enum Below {
+    Nodes([usize; 2]),
+    Leaf(usize),
+}
+
+/// Points axis by axis, so that all are compared at once.
+struct Leaf<const D: usize> {
+    /// Their places in what the tree was made of.
+    places: Vec<usize>,
+    /// Infinite behind the last point.
+    axes: [[f32; LEAF]; D],
 }
 
 /// A node and a bound: the square of the least distance that one of its points can have.
@@ -36,16 +48,15 @@ struct Bound(f32, usize);
 impl<const D: usize> Tree<D> {
     pub(super) fn new(points: impl Iterator<Item = [f32; D]>) -> Self {
         let mut tree = Tree {
-            points: points.enumerate().collect(),
             nodes: Vec::new(),
+            leaves: Vec::new(),
         };
-        tree.grow(0..tree.points.len());
+        tree.grow(&mut points.enumerate().collect::<Vec<_>>());
         tree
     }
 
-    /// Adds the node of these points and all below it.
-    fn grow(&mut self, range: Range<usize>) -> usize {
-        let points = &mut self.points[range.clone()];
+    /// Adds the node of these points and all below it; its place.
+    fn grow(&mut self, points: &mut [(usize, [f32; D])]) -> usize {
         let (mut low, mut high) = ([f32::INFINITY; D], [f32::NEG_INFINITY; D]);
         for (_, point) in &*points {
             for axis in 0..D {
@@ -53,24 +64,22 @@ impl<const D: usize> Tree<D> {
                 high[axis] = high[axis].max(point[axis]);
             }
         }
-        let spread = |axis: &usize| high[*axis] - low[*axis];
-        let widest = (0..D).max_by(|a, b| spread(a).total_cmp(&spread(b)));
-        let middle = points.len() / 2;
-        let is_leaf = points.len() <= LEAF;
-        if let (false, Some(axis)) = (is_leaf, widest) {
-            points.select_nth_unstable_by(middle, |a, b| a.1[axis].total_cmp(&b.1[axis]).then(a.0.cmp(&b.0)));
-        }
         let node = self.nodes.len();
-        let Range { start, end } = range;
         self.nodes.push(Node {
-            points: start..end,
             low,
             high,
-            halves: None,
+            below: Below::Leaf(self.leaves.len()),
         });
-        if !is_leaf {
-            let halves = [start..start + middle, start + middle..end].map(|half| self.grow(half));
-            self.nodes[node].halves = Some(halves);
+        let spread = |axis: &usize| high[*axis] - low[*axis];
+        let widest = (0..D).max_by(|a, b| spread(a).total_cmp(&spread(b)));
+        match widest {
+            Some(axis) if points.len() > LEAF => {
+                let middle = points.len() / 2;
+                points.select_nth_unstable_by(middle, |a, b| a.1[axis].total_cmp(&b.1[axis]).then(a.0.cmp(&b.0)));
+                let (left, right) = points.split_at_mut(middle);
+                self.nodes[node].below = Below::Nodes([self.grow(left), self.grow(right)]);
+            }
+            _ => self.leaves.push(Leaf::new(points)),
         }
         node
     }
@@ -81,31 +90,65 @@ impl<const D: usize> Tree<D> {
         let mut next = BinaryHeap::from([Reverse(Bound(0.0, 0))]);
         let mut n_compared = 0;
         while let Some(Reverse(Bound(_, node))) = next.pop() {
-            let node = &self.nodes[node];
-            if let Some(halves) = node.halves {
-                let bounds = halves.map(|half| Bound(self.nodes[half].bound(from), half));
-                next.extend(bounds.into_iter().filter(|bound| bound.0 <= farthest).map(Reverse));
-                continue;
-            }
-            for (place, point) in &self.points[node.points.clone()] {
-                let distance: f32 = from.iter().zip(point).map(|(a, b)| (a - b) * (a - b)).sum();
-                if distance <= farthest {
-                    near(*place);
+            match self.nodes[node].below {
+                Below::Nodes(halves) => {
+                    let bounds = halves.map(|half| Bound(self.nodes[half].bound(from), half));
+                    next.extend(bounds.into_iter().filter(|bound| bound.0 <= farthest).map(Reverse));
+                }
+                Below::Leaf(leaf) => {
+                    let leaf = &self.leaves[leaf];
+                    let distances = leaf.distances(from).into_iter().zip(&leaf.places);
+                    distances
+                        .filter(|(distance, _)| *distance <= farthest)
+                        .for_each(|(_, place)| near(*place));
+                    n_compared += leaf.places.len();
+                    if n_compared >= MOST {
+                        return;
+                    }
                 }
             }
-            n_compared += node.points.len();
-            if n_compared >= MOST {
-                return;
+        }
+    }
+}
+
+impl<const D: usize> Leaf<D> {
+    fn new(points: &[(usize, [f32; D])]) -> Self {
+        let coordinate = |axis: usize, place: usize| points.get(place).map_or(f32::INFINITY, |(_, point)| point[axis]);
+        Leaf {
+            places: points.iter().map(|(place, _)| *place).collect(),
+            axes: from_fn(|axis| from_fn(|place| coordinate(axis, place))),
+        }
+    }
+
+    /// The squares of the distances of a point from these.
+    fn distances(&self, from: &[f32; D]) -> [f32; LEAF] {
+        let mut squares = [0.0; LEAF];
+        for (axis, from) in self.axes.iter().zip(from) {
+            for (square, coordinate) in squares.iter_mut().zip(axis) {
+                *square += (coordinate - from) * (coordinate - from);
             }
         }
+        squares
     }
 }
 
 impl<const D: usize> Node<D> {
     /// The square of the distance from a point to the box.
     fn bound(&self, from: &[f32; D]) -> f32 {
-        let outside = |axis: usize| (self.low[axis] - from[axis]).max(from[axis] - self.high[axis]).max(0.0);
-        (0..D).map(|axis| outside(axis) * outside(axis)).sum()
+        let mut squares = from_fn::<f32, D, _>(|axis| {
+            let outside = (self.low[axis] - from[axis]).max(from[axis] - self.high[axis]).max(0.0);
+            outside * outside
+        });
+        // Halved again and again, for one sum after the other could not be vectorized.
+        let mut width = D;
+        while width > 1 {
+            let half = width.div_ceil(2);
+            for axis in half..width {
+                squares[axis - half] += squares[axis];
+            }
+            width = half;
+        }
+        squares[0]
     }
 }
 
