@@ -48,7 +48,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
             "no nasm: JPEGs take half as long again to decode; to mend that, apt install nasm (macOS: brew install nasm), \
              then run this again"
         ),
-        Nasm::Found => println!("nasm: JPEGs are decoded with SIMD code"),
+        Nasm::Found => println!("nasm: the JPEG decoder is built with SIMD code"),
         Nasm::NotNeeded => {}
     }
     Ok(ExitCode::SUCCESS)

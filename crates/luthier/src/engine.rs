@@ -618,7 +618,9 @@ impl Engine<'_> {
                 self.now,
                 &thumbnails,
             )?;
-            thumbnails.record(&mut runner)?;
+            if let Some(key) = thumbnails.store() {
+                runner.uses(key);
+            }
             runner.finish()?;
             Ok(page)
         })

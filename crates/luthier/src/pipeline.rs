@@ -167,7 +167,9 @@ impl Pipeline {
         if let Some(OutputFolders { reports, now, .. }) = outputs {
             let thumbnails = Thumbnails::after(cache, runner.previous(THUMBNAILS)?, runner.observer);
             export::report(cache, reports, &found, &names, &runner.times()?, *now, &thumbnails)?;
-            thumbnails.record(runner)?;
+            if let Some(key) = thumbnails.store() {
+                runner.uses(key);
+            }
         }
         drop(names);
         Ok(Made {

@@ -91,7 +91,6 @@ fn report(missing: &[Missing], downloads: bool) -> anyhow::Error {
 }
 
 /// Whether `name` is a file, or one in a folder of `PATH`.
-/// Whether `PATH` leads to a program of this name.
 pub(super) fn is_program(workspace: &Workspace, name: &str) -> bool {
     if Path::new(name).components().count() > 1 {
         return Path::new(name).is_file();

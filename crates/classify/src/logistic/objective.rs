@@ -144,7 +144,7 @@ impl<'a> Objective<'a> {
     fn fill(&self, coefficients: &Array2<f64>, x: MatRef<'_, f64>, n_rows: usize, scores: &mut [f64]) {
         let slice = coefficients.as_slice().expect("coefficients are in C order");
         let (k, width) = self.dim();
-        // The coefficients as the left factor: of the left factor a product makes a copy in another order, which of the
+        // The coefficients are the left factor, because a product copies its left factor into another order. Copying the
         // rows took three times as long as the product.
         let mut by_row = coefficients.column(width - 1).to_vec().repeat(n_rows);
         matmul(

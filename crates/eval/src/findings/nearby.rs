@@ -7,10 +7,9 @@ use std::collections::BinaryHeap;
 /// How many points a leaf has at most.
 const LEAF: usize = 32;
 
-/// With how many points one is compared, at which the search ends: a set in which all points are near each other takes time
-/// in proportion to its size all the same. Nearer leaves come first, and mostly all that can hold a near point have had
-/// their turn before. Beis and Lowe, "Shape indexing using approximate nearest-neighbour search in high-dimensional
-/// spaces", 1997, call this best bin first.
+/// A search ends after so many comparisons, the likeliest first, so that its time stays bounded where all points are near
+/// each other. Beis and Lowe, "Shape indexing using approximate nearest-neighbour search in high-dimensional spaces", 1997,
+/// call this best bin first.
 const MOST: usize = 4096;
 
 /// A tree over points of `D` coordinates: each node halves its points along the axis in which they differ most.
@@ -42,7 +41,7 @@ struct Leaf<const D: usize> {
     axes: [[f32; LEAF]; D],
 }
 
-/// A node and a bound: the square of the least distance that one of its points can have.
+/// The square of the least distance that a point of a node can have, and the node.
 struct Bound(f32, usize);
 
 impl<const D: usize> Tree<D> {
@@ -84,12 +83,16 @@ impl<const D: usize> Tree<D> {
         node
     }
 
-    /// Gives `near` the places of the points within `radius` of `from`: of all, unless the search ends at [`MOST`].
-    pub(super) fn search(&self, from: &[f32; D], radius: f32, mut near: impl FnMut(usize)) {
-        let farthest = radius * radius;
+    /// Gives `near` the places of the points within `radius` of `from`: of all, unless the search ends at [`MOST`]. `near`
+    /// may answer with the square of a distance: from then on only nearer points count.
+    pub(super) fn search(&self, from: &[f32; D], radius: f32, mut near: impl FnMut(usize) -> Option<f32>) {
+        let mut farthest = radius * radius;
         let mut next = BinaryHeap::from([Reverse(Bound(0.0, 0))]);
         let mut n_compared = 0;
-        while let Some(Reverse(Bound(_, node))) = next.pop() {
+        while let Some(Reverse(Bound(bound, node))) = next.pop() {
+            if bound > farthest || n_compared >= MOST {
+                return;
+            }
             match self.nodes[node].below {
                 Below::Nodes(halves) => {
                     let bounds = halves.map(|half| Bound(self.nodes[half].bound(from), half));
@@ -97,14 +100,14 @@ impl<const D: usize> Tree<D> {
                 }
                 Below::Leaf(leaf) => {
                     let leaf = &self.leaves[leaf];
-                    let distances = leaf.distances(from).into_iter().zip(&leaf.places);
-                    distances
-                        .filter(|(distance, _)| *distance <= farthest)
-                        .for_each(|(_, place)| near(*place));
-                    n_compared += leaf.places.len();
-                    if n_compared >= MOST {
-                        return;
+                    for (distance, place) in leaf.distances(from).into_iter().zip(&leaf.places) {
+                        if distance <= farthest
+                            && let Some(nearer) = near(*place)
+                        {
+                            farthest = farthest.min(nearer.next_down());
+                        }
                     }
+                    n_compared += leaf.places.len();
                 }
             }
         }
@@ -189,7 +192,10 @@ mod tests {
 
     fn found(tree: &Tree<3>, from: &[f32; 3], radius: f32) -> Vec<usize> {
         let mut found = Vec::new();
-        tree.search(from, radius, |place| found.push(place));
+        tree.search(from, radius, |place| {
+            found.push(place);
+            None
+        });
         found.sort_unstable();
         found
     }
@@ -220,6 +226,33 @@ mod tests {
             for near in found(&tree, from, 0.1) {
                 assert!(all.contains(&near));
             }
+        }
+    }
+
+    #[test]
+    fn a_search_for_nearer_points_only_ends_with_the_nearest() {
+        let points = points(3000);
+        let tree = Tree::new(points.iter().copied());
+        for from in &points[..20] {
+            let square = |place: usize| {
+                from.iter()
+                    .zip(&points[place])
+                    .map(|(a, b)| (a - b) * (a - b))
+                    .sum::<f32>()
+            };
+            let mut found = Vec::new();
+            tree.search(from, 1.0, |place| {
+                found.push(place);
+                (square(place) > 0.0).then(|| square(place))
+            });
+            let nearest = |places: &mut dyn Iterator<Item = usize>| {
+                places
+                    .filter(|&place| square(place) > 0.0)
+                    .map(square)
+                    .fold(f32::INFINITY, f32::min)
+            };
+            assert_eq!(nearest(&mut found.iter().copied()), nearest(&mut (0..points.len())));
+            assert!(found.len() < 100, "{}", found.len());
         }
     }
 }

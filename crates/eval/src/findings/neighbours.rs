@@ -1,5 +1,7 @@
+use std::cmp::Ordering;
+
 use luthier_artifact::{Artifact, Digest, Key, ReadRows, Split, json};
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +10,7 @@ use crate::{Error, Evaluation, Result};
 
 /// How many training images are compared at once: 16 MB of features.
 const TRAIN_BLOCK: usize = 2048;
-/// How many test images a thread compares with them.
+/// How many images are compared with them in one product.
 const TEST_BLOCK: usize = 64;
 
 /// The neighbours stage: the training images nearest to mistakes, and to images whose label is probably wrong.
@@ -151,34 +153,50 @@ impl NeighboursConfig {
             table.read(image.row, row).map_err(Error::Read)?;
         }
         normalize(&mut features);
+        let n = train.n_rows();
+        let starts: Vec<usize> = (0..n).step_by(TRAIN_BLOCK).collect();
+        let of_block = |&start: &usize| -> Result<Vec<Vec<Neighbour>>> {
+            let mut block = Array2::zeros((TRAIN_BLOCK.min(n - start), train.n_features()));
+            train.read(start, block.view_mut()).map_err(Error::Read)?;
+            normalize(&mut block);
+            let chunks = features
+                .axis_chunks_iter(Axis(0), TEST_BLOCK)
+                .zip(asked.chunks(TEST_BLOCK));
+            Ok(chunks
+                .flat_map(|(features, asked)| self.compare(features, asked, start, block.view()))
+                .collect())
+        };
+        let of_blocks: Vec<Vec<Vec<Neighbour>>> = starts.par_iter().map(of_block).collect::<Result<_>>()?;
         let mut found: Vec<Neighbours> = (asked.iter())
             .map(|&image| Neighbours {
                 image,
                 nearest: Vec::new(),
             })
             .collect();
-        let n = train.n_rows();
-        for start in (0..n).step_by(TRAIN_BLOCK) {
-            let mut block = Array2::zeros((TRAIN_BLOCK.min(n - start), train.n_features()));
-            train.read(start, block.view_mut()).map_err(Error::Read)?;
-            normalize(&mut block);
-            (found.par_chunks_mut(TEST_BLOCK).enumerate()).for_each(|(chunk, found)| {
-                let first = chunk * TEST_BLOCK;
-                let features = features.slice(s![first..first + found.len(), ..]);
-                self.compare(features, (start, block.view()), found);
-            });
+        for of_block in of_blocks {
+            for (found, nearest) in found.iter_mut().zip(of_block) {
+                found.nearest.extend(nearest);
+            }
+        }
+        for Neighbours { nearest, .. } in &mut found {
+            // Of those as near, the first row comes first, as the blocks do.
+            nearest.sort_by(|a, b| b.cosine.partial_cmp(&a.cosine).unwrap_or(Ordering::Equal));
+            nearest.truncate(self.n_neighbors);
         }
         Ok(found)
     }
 
+    /// For each asked image those of a block of training images that are nearest to it, the nearest first.
     fn compare(
         &self,
         features: ArrayView2<'_, f32>,
-        (start, block): (usize, ArrayView2<'_, f32>),
-        found: &mut [Neighbours],
-    ) {
+        asked: &[ImageRef],
+        start: usize,
+        block: ArrayView2<'_, f32>,
+    ) -> Vec<Vec<Neighbour>> {
         let cosines = features.dot(&block.t());
-        for (cosines, Neighbours { image, nearest }) in cosines.outer_iter().zip(found) {
+        let of_image = |(cosines, image): (ArrayView1<'_, f32>, &ImageRef)| {
+            let mut nearest: Vec<Neighbour> = Vec::new();
             for (place, &cosine) in cosines.iter().enumerate() {
                 let other = ImageRef {
                     split: Split::Train,
@@ -196,7 +214,9 @@ impl NeighboursConfig {
                     nearest.truncate(self.n_neighbors);
                 }
             }
-        }
+            nearest
+        };
+        cosines.outer_iter().zip(asked).map(of_image).collect()
     }
 }
 
