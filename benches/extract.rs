@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use luthier_benches::jpeg;
+use luthier_benches::{Sampling, jpeg, sampled_jpeg};
 use luthier_extract::{
     Decoding, Device, Extractor, ExtractorConfig, FeatureKind, Framing, ImageInput, ImageSource, InputSize, Limits,
     Pooling, Precision, Preprocess, WeightsSource, WeightsStore, decode,
@@ -26,6 +26,26 @@ fn decode_and_resize(criterion: &mut Criterion) {
                     bencher.iter(|| preprocess.run(&decode(black_box(&bytes), decoding).unwrap(), view, &mut pixels));
                 });
             }
+        }
+    }
+}
+
+/// JPEG bytes → pixels, one thread: sizes at which libjpeg scales by 1, 1/2, 1/4 and 1/8.
+fn decode_jpeg(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decode");
+    group.throughput(Throughput::Elements(1)).sample_size(10);
+    for (width, height, scale) in [
+        (800, 600, "1"),
+        (1600, 1200, "1/2"),
+        (4000, 3000, "1/4"),
+        (8000, 6000, "1/8"),
+    ] {
+        for sampling in [Sampling::Full, Sampling::Half, Sampling::Grey] {
+            let bytes = sampled_jpeg(width, height, sampling);
+            let id = BenchmarkId::new(format!("{scale}/{sampling:?}"), format!("{width}x{height}"));
+            group.bench_function(id, |bencher| {
+                bencher.iter(|| decode(black_box(&bytes), Decoding::Scaled).unwrap());
+            });
         }
     }
 }
@@ -99,5 +119,5 @@ fn extract(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, decode_and_resize, network, extract);
+criterion_group!(benches, decode_jpeg, decode_and_resize, network, extract);
 criterion_main!(benches);

@@ -3,22 +3,63 @@
 use std::ops::Range;
 
 use image::codecs::jpeg::JpegEncoder;
-use image::{Rgb, RgbImage};
+use image::{DynamicImage, Rgb, RgbImage};
+use mozjpeg::{ColorSpace, Compress};
 use ndarray::Array2;
+
+/// How a JPEG stores its colours.
+#[derive(Clone, Copy, Debug)]
+pub enum Sampling {
+    /// For each pixel, 4:4:4.
+    Full,
+    /// For each two by two pixels, 4:2:0, as cameras do.
+    Half,
+    /// None.
+    Grey,
+}
+
+/// A baseline JPEG like [`jpeg`], with its colours stored in this way.
+pub fn sampled_jpeg(width: u32, height: u32, sampling: Sampling) -> Vec<u8> {
+    let image = photograph(width, height, 0);
+    let (space, pixels) = match sampling {
+        Sampling::Grey => (
+            ColorSpace::JCS_GRAYSCALE,
+            DynamicImage::from(image).into_luma8().into_raw(),
+        ),
+        Sampling::Full | Sampling::Half => (ColorSpace::JCS_RGB, image.into_raw()),
+    };
+    let mut encoder = Compress::new(space);
+    encoder.set_fastest_defaults();
+    encoder.set_size(width as usize, height as usize);
+    encoder.set_quality(90.0);
+    if let Sampling::Half = sampling {
+        encoder.set_chroma_sampling_pixel_sizes((2, 2), (2, 2));
+    } else if let Sampling::Full = sampling {
+        encoder.set_chroma_sampling_pixel_sizes((1, 1), (1, 1));
+    }
+    let mut encoder = encoder
+        .start_compress(Vec::new())
+        .expect("memory takes what is written");
+    encoder.write_scanlines(&pixels).expect("all lines are there");
+    encoder.finish().expect("memory takes what is written")
+}
 
 /// A JPEG with the fine and coarse structure of a photograph: gradients, edges and grain.
 pub fn jpeg(width: u32, height: u32, seed: u32) -> Vec<u8> {
-    let image = RgbImage::from_fn(width, height, |x, y| {
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, 90)
+        .encode_image(&photograph(width, height, seed))
+        .expect("memory takes what is written");
+    bytes
+}
+
+fn photograph(width: u32, height: u32, seed: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
         let grain = hash(x.wrapping_mul(7919) ^ y.wrapping_mul(104_729) ^ seed) % 24;
         let edge = if (x / 37 + y / 29) % 5 == 0 { 60 } else { 0 };
         let shade = |part: u32| (x * part / width * 3 + y * 90 / height + edge + grain).min(255) as u8;
         Rgb([shade(40), shade(25), shade(55)])
-    });
-    let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, 90)
-        .encode_image(&image)
-        .expect("memory takes what is written");
-    bytes
+    })
 }
 
 /// Features `f32 [n, 2048]` of `classes` classes, correlated like those of a network, and their labels.

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use luthier_artifact::Interrupted;
+
 /// What can go wrong in an evaluation or its report.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -54,6 +56,9 @@ pub enum Error {
         /// The number of file names.
         found: usize,
     },
+    /// The user wants the work to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// The confusion matrix could not be drawn as pixels.
     #[error("confusion_matrix.png: {0}")]
     Plot(String),

@@ -10,7 +10,7 @@ mod words;
 use std::fmt;
 use std::path::Path;
 
-use luthier_artifact::{CrossValidationInfo, Digest, Split, Written, file_names, write_atomically};
+use luthier_artifact::{CrossValidationInfo, Digest, Interrupted, Split, Written, file_names, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Evaluation, Findings, Result};
@@ -123,7 +123,8 @@ pub struct Context<'a> {
     /// How C was chosen and probabilities calibrated; `None` if C was given.
     pub cross_validation: Option<CrossValidated<'a>>,
     /// Gives the thumbnail of a file of a split as the bytes of a JPEG whose longer side has at most as many pixels as
-    /// asked for, or `None` if there is none. It is called from several threads.
+    /// asked for, or `None` if there is none. It is called from several threads. An error ends the report before a file is
+    /// written.
     pub thumbnail: &'a Thumbnail<'a>,
     /// Gives the address of a file of a split as seen from the page, or `None` if it has none.
     pub link: &'a dyn Fn(Split, &str) -> Option<String>,
@@ -153,7 +154,7 @@ impl CheckedLabels {
 }
 
 /// Makes thumbnails.
-pub type Thumbnail<'a> = dyn Fn(Split, &str, u32) -> Option<Vec<u8>> + Sync + 'a;
+pub type Thumbnail<'a> = dyn Fn(Split, &str, u32) -> std::result::Result<Option<Vec<u8>>, Interrupted> + Sync + 'a;
 
 /// The files of a report, in the order in which they are written.
 pub const REPORT_FILES: [&str; 13] = [
@@ -180,7 +181,7 @@ pub const REPORT_FILES: [&str; 13] = [
 ///
 /// # Errors
 /// [`Error::Files`] if there is not one file name for each row, [`Error::Plot`] if the matrix cannot be drawn,
-/// [`Error::Artifact`] if a file cannot be written.
+/// [`Error::Artifact`] if a file cannot be written, [`Error::Interrupted`] if a thumbnail says so.
 pub fn write_report(dir: &Path, context: &Context<'_>) -> Result<Vec<Written>> {
     let evaluation = context.evaluation;
     if context.evaluated.files.len() != evaluation.rows.len() {
@@ -192,7 +193,7 @@ pub fn write_report(dir: &Path, context: &Context<'_>) -> Result<Vec<Written>> {
     let conclusions = Conclusions::of(context);
     let svg = plot::confusion_svg(evaluation);
     let rendered = [
-        ("report.html", html::page(context, &conclusions).into_bytes()),
+        ("report.html", html::page(context, &conclusions)?.into_bytes()),
         ("report.json", json::report(context, &conclusions)),
         (
             "classification_report.txt",

@@ -299,6 +299,7 @@ impl Error {
         matches!(
             self,
             Error::Extract(luthier_extract::Error::Interrupted)
+                | Error::Eval(luthier_eval::Error::Interrupted(_))
                 | Error::Features(luthier_features::Error::Interrupted)
                 | Error::Classify(
                     luthier_classify::Error::Interrupted

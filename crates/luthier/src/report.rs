@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf, absolute};
 use std::time::SystemTime;
 
-use luthier_artifact::{Digest, Split, Written, file_names};
+use luthier_artifact::{Digest, Interrupted, Split, Written, file_names};
 use luthier_cache::Cache;
 use luthier_classify::Model;
 use luthier_eval::{
@@ -96,10 +96,14 @@ pub(crate) fn write(
         }),
         // The figures do not need the pictures: a folder that has moved since costs nothing else.
         thumbnail: &|split, file, side| {
+            if thumbnails.observer.is_interrupted() {
+                return Err(Interrupted);
+            }
             let path = || file_names::path_of(json.folders.get(split)).join(file_names::path_of(file));
-            let made = thumbnails.get(digests.get(&(split, file))?, side, || std::fs::read(path()).ok());
+            let digest = digests.get(&(split, file));
+            let made = digest.and_then(|digest| thumbnails.get(digest, side, || std::fs::read(path()).ok()));
             task.advance(1);
-            made
+            Ok(made)
         },
         link: &|split, file| {
             let folder = whole(&file_names::path_of(json.folders.get(split))).ok()?;

@@ -20,7 +20,7 @@ use super::plot::shade;
 use super::words::{count, counted, level, percent, printable};
 use super::{Context, CrossValidated, Skipped, StageTime, Warning};
 use crate::evaluate::evenly;
-use crate::{BOOTSTRAP_RESAMPLES, ClassMetrics, Estimate, EvaluatedImage, Evaluation, HeldOutFigures};
+use crate::{BOOTSTRAP_RESAMPLES, ClassMetrics, Estimate, EvaluatedImage, Evaluation, HeldOutFigures, Result};
 
 const STYLE: &str = include_str!("../../templates/report.css");
 const SCRIPT: &str = include_str!("../../templates/report.js");
@@ -313,21 +313,21 @@ struct SkippedLine<'a> {
 }
 
 /// The report as one HTML document.
-pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> String {
+pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Result<String> {
     let evaluation = context.evaluation;
     let names: Vec<String> = evaluation.classes.iter().map(|name| printable(name)).collect();
     let mistakes = &conclusions.mistakes;
     let named = evaluation.sample(MAX_IMAGES);
     let is_right = |row: &usize| evaluation.rows[*row].is_correct();
     let right: Vec<usize> = named.iter().copied().filter(is_right).collect();
-    let pictures = Pictures::make(context, &wanted(context, conclusions, &right));
+    let pictures = Pictures::make(context, &wanted(context, conclusions, &right))?;
     let show = Show {
         context,
         names: &names,
         pictures: &pictures,
     };
 
-    Page {
+    let page = Page {
         style: STYLE,
         picture_style: pictures.css(),
         script: SCRIPT,
@@ -415,8 +415,8 @@ pub(super) fn page(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Stri
         n_skipped: context.skipped.len(),
         version: env!("CARGO_PKG_VERSION"),
     }
-    .render()
-    .expect("numbers and strings always render")
+    .render();
+    Ok(page.expect("numbers and strings always render"))
 }
 
 /// The thumbnails that the page would like to show, the most important first.

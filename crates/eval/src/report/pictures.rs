@@ -9,6 +9,7 @@ use luthier_artifact::Split;
 use rayon::prelude::*;
 
 use super::Context;
+use crate::Result;
 
 /// What all thumbnails may take together, before base64 adds a third.
 const MAX_BYTES: usize = 4 << 20;
@@ -33,7 +34,10 @@ pub(super) struct Pictures<'a> {
 impl<'a> Pictures<'a> {
     /// Makes what is wanted, the first first, until there are too many bytes. Of an image that is wanted in several sizes
     /// the largest is made.
-    pub(super) fn make(context: &Context<'a>, wanted: &[Wanted<'a>]) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`](crate::Error::Interrupted) if a thumbnail says so.
+    pub(super) fn make(context: &Context<'a>, wanted: &[Wanted<'a>]) -> Result<Self> {
         let mut places: HashMap<(Split, &str), usize> = HashMap::new();
         let mut distinct: Vec<Wanted<'a>> = Vec::new();
         for one in wanted {
@@ -52,18 +56,18 @@ impl<'a> Pictures<'a> {
             let made: Vec<Option<Vec<u8>>> = lot
                 .par_iter()
                 .map(|one| (context.thumbnail)(one.split, one.file, one.side))
-                .collect();
+                .collect::<std::result::Result<_, _>>()?;
             for (one, jpeg) in lot.iter().zip(made) {
                 let Some(jpeg) = jpeg else { continue };
                 let Some(left) = room.checked_sub(jpeg.len()) else {
-                    return pictures;
+                    return Ok(pictures);
                 };
                 room = left;
                 pictures.numbers.insert((one.split, one.file), pictures.jpegs.len());
                 pictures.jpegs.push(jpeg);
             }
         }
-        pictures
+        Ok(pictures)
     }
 
     /// The number in the name of the image's CSS class, `p…`, if its thumbnail was made.

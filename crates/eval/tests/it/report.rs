@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-use luthier_artifact::Split;
+use luthier_artifact::{Interrupted, Split, entries};
 use luthier_eval::{Context, Error, Evaluation, Images, REPORT_FILES, Skipped, StageTime, Warning, write_report};
 use luthier_testing::Need;
 use serde_json::{Value, json};
@@ -54,7 +54,7 @@ fn write_hostile(folder: &Path, evaluation: &Evaluation) {
         facts: &[(HOSTILE.into(), HOSTILE.into())],
         date: Some(HOSTILE),
         stages: &stages,
-        thumbnail: &|_, _, _| Some(b"not really a picture".to_vec()),
+        thumbnail: &|_, _, _| Ok(Some(b"not really a picture".to_vec())),
         ..made.context()
     };
     write_report(folder, &context).unwrap();
@@ -467,7 +467,7 @@ fn page_with_pictures(bytes: fn(u32) -> usize, evaluation: &Evaluation) -> (usiz
         evaluated: images,
         thumbnail: &|split, file, side| {
             asked.lock().unwrap().push((split, file.to_owned()));
-            Some(vec![0; bytes(side)])
+            Ok(Some(vec![0; bytes(side)]))
         },
         ..made.context()
     };
@@ -609,4 +609,18 @@ fn a_thousand_classes_give_a_plot_of_bounded_size_and_a_page_without_the_table()
     assert!(width.max(height) == 6_000, "{width} × {height}");
     let html = read(folder.path(), "report.html");
     assert!(html.contains("With 1,000 classes it is too large for this page") && html.len() < 2 << 20);
+}
+
+#[test]
+fn an_interruption_while_pictures_are_made_leaves_the_report_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let evaluation = evaluation(&names(["drum", "harp"]), 20);
+    let made = Made::with_everything(&evaluation);
+    let context = Context {
+        thumbnail: &|_, _, _| Err(Interrupted),
+        ..made.context()
+    };
+    let error = write_report(folder.path(), &context).unwrap_err();
+    assert!(matches!(error, luthier_eval::Error::Interrupted(_)), "{error}");
+    assert!(entries(folder.path()).unwrap().is_empty());
 }

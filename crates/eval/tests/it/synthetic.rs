@@ -192,7 +192,7 @@ impl<'a> Made<'a> {
                 c: 0.01,
                 temperature: 1.25,
             }),
-            thumbnail: &|_, _, _| None,
+            thumbnail: &|_, _, _| Ok(None),
             link: &|split, file| Some(format!("../photos/{split}/{file}")),
         }
     }
