@@ -32,10 +32,10 @@ pub fn sampled_jpeg(width: u32, height: u32, sampling: Sampling) -> Vec<u8> {
     encoder.set_fastest_defaults();
     encoder.set_size(width as usize, height as usize);
     encoder.set_quality(90.0);
-    if let Sampling::Half = sampling {
-        encoder.set_chroma_sampling_pixel_sizes((2, 2), (2, 2));
-    } else if let Sampling::Full = sampling {
-        encoder.set_chroma_sampling_pixel_sizes((1, 1), (1, 1));
+    match sampling {
+        Sampling::Full => encoder.set_chroma_sampling_pixel_sizes((1, 1), (1, 1)),
+        Sampling::Half => encoder.set_chroma_sampling_pixel_sizes((2, 2), (2, 2)),
+        Sampling::Grey => {}
     }
     let mut encoder = encoder
         .start_compress(Vec::new())

@@ -13,7 +13,7 @@ mod python;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 pub(crate) use libtorch::{Device, LICENCES, Libtorch};
 
 use self::nasm::Nasm;
@@ -64,15 +64,7 @@ fn link_to(workspace: &Workspace, device: Device) -> Result<Libtorch> {
     if relinked {
         // Cargo does not see where a link leads, so the packages with libtorch's path in them would keep the old one.
         // torch-sys can stay: it depends on the headers alone, and they are of one version.
-        let packages = LINKED_PACKAGES.iter().flat_map(|package| ["--package", package]);
-        let status = workspace
-            .cargo(["clean", "--release", "--quiet"])
-            .args(packages)
-            .status();
-        ensure!(
-            status.context("cargo clean: not started")?.success(),
-            "cargo clean: failed, its words are above"
-        );
+        workspace.clean(&LINKED_PACKAGES)?;
     }
     Ok(libtorch)
 }

@@ -73,6 +73,17 @@ impl Workspace {
         Ok(())
     }
 
+    /// Removes what was built of these packages.
+    pub(crate) fn clean(&self, packages: &[&str]) -> Result<()> {
+        let packages = packages.iter().flat_map(|package| ["--package", package]);
+        let status = self.cargo(["clean", "--release", "--quiet"]).args(packages).status();
+        ensure!(
+            status.context("cargo clean: not started")?.success(),
+            "cargo clean: failed, its words are above"
+        );
+        Ok(())
+    }
+
     /// Reads the environment of a process started by `cargo xtask`.
     pub(crate) fn from_env() -> Result<Self> {
         let manifest_dir = env::var_os("CARGO_MANIFEST_DIR")

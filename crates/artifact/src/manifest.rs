@@ -109,7 +109,7 @@ impl Artifact for Manifest {
             unreadable: unreadable.collect(),
         };
         let label = |entry: &ManifestEntry| self.label(&entry.class).expect("every class is listed") as i64;
-        let labels: Array1<i64> = entries.iter().map(label).collect();
+
         let mut files: Vec<u8> = Vec::with_capacity(entries.iter().map(|entry| entry.file.len()).sum());
         let mut ends = Vec::with_capacity(entries.len());
         let mut digests = Vec::with_capacity(32 * entries.len());
@@ -126,8 +126,7 @@ impl Artifact for Manifest {
         let tensors = tensors.tensor("digests", &Array1::from(digests));
         let tensors = tensors.tensor("ends", &Array1::from(ends));
         let tensors = tensors.tensor("files", &Array1::from(files));
-        let tensors = tensors.tensor("labels", &labels);
-        drop(labels);
+        let tensors = tensors.tensor("labels", &entries.iter().map(label).collect::<Array1<i64>>());
         tensors.finish()
     }
 

@@ -71,11 +71,6 @@ impl FittedScaler {
     pub fn transform<T: Copy + Send + Sync + Into<f64>>(&self, x: ArrayView2<'_, T>) -> Result<Array2<f64>> {
         self.check_width(x.ncols())?;
         check_finite(x, 0)?;
-        Ok(self.scale(x))
-    }
-
-    /// [`transform`](Self::transform) of features that are known to be finite and of this width.
-    pub(crate) fn scale<T: Copy + Send + Sync + Into<f64>>(&self, x: ArrayView2<'_, T>) -> Array2<f64> {
         let mut scaled = Array2::zeros(x.dim());
         Zip::from(scaled.rows_mut())
             .and(x.rows())
@@ -86,7 +81,7 @@ impl FittedScaler {
                     .and(&self.scale)
                     .for_each(|scaled, &value, mean, scale| *scaled = (value.into() - mean) / scale);
             });
-        scaled
+        Ok(scaled)
     }
 
     pub(crate) fn check_width(&self, found: usize) -> Result<()> {

@@ -28,7 +28,6 @@ use crate::results::{Evaluated, Extracted, Found, StoredLookAlikes, Trained, che
 use crate::runner::{Purpose, Runner, STAGES, StageReport, Status, VIEWS};
 use crate::session::{Session, SessionFile, SessionImage, Task};
 use crate::shard::Shard;
-use crate::thumbnails::{THUMBNAILS, Thumbnails};
 use crate::views::JudgedViews;
 use crate::{Error, Result};
 
@@ -608,19 +607,7 @@ impl Engine<'_> {
                 map,
             };
             let names = RowNames::read(&folder.json, folder.digest);
-            let thumbnails = Thumbnails::after(self.cache, runner.previous(THUMBNAILS)?, self.observer);
-            let page = export::report(
-                self.cache,
-                reports,
-                &found,
-                &names,
-                &runner.times()?,
-                self.now,
-                &thumbnails,
-            )?;
-            if let Some(key) = thumbnails.store() {
-                runner.uses(key);
-            }
+            let page = export::report_of_run(&mut runner, reports, &found, &names, self.now)?;
             runner.finish()?;
             Ok(page)
         })

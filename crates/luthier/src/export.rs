@@ -13,7 +13,8 @@ use luthier_extract::{DataSource, Decoding, PerceptualHash, Scan, SkippedImages}
 use crate::features_folder::{self, BySplit, FeaturesJson, TableDigests, digest_of};
 use crate::report;
 use crate::results::{Extracted, Found, Trained, features_of, load};
-use crate::thumbnails::Thumbnails;
+use crate::runner::Runner;
+use crate::thumbnails::{THUMBNAILS, Thumbnails};
 use crate::{Error, Result};
 
 /// Changes when the same artifacts are written out in another way.
@@ -168,6 +169,23 @@ pub(crate) fn model(cache: &Cache, folder: &Path, trained: Trained) -> Result<Pa
         Ok(vec![write_atomically(&path, &load::<Model>(cache, &model)?.encode())?])
     })?;
     Ok(path)
+}
+
+/// Writes the [`report`] of a run that ends. It takes its pictures from the last report of the project, where that has
+/// them, and keeps its own.
+pub(crate) fn report_of_run(
+    runner: &mut Runner<'_>,
+    folder: &Path,
+    found: &Found,
+    names: &RowNames<'_>,
+    now: SystemTime,
+) -> Result<PathBuf> {
+    let thumbnails = Thumbnails::after(runner.cache, runner.previous(THUMBNAILS)?, runner.observer);
+    let page = report(runner.cache, folder, found, names, &runner.times()?, now, &thumbnails)?;
+    if let Some(key) = thumbnails.store() {
+        runner.uses(key);
+    }
+    Ok(page)
 }
 
 /// Writes `reports/`; the result is the path of the page. Another run's times are no reason to write it again.

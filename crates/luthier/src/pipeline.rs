@@ -28,7 +28,6 @@ use crate::results::{
     open_table,
 };
 use crate::runner::{Runner, VIEWS, is_pending, pending};
-use crate::thumbnails::{THUMBNAILS, Thumbnails};
 use crate::views::{self, Judge, Judged, JudgedView, JudgedViews, ViewsConfig};
 use crate::words::counted;
 use crate::{Error, Result};
@@ -165,11 +164,7 @@ impl Pipeline {
             map,
         };
         if let Some(OutputFolders { reports, now, .. }) = outputs {
-            let thumbnails = Thumbnails::after(cache, runner.previous(THUMBNAILS)?, runner.observer);
-            export::report(cache, reports, &found, &names, &runner.times()?, *now, &thumbnails)?;
-            if let Some(key) = thumbnails.store() {
-                runner.uses(key);
-            }
+            export::report_of_run(runner, reports, &found, &names, *now)?;
         }
         drop(names);
         Ok(Made {

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use anyhow::{Context as _, Result};
+
 use super::prerequisites::is_program;
 use crate::workspace::Workspace;
-use anyhow::{Context as _, Result, ensure};
 
 pub(super) enum Nasm {
     /// Not on this processor.
@@ -25,13 +26,7 @@ pub(super) fn find(workspace: &Workspace) -> Result<Nasm> {
     let program = std::env::current_exe().context("this program: its path is unknown")?;
     let built = program.parent().context("this program: in no folder")?.join("build");
     if has_slow_decoder(&built) {
-        let status = workspace
-            .cargo(["clean", "--release", "--quiet", "--package", "mozjpeg-sys"])
-            .status();
-        ensure!(
-            status.context("cargo clean: not started")?.success(),
-            "cargo clean: failed, its words are above"
-        );
+        workspace.clean(&["mozjpeg-sys"])?;
     }
     Ok(Nasm::Found)
 }

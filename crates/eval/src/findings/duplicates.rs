@@ -142,12 +142,9 @@ impl DuplicatesConfig {
         let of_look = |(row, look): (usize, &Look<'_>)| {
             let mut alike: Vec<(f64, usize)> = Vec::new();
             tree.search(&look.coarse, look.reach(self.largest_difference), |other| {
-                let difference = look.difference(&looks[other], self.largest_difference);
-                alike.extend(
-                    difference
-                        .filter(|_| other != row)
-                        .map(|difference| (difference, other)),
-                );
+                let is_other = other != row;
+                let difference = is_other.then(|| look.difference(&looks[other], self.largest_difference))??;
+                alike.push((difference, other));
                 alike.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
                 alike.truncate(LINKS);
                 alike.get(LINKS - 1).map(|&(difference, _)| difference as f32)
