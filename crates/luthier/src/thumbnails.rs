@@ -23,11 +23,11 @@ pub(crate) const THUMBNAILS: &str = "thumbnails";
 pub(crate) struct Thumbnails<'a> {
     cache: &'a Cache,
     pub(crate) observer: &'a dyn Observer,
-    /// The key of those of the last report.
+    /// The key of the last report's thumbnails.
     before: Option<Key>,
-    /// Those of the last report, read when the first is asked for.
+    /// The last report's thumbnails, read when the first is asked for.
     known: OnceLock<Jpegs>,
-    /// All that were asked for.
+    /// All thumbnails that were asked for.
     asked: Mutex<Jpegs>,
     start: Instant,
 }
@@ -51,7 +51,7 @@ impl<'a> Thumbnails<'a> {
     }
 
     /// The thumbnail of the image with this digest, at most `side` pixels wide and high. If it is not known, `read` is
-    /// asked for the bytes of the image's file. `None` if there are none, or they are another image's or cannot be decoded.
+    /// asked for the bytes of the image's file. `None` if the file has no bytes, holds another image or cannot be decoded.
     pub(crate) fn get(&self, image: &Digest, side: u32, read: impl FnOnce() -> Option<Vec<u8>>) -> Option<Vec<u8>> {
         let name = format!("{image} {side}");
         let known = self.known.get_or_init(|| self.load().unwrap_or_default());

@@ -15,7 +15,7 @@ pub(super) enum Nasm {
     Missing,
 }
 
-/// Looks for nasm. A decoder that was built before nasm was there is removed: cargo would not see that it is there now.
+/// Looks for nasm. A decoder that was built without nasm is removed, because cargo does not notice that nasm has come.
 pub(super) fn find(workspace: &Workspace) -> Result<Nasm> {
     if !cfg!(any(target_arch = "x86_64", target_arch = "x86")) {
         return Ok(Nasm::NotNeeded);
