@@ -109,19 +109,28 @@ enum Command {
     Man(commands::man::Arguments),
 }
 
-/// Runs the command. The first argument is the name of the program. Prints errors, and gives the exit status; help and
-/// errors of usage end the process.
+/// Runs the command. The first argument is the name of the program. Prints help and errors, and gives the exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    // Help and errors of usage are printed by clap, which then ends the process.
-    let matches = Cli::command().get_matches_from(&arguments);
-    let done = read(&matches, &arguments).and_then(|cli| run(cli.unwrap_or_else(|error| error.exit())));
+    let done = match Cli::command().try_get_matches_from(&arguments) {
+        Ok(matches) => {
+            read(&matches, &arguments).and_then(|cli| cli.map_or_else(|error| Ok(help_or_usage(&error)), run))
+        }
+        Err(error) => Ok(help_or_usage(&error)),
+    };
     let ExitCode(status) = done.unwrap_or_else(|error| {
         let problem = Problem::of(&error);
         terminal::message(&format!("error: {problem}"));
         ExitCode::from(problem.status())
     });
     status
+}
+
+/// Prints help, the version, or what is wrong with the arguments.
+fn help_or_usage(error: &clap::Error) -> ExitCode {
+    // Whoever closed the pipe has read enough.
+    error.print().ok();
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }
 
 /// The arguments, with what files and the environment say of settings that they leave open.

@@ -121,7 +121,7 @@ fn stats_say_what_is_stored_and_what_the_last_run_was_spared() {
     let parts = &networks[0];
     assert_eq!(
         ["view", "weights name", "precision"].map(|name| parts[name].as_str()),
-        ["squash", "untrained", "fp32"]
+        ["squash@64", "untrained", "fp32"]
     );
     project.write("data/train/drum/new.jpg", &photo(0, 51));
     project.pipeline(&[]);
@@ -139,7 +139,7 @@ fn stats_say_what_is_stored_and_what_the_last_run_was_spared() {
         text.contains("9 of 9 stages and 19 of 19 images from the cache"),
         "{text}"
     );
-    assert!(text.contains("untrained, squash, scaled, fp32, cpu"), "{text}");
+    assert!(text.contains("untrained, squash@64, scaled, fp32, cpu"), "{text}");
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn a_page_that_others_could_reach_is_refused() {
 fn a_wrong_label_comes_first_and_what_was_called_right_never_again() {
     let Some(weights) = Need::Weights.path() else { return };
     let weights = weights.display().to_string();
-    let project = Project::empty();
+    let project = Project::empty().at_full_size();
     let folder = drawings();
     // One drawing of each class is called something else.
     let mut table = "file,label\n".to_owned();
@@ -290,7 +290,7 @@ fn questions_are_answered_by_keyboard() {
         .map(|path| path.strip_prefix(&photographs).unwrap().display().to_string())
         .collect();
     let weights = ["--weights", &weights.display().to_string(), "--precision", "auto"].map(str::to_owned);
-    let project = Project::empty();
+    let project = Project::empty().at_full_size();
     let mut accuracies = Vec::new();
     for seed in 0..3 {
         // A hundred photographs are not there.

@@ -85,7 +85,7 @@ fn images() -> Vec<String> {
 #[test]
 fn onnx_runtime_answers_as_predict_does_whatever_the_views() {
     let Some(interpreter) = Need::Python.path() else { return };
-    let project = Project::new();
+    let project = Project::new().at_full_size();
     for settings in [
         &["--views", "crop", "--pooling", "gem"][..],
         &["--views", "pad,squash@96,mirror", "--combine", "concat"],
@@ -252,7 +252,7 @@ fn a_model_finds_its_weights_where_they_were_and_beside_it_and_takes_them_along(
 
 #[test]
 fn a_model_shows_what_it_is() {
-    let project = Project::new();
+    let project = Project::new().at_full_size();
     project.pipeline(&["--views", "pad", "--pooling", "gem"]);
     let text = project.run(&["model", "show"]).ok().stdout;
     for part in [

@@ -41,7 +41,7 @@ fn copy_photographs(project: &Project) -> Option<String> {
 
 #[test]
 fn music10_is_classified_as_well_as_by_the_python_pipeline() {
-    let project = Project::empty();
+    let project = Project::empty().at_full_size();
     let (Some(weights), Some(reference)) = (copy_photographs(&project), Need::Reference.path()) else {
         return;
     };
@@ -298,7 +298,7 @@ fn the_chosen_c_is_as_good_as_the_best_one_and_its_probabilities_can_be_believed
 #[test]
 #[ignore = "takes ten minutes or so"]
 fn padding_and_generalised_means_are_worth_a_point_and_the_choice_finds_them() {
-    let project = Project::empty();
+    let project = Project::empty().at_full_size();
     let (Some(weights), Some(reference)) = (copy_photographs(&project), Need::Reference.path()) else {
         return;
     };
@@ -333,7 +333,7 @@ fn padding_and_generalised_means_are_worth_a_point_and_the_choice_finds_them() {
 #[test]
 #[ignore = "takes a minute or two"]
 fn exported_files_answer_as_predict_does_on_300_photographs() {
-    let project = Project::empty();
+    let project = Project::empty().at_full_size();
     let (Some(weights), Some(python)) = (copy_photographs(&project), Need::Python.path()) else {
         return;
     };
@@ -398,7 +398,7 @@ fn answering_suspects_removes_swapped_labels() {
     };
     let photographs = data.join("music10").display().to_string();
     let classes = sorted_names(&data.join("music10"));
-    let project = Project::empty();
+    let project = Project::empty().at_full_size();
     let files: Vec<(String, &String)> = (classes.iter())
         .filter(|class| data.join("music10").join(class).is_dir())
         .flat_map(|class| {

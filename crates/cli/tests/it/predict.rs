@@ -147,7 +147,8 @@ fn what_is_not_sure_enough_is_unknown() {
 
 #[test]
 fn thresholds_of_the_model_tell_unknown_images() {
-    let project = trained();
+    let project = Project::new().at_full_size();
+    project.pipeline(&[]);
     let predict = |image: &str, percent: &str| {
         project.run(&[
             "predict",
@@ -304,7 +305,7 @@ fn fifteen_lines_of_numpy_give_the_same_probabilities() {
 
 #[test]
 fn a_model_is_used_with_the_views_it_was_trained_on() {
-    let project = Project::new();
+    let project = Project::new().at_full_size();
     project.pipeline(&[]);
     let report = project.pipeline(&["--views", "squash,crop-mirror", "--combine", "concat"]);
     // Squashed features are known, and the other view is seen alone.

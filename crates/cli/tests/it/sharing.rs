@@ -65,7 +65,7 @@ impl<'a> Machine<'a> {
 #[test]
 fn parts_of_which_two_are_killed_give_what_one_run_gives() {
     const PARTS: u64 = 8;
-    let project = project(30);
+    let project = project(30).at_full_size();
     let n_images = 30 * CLASSES.len() as u64;
     project.pipeline(&["--out", "alone", "--cache-dir", "alone/.luthier"]);
     let shared = project.path("shared");

@@ -233,20 +233,20 @@ fn a_setting_of_extract_is_named() {
     for case in [
         Case {
             flags: &["--resize", "crop"],
-            reason: "views squash → crop",
+            reason: "views squash@64 → crop@64",
             marked: &["views"],
             ..base
         },
         Case {
             flags: &["--views", "squash,mirror"],
-            reason: "views squash → squash, mirror",
+            reason: "views squash@64 → squash@64, mirror@64",
             marked: &["views"],
             ..base
         },
         Case {
             past: Some((
                 "extract",
-                &[("views", Some("squash, mirror")), ("combine", Some("concat"))],
+                &[("views", Some("squash@64, mirror@64")), ("combine", Some("concat"))],
             )),
             flags: &["--views", "squash,mirror"],
             reason: "combine concat → mean",

@@ -13,7 +13,7 @@ fn predictions(project: &Project, cache: &str) -> String {
 
 #[test]
 fn views_of_two_sizes_side_by_side_are_seen_by_the_pipeline_and_by_predict_alike() {
-    let project = Project::new();
+    let project = Project::new().at_full_size();
     let settings = ["--views", "pad,squash@96", "--pooling", "gem", "--combine", "concat"];
     let outcome = project.pipeline(&settings);
     assert_eq!(outcome["images"]["embedded"], 18);
@@ -34,7 +34,7 @@ fn views_of_two_sizes_side_by_side_are_seen_by_the_pipeline_and_by_predict_alike
 
 #[test]
 fn auto_judges_candidates_once_and_takes_the_best_everywhere() {
-    let project = Project::new();
+    let project = Project::new().at_full_size();
     let auto = ["--views", "auto,squash,pad"];
     let stage = |outcome: &Value, name: &str| {
         let stages = outcome["stages"].as_array().unwrap().iter();
