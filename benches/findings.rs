@@ -1,11 +1,11 @@
-//! Look-alikes and nearest images, as the images grow.
+//! Look-alikes, nearest images, and the map, as the images grow.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use luthier_artifact::{Digest, ImageRows, Split};
 use luthier_benches::features_of_rows;
-use luthier_eval::{DuplicatesConfig, ImageRef, NearestImages, NeighboursConfig};
+use luthier_eval::{DuplicatesConfig, ImageRef, MapConfig, NearestImages, NeighboursConfig};
 use ndarray::{Array2, s};
 
 const N_CLASSES: usize = 10;
@@ -66,5 +66,16 @@ fn neighbours(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, look_alikes, neighbours);
+fn map(criterion: &mut Criterion) {
+    let config = MapConfig::default();
+    let n = config.max_images;
+    let features = features_of_rows(0..n, N_CLASSES);
+    let images: Vec<Digest> = (0..n).map(|row| Digest::of(&row.to_le_bytes())).collect();
+    let at: Vec<usize> = (0..n).collect();
+    criterion.bench_function(&format!("map/{n}"), |bencher| {
+        bencher.iter(|| config.run(&features.view(), black_box(images.clone()), &at).unwrap());
+    });
+}
+
+criterion_group!(benches, look_alikes, neighbours, map);
 criterion_main!(benches);

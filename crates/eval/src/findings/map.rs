@@ -1,34 +1,22 @@
-use bhtsne::{Neighbor, tSNE};
 use luthier_artifact::{Artifact, Digest, Key, ReadRows, json};
-use ndarray::{Array2, ArrayView1, s};
-use rayon::ThreadPoolBuilder;
-use rayon::prelude::*;
+use ndarray::{Array2, s};
 use serde::{Deserialize, Serialize};
 
-use super::normalize;
+use super::{normalize, tsne};
 use crate::{Error, Evaluation, Result};
-
-/// How many rows are compared with all at once.
-const BLOCK: usize = 256;
 
 /// Fewer images are no map.
 const LEAST: usize = 12;
 
-/// How exactly far points are summed up: Barnes and Hut's angle, which t-SNE's authors recommend.
-const THETA: f32 = 0.5;
-
-const EPOCHS: usize = 750;
-
 /// The map stage: evaluated images in a plane, so that those with like features lie together.
 ///
-/// t-SNE (van der Maaten and Hinton, "Visualizing data using t-SNE", 2008, and "Accelerating t-SNE using tree-based
-/// algorithms", 2014) on features of length 1. It begins with the graph's eigenvectors, not with random numbers, so that the
+/// t-SNE on features of length 1. It begins with their first two principal components, not with random numbers, so that the
 /// same images give the same map.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MapConfig {
     /// How many neighbours count for an image, about: 30 in the paper. Fewer where there are few images.
     pub perplexity: f64,
-    /// How many images are on the map, at most. The default is 1,000: they are drawn in a second, and more are a cloud.
+    /// How many images are on the map, at most. The default is 1,000: more are a cloud.
     pub max_images: usize,
 }
 
@@ -71,7 +59,7 @@ impl Artifact for ImageMap {
 
 impl MapConfig {
     /// Changes when [`run`](MapConfig::run) gives other results.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// The stage's key. `mapped` is the digest of the digests of the images and of their features.
     pub fn key(&self, mapped: Digest) -> Key {
@@ -109,56 +97,10 @@ impl MapConfig {
         }
         normalize(&mut features);
         let perplexity = self.perplexity.min((images.len() - 1) as f64 / 3.0);
-        let neighbours = neighbours(&features, (3.0 * perplexity) as usize);
-        let fit = || {
-            let unused = vec![(); images.len()];
-            let mut places = tSNE::<f32, (), 2>::new(&unused);
-            (places.perplexity(perplexity as f32).epochs(EPOCHS))
-                // Belkina and others, "Automated optimized parameters for t-SNE", 2019.
-                .learning_rate((images.len() as f32 / 12.0).max(200.0))
-                .spectral_init()
-                .barnes_hut_with_neighbors(THETA, &neighbours);
-            places.embedding()
-        };
-        // Several threads would round otherwise each time.
-        let places = match ThreadPoolBuilder::new().num_threads(1).build() {
-            Ok(one) => one.install(fit),
-            Err(_) => fit(),
-        };
+        let places = tsne::embed(&features, perplexity);
         Ok(ImageMap {
             images,
-            places: places
-                .chunks_exact(2)
-                .map(|place| [place[0].into(), place[1].into()])
-                .collect(),
+            places: places.into_iter().map(|place| place.map(f64::from)).collect(),
         })
     }
-}
-
-/// The `n` nearest other rows of each row, the nearest first, with their distances. Rows have the length 1.
-fn neighbours(features: &Array2<f32>, n: usize) -> Vec<Vec<Neighbor<f32>>> {
-    let starts: Vec<usize> = (0..features.nrows()).step_by(BLOCK).collect();
-    let of_block = |&start: &usize| -> Vec<Vec<Neighbor<f32>>> {
-        let end = (start + BLOCK).min(features.nrows());
-        let cosines = features.slice(s![start..end, ..]).dot(&features.t());
-        let rows = (start..end).zip(cosines.outer_iter());
-        rows.map(|(row, cosines)| nearest(row, cosines, n)).collect()
-    };
-    starts.par_iter().flat_map_iter(of_block).collect()
-}
-
-fn nearest(row: usize, cosines: ArrayView1<'_, f32>, n: usize) -> Vec<Neighbor<f32>> {
-    let mut others: Vec<usize> = (0..cosines.len()).filter(|&other| other != row).collect();
-    let nearer = |a: &usize, b: &usize| cosines[*b].total_cmp(&cosines[*a]).then(a.cmp(b));
-    if n < others.len() {
-        others.select_nth_unstable_by(n, nearer);
-        others.truncate(n);
-    }
-    others.sort_unstable_by(nearer);
-    let neighbour = |index: usize| Neighbor {
-        index,
-        // Between points of length 1.
-        distance: (2.0 - 2.0 * cosines[index]).max(0.0).sqrt(),
-    };
-    others.into_iter().map(neighbour).collect()
 }

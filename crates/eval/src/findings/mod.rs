@@ -13,6 +13,7 @@ mod map;
 mod nearby;
 mod neighbours;
 mod suspects;
+mod tsne;
 
 use std::collections::HashMap;
 

@@ -3,6 +3,7 @@
 use luthier_artifact::Digest;
 use luthier_eval::MapConfig;
 use ndarray::Array2;
+use rayon::ThreadPoolBuilder;
 
 /// Images of `n_classes`, which lie apart in `n_features` dimensions.
 fn features(n: usize, n_classes: usize, n_features: usize) -> Array2<f32> {
@@ -27,7 +28,10 @@ fn images_of_a_class_lie_together_and_the_map_is_the_same_each_time() {
     let at: Vec<usize> = (0..n).rev().collect();
     let map = || MapConfig::default().run(&x.view(), images(n), &at).unwrap();
     let found = map();
-    assert_eq!(found, map(), "to the bit");
+    for n_threads in [1, 3] {
+        let threads = ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+        assert_eq!(found, threads.install(map), "{n_threads} threads, to the bit");
+    }
     assert_eq!(found.images.len(), n);
     let class = |row: usize| at[row] % n_classes;
     let distance = |a: usize, b: usize| {
