@@ -380,18 +380,22 @@ impl WithSimd for Pool<'_> {
             n_channels,
             pooled,
         } = self;
-        let half = side / 2;
-        let images = inputs.chunks_exact(side * side * n_channels);
+        let (half, row) = (side / 2, side * n_channels);
+        // The maxima of three rows: long runs of bytes. Of these, the maxima of three pixels.
+        let mut of_rows = vec![0; row];
+        let images = inputs.chunks_exact(side * row);
         for (image, pooled) in images.zip(pooled.chunks_exact_mut(half * half * n_channels)) {
-            for (place, pooled) in pooled.chunks_exact_mut(n_channels).enumerate() {
-                let (top, left) = (2 * (place / half), 2 * (place % half));
-                pooled.fill(0);
-                for y in top.saturating_sub(1)..top + 2 {
-                    for x in left.saturating_sub(1)..left + 2 {
-                        let pixel = &image[(y * side + x) * n_channels..][..n_channels];
-                        for (pooled, &value) in pooled.iter_mut().zip(pixel) {
-                            *pooled = value.max(*pooled);
-                        }
+            for (y, pooled) in pooled.chunks_exact_mut(half * n_channels).enumerate() {
+                let [above, middle, below] =
+                    [(2 * y).saturating_sub(1), 2 * y, 2 * y + 1].map(|y| &image[y * row..][..row]);
+                for (((of_rows, &above), &middle), &below) in of_rows.iter_mut().zip(above).zip(middle).zip(below) {
+                    *of_rows = above.max(middle).max(below);
+                }
+                for (x, pooled) in pooled.chunks_exact_mut(n_channels).enumerate() {
+                    let [left, middle, right] =
+                        [(2 * x).saturating_sub(1), 2 * x, 2 * x + 1].map(|x| &of_rows[x * n_channels..][..n_channels]);
+                    for (((pooled, &left), &middle), &right) in pooled.iter_mut().zip(left).zip(middle).zip(right) {
+                        *pooled = left.max(middle).max(right);
                     }
                 }
             }
