@@ -130,7 +130,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 fn help_or_usage(error: &clap::Error) -> ExitCode {
     // Whoever closed the pipe has read enough.
     error.print().ok();
-    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 /// The arguments, with what files and the environment say of settings that they leave open.

@@ -42,7 +42,8 @@ const OTHER_VARIANCE: [&str; 2] = ["--variance", "0.5"];
 #[test]
 fn a_pipeline_killed_at_any_time_goes_on() {
     const IMAGES_OF_A_CLASS: usize = 9;
-    let project = project(IMAGES_OF_A_CLASS);
+    // Slow enough to be killed after the first commit.
+    let project = project(IMAGES_OF_A_CLASS).at_full_size();
     let n_images = (CLASSES.len() * IMAGES_OF_A_CLASS) as u64;
     let start = Instant::now();
     project.pipeline(&[

@@ -42,8 +42,8 @@ use serde_json::Value;
 /// A folder to run in, with a home of its own, so that nothing outside matters or is touched.
 struct Project {
     root: tempfile::TempDir,
-    /// The side in pixels of the images that the network takes.
-    side: usize,
+    /// `LUTHIER_SIZE`: the side in pixels of the images that the network takes.
+    size: Option<&'static str>,
 }
 
 /// What a run of the binary gave.
@@ -60,13 +60,13 @@ impl Project {
     fn empty() -> Self {
         Project {
             root: tempfile::tempdir().unwrap(),
-            side: 64,
+            size: Some("64"),
         }
     }
 
-    /// With the network's own 224 pixels. The small images of other projects are a twelfth of the work.
+    /// With the 224 pixels that the network takes by default. The small images of other projects are a twelfth of the work.
     fn at_full_size(self) -> Self {
-        Project { side: 224, ..self }
+        Project { size: None, ..self }
     }
 
     /// With four training and two test images of each class.
@@ -109,7 +109,7 @@ impl Project {
             .env_remove("XDG_CACHE_HOME")
             .env("LUTHIER_WEIGHTS", "untrained")
             .env("LUTHIER_BATCH", "2")
-            .env("LUTHIER_SIZE", self.side.to_string())
+            .envs(self.size.map(|size| ("LUTHIER_SIZE", size)))
             .env("SOURCE_DATE_EPOCH", "0")
             .stdin(Stdio::null());
         command

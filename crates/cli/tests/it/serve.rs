@@ -141,7 +141,15 @@ fn read(stream: &mut TcpStream) -> std::io::Result<Answer> {
 }
 
 fn trained() -> Project {
-    let project = Project::new();
+    train(Project::new())
+}
+
+/// Whose network takes long enough to be disturbed.
+fn trained_at_full_size() -> Project {
+    train(Project::new().at_full_size())
+}
+
+fn train(project: Project) -> Project {
     project.pipeline(&[]);
     project
 }
@@ -323,7 +331,7 @@ fn what_is_wrong_with_a_request_is_said_and_harms_nobody() {
 
 #[test]
 fn a_full_queue_asks_to_come_again() {
-    let project = trained();
+    let project = trained_at_full_size();
     let image = photo(2, 5);
     let served = Served::start(&project, &["--queue", "2"]);
     let body = form(&[("a", &image), ("b", &image), ("c", &image)]);
@@ -370,7 +378,7 @@ fn a_full_queue_asks_to_come_again() {
 
 #[test]
 fn another_model_and_the_end_lose_no_request() {
-    let project = trained();
+    let project = trained_at_full_size();
     let image = photo(2, 5);
     let served = Served::start(&project, &[]);
     let first = served.get("/v1/model").json()["digest"].clone();

@@ -129,7 +129,7 @@ fn gc_refuses_while_a_run_has_the_cache_open_and_disturbs_none() {
 #[test]
 fn an_interrupted_run_goes_on() {
     const IMAGES_OF_A_CLASS: usize = 12;
-    let project = project(IMAGES_OF_A_CLASS);
+    let project = project(IMAGES_OF_A_CLASS).at_full_size();
     let n_images = (IMAGES_OF_A_CLASS * CLASSES.len()) as u64;
     let begin = Instant::now();
     end(start(

@@ -14,7 +14,7 @@ const LEAST: usize = 12;
 /// same images give the same map.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MapConfig {
-    /// How many neighbours count for an image, about: 30 in the paper. Fewer where there are few images.
+    /// How many neighbours count for an image, about. The default is 30, and fewer where there are few images.
     pub perplexity: f64,
     /// How many images are on the map, at most. The default is 1,000: more are a cloud.
     pub max_images: usize,

@@ -1,14 +1,19 @@
 //! t-SNE in the plane (van der Maaten and Hinton, "Visualizing data using t-SNE", 2008), of up to some thousand points.
 //!
-//! Forces are summed up over all pairs. Of a thousand points this is several times as fast as a tree that takes far points
-//! together, and it is exact. Each sum has one order, whatever the number of threads: on processors with the same
-//! instructions, the same points give the same bits.
+//! All points push each other away, and the nearest attract each other. Forces are summed up over all pairs. For a thousand
+//! points this is several times as fast as a tree that takes far points together, and it is exact. Each sum has one order,
+//! whatever the number of threads: on processors with the same instructions, the same points give the same bits.
+//!
+//! It takes 8 n² bytes.
+
+use std::f64::consts::SQRT_2;
 
 use ndarray::{Array2, ArrayView1, Axis, concatenate, s};
 use pulp::{Arch, Scalar, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// The constants of the paper, as in scikit-learn.
+/// Exaggeration and momentum are those of van der Maaten, "Accelerating t-SNE using tree-based algorithms", 2014, as in
+/// scikit-learn. The paper takes 1,000 steps; after 750, a thousand points hardly move.
 const PHASES: [Phase; 2] = [
     Phase {
         steps: 250,
@@ -30,10 +35,12 @@ const SPREAD_AT_FIRST: f32 = 1e-4;
 /// How often the start's components are improved. They need not be exact.
 const ITERATIONS: usize = 30;
 
+const GOLDEN_RATIO: f64 = 1.618_033_988_749_895;
+
 /// How close a point's perplexity comes to the one asked for, as a logarithm.
 const TOLERANCE: f64 = 1e-5;
 
-/// How many points one thread looks at, at least.
+/// How many points make a piece of work.
 const BLOCK: usize = 64;
 
 /// Where points of length 1, which are rows, lie in the plane. `perplexity` is how many neighbours count for a point, about.
@@ -93,8 +100,7 @@ fn cosines(points: &Array2<f32>) -> Array2<f32> {
 
 /// How much points want to lie together: symmetric, `[n, n]`, with the sum 1.
 ///
-/// Of each point, the nearest `3 * perplexity` others count (van der Maaten, "Accelerating t-SNE using tree-based
-/// algorithms", 2014).
+/// Of each point, the nearest `3 * perplexity` others count, as in the paper of 2014.
 fn affinities(cosines: &Array2<f32>, perplexity: f64) -> Array2<f32> {
     let n = cosines.nrows();
     let shares: Vec<Vec<(usize, f64)>> = (0..n)
@@ -119,7 +125,7 @@ fn shares(point: usize, cosines: ArrayView1<'_, f32>, perplexity: f64) -> Vec<(u
     // The squares of distances between points of length 1.
     let squares: Vec<f64> = others
         .iter()
-        .map(|&other| 2.0 - 2.0 * f64::from(cosines[other]))
+        .map(|&other| (2.0 - 2.0 * f64::from(cosines[other])).max(0.0))
         .collect();
     let least = squares.first().copied().unwrap_or(0.0);
     let mut shares = vec![0.0; others.len()];
@@ -170,9 +176,9 @@ fn nearest(point: usize, cosines: ArrayView1<'_, f32>, n: usize) -> Vec<usize> {
 /// "The art of using t-SNE for single-cell transcriptomics", 2019). Found by subspace iteration.
 fn principal_components(cosines: &Array2<f32>) -> [Vec<f32>; 2] {
     let n = cosines.nrows();
-    // Any start will do in which no component is missing.
+    // Any start will do in which no component is missing: the fractions of multiples of two irrational numbers.
     let mut basis = Array2::from_shape_fn((n, 2), |(point, axis)| {
-        (((point + 1) * [7919, 104_729][axis]) % 1009) as f32 / 1009.0 - 0.5
+        (((point + 1) as f64 * [SQRT_2, GOLDEN_RATIO][axis]).fract() - 0.5) as f32
     });
     let mut lengths = [0.0_f32; 2];
     for _ in 0..ITERATIONS {
@@ -308,8 +314,11 @@ mod tests {
         affinities: Vec<Vec<f32>>,
         places: Vec<[f32; 2]>,
         gradient: Vec<[f32; 2]>,
-        /// Of its maps of the points, which begin at random.
+        /// Where its maps begin if asked for principal components.
+        components: Vec<[f32; 2]>,
+        /// Of its maps of the points that begin at random, ascending.
         divergences: Vec<f64>,
+        tolerance: f32,
     }
 
     fn golden() -> (Golden, Array2<f32>) {
@@ -327,7 +336,7 @@ mod tests {
         for ((point, other), found) in found.indexed_iter() {
             let expected = golden.affinities[point][other];
             assert!(
-                (found - expected).abs() <= 1e-4 * expected.max(1e-4),
+                (found - expected).abs() <= golden.tolerance * expected.max(1e-4),
                 "{found} {expected}"
             );
         }
@@ -336,15 +345,46 @@ mod tests {
         for (found, expected) in gradient(&found, 1.0, &places).iter().zip(&golden.gradient) {
             for axis in 0..2 {
                 let difference = (found[axis] - expected[axis]).abs();
-                assert!(difference <= 1e-4 * largest, "{found:?} {expected:?}");
+                assert!(difference <= golden.tolerance * largest, "{found:?} {expected:?}");
             }
         }
     }
 
     #[test]
-    fn a_map_is_as_good_as_that_of_scikit_learn() {
+    fn a_map_begins_with_the_principal_components() {
         let (golden, points) = golden();
-        let places = embed(&points, golden.perplexity);
+        let found = principal_components(&cosines(&points));
+        for (axis, found) in found.iter().enumerate() {
+            for (found, expected) in found.iter().zip(&golden.components) {
+                let difference = (found - expected[axis]).abs();
+                assert!(difference <= 0.01 * SPREAD_AT_FIRST, "{found} {expected:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn maps_are_as_good_as_those_of_scikit_learn() {
+        let (golden, points) = golden();
+        let n = points.nrows();
+        // Where the last bits differ, maps do: each order of the points has its own.
+        let mut divergences: Vec<f64> = (0..9)
+            .map(|turn| {
+                let at = |point: usize| (point + 7 * turn) % n;
+                let turned = Array2::from_shape_fn(points.dim(), |(point, feature)| points[[at(point), feature]]);
+                let places = embed(&turned, golden.perplexity);
+                divergence(&places, |a, b| f64::from(golden.affinities[at(a)][at(b)]))
+            })
+            .collect();
+        divergences.sort_by(f64::total_cmp);
+        let (found, expected) = (
+            divergences[divergences.len() / 2],
+            golden.divergences[golden.divergences.len() / 2],
+        );
+        assert!(found <= 1.02 * expected, "{divergences:?} {:?}", golden.divergences);
+    }
+
+    /// Of how close points lie from how much they want to lie together.
+    fn divergence(places: &[[f32; 2]], affinity: impl Fn(usize, usize) -> f64) -> f64 {
         let closeness = |a: usize, b: usize| {
             let [dx, dy] = [0, 1].map(|axis| f64::from(places[a][axis] - places[b][axis]));
             1.0 / (1.0 + dx * dx + dy * dy)
@@ -352,12 +392,10 @@ mod tests {
         let n = places.len();
         let pairs = || (0..n).flat_map(|a| (0..n).map(move |b| (a, b))).filter(|(a, b)| a != b);
         let sum: f64 = pairs().map(|(a, b)| closeness(a, b)).sum();
-        let divergence: f64 = pairs()
-            .map(|(a, b)| (f64::from(golden.affinities[a][b]), closeness(a, b) / sum))
+        pairs()
+            .map(|(a, b)| (affinity(a, b), closeness(a, b) / sum))
             .filter(|&(wanted, _)| wanted > 0.0)
             .map(|(wanted, found)| wanted * (wanted / found).ln())
-            .sum();
-        let worst = golden.divergences.iter().copied().fold(0.0, f64::max);
-        assert!(divergence <= worst, "{divergence} {:?}", golden.divergences);
+            .sum()
     }
 }

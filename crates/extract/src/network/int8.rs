@@ -498,11 +498,24 @@ mod tests {
 
     #[test]
     fn pooling_takes_the_largest_of_nine_pixels() {
-        let x = Tensor::from_slice(&(0..16).collect::<Vec<u8>>())
-            .reshape([1, 4, 4, 1])
-            .permute([0, 3, 1, 2]);
+        let (n, side, n_channels) = (2, 8, 3);
+        // In no order.
+        let value = |place: usize| (place * 7919 % 251) as u8;
+        let at =
+            |image: usize, y: usize, x: usize, channel: usize| ((image * side + y) * side + x) * n_channels + channel;
+        let values: Vec<u8> = (0..n * side * side * n_channels).map(value).collect();
+        let size = [n, side, side, n_channels].map(|length| length as i64);
+        let x = Tensor::from_slice(&values).reshape(size).permute([0, 3, 1, 2]);
         let y = pooled(&x).unwrap().permute([0, 2, 3, 1]);
-        assert_eq!(bridge::values::<u8>(&y), [5, 7, 13, 15]);
+        let around = |place: usize| (2 * place).saturating_sub(1)..2 * place + 2;
+        let mut expected = Vec::new();
+        for (image, y) in (0..n).flat_map(|image| (0..side / 2).map(move |y| (image, y))) {
+            for (x, channel) in (0..side / 2).flat_map(|x| (0..n_channels).map(move |channel| (x, channel))) {
+                let pixels = around(y).flat_map(|y| around(x).map(move |x| value(at(image, y, x, channel))));
+                expected.push(pixels.max().unwrap());
+            }
+        }
+        assert_eq!(bridge::values::<u8>(&y), expected);
     }
 
     #[test]
