@@ -109,7 +109,6 @@ impl Artifact for Manifest {
             unreadable: unreadable.collect(),
         };
         let label = |entry: &ManifestEntry| self.label(&entry.class).expect("every class is listed") as i64;
-
         let mut files: Vec<u8> = Vec::with_capacity(entries.iter().map(|entry| entry.file.len()).sum());
         let mut ends = Vec::with_capacity(entries.len());
         let mut digests = Vec::with_capacity(32 * entries.len());

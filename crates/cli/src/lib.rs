@@ -21,7 +21,7 @@ mod terminal;
 use std::ffi::OsString;
 
 use anyhow::Result;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use luthier::PipelineSummary;
 use luthier_extract::JPEG_HAS_SIMD;
 use problem::Problem;
@@ -112,12 +112,7 @@ enum Command {
 /// Runs the command. The first argument is the name of the program. Prints help and errors, and gives the exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let done = match Cli::command().try_get_matches_from(&arguments) {
-        Ok(matches) => {
-            read(&matches, &arguments).and_then(|cli| cli.map_or_else(|error| Ok(help_or_usage(&error)), run))
-        }
-        Err(error) => Ok(help_or_usage(&error)),
-    };
+    let done = read(&arguments).and_then(|cli| cli.map_or_else(|error| Ok(help_or_usage(&error)), run));
     let ExitCode(status) = done.unwrap_or_else(|error| {
         let problem = Problem::of(&error);
         terminal::message(&format!("error: {problem}"));
@@ -134,8 +129,12 @@ fn help_or_usage(error: &clap::Error) -> ExitCode {
 }
 
 /// The arguments, with what files and the environment say of settings that they leave open.
-fn read(matches: &ArgMatches, arguments: &[OsString]) -> Result<clap::error::Result<Cli>> {
-    let command = settings::layers::add_lower_layers(Cli::command(), matches)?;
+fn read(arguments: &[OsString]) -> Result<clap::error::Result<Cli>> {
+    let matches = match Cli::command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => return Ok(Err(error)),
+    };
+    let command = settings::layers::add_lower_layers(Cli::command(), &matches)?;
     Ok(command
         .try_get_matches_from(arguments)
         .and_then(|matches| Cli::from_arg_matches(&matches)))
@@ -152,9 +151,8 @@ pub fn pipeline(arguments: impl IntoIterator<Item = OsString>) -> std::result::R
         .chain(arguments)
         .collect();
     let usage = |error: clap::Error| error.to_string().trim_start_matches("error: ").trim_end().to_owned();
-    let matches = Cli::command().try_get_matches_from(&arguments).map_err(usage)?;
     let said = |error: anyhow::Error| Problem::of(&error).to_string();
-    let cli = read(&matches, &arguments).map_err(said)?.map_err(usage)?;
+    let cli = read(&arguments).map_err(said)?.map_err(usage)?;
     let Command::Pipeline(arguments) = cli.command else {
         return Err("expected the arguments of `luthier pipeline`".to_owned());
     };

@@ -13,7 +13,8 @@ use pulp::{Arch, Scalar, Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Exaggeration and momentum are those of van der Maaten, "Accelerating t-SNE using tree-based algorithms", 2014, as in
-/// scikit-learn. The paper takes 1,000 steps; after 750, a thousand points hardly move.
+/// scikit-learn. The paper takes 1,000 steps. On the points of the golden file, scikit-learn's maps after 750 steps are as
+/// good as after 3,000.
 const PHASES: [Phase; 2] = [
     Phase {
         steps: 250,
