@@ -49,22 +49,14 @@ pub enum Error {
         /// The cache's folder.
         path: PathBuf,
     },
-    /// The file system has no locks. Without locks, processes would disturb each other.
-    #[error("{}: expected a file system with file locks, found one without: {source}", path.display())]
-    Locks {
-        /// The lock file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The system refuses a lock, although the lock file is open for reading and writing. A lock
-    /// needs no more than that.
+    /// The system refuses a lock, although the file is open for reading and writing: a lock needs no more
+    /// than that. Most often the file system has no locks. Without them, processes would disturb each other.
     #[error(
         "{}: expected a lock on a file that is open for reading and writing, found it refused: {source}",
         path.display()
     )]
-    LockRefused {
-        /// The lock file.
+    Locks {
+        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,

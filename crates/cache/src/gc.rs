@@ -128,9 +128,7 @@ impl Cache {
     pub fn gc(&self, limits: &GcLimits, dry_run: DryRun, observer: &dyn Observer) -> Result<GcReport> {
         self.check_writable()?;
         let _alone = self.lock.exclusive()?;
-        let stored: HashMap<Digest, u64> = (self.objects.list()?.into_iter())
-            .map(|object| (object.digest, object.bytes))
-            .collect();
+        let stored = self.objects.list()?;
         let features = self.features.features()?;
         let descriptors: HashSet<Digest> = features.iter().map(|feature| feature.descriptor).collect();
 

@@ -761,9 +761,9 @@ fn runs(connection: &Connection) -> rusqlite::Result<Vec<Run>> {
     while let Some(row) = rows.next()? {
         let (id, project, record, sum): (i64, String, String, Vec<u8>) =
             (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        let run = Run::read(id, &project, &record);
+        let run: Option<Run> = serde_json::from_str(&record).ok();
         match run.filter(|_| sum == run_checksum(id, &project, &record)) {
-            Some(run) => runs.push(run),
+            Some(run) => runs.push(Run { id, project, ..run }),
             None => tracing::warn!("the record of run {id} fails its checksum; taken as missing"),
         }
     }
@@ -772,7 +772,7 @@ fn runs(connection: &Connection) -> rusqlite::Result<Vec<Run>> {
 
 /// Stores a run under its id. A run with the id 0 is stored as the newest.
 fn store_run(connection: &Connection, run: &Run) -> rusqlite::Result<()> {
-    let record = run.record();
+    let record = serde_json::to_string(run).expect("plain data always serialize");
     connection.execute(
         "INSERT OR REPLACE INTO run (id, project, record, checksum) VALUES (?, ?, ?, zeroblob(16))",
         params![(run.id != 0).then_some(run.id), run.project, record],

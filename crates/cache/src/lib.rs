@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `segments/….segment` | features of single images; named by the blake3 digest of its index, never changed |
 //! | `segments/….open` | features that a process is adding |
+//! | `segments/remote/….index` | indexes of shared segments; `gc` removes them, and they are fetched again |
 //! | `objects/ab/cdef…` | artifacts, each named by the blake3 digest of its bytes |
 //! | `index.sqlite` | executions, runs, what is known of files: all that is made again in seconds |
 //! | `lock` | held shared while the cache is open, exclusively to remove what is whole |
@@ -57,6 +58,10 @@
 //!   every vector lies, and looks for new segments at each question.
 //! - Many small segments are merged when a process opens the cache and no other has it open. `gc`
 //!   writes what it keeps to new segments, and then removes the old segments.
+//! - What removes a segment looks at all segments anew. Of two copies of a vector, one is removed only
+//!   after the other was read.
+//! - A segment that cannot be read is a warning, and holds nothing for the process. It stays where it
+//!   is: the next process may be able to read it.
 //!
 //! If a vector is lost, the cache forgets it, and the table that was being read. The stage that
 //! makes the table then runs again, and the vector is stored once more, elsewhere. `verify` writes
@@ -137,12 +142,11 @@ use index::Index;
 pub(crate) use index::is_damaged;
 use lock::Lock;
 use luthier_artifact::{
-    Artifact, Digest, FeatureRows, FeatureTable, FileStat, Key, KeyPart, TEMPORARY, file_names, remove, vector_bytes,
+    Artifact, Digest, FeatureRows, FileStat, Key, KeyPart, TEMPORARY, file_names, remove, vector_bytes,
 };
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use objects::Objects;
-use run::Run;
-pub use run::{FinishedRun, Reuse, RunStage, RunState};
+pub use run::{Reuse, Run, RunStage, RunState};
 use segments::Segments;
 pub use segments::{Copied, Remote};
 use serde::{Deserialize, Serialize};
@@ -256,9 +260,8 @@ impl Cache {
     /// it. A cache that can only be read gives what it has, with a warning that nothing is added.
     ///
     /// # Errors
-    /// [`Error::File`] if the folder cannot be made. [`Error::Locks`], [`Error::LockRefused`] and
-    /// [`Error::SharedMemory`] if its file system is not fit for a cache. [`Error::Layout`] if
-    /// another version of Luthier wrote it.
+    /// [`Error::File`] if the folder cannot be made. [`Error::Locks`] and [`Error::SharedMemory`] if its
+    /// file system is not fit for a cache. [`Error::Layout`] if another version of Luthier wrote it.
     pub fn open(folder: &Path) -> Result<Self> {
         match Cache::open_writable(folder) {
             Err(error) if error.is_read_only() && folder.join("index.sqlite").is_file() => {
@@ -445,19 +448,6 @@ impl Cache {
         }
     }
 
-    /// The answers of the index to several questions. The cache below fills the gaps, except with
-    /// digests of what it has lost.
-    fn ask_both(&self, ask: impl Fn(&Index) -> Result<Vec<Option<Digest>>>) -> Result<Vec<Option<Digest>>> {
-        let mut answers = ask(&self.index)?;
-        let Some(below) = &self.below else { return Ok(answers) };
-        let of_below = self.ask_below(&ask)?;
-        let lost = below.lost();
-        for (answer, of_below) in answers.iter_mut().zip(of_below) {
-            *answer = answer.or(of_below.filter(|digest| !lost.contains(digest)));
-        }
-        Ok(answers)
-    }
-
     /// What this key gave before, if all its outputs are still there.
     ///
     /// # Errors
@@ -568,18 +558,14 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
-    pub fn finished_runs(&self, project: &str) -> Result<Vec<FinishedRun>> {
-        let finished = |runs: Vec<Run>| -> Vec<FinishedRun> {
-            let of_project = runs
-                .into_iter()
-                .filter(|run| run.project == project && run.state == RunState::Finished);
-            let finished = of_project.map(|Run { id, time, stages, .. }| FinishedRun { id, time, stages });
-            finished.collect()
-        };
-        match finished(self.index.runs()?) {
-            none if none.is_empty() => Ok(finished(self.ask_below(Index::runs)?)),
-            found => Ok(found),
+    pub fn finished_runs(&self, project: &str) -> Result<Vec<Run>> {
+        let is_finished = |run: &Run| run.project == project && run.state == RunState::Finished;
+        let mut runs = self.index.runs()?;
+        if !runs.iter().any(is_finished) {
+            runs = self.ask_below(Index::runs)?;
         }
+        runs.retain(is_finished);
+        Ok(runs)
     }
 
     /// The keys of a project's last finished run; empty if there was none.
@@ -604,7 +590,12 @@ impl Cache {
         files: impl ExactSizeIterator<Item = (&'a str, FileStat)> + Clone,
     ) -> Result<Vec<Option<Digest>>> {
         let folder = file_names::name_of(folder);
-        self.ask_both(|index| index.file_digests(&folder, files.clone()))
+        let mut digests = self.index.file_digests(&folder, files.clone())?;
+        let of_below = self.ask_below(|index| index.file_digests(&folder, files))?;
+        for (digest, of_below) in digests.iter_mut().zip(of_below) {
+            *digest = digest.or(of_below);
+        }
+        Ok(digests)
     }
 
     /// Remembers the digests of files below `folder`, the folder that is scanned. A file need not
@@ -705,16 +696,6 @@ impl Cache {
         Ok(())
     }
 
-    /// Stores a table: its rows as an artifact, its features beside those of single images. What is
-    /// stored already, whole, is not written again.
-    ///
-    /// # Errors
-    /// [`Error::File`] or [`Error::Index`] if it cannot be written.
-    pub fn put_table(&self, table: &FeatureTable) -> Result<Digest> {
-        self.put_vectors(table.features())?;
-        self.put(&table.rows())
-    }
-
     /// Stores vectors, `f32 [n, d]`, by their digests. Vectors that are stored already, and whole, are not written again.
     ///
     /// # Errors
@@ -783,7 +764,7 @@ fn now() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use luthier_artifact::ExtractorInfo;
+    use luthier_artifact::{ExtractorInfo, FeatureTable};
     use ndarray::array;
 
     use super::*;
@@ -805,8 +786,12 @@ mod tests {
             images: [b"a", b"b"].map(|image| Digest::of(image)).to_vec(),
             features: array![[1.0, 2.0], [3.0, 4.0]],
         };
+        let put = |cache: &Cache, table: &FeatureTable| {
+            cache.put_vectors(table.features()).unwrap();
+            cache.put(&table.rows()).unwrap()
+        };
         let folder = tempfile::tempdir().unwrap();
-        let digest = Cache::open(folder.path()).unwrap().put_table(&table).unwrap();
+        let digest = put(&Cache::open(folder.path()).unwrap(), &table);
         // As root, every folder can be written.
         let cause = Error::ReadOnly {
             path: folder.path().to_owned(),
@@ -816,13 +801,19 @@ mod tests {
             let n_segments = cache.features.size().unwrap().0;
             (n_segments, cache.objects.list().unwrap().len())
         };
-        assert_eq!(cache.put_table(&table).unwrap(), digest);
+        let read = |digest: &Digest| {
+            let stored = cache.table(digest).unwrap().unwrap();
+            let mut features = Array2::zeros((2, 2));
+            stored.read(0..2, features.view_mut()).unwrap();
+            FeatureTable::new(stored.rows().clone(), features)
+        };
+        assert_eq!(put(&cache, &table), digest);
         assert_eq!(stored(), (0, 0));
-        assert_eq!(cache.table(&digest).unwrap().unwrap().load().unwrap(), table);
+        assert_eq!(read(&digest), table);
 
         table.features[[1, 0]] = 5.0;
-        let digest = cache.put_table(&table).unwrap();
+        let digest = put(&cache, &table);
         assert_eq!(stored(), (1, 1), "one segment and the list of rows");
-        assert_eq!(cache.table(&digest).unwrap().unwrap().load().unwrap(), table);
+        assert_eq!(read(&digest), table);
     }
 }

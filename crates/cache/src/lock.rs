@@ -5,17 +5,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{Error, Result};
 
-/// What the system says if a lock asks for more than the file was opened for. The number is the
-/// same on every Unix.
-const EBADF: i32 = 9;
-
 /// The lock of the whole cache. A process holds it shared while it has the cache open. Whatever
 /// removes from the cache holds it exclusively.
 ///
 /// The system releases the lock when the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct Lock {
-    file: LockFile,
+    path: PathBuf,
+    file: File,
     /// How often it is held exclusively: what removes may find an index damaged, which needs the lock too.
     n_exclusive: Mutex<usize>,
 }
@@ -25,24 +22,33 @@ pub(super) struct Exclusive<'a>(&'a Lock);
 
 impl Lock {
     pub(super) fn shared(path: &Path) -> Result<Self> {
-        let file = LockFile::open(path)?;
-        file.shared()?;
-        Ok(Lock {
+        // For reading too: NFSv4 refuses a shared lock on a file that is open only for writing.
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(Error::io(path))?;
+        let lock = Lock {
+            path: path.to_owned(),
             file,
             n_exclusive: Mutex::default(),
-        })
+        };
+        lock.share()?;
+        Ok(lock)
     }
 
     pub(super) fn exclusive(&self) -> Result<Exclusive<'_>> {
         let mut n_exclusive = self.n_exclusive();
         if *n_exclusive == 0 {
-            let LockFile { path, file } = &self.file;
+            let Lock { path, file, .. } = self;
             file.unlock().map_err(Error::io(path))?;
             if let Err(error) = file.try_lock() {
-                self.file.shared()?;
+                self.share()?;
                 return Err(match error {
                     TryLockError::WouldBlock => Error::InUse { path: path.clone() },
-                    TryLockError::Error(error) => self.file.refused(error),
+                    TryLockError::Error(error) => self.refused(error),
                 });
             }
         }
@@ -52,6 +58,22 @@ impl Lock {
 
     fn n_exclusive(&self) -> MutexGuard<'_, usize> {
         self.n_exclusive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn share(&self) -> Result<()> {
+        self.file.lock_shared().map_err(|error| self.refused(error))
+    }
+
+    /// Why the system refused a lock. A wait that a signal interrupted is not repeated by the
+    /// standard library, and says nothing about the file system.
+    fn refused(&self, source: io::Error) -> Error {
+        match source.kind() {
+            io::ErrorKind::Interrupted => Error::io(&self.path)(source),
+            _ => Error::Locks {
+                path: self.path.clone(),
+                source,
+            },
+        }
     }
 }
 
@@ -64,48 +86,9 @@ impl Drop for Exclusive<'_> {
         }
         // Linux turns an exclusive lock into a shared one in place. Elsewhere it must be released
         // first.
-        let LockFile { path, file } = &self.0.file;
+        let Lock { path, file, .. } = self.0;
         if let Err(error) = file.unlock().and_then(|()| file.lock_shared()) {
             tracing::warn!("{}: {error}", path.display());
-        }
-    }
-}
-
-/// A file that is only locked.
-#[derive(Debug)]
-struct LockFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl LockFile {
-    fn open(path: &Path) -> Result<Self> {
-        // For reading too: NFSv4 refuses a shared lock on a file that is open only for writing.
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(Error::io(path))?;
-        Ok(LockFile {
-            path: path.to_owned(),
-            file,
-        })
-    }
-
-    fn shared(&self) -> Result<()> {
-        self.file.lock_shared().map_err(|error| self.refused(error))
-    }
-
-    /// Why the system refused a lock. A wait that a signal interrupted is not repeated by the
-    /// standard library, and says nothing about the file system.
-    fn refused(&self, source: io::Error) -> Error {
-        let path = self.path.clone();
-        match source.kind() {
-            io::ErrorKind::Interrupted => Error::io(&path)(source),
-            _ if cfg!(unix) && source.raw_os_error() == Some(EBADF) => Error::LockRefused { path, source },
-            _ => Error::Locks { path, source },
         }
     }
 }
@@ -120,23 +103,21 @@ mod tests {
     fn the_lock_file_is_open_for_reading_too() {
         let folder = tempfile::tempdir().unwrap();
         let lock = Lock::shared(&folder.path().join("lock")).unwrap();
-        let mut file: &File = &lock.file.file;
+        let mut file: &File = &lock.file;
         assert_eq!(file.read(&mut [0]).unwrap(), 0);
     }
 
-    #[cfg(unix)]
     #[test]
-    fn a_refused_lock_is_not_blamed_on_a_file_system_without_locks() {
+    fn a_refused_lock_says_what_was_asked_for_and_an_interrupted_wait_is_none() {
         let folder = tempfile::tempdir().unwrap();
-        let file = LockFile::open(&folder.path().join("lock")).unwrap();
-        let error = file.refused(io::Error::from_raw_os_error(EBADF));
-        assert!(!error.lacks_locks(), "{error}");
-        let error = error.to_string();
-        assert!(
-            error.contains("lock: expected a lock on a file that is open for reading and writing, found it refused"),
-            "{error}"
-        );
-        // ENOSYS of a file system without locks.
-        assert!(file.refused(io::ErrorKind::Unsupported.into()).lacks_locks());
+        let lock = Lock::shared(&folder.path().join("lock")).unwrap();
+        // The second is ENOSYS of a file system without locks.
+        for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::Unsupported] {
+            let error = lock.refused(kind.into());
+            assert!(error.lacks_locks(), "{error}");
+            let expected = "lock: expected a lock on a file that is open for reading and writing, found it refused: ";
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        assert!(!lock.refused(io::ErrorKind::Interrupted.into()).lacks_locks());
     }
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,12 +11,6 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Objects {
     root: PathBuf,
-}
-
-/// A stored file whose name is a digest.
-pub(super) struct ObjectFile {
-    pub(super) digest: Digest,
-    pub(super) bytes: u64,
 }
 
 impl Objects {
@@ -76,9 +71,9 @@ impl Objects {
         Ok(files)
     }
 
-    /// Every stored file, ordered by digest. Files with other names are left alone.
-    pub(super) fn list(&self) -> Result<Vec<ObjectFile>> {
-        let mut files = Vec::new();
+    /// The size in bytes of every stored file whose name is a digest. Files with other names are left alone.
+    pub(super) fn list(&self) -> Result<BTreeMap<Digest, u64>> {
+        let mut files = BTreeMap::new();
         for shard in entries(&self.root)? {
             for path in entries(&shard)? {
                 let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -91,13 +86,9 @@ impl Objects {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(error) => return Err(Error::io(&path)(error)),
                 };
-                files.push(ObjectFile {
-                    digest,
-                    bytes: metadata.len(),
-                });
+                files.insert(digest, metadata.len());
             }
         }
-        files.sort_by_key(|file| file.digest);
         Ok(files)
     }
 }

@@ -33,36 +33,23 @@ pub enum RunState {
     Finished,
 }
 
-/// A run of a project that came to its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FinishedRun {
-    /// A number that no other run of this cache has. Later runs have larger ones.
+/// A run of a project. The index stores it as JSON, but for what its columns say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// A number that no other run of this cache has. Later runs have larger ones. 0 before the run is stored.
+    #[serde(skip)]
     pub id: i64,
+    /// The folder that it writes to.
+    #[serde(skip)]
+    pub project: String,
     /// When it was last used, in seconds since 1970.
     pub time: u64,
+    /// Whether it came to its end.
+    pub state: RunState,
     /// The keys that it used, in the order of the stages.
     pub stages: Vec<RunStage>,
-}
-
-/// A run of a project.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Run {
-    /// 0 before it is stored.
-    pub(super) id: i64,
-    pub(super) project: String,
-    /// When it was last used, in seconds since 1970.
-    pub(super) time: u64,
-    pub(super) state: RunState,
-    pub(super) stages: Vec<RunStage>,
-    pub(super) reuse: Reuse,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Record {
-    time: u64,
-    state: RunState,
-    stages: Vec<RunStage>,
-    reuse: Reuse,
+    /// What the cache spared it.
+    pub reuse: Reuse,
 }
 
 impl Run {
@@ -82,34 +69,6 @@ impl Run {
             state: RunState::Begun,
             ..Run::finished(project, time, stages, Reuse::default())
         }
-    }
-
-    /// What is stored beside the id and the project.
-    pub(super) fn record(&self) -> String {
-        let record = Record {
-            time: self.time,
-            state: self.state,
-            stages: self.stages.clone(),
-            reuse: self.reuse,
-        };
-        serde_json::to_string(&record).expect("plain data always serialize")
-    }
-
-    pub(super) fn read(id: i64, project: &str, record: &str) -> Option<Self> {
-        let Record {
-            time,
-            state,
-            stages,
-            reuse,
-        } = serde_json::from_str(record).ok()?;
-        Some(Run {
-            id,
-            project: project.to_owned(),
-            time,
-            state,
-            stages,
-            reuse,
-        })
     }
 
     /// Whether every stage of this run is one of `stages`, with the same key.

@@ -1,7 +1,7 @@
 use std::ops::Range;
 
-use luthier_artifact::{Digest, FeatureRows, FeatureTable, ReadError, ReadRows};
-use ndarray::{Array2, ArrayViewMut2, Axis};
+use luthier_artifact::{Digest, FeatureRows, ReadError, ReadRows};
+use ndarray::ArrayViewMut2;
 
 use crate::{Cache, Error, ROWS_AT_ONCE, Result};
 
@@ -19,35 +19,11 @@ impl StoredTable<'_> {
         &self.rows
     }
 
-    /// The features of some rows, `f32 [range.len(), width]`.
-    ///
-    /// # Errors
-    /// [`Error::Lost`] if one of them is gone or damaged. The cache then forgets the table too, so
-    /// that the stage that makes it runs again. [`Error::Index`] if the index fails.
-    pub fn features(&self, range: Range<usize>) -> Result<Array2<f32>> {
-        let mut features = Array2::zeros((range.len(), self.rows.width));
-        self.read(range, features.view_mut())?;
-        Ok(features)
-    }
-
-    /// The whole table.
-    ///
-    /// # Errors
-    /// Those of [`features`](StoredTable::features).
-    pub fn load(self) -> Result<FeatureTable> {
-        let n = self.rows.n_rows();
-        let mut features = Array2::zeros((n, self.rows.width));
-        for (place, block) in features.axis_chunks_iter_mut(Axis(0), ROWS_AT_ONCE).enumerate() {
-            let start = place * ROWS_AT_ONCE;
-            self.read(start..start + block.nrows(), block)?;
-        }
-        Ok(FeatureTable::new(self.rows, features))
-    }
-
     /// Reads the features of some rows into `into`, `[range.len(), width]`.
     ///
     /// # Errors
-    /// Those of [`features`](StoredTable::features).
+    /// [`Error::Lost`] if one of them is gone or damaged. The cache then forgets the table too, so
+    /// that the stage that makes it runs again. [`Error::File`] if the folder of segments cannot be read.
     pub fn read(&self, range: Range<usize>, into: ArrayViewMut2<'_, f32>) -> Result<()> {
         read(self.cache, &self.digest, &self.rows.vectors, range, into)
     }
@@ -96,7 +72,7 @@ impl StoredVectors<'_> {
     /// pass over the disk, where blocks of rows would be a pass each.
     ///
     /// # Errors
-    /// Those of [`StoredTable::features`].
+    /// Those of [`StoredTable::read`].
     pub fn each(&self, take: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
         let read = self.cache.each_vector(&self.vectors, self.width, take);
         read.inspect_err(|error| forget(self.cache, &self.owner, &self.vectors, self.width, error))

@@ -110,11 +110,7 @@ impl Cache {
     /// [`Error::File`] or [`Error::Index`] if it cannot be read.
     pub fn stats(&self) -> Result<CacheStats> {
         let (objects, features, index) = self.shown();
-        let stored: HashMap<Digest, u64> = objects
-            .list()?
-            .into_iter()
-            .map(|file| (file.digest, file.bytes))
-            .collect();
+        let stored = objects.list()?;
         let executions = index.executions()?;
         let descriptors = descriptors(features, &executions)?;
         let (segments, segment_bytes) = features.size()?;
@@ -155,10 +151,10 @@ impl Cache {
             damaged_index: self.index.check()?,
             ..VerifyReport::default()
         };
-        for object in self.objects.list()? {
+        for object in self.objects.list()?.keys() {
             go_on(observer)?;
             report.objects += 1;
-            report.damaged_objects += usize::from(self.objects.get(&object.digest)?.is_none());
+            report.damaged_objects += usize::from(self.objects.get(object)?.is_none());
         }
         let verified = self.features.verify(observer)?;
         (report.features, report.damaged_features) = (verified.n_features, verified.n_damaged);
@@ -205,6 +201,7 @@ impl Cache {
     pub(super) fn left_over(&self) -> Result<Vec<PathBuf>> {
         let mut files = temporary(&self.folder)?;
         files.extend(temporary(&self.folder.join("segments"))?);
+        files.extend(temporary(&self.folder.join("segments/remote"))?);
         files.extend(self.objects.temporary()?);
         Ok(files)
     }
@@ -218,7 +215,7 @@ pub(super) fn go_on(observer: &dyn Observer) -> Result<()> {
     }
 }
 
-fn outputs(stored: &HashMap<Digest, u64>, executions: &[Execution]) -> Vec<OutputStats> {
+fn outputs(stored: &BTreeMap<Digest, u64>, executions: &[Execution]) -> Vec<OutputStats> {
     let mut named: BTreeMap<(Option<&str>, Option<&str>), HashSet<Digest>> = BTreeMap::new();
     let mut others: HashSet<Digest> = stored.keys().copied().collect();
     for execution in executions {

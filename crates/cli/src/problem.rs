@@ -186,9 +186,6 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
         CacheError::Layout { .. } => {
             "update luthier, or use another folder with --cache-dir and leave this one to the newer luthier".to_owned()
         }
-        CacheError::LockRefused { .. } => {
-            "put the cache on a local disk with --cache-dir, and please report which file system refused".to_owned()
-        }
         CacheError::ReadOnly { .. } => "ask its owner for the right to write; until then, runs only read it".to_owned(),
         CacheError::NothingRecorded { .. } => {
             "the index may have been lost: run the pipeline on what is to be kept, then try again; `luthier cache gc \

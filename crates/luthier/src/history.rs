@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use luthier_artifact::{Digest, Key, Manifest, Split};
-use luthier_cache::{Cache, Execution, FinishedRun};
+use luthier_cache::{Cache, Execution, Run};
 use luthier_eval::{Evaluation, StageTime};
 use luthier_extract::{DataSource, Scan, SkippedImages, decided};
 use luthier_features::for_each_block;
@@ -41,7 +41,7 @@ pub struct EarlierRun {
 
 /// A run with what the cache knows of its stages.
 pub(crate) struct PastRun {
-    pub(crate) run: FinishedRun,
+    pub(crate) run: Run,
     executions: HashMap<String, Execution>,
 }
 

@@ -110,10 +110,6 @@ impl Batch {
     pub(super) fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
-
-    pub(super) fn n_bytes(&self) -> usize {
-        self.bytes.len()
-    }
 }
 
 /// A segment that this process adds to. Others see that it is, by its lock.
@@ -220,7 +216,7 @@ pub(super) fn adopt(path: &Path) -> Result<Option<PathBuf>> {
     if let Some((_, digest)) = sealed_records(&file).map_err(io)? {
         return rename(path, &digest);
     }
-    let scanned = scan(&file, 0, Payload::Read).map_err(io)?;
+    let scanned = scan(&file, 0).map_err(io)?;
     if scanned.n_damaged > 0 {
         tracing::warn!(
             "{}: {} features are damaged; to be computed again",
@@ -252,6 +248,11 @@ fn seal(path: &Path, mut file: &File, end: u64, records: &[Record]) -> Result<Op
 /// The name of the file of a sealed segment, by the digest of its index.
 pub(super) fn sealed_name(digest: &Digest) -> String {
     format!("{digest}.{SEALED}")
+}
+
+/// The digest that a sealed segment is named by.
+pub(super) fn named(path: &Path) -> Option<Digest> {
+    path.file_stem()?.to_str()?.parse().ok()
 }
 
 /// Gives a segment the name that its index has.
@@ -287,9 +288,14 @@ fn index(records: &[Record]) -> Vec<u8> {
     bytes
 }
 
-/// The records that the index of a sealed segment names, and the name that the segment should have. `None` if
-/// it has no index.
-pub(super) fn sealed_records(mut file: &File) -> io::Result<Option<(Vec<Record>, Digest)>> {
+/// The records that the index of a sealed segment names. `None` if it does not have the index that it is named by.
+pub(super) fn named_records(path: &Path, file: &File) -> io::Result<Option<Vec<Record>>> {
+    let sealed = sealed_records(file)?.filter(|(_, digest)| named(path) == Some(*digest));
+    Ok(sealed.map(|(records, _)| records))
+}
+
+/// The records that the index of a segment names, and the name that the segment should have. `None` if it has no index.
+fn sealed_records(mut file: &File) -> io::Result<Option<(Vec<Record>, Digest)>> {
     let n_bytes = file.metadata()?.len();
     let Some(end) = n_bytes.checked_sub(END as u64) else {
         return Ok(None);
@@ -346,16 +352,9 @@ pub(super) struct Scanned {
     pub(super) n_damaged: usize,
 }
 
-/// Whether vectors are read, too, or only what is said of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Payload {
-    Read,
-    Skip,
-}
-
-/// Reads a segment record by record, from `start`, where a record begins, or the file. What is
-/// damaged is left out.
-pub(super) fn scan(file: &File, start: u64, payload: Payload) -> io::Result<Scanned> {
+/// Reads what a segment says of its vectors, record by record, from `start`, where a record begins, or the file.
+/// What is damaged is left out. Vectors are not read: a damaged one is found when it is asked for.
+pub(super) fn scan(file: &File, start: u64) -> io::Result<Scanned> {
     let n_bytes = file.metadata()?.len();
     let mut reader = BufReader::with_capacity(1 << 16, file);
     let mut at = start.max(HEAD.len() as u64);
@@ -365,12 +364,13 @@ pub(super) fn scan(file: &File, start: u64, payload: Payload) -> io::Result<Scan
     };
     let mut is_lost = false;
     let mut head = [0; RECORD];
-    let mut vector = Vec::new();
     let mut position = reader.seek(SeekFrom::Start(at))?;
     while at + RECORD as u64 <= n_bytes {
         reader.seek_relative(at as i64 - position as i64)?;
-        if !is_read(reader.read_exact(&mut head))? {
-            break;
+        match reader.read_exact(&mut head) {
+            // The file has become shorter meanwhile: its process has undone what it could not write.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => break,
+            done => done?,
         }
         position = at + RECORD as u64;
         let record = record(&head, position).filter(|record| record.end() <= n_bytes);
@@ -382,31 +382,12 @@ pub(super) fn scan(file: &File, start: u64, payload: Payload) -> io::Result<Scan
         };
         is_lost = false;
         at = record.end();
-        if payload == Payload::Read {
-            vector.resize(record.n_bytes as usize, 0);
-            if !is_read(reader.read_exact(&mut vector))? {
-                break;
-            }
-            position = at;
-            if Digest::of(&vector) != record.vector {
-                scanned.n_damaged += 1;
-                continue;
-            }
-        }
         scanned.records.push(record);
         scanned.end = at;
     }
     // What follows the last whole record is being written, or was when its process ended.
     scanned.n_damaged -= usize::from(is_lost);
     Ok(scanned)
-}
-
-/// Whether something was read. If the file has become shorter meanwhile, its process has undone what it could not write.
-fn is_read(done: io::Result<()>) -> io::Result<bool> {
-    match done {
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
-        other => other.map(|()| true),
-    }
 }
 
 /// A record, given by what comes before its vector, if that is whole.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use hashbrown::HashTable;
 use luthier_artifact::{Digest, entries};
 
-use super::file::{LOOSE, OPEN, Payload, RECORD, Record, SEALED, Writer, adopt, scan, sealed_records};
+use super::file::{LOOSE, OPEN, RECORD, Record, SEALED, Writer, adopt, named, named_records, scan};
 use super::remote::Remote;
 use super::{Copied, SMALL};
 use crate::{Error, Result};
@@ -37,6 +37,8 @@ pub(super) struct Known {
     pub(super) by_vector: HashTable<u32>,
     /// The segments of dead processes that this one has ended.
     pub(super) adopted: Vec<PathBuf>,
+    /// Whether the indexes of the remote were looked at.
+    pub(super) is_pulled: bool,
 }
 
 #[derive(Debug)]
@@ -76,13 +78,6 @@ pub(crate) struct StoredFeature {
     pub(crate) stored_bytes: u64,
 }
 
-impl StoredFeature {
-    /// Whether tables have it, and no image.
-    pub(super) fn is_loose(&self) -> bool {
-        self.image == LOOSE
-    }
-}
-
 impl Known {
     /// Looks for segments that have come or grown. Those of dead processes are ended.
     pub(super) fn refresh(&mut self, folder: &Path, is_writable: bool) -> Result<()> {
@@ -103,7 +98,7 @@ impl Known {
         for path in paths {
             let extension = path.extension().unwrap_or_default();
             if extension == SEALED {
-                is_complete &= self.read_segment(&path, true)?;
+                is_complete &= self.read_segment(&path, true);
             } else if extension == OPEN {
                 let adopted = if is_writable { adopt(&path) } else { Ok(None) };
                 // On a full disk, it is read as it is.
@@ -113,55 +108,36 @@ impl Known {
                 });
                 match adopted {
                     Some(sealed) => {
-                        is_complete &= self.read_segment(&sealed, true)?;
+                        is_complete &= self.read_segment(&sealed, true);
                         self.adopted.push(sealed);
                     }
-                    None => is_complete &= self.read_segment(&path, false)?,
+                    None => is_complete &= self.read_segment(&path, false),
                 }
             }
         }
         Ok(is_complete)
     }
 
-    /// Adds the records of a segment that are new. Whether it is still there.
-    pub(super) fn read_segment(&mut self, path: &Path, is_sealed: bool) -> Result<bool> {
+    /// Adds the records of a segment that are new. Whether it is still there. A segment that cannot be read holds
+    /// nothing for this process. It is left as it is, because another process may be able to read it.
+    pub(super) fn read_segment(&mut self, path: &Path, is_sealed: bool) -> bool {
         let known = self.paths.get(path).map(|&place| self.segments[place as usize].scanned);
         if known == Some(None) {
-            return Ok(true);
+            return true;
         }
-        let file = match File::open(path) {
-            Ok(file) => file,
+        let (records, end) = match records_from(path, is_sealed, known.flatten().unwrap_or(0)) {
+            Ok(found) => found,
             // It has got another name, or was removed, since the folder was read.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => return false,
             Err(error) => {
                 tracing::warn!("{}: {error}; what it holds is computed again", path.display());
-                let segment = self.segment(path, None);
-                self.segments[segment as usize].scanned = None;
-                return Ok(true);
-            }
-        };
-        let io = |error| Error::io(path)(error);
-        let sealed = match is_sealed {
-            true => sealed_records(&file)
-                .map_err(io)?
-                .filter(|(_, digest)| named(path) == Some(*digest)),
-            false => None,
-        };
-        if is_sealed && sealed.is_none() {
-            tracing::warn!("{}: its index is damaged; each record is read", path.display());
-        }
-        let start = known.flatten().unwrap_or(0);
-        let (records, end) = match sealed {
-            Some((records, _)) => (records, None),
-            None => {
-                let scanned = scan(&file, start, Payload::Skip).map_err(io)?;
-                (scanned.records, (!is_sealed).then_some(scanned.end))
+                (Vec::new(), None)
             }
         };
         let segment = self.segment(path, None);
         self.segments[segment as usize].scanned = end;
         records.iter().for_each(|record| self.add(segment, record));
-        Ok(true)
+        true
     }
 
     /// The place of a segment, which is a new one if it is not known.
@@ -335,13 +311,31 @@ impl Known {
         self.of_image(*descriptor, image) == Some(place)
     }
 
+    /// The row that its image has in place of this one, with the same vector.
+    fn twin_of(&self, place: u32) -> Option<u32> {
+        let row = &self.rows[place as usize];
+        let other = self.of_image(row.descriptor, &row.image)?;
+        (other != place && self.rows[other as usize].vector == row.vector).then_some(other)
+    }
+
+    /// The rows that others are twins of, in the order in which they lie on the disk.
+    pub(super) fn with_twins(&self) -> Vec<(usize, u32)> {
+        let twins = (0..self.rows.len() as u32).filter(|&row| !self.rows[row as usize].is_forgotten);
+        let mut rows: Vec<(usize, u32)> = twins.filter_map(|row| Some((0, self.twin_of(row)?))).collect();
+        rows.sort_unstable_by_key(|&(_, row)| self.place_on_disk(row));
+        rows.dedup();
+        rows
+    }
+
     /// Whether a row is kept where another says what is of use, and its twins are not.
     pub(super) fn is_kept(&self, place: u32, is_kept: &dyn Fn(&StoredFeature) -> bool) -> bool {
-        let row = &self.rows[place as usize];
-        let stored = self.stored(place);
-        let is_same = |other: u32| other != place && self.rows[other as usize].vector == row.vector;
-        let is_twin = !stored.is_loose() && self.of_image(row.descriptor, &row.image).is_some_and(is_same);
-        !is_twin && is_kept(&stored)
+        self.twin_of(place).is_none() && is_kept(&self.stored(place))
+    }
+
+    /// Orders rows as they lie on the disk, and those of the remote behind them.
+    fn place_on_disk(&self, row: u32) -> (bool, u32, u64) {
+        let Row { segment, offset, .. } = self.rows[row as usize];
+        (self.is_remote(row), segment, offset)
     }
 
     pub(super) fn stored(&self, place: u32) -> StoredFeature {
@@ -360,9 +354,12 @@ impl Known {
         rows.filter(|&row| !self.rows[row as usize].is_forgotten).collect()
     }
 
+    /// Whether a segment is to be merged with others. One that cannot be read now has no rows, and stays.
     pub(super) fn is_small(&self, segment: usize) -> bool {
         let Segment { path, scanned, .. } = &self.segments[segment];
-        scanned.is_none() && path.metadata().is_ok_and(|metadata| metadata.len() < SMALL)
+        scanned.is_none()
+            && !self.rows_in(segment).is_empty()
+            && path.metadata().is_ok_and(|metadata| metadata.len() < SMALL)
     }
 
     pub(super) fn first_with(&self, vector: &Digest) -> Option<u32> {
@@ -393,10 +390,7 @@ impl Known {
                 None => missing.push(place),
             }
         }
-        rows.sort_unstable_by_key(|&(_, row)| {
-            let Row { segment, offset, .. } = self.rows[row as usize];
-            (self.is_remote(row), segment, offset)
-        });
+        rows.sort_unstable_by_key(|&(_, row)| self.place_on_disk(row));
         (rows, missing)
     }
 
@@ -497,16 +491,25 @@ impl Known {
     }
 }
 
-/// The digest that a sealed segment is named by.
-pub(super) fn named(path: &Path) -> Option<Digest> {
-    path.file_stem()?.to_str()?.parse().ok()
-}
-
 impl Row {
     /// Where the vector ends.
     pub(super) fn end(&self) -> u64 {
         self.offset + u64::from(self.n_bytes)
     }
+}
+
+/// The records of a segment, and up to where they are known; `None` if that is for good. Of a segment that grows,
+/// the records from `start` on.
+fn records_from(path: &Path, is_sealed: bool, start: u64) -> io::Result<(Vec<Record>, Option<u64>)> {
+    let file = File::open(path)?;
+    if is_sealed {
+        if let Some(records) = named_records(path, &file)? {
+            return Ok((records, None));
+        }
+        tracing::warn!("{}: its index is damaged; each record is read", path.display());
+    }
+    let scanned = scan(&file, start)?;
+    Ok((scanned.records, (!is_sealed).then_some(scanned.end)))
 }
 
 fn read_at(mut file: &File, start: u64, end: u64, buffer: &mut Vec<u8>) -> io::Result<()> {

@@ -13,9 +13,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use file::{Batch, LOOSE, SEALED, Writer, records_of, sealed_name, sealed_records};
+use file::{Batch, LOOSE, SEALED, Writer, named, named_records, records_of, sealed_name};
 pub(crate) use known::StoredFeature;
-use known::{Known, Row, Segment, named};
+use known::{Known, Row, Segment};
 use luthier_artifact::{Digest, Observer, entries, remove, vector_bytes, write_atomically};
 pub use remote::Remote;
 use serde::Serialize;
@@ -34,11 +34,9 @@ const SMALL: u64 = 16 << 20;
 /// So many segments are merged where they are small.
 const MANY: usize = 64;
 
-/// How many vectors are verified or copied before it is asked whether the user interrupts.
-const VERIFIED: usize = 4096;
-
-/// How much is gathered before it is written, where vectors are copied.
-const COPIED: usize = 4 << 20;
+/// How many vectors are verified or copied before it is asked whether the user interrupts. Those that are copied are
+/// written at once: some megabytes.
+const VERIFIED: usize = 512;
 
 /// The features in the folder `segments` of a cache.
 #[derive(Debug)]
@@ -56,8 +54,6 @@ pub(crate) struct Segments {
 struct State {
     known: Known,
     own: Option<Writer>,
-    /// Whether the indexes of the remote were looked at.
-    is_pulled: bool,
 }
 
 /// What [`Cache::push`](crate::Cache::push) and [`Cache::pull`](crate::Cache::pull) have copied.
@@ -86,7 +82,7 @@ impl Segments {
         }
     }
 
-    /// Shares segments with other machines.
+    /// Shares segments with other machines. Only what may be written is shared.
     pub(crate) fn connect(&mut self, remote: Remote) {
         self.remote = Some(remote);
     }
@@ -108,21 +104,30 @@ impl Segments {
         Ok(state)
     }
 
+    /// The state, looked up anew: what is on the disk now, and nothing else. What was known before may have rows of a
+    /// segment that has another name now. The rows under the new name would count as their twins, and be removed.
+    fn anew(&self) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.state();
+        self.end_own(&mut state)?;
+        state.known = Known::default();
+        state.known.refresh(&self.folder, self.is_writable)?;
+        Ok(state)
+    }
+
     /// The digests of the vectors that images have of a descriptor.
     pub(crate) fn digests(&self, descriptor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
         let mut state = self.current()?;
-        let found = state.known.digests(descriptor, images);
-        let Some(remote) = self.remote().filter(|_| found.contains(&None) && !state.is_pulled) else {
+        let known = &mut state.known;
+        let found = known.digests(descriptor, images);
+        let Some(remote) = self.remote().filter(|_| found.contains(&None) && !known.is_pulled) else {
             return Ok(found);
         };
-        state.is_pulled = true;
-        let known = &mut state.known;
+        known.is_pulled = true;
         if let Err(error) = self.pull_indexes(known, remote) {
             remote.lose(&error);
         }
         for segment in known.worth_pulling(descriptor, images) {
-            if self.is_writable
-                && !remote.is_lost()
+            if !remote.is_lost()
                 && let Err(error) = self.pull_segment(known, remote, segment)
             {
                 remote.lose(&error);
@@ -258,17 +263,15 @@ impl Segments {
                     }
                 }
             }
-            match vectors.is_empty() {
-                true => gone.push(of_segment[0].segment),
-                false if !is_whole => {
+            if !is_whole {
+                if !vectors.is_empty() {
                     remote.lies(&segment);
-                    remote.lose_quietly();
                 }
-                false => {}
+                gone.push(of_segment[0].segment);
             }
         }
         match self.remote() {
-            // Somebody has removed a segment.
+            // Somebody has removed a segment, or it does not hold what its index says.
             Some(_) => {
                 let rows: Vec<u32> = gone
                     .into_iter()
@@ -278,15 +281,18 @@ impl Segments {
             }
             None => known.forget_remote(),
         }
-        if self.is_writable {
-            self.add(state, fetched)?;
-        }
+        self.add(state, fetched)?;
         Ok(unread.into_iter().map(|(place, _)| place).collect())
+    }
+
+    /// The folder of the remote's indexes.
+    fn indexes(&self) -> PathBuf {
+        self.folder.join("remote")
     }
 
     /// Looks up what the remote has: the names of its segments. Indexes are kept: each is fetched once.
     fn pull_indexes(&self, known: &mut Known, remote: &Remote) -> Result<HashMap<Digest, u64>> {
-        let folder = self.folder.join("remote");
+        let folder = self.indexes();
         let kept = |segment: &Digest| folder.join(format!("{segment}.index"));
         let here = |segment: &Digest| known.paths.contains_key(&self.folder.join(sealed_name(segment)));
         let segments: HashMap<Digest, u64> = remote.segments()?.into_iter().collect();
@@ -300,9 +306,7 @@ impl Segments {
         }
         for (segment, index) in remote.indexes(&unknown)? {
             // It is fetched again by the next process.
-            if self.is_writable
-                && let Err(error) = write_atomically(&kept(&segment), &index)
-            {
+            if let Err(error) = write_atomically(&kept(&segment), &index) {
                 tracing::debug!("{error}");
             }
             indexes.push((segment, index));
@@ -369,7 +373,10 @@ impl Segments {
         };
         let new: Vec<usize> = known.local().filter(is_new).collect();
         let paths: Vec<PathBuf> = new.iter().map(|&place| known.segments[place].path.clone()).collect();
-        known.push(&paths, remote)
+        let copied = known.push(&paths, remote)?;
+        // The remote has them now.
+        known.adopted.clear();
+        Ok(copied)
     }
 
     /// Copies the segments of the remote that have features that are lacking here.
@@ -405,7 +412,7 @@ impl Segments {
         };
         let path = self.folder.join(sealed_name(&segment));
         write_atomically(&path, &bytes)?;
-        known.read_segment(&path, true)?;
+        known.read_segment(&path, true);
         Ok(Some(bytes.len() as u64))
     }
 
@@ -429,7 +436,7 @@ impl Segments {
 
     /// Reads everything against its digest. Sealed segments with damage are written again without it.
     pub(crate) fn verify(&self, observer: &dyn Observer) -> Result<Verified> {
-        let mut state = self.current()?;
+        let mut state = self.anew()?;
         let mut verified = Verified::default();
         let mut damaged = Vec::new();
         let local: Vec<usize> = state.known.local().collect();
@@ -437,12 +444,11 @@ impl Segments {
             let Segment { path, scanned, .. } = &state.known.segments[place];
             let is_sealed = scanned.is_none();
             // Without an index it is named by, it is read record by record each time.
-            let records = match File::open(path) {
+            let mut is_whole = match File::open(path).and_then(|file| named_records(path, &file)) {
                 // Another process has written it again.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                other => other.and_then(|file| sealed_records(&file)).map_err(Error::io(path))?,
+                records => records.map_err(Error::io(path))?.is_some(),
             };
-            let mut is_whole = records.is_some_and(|(_, digest)| named(path) == Some(digest));
             let rows = state.known.rows_in(place);
             verified.n_features += rows.len() as u64;
             for rows in rows.chunks(VERIFIED) {
@@ -468,8 +474,12 @@ impl Segments {
     /// cache to itself.
     pub(crate) fn retain(&self, is_kept: &dyn Fn(&StoredFeature) -> bool, observer: &dyn Observer) -> Result<()> {
         go_on(observer)?;
-        let mut state = self.current()?;
-        self.end_own(&mut state)?;
+        // They are fetched again.
+        for path in entries(&self.indexes())?.iter().filter(|path| path.is_file()) {
+            remove(path)?;
+        }
+        let mut state = self.anew()?;
+        check_twins(&mut state.known, observer)?;
         let known = &state.known;
         let is_whole = |place: &usize| known.rows_in(*place).iter().all(|row| known.is_kept(*row, is_kept));
         let mut changed: Vec<usize> = known.local().filter(|place| !is_whole(place)).collect();
@@ -484,7 +494,8 @@ impl Segments {
 
     /// Merges small segments. The caller has the cache to itself.
     pub(crate) fn merge_small(&self) -> Result<()> {
-        let mut state = self.current()?;
+        let mut state = self.anew()?;
+        check_twins(&mut state.known, &())?;
         let known = &state.known;
         let small: Vec<usize> = known.local().filter(|&place| known.is_small(place)).collect();
         self.rewrite(&mut state, &small, &|_| true, &())
@@ -536,25 +547,20 @@ impl Segments {
         // Those that are of no use first: on a full disk they make room for the others.
         kept.sort_by_key(|(_, rows)| !rows.is_empty());
         for (place, rows) in kept {
-            let mut batch = Batch::default();
             for rows in rows.chunks(VERIFIED) {
                 go_on(observer)?;
                 let asked: Vec<(usize, u32)> = rows.iter().copied().enumerate().collect();
                 let stored: Vec<StoredFeature> = rows.iter().map(|&row| known.stored(row)).collect();
-                let mut done = Ok(());
+                let mut batch = Batch::default();
                 let (_, failure) = known.read(&asked, &mut |place, bytes| {
                     let StoredFeature { descriptor, image, .. } = stored[place];
                     batch.push(descriptor, image, bytes);
-                    if batch.n_bytes() > COPIED && done.is_ok() {
-                        done = rewriting.copy(&self.folder, std::mem::take(&mut batch));
-                    }
                 });
                 // What cannot be read now may be whole.
                 failure.map_or(Ok(()), Err)?;
-                done?;
-            }
-            if !batch.is_empty() {
-                rewriting.copy(&self.folder, batch)?;
+                if !batch.is_empty() {
+                    rewriting.copy(&self.folder, batch)?;
+                }
             }
             rewriting.copied.push(known.segments[place].path.clone());
             if rewriting.new.as_ref().is_none_or(|new| new.n_bytes() >= LARGEST) {
@@ -562,6 +568,24 @@ impl Segments {
             }
         }
         rewriting.finish()
+    }
+}
+
+/// Forgets rows that are lost while others are their twins: a twin may go only where the other is whole.
+fn check_twins(known: &mut Known, observer: &dyn Observer) -> Result<()> {
+    loop {
+        let mut n_lost = 0;
+        for rows in known.with_twins().chunks(VERIFIED) {
+            go_on(observer)?;
+            let (unread, failure) = known.read(rows, &mut |_, _| ());
+            // What cannot be read now may be whole.
+            failure.map_or(Ok(()), Err)?;
+            n_lost += unread.len();
+        }
+        // In place of a row that is lost its image now has another, which may be lost too.
+        if n_lost == 0 {
+            return Ok(());
+        }
     }
 }
 

@@ -51,31 +51,35 @@ impl Remote {
     /// # Errors
     /// [`Error::RemoteUrl`] if the URL names no such place.
     pub fn open(url: &str) -> Result<Self> {
-        let wrong = |reason: String| Error::RemoteUrl {
+        let wrong = |url: &str, reason: String| Error::RemoteUrl {
             url: url.to_owned(),
             reason,
         };
         let parsed = match url.contains("://") {
-            true => Url::parse(url).map_err(|error| wrong(error.to_string()))?,
+            true => Url::parse(url).map_err(|error| wrong(url, error.to_string()))?,
             false => {
-                let folder = std::path::absolute(url).map_err(|error| wrong(error.to_string()))?;
-                Url::from_file_path(folder).map_err(|()| wrong("no path of a folder".to_owned()))?
+                let folder = std::path::absolute(url).map_err(|error| wrong(url, error.to_string()))?;
+                Url::from_file_path(folder).map_err(|()| wrong(url, "no path of a folder".to_owned()))?
             }
         };
-        let (store, folder) = store(&parsed).map_err(|error| wrong(error.to_string()))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         // What is shown has no password, and no signature.
         let mut shown = parsed.clone();
         let hidden = shown.set_username("").and_then(|()| shown.set_password(None));
         shown.set_query(None);
+        let shown = match hidden {
+            Ok(()) => shown.to_string(),
+            Err(()) => url.to_owned(),
+        };
+        // What went wrong may name the URL.
+        let wrong = |reason: String| wrong(&shown, reason.replace(parsed.as_str(), &shown));
+        let (store, folder) = store(&parsed).map_err(|error| wrong(error.to_string()))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| wrong(error.to_string()))?;
         Ok(Remote {
-            url: match hidden {
-                Ok(()) => shown.to_string(),
-                Err(()) => url.to_owned(),
-            },
+            url: shown,
             store,
             folder: folder.join("segments"),
-            runtime: runtime.map_err(|error| wrong(error.to_string()))?,
+            runtime,
             is_lost: AtomicBool::new(false),
         })
     }
@@ -186,11 +190,6 @@ impl Remote {
         );
     }
 
-    /// Goes on without it, for a reason that was told.
-    pub(super) fn lose_quietly(&self) {
-        self.is_lost.store(true, Ordering::Relaxed);
-    }
-
     /// Goes on without it.
     pub(super) fn lose(&self, error: &Error) {
         if !self.is_lost.swap(true, Ordering::Relaxed) {
@@ -217,33 +216,21 @@ fn store(url: &Url) -> object_store::Result<(Box<dyn ObjectStore>, StorePath)> {
     .map(|(key, time)| (key, format!("{} seconds", time.as_secs())));
     // TLS of reqwest, on the cryptography that downloads of weights use.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    // The builders of the three clouds have the same methods, and no trait.
+    macro_rules! cloud {
+        ($builder:ident, $key:ident) => {{
+            let builder = $builder::from_env().with_url(url.as_str()).with_retry(retry);
+            let builder = options.into_iter().fold(builder, |builder, (key, value)| {
+                builder.with_config($key::Client(key), value)
+            });
+            Box::new(builder.build()?)
+        }};
+    }
     let store: Box<dyn ObjectStore> = match scheme {
         ObjectStoreScheme::Local => Box::new(LocalFileSystem::new()),
-        ObjectStoreScheme::AmazonS3 => {
-            let builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(retry);
-            let builder = options.into_iter().fold(builder, |builder, (key, value)| {
-                builder.with_config(AmazonS3ConfigKey::Client(key), value)
-            });
-            Box::new(builder.build()?)
-        }
-        ObjectStoreScheme::GoogleCloudStorage => {
-            let builder = GoogleCloudStorageBuilder::from_env()
-                .with_url(url.as_str())
-                .with_retry(retry);
-            let builder = options.into_iter().fold(builder, |builder, (key, value)| {
-                builder.with_config(GoogleConfigKey::Client(key), value)
-            });
-            Box::new(builder.build()?)
-        }
-        ObjectStoreScheme::MicrosoftAzure => {
-            let builder = MicrosoftAzureBuilder::from_env()
-                .with_url(url.as_str())
-                .with_retry(retry);
-            let builder = options.into_iter().fold(builder, |builder, (key, value)| {
-                builder.with_config(AzureConfigKey::Client(key), value)
-            });
-            Box::new(builder.build()?)
-        }
+        ObjectStoreScheme::AmazonS3 => cloud!(AmazonS3Builder, AmazonS3ConfigKey),
+        ObjectStoreScheme::GoogleCloudStorage => cloud!(GoogleCloudStorageBuilder, GoogleConfigKey),
+        ObjectStoreScheme::MicrosoftAzure => cloud!(MicrosoftAzureBuilder, AzureConfigKey),
         ObjectStoreScheme::Http => {
             let options = options
                 .into_iter()

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use luthier_artifact::{Artifact, Digest, FeatureTable, FileStat, Key, Manifest};
-use luthier_cache::{Cache, Descriptor, Error, Execution, Output, References, Reuse, RunStage, StoredTable};
+use luthier_cache::{Cache, Descriptor, Error, Execution, Output, References, Reuse, RunStage};
 use luthier_testing::{Need, has_run_unprivileged};
 use ndarray::Array2;
+use tempfile::TempDir;
 
-use crate::{DESCRIPTOR, Folder, features, manifest, table};
+use crate::{DESCRIPTOR, Folder, STAT, features, load, manifest, put_table, table};
 
 const N_IMAGES: usize = 12;
 const WIDTH: usize = 2048;
@@ -36,14 +37,18 @@ struct Truth {
     runs: [Vec<RunStage>; 2],
     file: (&'static str, FileStat, Digest),
     export: PathBuf,
+    /// Where the export lies.
+    _outside: TempDir,
 }
 
 const PROJECT: &str = "/project";
 const PHOTOS: &str = "/photos";
 
 impl Truth {
-    fn new(export: &Path) -> Self {
-        fs::write(export, "for the user").unwrap();
+    fn new() -> Self {
+        let outside = tempfile::tempdir().unwrap();
+        let export = outside.path().join("export");
+        fs::write(&export, "for the user").unwrap();
         let image = |n: usize| Digest::of(format!("image {n}").as_bytes());
         let row = |n: usize| (0..WIDTH).map(|column| (n * WIDTH + column) as f32 / 7.0).collect();
         let features: Vec<(Digest, Vec<f32>)> = (0..N_IMAGES).map(|n| (image(n), row(n))).collect();
@@ -80,11 +85,6 @@ impl Truth {
             key: execution.key.digest(),
         };
         let runs = [vec![stage(&executions[0])], executions[1..].iter().map(stage).collect()];
-        let stat = FileStat {
-            size: 5,
-            mtime_ns: 7,
-            inode: 9,
-        };
         Truth {
             descriptor: Digest::of(DESCRIPTOR),
             features,
@@ -92,8 +92,9 @@ impl Truth {
             table,
             executions,
             runs,
-            file: ("harp/a.jpg", stat, image(0)),
-            export: export.to_owned(),
+            file: ("harp/a.jpg", STAT, image(0)),
+            export,
+            _outside: outside,
         }
     }
 
@@ -106,7 +107,7 @@ impl Truth {
             cache.put(manifest)?;
         }
         cache.store_features(&self.descriptor, &self.features)?;
-        cache.put_table(&self.table)?;
+        put_table(cache, &self.table)?;
         self.executions
             .iter()
             .try_for_each(|execution| cache.record(execution))?;
@@ -129,7 +130,9 @@ impl Truth {
             let found: Option<Manifest> = cache.get(&manifest.digest()).unwrap();
             check(found.is_none(), found.as_ref() == Some(manifest), "manifest");
         }
-        let found = match cache.table(&self.table.rows().digest()).unwrap().map(StoredTable::load) {
+        let other: Option<Manifest> = cache.get(&Digest::of(b"another")).unwrap();
+        assert_eq!(other, None, "{place}");
+        let found = match cache.table(&self.table.rows().digest()).unwrap().map(load) {
             Some(Err(Error::Lost { .. })) | None => None,
             Some(table) => Some(table.unwrap()),
         };
@@ -189,7 +192,7 @@ fn stored(truth: &Truth, closed: bool) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 /// In memory where the system has such a folder: what a disk does is not asked here, and thousands of syncs cost minutes.
-fn lay_out(files: &[(PathBuf, Vec<u8>)]) -> Folder {
+pub(super) fn lay_out(files: &[(PathBuf, Vec<u8>)]) -> Folder {
     let folder = Folder {
         root: tempfile::tempdir_in("/dev/shm")
             .or_else(|_| tempfile::tempdir())
@@ -209,9 +212,13 @@ fn check_flip(truth: &Truth, files: &[(PathBuf, Vec<u8>)], (file, byte, mask): (
     let (path, bytes) = &mut files[file];
     bytes[byte] ^= mask;
     let place = format!("{} byte {byte} ^ {mask:#04x}", path.display());
+    let object = path.starts_with("objects").then(|| path.clone());
     let folder = lay_out(&files);
     let cache = Cache::open(folder.root.path()).unwrap_or_else(|error| panic!("{place}: {error}"));
     let n_misses = truth.count_misses(&cache, &place);
+    if let Some(object) = object {
+        assert!(!folder.root.path().join(object).exists(), "{place}: still there");
+    }
     if byte.is_multiple_of(4) {
         cache.verify(&()).unwrap_or_else(|error| panic!("{place}: {error}"));
         cache.stats().unwrap_or_else(|error| panic!("{place}: {error}"));
@@ -240,8 +247,7 @@ struct Outcome {
 
 #[test]
 fn every_flipped_byte_is_a_miss_and_the_next_run_mends_it() {
-    let outside = tempfile::tempdir().unwrap();
-    let truth = Truth::new(&outside.path().join("export"));
+    let truth = Truth::new();
     let mut random = Random(0);
     let mut n_flips = 0;
     for closed in [true, false] {
@@ -308,8 +314,7 @@ fn every_flipped_byte_is_a_miss_and_the_next_run_mends_it() {
 
 #[test]
 fn an_index_without_its_head_keeps_all_features() {
-    let outside = tempfile::tempdir().unwrap();
-    let truth = Truth::new(&outside.path().join("export"));
+    let truth = Truth::new();
     for closed in [true, false] {
         let mut files = stored(&truth, closed);
         for (path, bytes) in &mut files {
@@ -329,8 +334,7 @@ fn an_index_without_its_head_keeps_all_features() {
 
 #[test]
 fn a_truncated_index_keeps_what_is_before_the_cut() {
-    let outside = tempfile::tempdir().unwrap();
-    let truth = Truth::new(&outside.path().join("export"));
+    let truth = Truth::new();
     let files = stored(&truth, true);
     let index = files
         .iter()
@@ -363,8 +367,7 @@ fn a_truncated_index_keeps_what_is_before_the_cut() {
 
 #[test]
 fn while_another_process_has_a_damaged_index_open_it_stays_where_it_is() {
-    let outside = tempfile::tempdir().unwrap();
-    let truth = Truth::new(&outside.path().join("export"));
+    let truth = Truth::new();
     let folder = lay_out(&stored(&truth, true));
     let (finder, other) = (folder.open(), folder.open());
 
@@ -393,68 +396,57 @@ fn while_another_process_has_a_damaged_index_open_it_stays_where_it_is() {
 }
 
 #[test]
-fn a_layout_that_stands_in_one_place_alone_is_damage() {
-    let outside = tempfile::tempdir().unwrap();
-    let truth = Truth::new(&outside.path().join("export"));
-    for version in [0, 1, 3, 99, -1] {
-        let folder = lay_out(&stored(&truth, true));
-        folder.tamper(&format!("PRAGMA user_version = {version}"));
-        assert_eq!(truth.count_misses(&folder.open(), &format!("layout {version}")), 0);
-    }
-}
-
-#[test]
-fn tables_of_another_form_are_damage() {
-    let outside = tempfile::tempdir().unwrap();
-    let truth = Truth::new(&outside.path().join("export"));
-    let folder = lay_out(&stored(&truth, true));
-    // Nothing would fail here; the same file would only be stored again and again.
-    folder.tamper("CREATE TABLE other AS SELECT * FROM file; DROP TABLE file; ALTER TABLE other RENAME TO file;");
-    assert_eq!(truth.count_misses(&folder.open(), "no longer unique"), 0);
-    assert!(folder.root.path().join("index.sqlite.damaged").exists());
-}
-
-#[test]
-fn a_missing_table_is_damage_and_the_features_stay() {
-    let outside = tempfile::tempdir().unwrap();
-    let truth = Truth::new(&outside.path().join("export"));
-    for (table, expected) in [("export", 1), ("folder", 0), ("run", 1)] {
-        let folder = lay_out(&stored(&truth, true));
-        folder.tamper(&format!("DROP TABLE {table}"));
-        assert_eq!(truth.count_misses(&folder.open(), table), expected, "{table}");
-        assert!(folder.root.path().join("index.sqlite.damaged").exists(), "{table}");
-    }
-}
-
-#[test]
-fn what_a_user_adds_to_the_index_is_no_damage() {
-    let outside = tempfile::tempdir().unwrap();
-    let truth = Truth::new(&outside.path().join("export"));
-    for addition in [
-        "CREATE INDEX by_stage ON execution (stage)",
-        "CREATE VIEW sizes AS SELECT stage, length(outputs) AS size FROM execution",
-        "CREATE TABLE notes (text)",
-        "ALTER TABLE run ADD COLUMN note TEXT",
-        "ANALYZE",
+fn an_index_of_another_form_is_set_aside_and_one_that_a_user_has_added_to_is_not() {
+    let truth = Truth::new();
+    let files = stored(&truth, true);
+    for (sql, n_misses, is_set_aside) in [
+        // A layout that stands in one place alone. 0 is that of an index that is being made, which is ended.
+        ("PRAGMA user_version = 0", 0, false),
+        ("PRAGMA user_version = 1", 0, true),
+        ("PRAGMA user_version = 3", 0, true),
+        ("PRAGMA user_version = 99", 0, true),
+        ("PRAGMA user_version = -1", 0, true),
+        // No unique key. Nothing would fail here; the same file would only be stored again and again.
+        (
+            "CREATE TABLE other AS SELECT * FROM file; DROP TABLE file; ALTER TABLE other RENAME TO file;",
+            0,
+            true,
+        ),
+        ("DROP TABLE export", 1, true),
+        ("DROP TABLE folder", 0, true),
+        ("DROP TABLE run", 1, true),
+        ("CREATE INDEX by_stage ON execution (stage)", 0, false),
+        (
+            "CREATE VIEW sizes AS SELECT stage, length(outputs) AS size FROM execution",
+            0,
+            false,
+        ),
+        ("CREATE TABLE notes (text)", 0, false),
+        ("ALTER TABLE run ADD COLUMN note TEXT", 0, false),
+        ("ANALYZE", 0, false),
         // The same table, defined by another text.
-        "PRAGMA writable_schema = ON;
-         UPDATE sqlite_schema SET sql = replace(sql, '  ', ' ') WHERE name = 'file';
-         PRAGMA writable_schema = OFF",
+        (
+            "PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET sql = replace(sql, '  ', ' ') WHERE name = 'file';
+             PRAGMA writable_schema = OFF",
+            0,
+            false,
+        ),
     ] {
-        let folder = lay_out(&stored(&truth, true));
-        folder.tamper(addition);
+        let folder = lay_out(&files);
+        folder.tamper(sql);
         let cache = folder.open();
-        assert_eq!(truth.count_misses(&cache, addition), 0, "{addition}");
+        assert_eq!(truth.count_misses(&cache, sql), n_misses, "{sql}");
         truth.store(&cache);
         drop(cache);
-        assert!(!folder.root.path().join("index.sqlite.damaged").exists(), "{addition}");
+        let aside = folder.root.path().join("index.sqlite.damaged");
+        assert_eq!(aside.exists(), is_set_aside, "{sql}");
     }
 }
 
 #[test]
 fn a_statement_that_fails_for_another_reason_than_damage_leaves_the_index_as_it_is() {
-    let outside = tempfile::tempdir().unwrap();
-    let truth = Truth::new(&outside.path().join("export"));
+    let truth = Truth::new();
     for (failure, reason) in [
         ("RAISE(FAIL, 'constraint violation')", "constraint violation"),
         ("no_such_function(1)", "no_such_function"),
@@ -477,8 +469,7 @@ fn a_folder_that_may_only_be_read_is_read_and_nothing_is_added() {
     if has_run_unprivileged("damage::a_folder_that_may_only_be_read_is_read_and_nothing_is_added") {
         return;
     }
-    let outside = tempfile::tempdir().unwrap();
-    let truth = Truth::new(&outside.path().join("export"));
+    let truth = Truth::new();
     let folder = lay_out(&stored(&truth, true));
     let read_only = |is_read_only: bool| {
         for path in crate::folders(folder.root.path()) {
@@ -507,25 +498,45 @@ fn a_folder_that_may_only_be_read_is_read_and_nothing_is_added() {
 }
 
 #[test]
-fn rows_of_runs_and_exports_are_checked_too() {
-    let outside = tempfile::tempdir().unwrap();
-    let truth = Truth::new(&outside.path().join("export"));
-    for (sql, expected) in [
-        ("UPDATE run SET project = '/other' WHERE id = 2", 1),
+fn damaged_rows_are_misses_and_verify_forgets_and_counts_them() {
+    let truth = Truth::new();
+    let files = stored(&truth, true);
+    // What verify counts: features, executions, other records.
+    for (sql, n_misses, counted) in [
+        ("UPDATE run SET project = '/other' WHERE id = 2", 1, (0, 0, 1)),
         (
             "UPDATE run SET record = replace(record, 'finished', 'begun') WHERE id = 2",
             1,
+            (0, 0, 1),
         ),
-        ("UPDATE run SET id = 9 WHERE id = 1", 0),
-        ("UPDATE export SET source = zeroblob(32)", 1),
-        ("UPDATE export SET size = size + 1", 1),
-        ("UPDATE file SET inode = inode + 1", 1),
+        ("UPDATE run SET id = 9 WHERE id = 1", 0, (0, 0, 1)),
+        ("UPDATE export SET source = zeroblob(32)", 1, (0, 0, 1)),
+        ("UPDATE export SET size = size + 1", 1, (0, 0, 1)),
+        ("UPDATE file SET inode = inode + 1", 1, (0, 0, 1)),
+        ("UPDATE file SET digest = zeroblob(32)", 1, (0, 0, 1)),
+        (
+            "UPDATE execution SET outputs = replace(outputs, 'extract', 'rejects') WHERE stage = 'extract'",
+            1,
+            (0, 1, 0),
+        ),
+        // No statement, but a vector: with it go the table, and the execution that made the table.
+        ("", 3, (1, 1, 0)),
     ] {
-        let folder = lay_out(&stored(&truth, true));
-        folder.tamper(sql);
+        let folder = lay_out(&files);
+        match sql {
+            "" => folder.spoil(&truth.features[0].1),
+            sql => folder.tamper(sql),
+        }
         let cache = folder.open();
-        assert_eq!(truth.count_misses(&cache, sql), expected, "{sql}");
-        assert_eq!(cache.verify(&()).unwrap().damaged_records, 1, "{sql}");
-        assert_eq!(cache.verify(&()).unwrap().damaged_records, 0, "{sql}");
+        assert_eq!(truth.count_misses(&cache, sql), n_misses, "{sql}");
+        let verify = || {
+            let report = cache.verify(&()).unwrap();
+            assert_eq!(report.damaged_objects, 0, "{sql}");
+            let counted = (report.damaged_features, report.forgotten_executions, report.damaged_records);
+            (counted, report.features)
+        };
+        let n_features = N_IMAGES as u64;
+        assert_eq!(verify(), (counted, n_features), "{sql}");
+        assert_eq!(verify(), ((0, 0, 0), n_features - counted.0), "{sql}: again");
     }
 }

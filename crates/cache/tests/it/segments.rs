@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use luthier_artifact::{Digest, FeatureTable};
-use luthier_cache::{Cache, DryRun, Error, GcLimits, Remote};
+use luthier_cache::{Cache, DryRun, Error, Remote};
 use ndarray::{Array2, array};
 
-use crate::{DESCRIPTOR, Folder, features, files};
+use crate::damage::lay_out;
+use crate::{DESCRIPTOR, Folder, features, files, load, put_table, record_run_of, runs};
 
 /// The bytes of the head, and of a record before its vector.
 const HEAD: usize = 16;
@@ -45,13 +46,6 @@ fn killed(n: usize) -> Vec<(PathBuf, Vec<u8>)> {
     files.retain(|(path, _)| path.starts_with("segments"));
     assert_eq!(files.len(), 1);
     files
-}
-
-fn lay_out(path: &PathBuf, bytes: &[u8]) -> Folder {
-    let folder = Folder::new();
-    fs::create_dir(folder.root.path().join("segments")).unwrap();
-    fs::write(folder.root.path().join(path), bytes).unwrap();
-    folder
 }
 
 #[test]
@@ -101,7 +95,7 @@ fn of_a_killed_process_all_whole_records_are_found_wherever_its_file_ends() {
     let (path, bytes) = &killed(N)[0];
     assert_eq!(bytes.len(), HEAD + N * record);
     for cut in 0..=bytes.len() {
-        let folder = lay_out(path, &bytes[..cut]);
+        let folder = lay_out(&[(path.clone(), bytes[..cut].to_vec())]);
         let n_whole = cut.saturating_sub(HEAD) / record;
         assert_eq!(count(&folder.open(), N), n_whole, "cut at {cut}");
         // It was sealed, and what comes later goes elsewhere.
@@ -124,7 +118,7 @@ fn what_is_damaged_in_the_middle_takes_nothing_else_with_it() {
     for byte in HEAD + record..HEAD + 2 * record {
         let mut bytes = bytes.clone();
         bytes[byte] ^= 0x11;
-        let folder = lay_out(path, &bytes);
+        let folder = lay_out(&[(path.clone(), bytes)]);
         assert_eq!(count(&folder.open(), N), N - 1, "byte {byte}");
     }
 }
@@ -182,17 +176,80 @@ fn many_small_segments_become_one_when_nobody_else_is_there() {
     // What tables alone have stays, until nothing names it.
     let vector = luthier_artifact::vector_digest(table.row(0));
     assert_eq!(cache.vectors(&[vector], 2).unwrap(), table);
-    cache
-        .gc(
-            &GcLimits {
-                runs: Some(0),
-                ..GcLimits::default()
-            },
-            DryRun::No,
-            &(),
-        )
-        .unwrap();
+    cache.gc(&runs(0), DryRun::No, &()).unwrap();
     assert_eq!((folder.segments().len(), count(&cache, N)), (0, 0));
+}
+
+#[test]
+fn gc_loses_nothing_that_another_has_stored_and_sealed_since() {
+    const N: usize = 3;
+    let folder = Folder::new();
+    let (remover, other) = (folder.open(), folder.open());
+    store(&other, 0..N);
+    record_run_of(&other, &images(N));
+    assert_eq!(count(&remover, N), N);
+    // Its segment gets another name, and nobody reads it.
+    drop(other);
+    remover.gc(&runs(1), DryRun::No, &()).unwrap();
+    assert_eq!((count(&folder.open(), N), count(&remover, N)), (N, N));
+}
+
+#[test]
+fn gc_and_merging_keep_the_whole_one_of_two_copies() {
+    // The segments have other names each time, so that the damaged one is the first of them, or the second.
+    for (n, n_others) in [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (0, 70), (1, 70)] {
+        let folder = Folder::new();
+        store(&folder.open(), [n, n + 1]);
+        folder.spoil(&[n as f32, 0.5, -1.0]);
+        let witness = folder.open();
+        store(&folder.open(), [n]);
+        for other in 0..n_others {
+            store(&folder.open(), [100 + other]);
+        }
+        record_run_of(&witness, &[image(n), image(n + 1)]);
+        drop(witness);
+        let cache = folder.open();
+        let n_merged = if n_others == 0 { 2 } else { 1 };
+        assert_eq!(folder.segments().len(), n_merged, "image {n}, {n_others} others");
+        cache.gc(&runs(1), DryRun::No, &()).unwrap();
+        assert_eq!(folder.segments().len(), 1, "image {n}, {n_others} others");
+        assert_eq!(count(&folder.open(), n + 2), 2, "image {n}, {n_others} others");
+    }
+}
+
+#[test]
+fn what_a_process_has_stored_it_finds_after_it_has_written_damaged_segments_again() {
+    let folder = Folder::new();
+    store(&folder.open(), [0]);
+    let cache = folder.open();
+    store(&cache, [1]);
+    folder.spoil(&[0.0, 0.5, -1.0]);
+    assert_eq!(cache.verify(&()).unwrap().damaged_features, 1);
+    store(&cache, [2]);
+    assert_eq!((count(&cache, 3), count(&folder.open(), 3)), (2, 2));
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_is_left_alone_and_the_others_are_read() {
+    const N: usize = 70;
+    let folder = Folder::new();
+    let witness = folder.open();
+    for n in 0..N {
+        store(&folder.open(), [n]);
+    }
+    // Whoever opens it may, and reading fails.
+    let unreadable = folder.root.path().join("segments").join("x.segment");
+    fs::create_dir(&unreadable).unwrap();
+    assert_eq!(count(&witness, N), N);
+    record_run_of(&witness, &images(N - 1));
+    drop(witness);
+    let cache = folder.open();
+    assert_eq!((folder.segments().len(), count(&cache, N)), (2, N), "merged");
+    let error = cache.verify(&()).unwrap_err().to_string();
+    assert!(error.contains("x.segment: "), "{error}");
+    cache.gc(&runs(1), DryRun::No, &()).unwrap();
+    assert_eq!((folder.segments().len(), count(&cache, N)), (2, N - 1));
+    assert!(unreadable.is_dir());
 }
 
 /// Eight writers, each of which opens the cache again and again.
@@ -322,18 +379,76 @@ fn a_remote_that_lies_or_is_gone_is_never_believed() {
 }
 
 #[test]
-fn a_remote_that_is_none_is_named() {
-    for (url, reason) in [
-        ("ftp://machine/folder", "ftp"),
-        ("s3://", "unable to recognise"),
-        ("http s://x", ""),
+fn of_a_segment_that_lies_only_its_own_features_are_lost() {
+    let (shared, there) = (Folder::new(), Folder::new());
+    // Two machines, of whose features so few are asked for that each is fetched alone.
+    store(&sharing(&Folder::new(), shared.root.path()), 0..20);
+    store(&sharing(&Folder::new(), shared.root.path()), 20..40);
+    shared.spoil(&[0.0, 0.5, -1.0]);
+    let cache = sharing(&there, shared.root.path());
+    let descriptor = Digest::of(DESCRIPTOR);
+    let digests = |images: &[Digest]| cache.feature_digests(&descriptor, images).unwrap();
+    let vectors: Vec<Digest> = digests(&[image(0), image(20), image(21)]).into_iter().flatten().collect();
+    assert_eq!(vectors.len(), 3);
+    assert!(matches!(cache.vectors(&vectors[..2], 3), Err(Error::Lost { digest, .. }) if digest == vectors[0]));
+    assert_eq!(digests(&images(40)).iter().flatten().count(), 20, "the whole segment is forgotten");
+    // The other one is still fetched.
+    assert_eq!(cache.vectors(&vectors[1..], 3).unwrap().column(0).to_vec(), [20.0, 21.0]);
+    assert_eq!(cache.stats().unwrap().features, 2);
+}
+
+#[test]
+fn gc_removes_the_indexes_of_the_remote_and_they_are_fetched_again() {
+    let (shared, there) = (tempfile::tempdir().unwrap(), Folder::new());
+    store(&sharing(&Folder::new(), shared.path()), 0..20);
+    let indexes = there.root.path().join("segments/remote");
+    let cache = sharing(&there, shared.path());
+    let find = || cache.feature_digests(&Digest::of(DESCRIPTOR), &[image(0)]).unwrap();
+    for _ in 0..2 {
+        assert!(find()[0].is_some());
+        assert_eq!(crate::entries(&indexes).len(), 1);
+        let left_over = indexes.join(".luthier-unfinished-abc");
+        fs::write(&left_over, "half").unwrap();
+        assert_eq!(cache.gc(&runs(0), DryRun::Yes, &()).unwrap().left_over_files, 1);
+        assert_eq!(cache.verify(&()).unwrap().left_over_files, Some(1));
+        fs::write(&left_over, "half").unwrap();
+        cache.gc(&runs(0), DryRun::No, &()).unwrap();
+        assert!(crate::entries(&indexes).is_empty());
+    }
+}
+
+#[test]
+fn what_was_pushed_is_not_pushed_again_at_the_end() {
+    const N: usize = 3;
+    let (shared, (path, bytes)) = (tempfile::tempdir().unwrap(), killed(N).remove(0));
+    let folder = lay_out(&[(path, bytes)]);
+    let cache = sharing(&folder, shared.path());
+    // The segment of a dead process is ended, too.
+    assert_eq!(count(&cache, N), N);
+    store(&cache, N..N + 1);
+    assert_eq!(cache.push().unwrap().segments, 2);
+    let pushed = files(shared.path());
+    assert_eq!(pushed.len(), 2);
+    for (path, _) in pushed {
+        fs::remove_file(shared.path().join(path)).unwrap();
+    }
+    drop(cache);
+    assert!(files(shared.path()).is_empty());
+}
+
+#[test]
+fn a_remote_that_is_none_is_named_without_its_credentials() {
+    for (url, shown, reason) in [
+        ("ftp://machine/folder", "ftp://machine/folder", "ftp"),
+        ("ftp://me:secret@machine/folder?signature=secret", "ftp://machine/folder", "ftp"),
+        ("s3://", "s3://", "unable to recognise"),
+        ("http s://x", "http s://x", ""),
     ] {
         match Remote::open(url) {
-            Err(Error::RemoteUrl {
-                url: named,
-                reason: found,
-            }) => {
-                assert!(named == url && found.to_lowercase().contains(reason), "{url}: {found}");
+            Err(error @ Error::RemoteUrl { .. }) => {
+                let error = error.to_string();
+                assert!(error.starts_with(&format!("cache remote {shown}: ")), "{url}: {error}");
+                assert!(error.to_lowercase().contains(reason) && !error.contains("secret"), "{url}: {error}");
             }
             Err(error) => panic!("{url}: {error}"),
             Ok(_) => assert_eq!(reason, "", "{url}"),
@@ -348,11 +463,8 @@ fn a_remote_that_is_none_is_named() {
 }
 
 #[test]
-fn of_a_table_all_that_is_lost_is_forgotten_at_once() {
+fn a_table_that_lost_rows_is_forgotten_with_all_of_them_at_once() {
     const N: usize = 3000;
-    let folder = Folder::new();
-    let cache = folder.open();
-    store(&cache, 0..N);
     let images = images(N);
     let table = FeatureTable {
         labels: vec![0; N],
@@ -361,14 +473,27 @@ fn of_a_table_all_that_is_lost_is_forgotten_at_once() {
         classes: vec!["drum".into()],
         ..crate::table()
     };
-    let digest = cache.put_table(&table).unwrap();
-    for n in [7, 1500, 2999] {
-        folder.spoil(&[n as f32, 0.5, -1.0]);
+    let spoil = |folder: &Folder| {
+        let lost = [7, 1500, 2999];
+        lost.iter().for_each(|&n| folder.spoil(&[n as f32, 0.5, -1.0]));
+        lost.len()
+    };
+    let remove = |folder: &Folder| {
+        folder.segments().iter().for_each(|path| fs::remove_file(path).unwrap());
+        N
+    };
+    for damage in [&spoil as &dyn Fn(&Folder) -> usize, &remove] {
+        let folder = Folder::new();
+        let cache = folder.open();
+        store(&cache, 0..N);
+        let digest = put_table(&cache, &table).unwrap();
+        let n_lost = damage(&folder);
+        let error = load(cache.table(&digest).unwrap().unwrap()).unwrap_err();
+        assert!(matches!(error, Error::Lost { .. }), "{error}");
+        assert!(cache.table(&digest).unwrap().is_none());
+        let known = cache.feature_digests(&Digest::of(DESCRIPTOR), &images).unwrap();
+        assert_eq!(known.iter().filter(|vector| vector.is_none()).count(), n_lost);
     }
-    let error = cache.table(&digest).unwrap().unwrap().load().unwrap_err();
-    assert!(matches!(error, Error::Lost { .. }), "{error}");
-    let known = cache.feature_digests(&Digest::of(DESCRIPTOR), &images).unwrap();
-    assert_eq!(known.iter().filter(|vector| vector.is_none()).count(), 3);
 }
 
 /// As many as their owner's umask says may read them.

@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use luthier_artifact::{Digest, FileStat, Key, Observer, Task};
 use luthier_cache::{
-    Cache, Descriptor, DryRun, Error, Execution, GcLimits, GcReport, GoneFolders, KeptFolder, LastRun, Output,
-    PruneReport, References, Reuse, RunStage,
+    Cache, Descriptor, DryRun, Error, GcLimits, GcReport, GoneFolders, KeptFolder, LastRun, PruneReport, References,
+    Reuse, RunStage,
 };
 
-use crate::{DESCRIPTOR, Folder, features, manifest, table};
+use crate::{DESCRIPTOR, Folder, features, loaded, manifest, put_table, record, runs, table};
 
 const REUSE: Reuse = Reuse {
     stages_reused: 3,
@@ -59,34 +59,6 @@ fn descriptor(digest: Digest) -> Descriptor {
     Descriptor {
         digest,
         parts: Key::stage("descriptor", 1).input("digest", digest).finish().parts,
-    }
-}
-
-/// Records an execution whose outputs have these digests.
-fn record(cache: &Cache, key: Key, outputs: &[Digest], references: References) -> RunStage {
-    let output = |digest: &Digest| Output {
-        name: "output".into(),
-        digest: *digest,
-    };
-    let stage = RunStage {
-        stage: key.stage.clone(),
-        key: key.digest(),
-    };
-    cache
-        .record(&Execution {
-            key,
-            outputs: outputs.iter().map(output).collect(),
-            seconds: 0.0,
-            references,
-        })
-        .unwrap();
-    stage
-}
-
-fn runs(runs: usize) -> GcLimits {
-    GcLimits {
-        runs: Some(runs),
-        ..GcLimits::default()
     }
 }
 
@@ -154,7 +126,7 @@ fn gc_knows_the_images_of_a_run_by_its_tables_if_the_manifest_is_damaged() {
     let cache = folder.open();
     let digest = Digest::of(DESCRIPTOR);
     let (scanned, manifest) = scan(&cache, "harp");
-    let (train, table) = (cache.put_table(&table()).unwrap(), table());
+    let (train, table) = (put_table(&cache, &table()).unwrap(), table());
     let images = table.images.iter().zip(table.features.rows());
     let rows: Vec<(Digest, Vec<f32>)> = images.map(|(image, row)| (*image, row.to_vec())).collect();
     cache.store_features(&digest, &rows).unwrap();
@@ -168,7 +140,7 @@ fn gc_knows_the_images_of_a_run_by_its_tables_if_the_manifest_is_damaged() {
     fs::write(folder.object(manifest), "damaged").unwrap();
     assert_eq!(cache.gc(&runs(1), DryRun::No, &()).unwrap().features, 0);
     assert_eq!(features(&cache, &digest, &table.images, 2).len(), 3);
-    assert_eq!(cache.table(&train).unwrap().unwrap().load().unwrap(), table);
+    assert_eq!(loaded(&cache, &train), table);
 }
 
 #[test]
@@ -449,18 +421,15 @@ fn pruning_keeps_the_images_of_files_that_changed_or_cannot_be_looked_at() {
     assert_eq!((report.files, report.kept_folders), (0, Vec::new()));
 }
 
-/// Interrupts after it was asked so many times.
-struct Interrupt {
-    after: usize,
-    asked: AtomicUsize,
-}
+/// Says whether the user interrupts, each time that it is asked.
+struct Asked<F>(F);
 
-impl Observer for Interrupt {
+impl<F: Fn() -> bool + Sync> Observer for Asked<F> {
     fn task(&self, _: &str, _: u64) -> Box<dyn Task + '_> {
         Box::new(())
     }
     fn is_interrupted(&self) -> bool {
-        self.asked.fetch_add(1, Ordering::Relaxed) >= self.after
+        (self.0)()
     }
 }
 
@@ -478,9 +447,9 @@ fn verify_gc_and_pruning_end_when_the_user_interrupts_and_lose_nothing() {
         cache
             .record_run("/project", &[scanned.clone(), extracted], REUSE)
             .unwrap();
-        let observer = || Interrupt {
-            after,
-            asked: AtomicUsize::new(0),
+        let observer = || {
+            let n_asked = AtomicUsize::new(0);
+            Asked(move || n_asked.fetch_add(1, Ordering::Relaxed) >= after)
         };
         let outcomes = [
             cache.verify(&observer()).map(drop),
@@ -620,23 +589,6 @@ fn without_an_index_nothing_is_taken_for_unused() {
     assert_eq!(cache.gc(&runs(0), DryRun::No, &()).unwrap().features, 2);
 }
 
-/// Looks whether another process could open the cache, each time that it is asked.
-struct Stranger {
-    lock: PathBuf,
-    has_entered: AtomicBool,
-}
-
-impl Observer for Stranger {
-    fn task(&self, _: &str, _: u64) -> Box<dyn Task + '_> {
-        Box::new(())
-    }
-    fn is_interrupted(&self) -> bool {
-        let entered = fs::File::open(&self.lock).unwrap().try_lock_shared().is_ok();
-        self.has_entered.fetch_or(entered, Ordering::Relaxed);
-        false
-    }
-}
-
 /// It needs the lock that gc holds.
 #[test]
 fn gc_keeps_others_out_while_it_replaces_a_damaged_index() {
@@ -645,13 +597,17 @@ fn gc_keeps_others_out_while_it_replaces_a_damaged_index() {
     let (scanned, _) = scan(&cache, "harp");
     cache.record_run("/project", &[scanned], REUSE).unwrap();
     folder.tamper("UPDATE execution SET stage = CAST(x'ff' AS TEXT)");
-    let stranger = Stranger {
-        lock: folder.root.path().join("lock"),
-        has_entered: AtomicBool::new(false),
-    };
+    let lock = folder.root.path().join("lock");
+    let has_entered = AtomicBool::new(false);
+    // Could another process open the cache now?
+    let stranger = Asked(|| {
+        let entered = fs::File::open(&lock).unwrap().try_lock_shared().is_ok();
+        has_entered.fetch_or(entered, Ordering::Relaxed);
+        false
+    });
     let report = cache.gc(&runs(1), DryRun::No, &stranger).unwrap();
     assert!(report.left_over_files > 0, "the damaged index was not replaced");
-    assert!(!stranger.has_entered.into_inner());
+    assert!(!has_entered.load(Ordering::Relaxed));
     assert!(matches!(
         folder.open().gc(&runs(1), DryRun::No, &()).unwrap_err(),
         Error::InUse { .. }
