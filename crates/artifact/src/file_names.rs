@@ -6,7 +6,7 @@
 //!
 //! At the borders a name is what it was: [`bytes_of`] and [`path_of`] have its bytes, for CSV files and the file system.
 //! In JSON, which has text alone, the byte is written as Python's `os.fsdecode` has it: [`to_json`] writes `\udce9`, so
-//! that `json.load` gives a name that `open` finds. [`shown`] is for people.
+//! that `json.load` gives a name that `open` finds. [`shown`] is for people, and [`printable`] for a terminal.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -84,6 +84,21 @@ pub fn shown(text: &str) -> Cow<'_, str> {
         true => Cow::Owned(String::from_utf8_lossy(&bytes_of(text)).into_owned()),
         false => Cow::Borrowed(text),
     }
+}
+
+/// A name without what would move the cursor or turn the writing around: such characters are escaped. Bytes that are
+/// not UTF-8 are U+FFFD.
+pub fn printable(name: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut printable = String::with_capacity(name.len());
+    for c in shown(name).chars() {
+        if c.is_control() || turns(c) {
+            printable.extend(c.escape_default());
+        } else {
+            printable.push(c);
+        }
+    }
+    printable
 }
 
 /// JSON for other programs, with Python's surrogates for the bytes that are not UTF-8.
@@ -169,6 +184,14 @@ mod tests {
         assert_eq!(to_json(serde_json::to_string(&name).unwrap()), r#""caf\udce9.jpg""#);
         assert_eq!(shown(&name), "caf\u{FFFD}.jpg");
         assert_eq!(shown("café.jpg"), "café.jpg");
+    }
+
+    #[test]
+    fn names_stay_on_their_line() {
+        assert_eq!(
+            printable("é \n\u{1b}[2J\u{202e}gpj.\u{7f}"),
+            "é \\n\\u{1b}[2J\\u{202e}gpj.\\u{7f}"
+        );
     }
 
     #[test]

@@ -9,6 +9,10 @@ pub struct CrossValidationInfo {
     pub folds: usize,
     /// The number of images that were held out in some fold.
     pub n_held_out: usize,
+    /// The share of these images that is predicted rightly with the chosen C, 0 to 1; `None` in models of versions that
+    /// did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     /// How well each candidate did, in ascending order of C.
     pub candidates: Vec<CandidateC>,
     /// Thresholds that most of the held-out images pass, in ascending order of their share.
@@ -51,4 +55,17 @@ pub struct LearningPoint {
     /// How far the accuracy is below the accuracy of the last point, and the standard error of that difference over
     /// the images. Both are 0 for the last point.
     pub behind: [f64; 2],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_models_did_not_keep_before_is_not_known() {
+        let json = r#"{"folds":5,"n_held_out":12,"candidates":[],"thresholds":[],"learning_curve":[]}"#;
+        let found: CrossValidationInfo = serde_json::from_str(json).unwrap();
+        assert_eq!((found.n_held_out, found.accuracy), (12, None));
+        assert_eq!(serde_json::to_string(&found).unwrap(), json);
+    }
 }

@@ -86,10 +86,9 @@ impl CrossValidation {
         observer: &dyn Observer,
     ) -> Result<HeldOut> {
         let folds = Folds::deal(train, self.folds, self.seed)?;
-        folds.warn_of_classes_never_held_out(train);
         let task = observer.task("fits", (folds.n_folds * grid.len()) as u64);
         let watched = Watched { observer, task: &*task };
-        let judged = self.judge_folds(train, &folds, grid, watched)?;
+        let mut judged = self.judge_folds(train, &folds, grid, watched)?;
         drop(task);
 
         let rows = folds.rows(Option::is_some);
@@ -103,8 +102,10 @@ impl CrossValidation {
         let candidates = grid.iter().enumerate().map(|(index, &c)| {
             let losses: Vec<f64> = judged.iter().map(|fold| fold.candidates[index].0).collect();
             let mut scores = Array2::zeros((rows.len(), train.n_classes()));
-            for (fold, places) in judged.iter().zip(&places) {
-                for (&place, found) in places.iter().zip(fold.candidates[index].1.rows()) {
+            for (fold, places) in judged.iter_mut().zip(&places) {
+                // Gone once it is copied, so that no more than one candidate's scores are in memory twice.
+                let of_fold = std::mem::take(&mut fold.candidates[index].1);
+                for (&place, found) in places.iter().zip(of_fold.rows()) {
                     scores.row_mut(place).assign(&found);
                 }
             }

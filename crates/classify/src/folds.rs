@@ -145,26 +145,26 @@ impl Folds {
         rows.sort_unstable();
         rows
     }
+}
 
-    /// Names the classes of which no image is held out.
-    pub(crate) fn warn_of_classes_never_held_out<R: ReadRows<Feature = f32>>(&self, train: &Training<'_, R>) {
-        let mut images = vec![Some(Vec::new()); train.n_classes()];
-        for (row, &label) in train.labels.iter().enumerate() {
-            match (self.of[row], &mut images[label]) {
-                (None, Some(images)) => images.push(train.images[row]),
-                (_, images) => *images = None,
-            }
+/// Names the classes of which no image is among the rows that were held out, in ascending order.
+pub(crate) fn warn_of_classes_never_held_out<R: ReadRows<Feature = f32>>(train: &Training<'_, R>, held_out: &[usize]) {
+    let mut images = vec![Some(Vec::new()); train.n_classes()];
+    for (row, &label) in train.labels.iter().enumerate() {
+        match (held_out.binary_search(&row), &mut images[label]) {
+            (Err(_), Some(images)) => images.push(train.images[row]),
+            (_, images) => *images = None,
         }
-        for (class, images) in train.classes.iter().zip(images) {
-            match images {
-                Some(images) if images.iter().all(|image| *image == images[0]) => {
-                    tracing::warn!("class {class} has one training image, which cross-validation cannot hold out");
-                }
-                Some(_) => tracing::warn!(
-                    "the training images of class {class} look alike: cross-validation cannot hold them out"
-                ),
-                None => {}
+    }
+    for (class, images) in train.classes.iter().zip(images) {
+        match images {
+            Some(images) if images.iter().all(|image| *image == images[0]) => {
+                tracing::warn!("class {class} has one training image, which cross-validation cannot hold out");
             }
+            Some(_) => tracing::warn!(
+                "the training images of class {class} look alike: cross-validation cannot hold them out"
+            ),
+            None => {}
         }
     }
 }

@@ -1,5 +1,5 @@
 use luthier_artifact::{Artifact, Digest, Tensors, TensorsBuilder};
-use ndarray::{Array1, Array2, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 /// What cross-validation says of training images by models that have not seen them: an artifact of the stage `classify`,
@@ -32,6 +32,17 @@ impl HeldOutPredictions {
     /// No predictions, of `n_classes` classes.
     pub fn none(train: Digest, n_classes: usize) -> Self {
         Self::new(train, Vec::new(), Array2::zeros((0, n_classes)).view())
+    }
+
+    /// The share of the predictions that is right, 0 to 1, where these are the labels. Of equally probable classes the
+    /// first is predicted, as in the evaluation.
+    pub(crate) fn accuracy(&self, labels: &[usize]) -> f64 {
+        let is_right = |(row, label): (ArrayView1<'_, f32>, &usize)| {
+            let best = (1..row.len()).fold(0usize, |best, class| if row[class] > row[best] { class } else { best });
+            best == *label
+        };
+        let predictions = self.probabilities.outer_iter().zip(labels);
+        predictions.filter(|row| is_right(*row)).count() as f64 / labels.len() as f64
     }
 
     /// The digest of training images with these labels.
@@ -102,6 +113,13 @@ mod tests {
         for predictions in [some, HeldOutPredictions::none(train, 2)] {
             assert_eq!(HeldOutPredictions::decode(&predictions.encode()).unwrap(), predictions);
         }
+    }
+
+    #[test]
+    fn of_equally_probable_classes_the_first_is_predicted() {
+        let probabilities = array![[0.5, 0.5], [0.5, 0.5], [0.2, 0.8], [0.7, 0.3]];
+        let predictions = HeldOutPredictions::new(Digest::of(b""), vec![0, 1, 2, 3], probabilities.view());
+        assert_eq!(predictions.accuracy(&[0, 1, 1, 0]), 0.75);
     }
 
     #[test]

@@ -3,6 +3,7 @@ use luthier_features::{FeaturesConfig, Interruptible, Projection, Solver};
 use ndarray::ArrayView1;
 use serde::{Deserialize, Serialize};
 
+use crate::folds::warn_of_classes_never_held_out;
 use crate::{
     ChooseC, ClassDistance, ClassWeight, CrossValidation, Error, HeldOut, HeldOutPredictions, LogisticRegression,
     Model, Result, Rule, Temperature, Training, TrainingInfo, choice, confidences, thresholds_that_keep,
@@ -56,7 +57,7 @@ pub struct HeldOutFigures {
 
 impl ClassifyConfig {
     /// Changes when the stage gives other results for the same inputs.
-    pub const VERSION: u32 = 4;
+    pub const VERSION: u32 = 5;
 
     /// What the model depends on that is made from the feature table with digest `train` and the projection with digest
     /// `projection`. `look_alikes` is the digest of what the groups of
@@ -216,12 +217,14 @@ impl ClassifyConfig {
         } = self
             .cross_validation(projection.config)
             .run(train, &choice::GRID, observer)?;
+        warn_of_classes_never_held_out(train, &rows);
         let candidates: Vec<CandidateC> = judged.iter().map(|judged| judged.candidate).collect();
         let chosen = rule.choose(&candidates).expect("the grid has candidates");
         choice::warn_at_edge(&candidates);
 
         let scores = judged[chosen].scores.view();
-        let temperature = Temperature::fit(scores, &train.labels_of(&rows))?;
+        let labels = train.labels_of(&rows);
+        let temperature = Temperature::fit(scores, &labels)?;
         let probabilities = temperature.probabilities(scores);
         let known = confidences(probabilities.view());
         let nearness = distances.map(|distances| distances.iter().map(|distance| -distance).collect::<Vec<_>>());
@@ -238,17 +241,19 @@ impl ClassifyConfig {
                 distance: thresholds.get(1).map(|nearness| -nearness),
             })
         });
+        let held_out = HeldOutPredictions::new(train.digest(), rows, probabilities.view());
         Ok(Choice {
             c: candidates[chosen].c,
             temperature: temperature.value() as f32,
             info: CrossValidationInfo {
                 folds: n_folds,
-                n_held_out: rows.len(),
+                n_held_out: labels.len(),
+                accuracy: Some(held_out.accuracy(&labels)),
                 candidates,
                 thresholds: thresholds.into_iter().collect::<Result<_>>()?,
                 learning_curve: Vec::new(),
             },
-            held_out: HeldOutPredictions::new(train.digest(), rows, probabilities.view()),
+            held_out,
         })
     }
 }
@@ -355,8 +360,8 @@ mod tests {
         assert_eq!(
             [digest(FIXED).to_string(), digest(AUTO).to_string()],
             [
-                "782db47ccfb8e225e068b33af3d03583950d05a79515bb5cd9297eb4f686ec3c",
-                "516019d86ee85571f09b29cfb36a7426f8257676027ee27b9066a320df2470db",
+                "d781e4eff272ddef56befdd00c4acecc4d68294b690586ab6ddb0feff5c929f9",
+                "a9c7ff8e74925a8468d04e7b237b1b284659e168f7a7a267b3ba5b824662f2e0",
             ]
         );
     }

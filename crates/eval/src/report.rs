@@ -35,7 +35,7 @@ impl fmt::Display for Skipped {
         if !self.class.is_empty() {
             write!(f, "{}/", self.split)?;
         }
-        write!(f, "{}: {}", file_names::shown(&self.file), self.reason)
+        write!(f, "{}: {}", file_names::printable(&self.file), self.reason)
     }
 }
 

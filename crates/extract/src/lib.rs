@@ -44,7 +44,7 @@ pub use network::weights_store::WeightsStore;
 pub use pooling::Pooling;
 pub use scan::{
     DataSource, Decided, DecisionLog, FoundImages, ImageFiles, Layout, NewDecision, PassedOver, Rehash, Scan, Verdict,
-    decided, decided_classes, find_images, images_below, scan,
+    decided, decided_classes, find_images, images_below, left_out, scan,
 };
 pub use stage::{ExtractConfig, ExtractContext, Extraction, SkippedImages};
 pub use views::{Combine, FeatureKind, Views};

@@ -83,7 +83,7 @@ impl Moments {
     }
 
     /// Moments from their parts: the number of rows, the means, `[d]`, and what [`comoments`](Moments::comoments) gives.
-    /// `None` if these do not fit together.
+    /// `None` if these do not fit together, or if one is infinite or not a number.
     pub fn from_parts(n_rows: usize, mean: Array1<f64>, comoments: &[f64]) -> Option<Self> {
         let (d, mut rest) = (mean.len(), comoments);
         let mut triangle = Vec::with_capacity(d);
@@ -92,7 +92,8 @@ impl Moments {
             triangle.push(first.to_vec());
             rest = others;
         }
-        rest.is_empty().then_some(Moments {
+        let is_finite = mean.iter().chain(comoments).all(|value| value.is_finite());
+        (rest.is_empty() && is_finite).then_some(Moments {
             n_rows,
             mean,
             comoments: triangle,
@@ -227,6 +228,10 @@ mod tests {
         }
         assert_eq!(Moments::from_parts(1, Array1::zeros(3), &[0.0; 5]), None);
         assert_eq!(Moments::from_parts(1, Array1::zeros(3), &[0.0; 7]), None);
+        for value in [f64::NAN, f64::INFINITY] {
+            assert_eq!(Moments::from_parts(1, Array1::zeros(1), &[value]), None);
+            assert_eq!(Moments::from_parts(1, Array1::from_elem(1, value), &[0.0]), None);
+        }
     }
 
     #[test]

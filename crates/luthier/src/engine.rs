@@ -261,6 +261,10 @@ impl Engine<'_> {
     /// # Errors
     /// Those of scanning and of the cache.
     pub fn plan(&self, pipeline: &Pipeline, data: &Data, out: &Path) -> Result<Plan> {
+        retry(|| self.plan_once(pipeline, data, out))
+    }
+
+    fn plan_once(&self, pipeline: &Pipeline, data: &Data, out: &Path) -> Result<Plan> {
         let mut runner = self.runner(out, Purpose::Plan)?;
         let Made {
             scan,

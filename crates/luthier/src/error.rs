@@ -213,7 +213,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// An image is not the one that was read any more; it is still where it was.
-    #[error("changed since it was predicted, and left where it is")]
+    #[error("changed since it was read, and left where it is")]
     OtherImage {
         /// The image's file.
         path: PathBuf,

@@ -65,9 +65,9 @@ impl<'a> RowNames<'a> {
             place(Split::Test)?
         );
         let place = Digest::of(place.as_bytes());
-        let checked = digest_of(&decided.checked);
+        let [checked, kept] = [&decided.checked, &decided.kept].map(|images| digest_of(images));
         Ok(RowNames {
-            digest: digest_of(&[*train, *test, *images, *skipped, manifest_digest, place, checked]),
+            digest: digest_of(&[*train, *test, *images, *skipped, manifest_digest, place, checked, kept]),
             json: Box::new(move || {
                 let rows = [load::<FeatureRows>(cache, train)?, load::<FeatureRows>(cache, test)?];
                 let images: ImageRows = load(cache, images)?;

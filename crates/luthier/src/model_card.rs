@@ -36,7 +36,7 @@ pub struct ModelCard {
 pub struct HeldOutCard {
     /// How many training images it held out.
     pub n: usize,
-    /// The share of them that was predicted rightly, 0 to 1.
+    /// The share of them that was predicted rightly, 0 to 1; `None` in models of versions that did not keep it.
     pub accuracy: Option<f64>,
     /// What tells known images from unknown ones.
     pub thresholds: Vec<Threshold>,
@@ -57,8 +57,7 @@ impl ModelCard {
         let training = &model.training;
         let held_out = training.cross_validation.as_ref().map(|found| HeldOutCard {
             n: found.n_held_out,
-            // The last point is of all images.
-            accuracy: found.learning_curve.last().map(|point| point.accuracy),
+            accuracy: found.accuracy,
             thresholds: found.thresholds.clone(),
         });
         ModelCard {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use luthier_artifact::{Digest, ExtractorInfo, Tensors, TensorsBuilder, write_atomically};
 use luthier_features::Moments;
+use ndarray::Array1;
 use serde::{Deserialize, Serialize};
 
 use crate::export::tidy;
@@ -13,7 +14,7 @@ use crate::shard::Shard;
 use crate::words::counted;
 use crate::{Error, Result};
 
-const FORMAT: &str = "moments/1";
+const FORMAT: &str = "moments/2";
 
 /// What is said of the moments of a part. The tensors beside it are `mean`, `f64 [d]`, and `comoments`,
 /// `f64 [d (d + 1) / 2]`, as [`Moments::comoments`] has them.
@@ -25,6 +26,8 @@ struct Header {
     /// The digest of the manifest of all images: parts of other data do not add up.
     images: Digest,
     extractor: ExtractorInfo,
+    /// The [`digest_of`] the moments: a file that was damaged on its way must not go into a model.
+    digest: Digest,
 }
 
 /// What the moments of parts that add up have in common.
@@ -50,6 +53,7 @@ pub(crate) fn write(folder: &Path, shard: Shard, of: TakenOf<'_>, moments: &Mome
         n_rows: moments.n_rows(),
         images: of.images,
         extractor: of.extractor.clone(),
+        digest: digest_of(moments),
     };
     let path = folder.join(file_name(shard));
     write_atomically(&path, &encode(&header, moments))?;
@@ -146,7 +150,13 @@ fn read_part(folder: &Path, shard: Shard, extractor: &ExtractorInfo) -> Result<(
     let read = |bytes| -> luthier_artifact::Result<(Header, Moments)> {
         let tensors = Tensors::open(FORMAT, bytes)?;
         let header: Header = tensors.header()?;
-        let (mean, comoments) = (tensors.vector("mean")?, tensors.vector::<f64>("comoments")?);
+        let (mean, comoments) = (tensors.vector("mean")?, tensors.vector("comoments")?);
+        let check = |name: &str, values: &Array1<f64>| match values.iter().find(|value| !value.is_finite()) {
+            Some(value) => Err(tensors.wrong(format!("{value} in {name}"))),
+            None => Ok(()),
+        };
+        check("mean", &mean)?;
+        check("comoments", &comoments)?;
         let comoments = comoments.as_slice().expect("a new array is in C order");
         let length = comoments.len();
         let moments = Moments::from_parts(header.n_rows, mean, comoments)
@@ -157,6 +167,13 @@ fn read_part(folder: &Path, shard: Shard, extractor: &ExtractorInfo) -> Result<(
         luthier_artifact::Error::Format { expected, found } => wrong(expected.to_owned(), found),
         other => other.into(),
     })?;
+    let digest = digest_of(&moments);
+    if digest != header.digest {
+        return Err(wrong(
+            format!("moments with the digest {}…", header.digest.short()),
+            format!("{}…", digest.short()),
+        ));
+    }
     let found = Shard {
         part: header.part,
         of: header.of,
@@ -171,4 +188,52 @@ fn read_part(folder: &Path, shard: Shard, extractor: &ExtractorInfo) -> Result<(
         ));
     }
     Ok((header.images, moments))
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn moments_that_were_damaged_or_are_not_finite_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let extractor = ExtractorInfo {
+            views: vec!["squash".to_owned()],
+            pooling: "mean".to_owned(),
+            combine: "mean".to_owned(),
+            decode: "scaled".to_owned(),
+            weights: "untrained".to_owned(),
+            weights_sha256: "0".repeat(64),
+            precision: "fp32".to_owned(),
+        };
+        let images = Digest::of(b"images");
+        let of = TakenOf {
+            images,
+            extractor: &extractor,
+        };
+        let moments = Moments::of(array![[1.0f32, 2.0], [3.0, 5.0]].view()).unwrap();
+        let path = write(folder.path(), Shard::ALL, of, &moments).unwrap();
+        assert_eq!(read(folder.path(), &extractor).unwrap(), moments);
+
+        let whole = std::fs::read(&path).unwrap();
+        let refused = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            read(folder.path(), &extractor).unwrap_err().to_string()
+        };
+        // The last number of the file with another lowest bit, and infinite.
+        let start = &whole[..whole.len() - 8];
+        let mut bit = whole.clone();
+        bit[start.len()] ^= 1;
+        let expected = format!(
+            "{}: expected moments with the digest {}…, found ",
+            path.display(),
+            digest_of(&moments).short()
+        );
+        assert!(refused(&bit).starts_with(&expected), "{}", refused(&bit));
+        let infinite = [start, &f64::INFINITY.to_le_bytes()].concat();
+        let expected = format!("{}: expected moments/2, found inf in ", path.display());
+        assert!(refused(&infinite).starts_with(&expected), "{}", refused(&infinite));
+    }
 }

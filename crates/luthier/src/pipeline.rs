@@ -103,6 +103,8 @@ struct ChosenViews {
     judged: Option<JudgedViews>,
     /// How many images lack features of a candidate, while the choice is pending.
     to_embed: Option<usize>,
+    /// How many images went through the network for the choice.
+    n_embedded: usize,
 }
 
 /// What all stages gave.
@@ -124,7 +126,11 @@ impl Pipeline {
         let (scan, manifest) = self.scan(data, runner)?;
         self.check_evaluable(&scan)?;
         let views = self.choose_views(data, &scan, runner)?;
-        let extracted = self.extract(views.extract.as_ref(), data, &scan, manifest, runner)?;
+        let mut extracted = self.extract(views.extract.as_ref(), data, &scan, manifest, runner)?;
+        // The cache had their features for `extract`, but only since this run.
+        extracted.n_embedded += views.n_embedded;
+        extracted.n_reused = extracted.n_reused.saturating_sub(views.n_embedded);
+        runner.count_images(extracted.n_reused, extracted.n_embedded);
         let names = RowNames::extracted(cache, &data.source, (&scan, manifest), &extracted)?;
         if let Some(OutputFolders { features, .. }) = outputs {
             export::features(cache, features, &names, &extracted)?;
@@ -204,10 +210,11 @@ impl Pipeline {
                 extract: Some(self.extract.clone()),
                 judged: None,
                 to_embed: None,
+                n_embedded: 0,
             });
         };
         let cache = runner.cache;
-        let sample = views::sample(&scan.manifest)?;
+        let sample = views::sample(&scan.manifest, self.classify.folds)?;
         let judge = Judge {
             extract: &self.extract,
             duplicates: &self.duplicates,
@@ -216,7 +223,7 @@ impl Pipeline {
         };
         let mut n_embedded = 0;
         let context = self.context(data, &sample, runner);
-        let key = config.key(judge, cache.put(&sample)?)?;
+        let key = config.key(judge, &sample)?;
         let outputs = runner.stage_that_refers(VIEWS, key, || {
             let Judged {
                 views,
@@ -234,6 +241,7 @@ impl Pipeline {
                 extract: None,
                 judged: None,
                 to_embed: Some(to_embed),
+                n_embedded: 0,
             });
         }
         let judged: JudgedViews = load(cache, &digest)?;
@@ -242,6 +250,7 @@ impl Pipeline {
             extract: Some(views::of_kind(&self.extract, config.candidates[judged.best])),
             judged: Some(judged),
             to_embed: None,
+            n_embedded,
         })
     }
 

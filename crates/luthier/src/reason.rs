@@ -254,6 +254,7 @@ pub fn input_name(part: &str) -> Option<&'static str> {
         "evaluated" => Some("features"),
         "mapped" => Some("mapped images"),
         "checked" => Some("checked labels"),
+        "sample" => Some("sample of training images"),
         _ => None,
     }
 }

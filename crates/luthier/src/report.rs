@@ -257,23 +257,12 @@ pub(crate) fn warnings(
         });
     }
     warnings.extend(duplicates(&images));
-    let files = leaked_looks(&images, look_alikes);
-    if !files.is_empty() {
-        warnings.push(Warning {
-            title: "Images in train and test that look the same".to_owned(),
-            detail: format!(
-                "{} in both, though their bytes differ: the figures are too good.",
-                counted(files.len(), "image")
-            ),
-            files,
-        });
-    }
+    warnings.extend(leaked_looks(&images, look_alikes));
     warnings
 }
 
-/// Groups of images in train and test that look the same without having the same bytes, as lines that name them.
-/// `images` are ordered by digest.
-fn leaked_looks(images: &[ImageLocation<'_>], look_alikes: &[LookAlikeGroup]) -> Vec<String> {
+/// Groups of images in train and test that look the same without having the same bytes. `images` are ordered by digest.
+fn leaked_looks(images: &[ImageLocation<'_>], look_alikes: &[LookAlikeGroup]) -> Option<Warning> {
     /// How many of a group are named.
     const NAMED: usize = 8;
     let of_image = |image: &Digest| {
@@ -302,7 +291,16 @@ fn leaked_looks(images: &[ImageLocation<'_>], look_alikes: &[LookAlikeGroup]) ->
         }
         names.join(" = ")
     };
-    groups.iter().map(line).collect()
+    let in_test = groups.iter().flatten().filter(|place| place.split == Split::Test);
+    let n_in_test = in_test.count();
+    (n_in_test > 0).then(|| Warning {
+        title: "Images in train and test that look the same".to_owned(),
+        detail: format!(
+            "{} in training too, though the bytes differ: the figures are too good.",
+            counted(n_in_test, "test image")
+        ),
+        files: groups.iter().map(line).collect(),
+    })
 }
 
 /// Whether weights with this digest are the untrained ones.
@@ -327,6 +325,10 @@ fn duplicates(images: &[ImageLocation<'_>]) -> Vec<Warning> {
             .collect()
     };
     let leaked = list(|place, first| place.split != first.split);
+    let in_both = (same.iter()).filter(|places| places.iter().any(|place| place.split != places[0].split));
+    let in_test = in_both
+        .flat_map(|places| places.iter())
+        .filter(|place| place.split == Split::Test);
     let contradictory = list(|place, first| place.class != first.class);
     let mut warnings = Vec::new();
     if !leaked.is_empty() {
@@ -334,7 +336,7 @@ fn duplicates(images: &[ImageLocation<'_>]) -> Vec<Warning> {
             title: "The same images in train and test".to_owned(),
             detail: format!(
                 "{} seen in training: the figures are too good.",
-                counted(leaked.len(), "test image")
+                counted(in_test.count(), "test image")
             ),
             files: leaked,
         });
@@ -350,4 +352,45 @@ fn duplicates(images: &[ImageLocation<'_>]) -> Vec<Warning> {
         });
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaked_test_images_are_counted_and_not_the_groups_that_they_are_in() {
+        let [a, b, c] = [b"a", b"b", b"c"].map(|bytes| Digest::of(bytes));
+        let place = |image, split, file| ImageLocation {
+            image,
+            split,
+            file,
+            class: "harp",
+        };
+        let mut images = [
+            place(a, Split::Train, "a.jpg"),
+            place(a, Split::Test, "a again.jpg"),
+            place(a, Split::Test, "a once more.jpg"),
+            place(b, Split::Train, "b.jpg"),
+            place(c, Split::Test, "c.jpg"),
+            place(c, Split::Test, "c again.jpg"),
+        ];
+        images.sort_unstable();
+        let same = duplicates(&images);
+        assert_eq!(
+            same[0].detail,
+            "2 test images seen in training: the figures are too good."
+        );
+        let group = LookAlikeGroup {
+            images: vec![b, c],
+            cosine: 0.9,
+        };
+        let alike = leaked_looks(&images, &[group]).unwrap();
+        assert_eq!(
+            alike.detail,
+            "2 test images in training too, though the bytes differ: the figures are too good."
+        );
+        assert_eq!(alike.files, ["train/b.jpg = test/c again.jpg = test/c.jpg"]);
+        assert_eq!(leaked_looks(&images, &[]), None);
+    }
 }

@@ -42,6 +42,8 @@ pub struct Sorter {
     is_sorted: HashMap<PathBuf, bool>,
     /// What is known of the files of a name in a folder.
     taken: HashMap<PathBuf, Taken>,
+    /// Where an image must not be put, by the digest of its bytes.
+    kept_free: HashSet<(Digest, PathBuf)>,
     n_put: usize,
     n_there: usize,
 }
@@ -76,6 +78,7 @@ impl Sorter {
             prepared: HashSet::new(),
             is_sorted: HashMap::new(),
             taken: HashMap::new(),
+            kept_free: HashSet::new(),
             n_put: 0,
             n_there: 0,
         })
@@ -85,6 +88,13 @@ impl Sorter {
     #[must_use]
     pub fn keeping_copies(self) -> Self {
         Sorter { merges: false, ..self }
+    }
+
+    /// The same sorter, which puts no image where one with these bytes must not be: it gets a number there, as if the
+    /// name were taken.
+    #[must_use]
+    pub(crate) fn keeping_free(self, kept_free: HashSet<(Digest, PathBuf)>) -> Self {
+        Sorter { kept_free, ..self }
     }
 
     /// Whether a file lies where sorted images lie: such are not sorted again.
@@ -161,6 +171,7 @@ impl Sorter {
                     }
                     taken.n_seen += 1;
                 }
+                None if self.kept_free.contains(&(*own, target.clone())) => taken.n_seen += 1,
                 None => match self.put_new(file, &target) {
                     Ok(()) => {
                         self.n_put += 1;

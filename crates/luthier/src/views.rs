@@ -3,7 +3,7 @@
 //! Cross-validation judges each candidate on the training images, or on a sample of them where there are many. The other
 //! images then go through the network in one view only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use luthier_artifact::{Artifact, Content, Digest, ImageRows, Key, KeyPart, Manifest, ManifestEntry, Split, json};
 use luthier_cache::{Cache, References};
@@ -16,9 +16,20 @@ use serde::{Deserialize, Serialize};
 use crate::results::open_table;
 use crate::{Error, Result};
 
-/// The most images that candidates are judged by. With so many, chance moves the log loss much less than the view does. The
-/// candidates then cost minutes, however many images there are.
+/// The most images that candidates are judged by, unless that leaves no room for all classes. With so many, chance
+/// moves the log loss much less than the view does. The candidates then cost minutes, however many images there are.
 const SAMPLE: usize = 5_000;
+
+/// The parts of the stages' keys that have no say in the judgement, or that the key of `views` has in its own way.
+const NOT_COPIED: [&str; 7] = [
+    "views",
+    "pooling",
+    "combine",
+    "extractor",
+    "weights name",
+    "folds",
+    "seed",
+];
 
 /// Features to choose from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,10 +101,10 @@ pub(crate) struct Judged {
 
 impl ViewsConfig {
     /// Changes when the stage gives other results for the same inputs.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
-    /// The stage's key. `sample` is the digest of the [`sample`].
-    pub(crate) fn key(&self, judge: Judge<'_>, sample: Digest) -> Result<Key> {
+    /// The stage's key. `sample` is the [`sample`], of which the names of files do not matter.
+    pub(crate) fn key(&self, judge: Judge<'_>, sample: &Manifest) -> Result<Key> {
         let ViewsConfig { candidates } = self;
         let Judge {
             extract,
@@ -102,28 +113,33 @@ impl ViewsConfig {
             classify,
         } = judge;
         let names: Vec<String> = candidates.iter().map(FeatureKind::to_string).collect();
-        let mut key = Key::stage("views", Self::VERSION).field("candidates", names.join(", "));
-        let of_first = extract.extractor.keys_of(candidates)?.swap_remove(0);
-        let features = features.key(sample);
-        let classify = classify.key(sample, sample, None);
-        let settings = [
-            ("extractor version", &of_first),
-            ("features version", &features),
-            ("classify version", &classify),
+        let sample = digest_of_sample(sample);
+        // What these stages depend on, the judgement depends on, too. Which candidate `extract` is asked about does not
+        // matter: its key differs only in parts that are not copied.
+        let keys = [
+            of_kind(extract, candidates[0]).key(sample)?,
+            duplicates.key(sample),
+            features.key(sample),
+            classify.key(sample, sample, None),
         ];
-        for (version, of) in settings {
-            let is_own =
-                |part: &&KeyPart| !["view", "pooling"].contains(&part.name.as_str()) && !part.name.starts_with("input");
-            for part in of.parts.iter().filter(is_own) {
-                // Features and classify have the solver in common.
-                let name = if part.name == "version" { version } else { &part.name };
-                if name != "solver" || version == "classify version" {
-                    key = key.field(name, &part.value);
-                }
+        let input = sample.to_string();
+        let mut key = Key::stage("views", Self::VERSION).field("candidates", names.join(", "));
+        for Key { stage, parts } in &keys {
+            let is_copied = |part: &&KeyPart| part.value != input && !NOT_COPIED.contains(&part.name.as_str());
+            for KeyPart { name, value } in parts.iter().filter(is_copied) {
+                key = match (stage.as_str(), name.as_str()) {
+                    (stage, "version") => key.field(&format!("{stage} version"), value),
+                    // Mostly one setting says it for both: then it is said once.
+                    ("features", "solver") if features.solver == classify.solver => key,
+                    ("features", "solver") => key.field("features solver", value),
+                    (_, name) => key.field(name, value),
+                };
             }
         }
-        let looks = duplicates.key(sample).digest();
-        Ok(key.field("duplicates", looks).input("sample", sample).finish())
+        // A key of `classify` has them only if C is chosen. Candidates are judged by cross-validation whatever C is.
+        let ClassifyConfig { folds, seed, .. } = classify;
+        let key = key.field("folds", folds).field("seed", seed);
+        Ok(key.input("sample", sample).finish())
     }
 
     /// Embeds what is missing of the candidates' features, and judges each by cross-validation on the sample.
@@ -187,22 +203,54 @@ pub(crate) fn of_kind(extract: &ExtractConfig, FeatureKind { view, pooling }: Fe
     extract
 }
 
-/// The training images by which candidates are judged: all, or those of the smallest digests, which are as good as drawn at
-/// random. One image more or less changes a sample by one image at most.
+/// The training images by which candidates are judged: all, or those of the smallest digests, which are as good as
+/// drawn at random. Of each class there are as many as folds, or all, so that no class is missing. One image more or
+/// less changes a sample by one image at most.
 ///
 /// # Errors
 /// [`Error::NothingToEvaluate`] if there are none.
-pub(crate) fn sample(manifest: &Manifest) -> Result<Manifest> {
-    let digest = |content: &Content| match content {
-        Content::Digest(digest) => Some(*digest),
-        Content::Unreadable(_) => None,
-    };
+pub(crate) fn sample(manifest: &Manifest, folds: usize) -> Result<Manifest> {
     let train = manifest.entries.iter().filter(|entry| entry.split == Split::Train);
-    let images: BTreeSet<Digest> = train.filter_map(|entry| digest(&entry.content)).collect();
-    let last = images.iter().take(SAMPLE).next_back().ok_or(Error::NothingToEvaluate)?;
+    let mut images: Vec<(Digest, &str)> = train
+        .filter_map(|entry| Some((entry.content.digest()?, entry.class.as_str())))
+        .collect();
+    images.sort_unstable();
+    images.dedup();
+    let mut n_of_class: HashMap<&str, usize> = HashMap::new();
+    let first_of_classes = images.iter().filter(|(_, class)| {
+        let n = n_of_class.entry(*class).or_default();
+        *n += 1;
+        *n <= folds
+    });
+    let mut chosen: HashSet<Digest> = first_of_classes.map(|(image, _)| *image).collect();
+    for (image, _) in &images {
+        if chosen.len() < SAMPLE {
+            chosen.insert(*image);
+        }
+    }
+    if chosen.is_empty() {
+        return Err(Error::NothingToEvaluate);
+    }
+    let is_chosen = |image: Digest| chosen.contains(&image);
     Ok(of_entries(manifest, |entry| {
-        entry.split == Split::Train && digest(&entry.content).is_some_and(|image| image <= *last)
+        entry.split == Split::Train && entry.content.digest().is_some_and(is_chosen)
     }))
+}
+
+/// What the judgement depends on of a sample: the classes and digests of its images, and not the names of its files.
+fn digest_of_sample(sample: &Manifest) -> Digest {
+    let images = sample.entries.iter();
+    let mut images: Vec<(&str, Digest)> = images
+        .filter_map(|entry| Some((entry.class.as_str(), entry.content.digest()?)))
+        .collect();
+    images.sort_unstable();
+    let mut bytes = Vec::new();
+    for (class, image) in images {
+        bytes.extend((class.len() as u64).to_le_bytes());
+        bytes.extend(class.as_bytes());
+        bytes.extend(image.as_bytes());
+    }
+    Digest::of(&bytes)
 }
 
 /// A manifest of some of its entries.
@@ -226,4 +274,169 @@ fn groups_of(config: &DuplicatesConfig, rows: &ImageRows, cache: &Cache) -> Resu
     let hashes = cache.stored_vectors(digest, rows.hashes.clone(), rows.n_hash_values);
     let found = config.run(rows, &features, &hashes)?;
     Ok(found.groups.into_iter().map(|group| group.images).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use luthier_classify::{ChooseC, ClassWeight, Rule};
+    use luthier_extract::{
+        Decoding, Device, ExtractorConfig, Framing, Limits, PERCEPTUAL_HASH, Pooling, Precision, View, WeightsSource,
+    };
+    use luthier_features::{ComponentCount, Solver};
+
+    use super::*;
+
+    /// Everything that the key is made of.
+    #[derive(Clone)]
+    struct Settings {
+        candidates: Vec<FeatureKind>,
+        extract: ExtractConfig,
+        duplicates: DuplicatesConfig,
+        features: FeaturesConfig,
+        classify: ClassifyConfig,
+        sample: Manifest,
+    }
+
+    impl Settings {
+        fn new(c: ChooseC) -> Self {
+            Settings {
+                candidates: vec![kind(Framing::Squash), kind(Framing::Pad)],
+                extract: ExtractConfig {
+                    extractor: ExtractorConfig {
+                        views: Framing::Squash.into(),
+                        pooling: Pooling::default(),
+                        decode: Decoding::Scaled,
+                        limits: Limits::default(),
+                        weights: WeightsSource::Untrained,
+                        precision: Precision::Fp32,
+                        device: Device::Cpu,
+                        batch: None,
+                    },
+                },
+                duplicates: DuplicatesConfig::default(),
+                features: FeaturesConfig {
+                    n_components: ComponentCount::Variance(0.98),
+                    whiten: false,
+                    solver: Solver::Faer,
+                },
+                classify: ClassifyConfig {
+                    c,
+                    class_weight: ClassWeight::Uniform,
+                    folds: 5,
+                    seed: 0,
+                    solver: Solver::Faer,
+                },
+                sample: manifest(&[("harp/1.jpg", "a"), ("lute/1.jpg", "b")]),
+            }
+        }
+
+        fn key(&self) -> Key {
+            let config = ViewsConfig {
+                candidates: self.candidates.clone(),
+            };
+            let judge = Judge {
+                extract: &self.extract,
+                duplicates: &self.duplicates,
+                features: &self.features,
+                classify: &self.classify,
+            };
+            config.key(judge, &self.sample).unwrap()
+        }
+    }
+
+    fn kind(framing: Framing) -> FeatureKind {
+        FeatureKind {
+            view: View::from(framing),
+            pooling: Pooling::default(),
+        }
+    }
+
+    /// Training images by their files and bytes.
+    fn manifest(files: &[(&str, &str)]) -> Manifest {
+        let entry = |(file, bytes): &(&str, &str)| ManifestEntry {
+            split: Split::Train,
+            file: (*file).to_owned(),
+            class: file.split('/').next().unwrap().to_owned(),
+            content: Content::Digest(Digest::of(bytes.as_bytes())),
+        };
+        Manifest::new(files.iter().map(entry).collect())
+    }
+
+    #[test]
+    fn every_field_and_the_sample_change_the_key_also_with_a_given_c() {
+        let changes: [(&str, fn(&mut Settings)); 17] = [
+            ("candidates", |of| of.candidates.truncate(1)),
+            ("decode", |of| of.extract.extractor.decode = Decoding::Exact),
+            ("limits", |of| of.extract.extractor.limits.pixels = 1),
+            ("precision", |of| of.extract.extractor.precision = Precision::Bf16),
+            ("batch", |of| of.extract.extractor.batch = Some(3)),
+            ("largest difference", |of| of.duplicates.largest_difference = 0.2),
+            ("smallest cosine", |of| of.duplicates.smallest_cosine = 0.6),
+            ("components", |of| of.features.n_components = ComponentCount::Exact(7)),
+            ("whiten", |of| of.features.whiten = true),
+            ("features solver", |of| of.features.solver = Solver::Smartcore),
+            ("classify solver", |of| of.classify.solver = Solver::Smartcore),
+            ("c", |of| of.classify.c = ChooseC::Fixed(0.5)),
+            ("class weight", |of| of.classify.class_weight = ClassWeight::Balanced),
+            ("folds", |of| of.classify.folds = 6),
+            ("seed", |of| of.classify.seed = 7),
+            ("another class", |of| {
+                of.sample = manifest(&[("harp/1.jpg", "a"), ("drum/1.jpg", "b")]);
+            }),
+            ("a copy", |of| {
+                of.sample = manifest(&[("harp/1.jpg", "a"), ("harp/2.jpg", "a"), ("lute/1.jpg", "b")]);
+            }),
+        ];
+        for c in [ChooseC::Fixed(1.0), ChooseC::Auto(Rule::SmallestLoss)] {
+            let settings = Settings::new(c);
+            for (name, change) in changes {
+                let mut other = settings.clone();
+                change(&mut other);
+                assert_ne!(other.key(), settings.key(), "{name} with c {c}");
+            }
+            let key = settings.key();
+            for part in ["libheif", PERCEPTUAL_HASH, "extract version", "duplicates version"] {
+                assert!(key.get(part).is_some(), "no {part} in {key:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn neither_the_names_of_files_nor_what_is_chosen_change_the_key() {
+        let settings = Settings::new(ChooseC::Auto(Rule::SmallestLoss));
+        let mut other = settings.clone();
+        other.sample = manifest(&[("harp/z.jpg", "a"), ("lute/0.jpg", "b")]);
+        other.extract.extractor.views = Framing::Crop.into();
+        other.extract.extractor.pooling = Pooling::Gem;
+        assert_eq!(other.key(), settings.key());
+    }
+
+    #[test]
+    fn a_sample_has_images_of_rare_classes_and_does_not_depend_on_the_order_of_files() {
+        let mut files: Vec<(String, String)> = (0..SAMPLE + 100)
+            .map(|n| (format!("harp/{n}.jpg"), n.to_string()))
+            .collect();
+        // Those of the largest digests, of which the smallest leave none.
+        files.sort_by_key(|(_, bytes)| Digest::of(bytes.as_bytes()));
+        for (place, (file, _)) in files.iter_mut().rev().take(7).enumerate() {
+            *file = format!("lute/{place}.jpg");
+        }
+        let of = |files: &[(String, String)]| {
+            let files: Vec<(&str, &str)> = files
+                .iter()
+                .map(|(file, bytes)| (file.as_str(), bytes.as_str()))
+                .collect();
+            sample(&manifest(&files), 5).unwrap()
+        };
+        let found = of(&files);
+        let n_of = |class: &str| found.entries.iter().filter(|entry| entry.class == class).count();
+        assert_eq!((n_of("harp"), n_of("lute")), (SAMPLE - 5, 5));
+        for (place, (file, _)) in files.iter_mut().enumerate() {
+            let class = file.split('/').next().unwrap();
+            *file = format!("{class}/renamed {}.jpg", 9_999 - place);
+        }
+        assert_eq!(digest_of_sample(&of(&files)), digest_of_sample(&found));
+        // Where there is room for all, all are there, whatever the folds.
+        assert_eq!(of(&files[..40]).entries.len(), 40);
+    }
 }

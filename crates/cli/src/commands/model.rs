@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use bytesize::ByteSize;
 use clap::Subcommand;
-use luthier::words::counted;
+use luthier::words::{counted, printable};
 use luthier::{MODEL_FILE, ModelCard};
+use luthier_artifact::file_names;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -51,8 +52,9 @@ fn print(path: &Path, card: &ModelCard) -> Result<()> {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
     let date = date.and_then(|date| OffsetDateTime::from(date).format(format).ok());
     let date = date.map(|date| format!(", of {date}")).unwrap_or_default();
-    outln!("model       {}, {}{date}", path.display(), ByteSize(*bytes));
-    outln!("classes     {}: {}", classes.len(), classes.join(", "));
+    let path = printable(&file_names::name_of(path));
+    outln!("model       {path}, {}{date}", ByteSize(*bytes));
+    outln!("classes     {}: {}", classes.len(), printable(&classes.join(", ")));
     let how = match held_out {
         Some(_) => "by cross-validation",
         None => "as given",
@@ -78,7 +80,7 @@ fn print(path: &Path, card: &ModelCard) -> Result<()> {
     );
     outln!(
         "network     {} (SHA-256 {}…), {}",
-        extractor.weights,
+        printable(&extractor.weights),
         extractor.short_sha256(),
         extractor.precision
     );

@@ -2,7 +2,7 @@ use crate::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use luthier::words::counted;
+use luthier::words::{counted, printable};
 use luthier::{ImageCounts, OutputPaths, PipelineSummary, TestFigures};
 
 use super::status::{OnStale, show};
@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     } = &summary;
     note_faster_precision(&settings, *embedded, progress);
     for warning in warnings {
-        progress.say(&format!("warning: {}: {}", warning.title, warning.detail));
+        progress.say(&format!("warning: {}: {}", warning.title, printable(&warning.detail)));
     }
     if output.format() == OutputFormat::Json {
         print_json(&summary)?;

@@ -155,6 +155,8 @@ fn beside_a_test_set_the_report_shows_the_figures_of_cross_validation() {
     );
     let report = json(&project.read("reports/report.json"));
     assert_eq!(report["held_out"]["accuracy"]["value"], summary["held_out"]["accuracy"]);
+    let card = json(&project.run(&["model", "show", "--json"]).ok().stdout);
+    assert_eq!(card["held_out"]["accuracy"], summary["held_out"]["accuracy"]);
     let page = project.read("reports/report.html");
     assert!(page.contains("Accuracy, 12 held-out training images"));
     assert_eq!(project.pipeline(&["--c", "1"])["held_out"], Value::Null);

@@ -105,6 +105,23 @@ fn what_is_right_is_never_suspected_again_and_trains_no_other_model() {
 }
 
 #[test]
+fn that_all_copies_stay_is_in_features_json_by_the_next_run() {
+    let project = swapped();
+    let kept = || {
+        let json: Value = serde_json::from_str(&project.read("features/features.json")).unwrap();
+        json["decided"]["kept"].as_array().unwrap().len()
+    };
+    let mut right = decision(&project, "train/harp/9.jpg", "right", Some("harp"));
+    write(&project, std::slice::from_ref(&right));
+    project.pipeline(&[]);
+    assert_eq!(kept(), 0);
+    right["copies"] = json!(true);
+    write(&project, &[right]);
+    project.pipeline(&[]);
+    assert_eq!(kept(), 1);
+}
+
+#[test]
 fn lines_that_cannot_be_used_are_named_and_the_rest_counts() {
     let project = swapped();
     let change = decision(&project, "train/harp/9.jpg", "change", Some("drum"));

@@ -172,6 +172,26 @@ fn leakage_and_contradictions_are_in_the_report() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn names_move_no_cursor() {
+    let project = Project::new();
+    project.write("data/train/drum/\u{1b}[2J.jpg", b"no image");
+    project.write("data/train/lute\u{202e}/1.jpg", &photo(1, 70));
+    let ran = project.run(&PIPELINE).ok();
+    for line in [
+        "warning: skipped train/drum/\\u{1b}[2J.jpg: not an image",
+        "warning: Classes without test images: Nothing is known of how well these are recognised: lute\\u{202e}.",
+    ] {
+        assert!(ran.stderr.contains(line), "{}", ran.stderr);
+    }
+    let shown = project.run(&["model", "show"]).ok().stdout;
+    assert!(
+        shown.contains("classes     4: drum, flute, harp, lute\\u{202e}\n"),
+        "{shown}"
+    );
+}
+
 #[test]
 fn too_many_components_and_other_impossible_settings() {
     let project = Project::new();

@@ -284,6 +284,8 @@ fn a_lost_or_damaged_artifact_is_made_again() {
     for (path, bytes) in snapshot(&project.path(".luthier/objects")) {
         fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
     }
+    let plan = project.run(&[&PIPELINE[..], &["--dry-run"]].concat());
+    assert_eq!(plan.status, 3, "{}", plan.stderr);
     fs::remove_dir_all(project.path("reports")).unwrap();
     let outcome = project.pipeline(&[]);
     assert_eq!(embedded(&outcome), 0, "features are in the index");

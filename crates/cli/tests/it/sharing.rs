@@ -207,7 +207,14 @@ fn moments_of_parts_give_the_model_that_all_features_give() {
     std::fs::write(&part, &bytes[..bytes.len() - 8]).unwrap();
     wrong(
         &["--moments", "moments"],
-        "moments/3-of-12.safetensors: expected moments/1, found",
+        "moments/3-of-12.safetensors: expected moments/2, found",
+    );
+    let mut damaged = bytes.clone();
+    damaged[bytes.len() - 8] ^= 1;
+    std::fs::write(&part, damaged).unwrap();
+    wrong(
+        &["--moments", "moments"],
+        "moments/3-of-12.safetensors: expected moments with the digest ",
     );
     std::fs::copy(project.path("moments/4-of-12.safetensors"), &part).unwrap();
     wrong(

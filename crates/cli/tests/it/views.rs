@@ -1,5 +1,7 @@
 //! Views of several sizes, and the choice among views.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::{PIPELINE, Project, photo, results, without_times};
@@ -67,8 +69,9 @@ fn auto_judges_candidates_once_and_takes_the_best_everywhere() {
     );
     let names: Vec<&str> = candidates.iter().map(|found| found["view"].as_str().unwrap()).collect();
     assert_eq!(names, ["squash", "squash", "pad", "pad"]);
-    // The training images are known from the choice.
-    assert_eq!(outcome["images"]["embedded"], 6);
+    // The choice embedded the training images, and `extract` the others.
+    assert_eq!(outcome["images"]["embedded"], 18);
+    assert_eq!(outcome["images"]["reused"], 0);
     let report = project.read("reports/report.html");
     assert!(report.contains("by cross-validation on 12 training images: "));
 
@@ -86,6 +89,11 @@ fn auto_judges_candidates_once_and_takes_the_best_everywhere() {
     assert_eq!(again["views"], *judged);
     let other = project.pipeline(&[&auto[..], &["--confidence", "0.9"]].concat());
     assert_eq!(stage(&other, "views").unwrap(), "fresh");
+    let renamed = project.path("data/train/drum/renamed.jpg");
+    fs::rename(project.path("data/train/drum/0.jpg"), renamed).unwrap();
+    let renamed = project.pipeline(&auto);
+    assert_eq!(stage(&renamed, "views").unwrap(), "fresh");
+    assert_eq!(renamed["images"]["reused"], 18);
 
     // One more photograph, seen in both views.
     project.write("data/train/harp/new.jpg", &photo(2, 77));
@@ -95,15 +103,32 @@ fn auto_judges_candidates_once_and_takes_the_best_everywhere() {
         "{}",
         plan.stdout
     );
+    assert!(
+        plan.stdout.contains("sample of training images changed"),
+        "{}",
+        plan.stdout
+    );
     let grown = project.pipeline(&auto);
     assert_eq!(stage(&grown, "views").unwrap(), "ran");
     assert_eq!(grown["views"]["n_images"], 13);
-    assert_eq!(grown["images"]["embedded"], 0);
+    assert_eq!(grown["images"]["embedded"], 1);
+    assert_eq!(grown["images"]["reused"], 18);
     // As from scratch.
     project.pipeline(&[&auto[..], &["--cache-dir", "fresh", "--out", "fresh"]].concat());
     assert_eq!(models("fresh"), models("."));
     let page = |out: &str| without_times(project.read(&format!("{out}/reports/report.html")).as_bytes());
     assert!(page("fresh") == page("."));
+}
+
+#[test]
+fn a_class_that_cannot_be_held_out_is_told_of_once_whatever_the_candidates() {
+    let project = Project::new();
+    project.write("data/train/lute/0.jpg", &photo(1, 9));
+    let ran = project
+        .run(&[&PIPELINE[..], &["--views", "auto,squash,pad"]].concat())
+        .ok();
+    let warning = "warning: class lute has one training image, which cross-validation cannot hold out";
+    assert_eq!(ran.stderr.matches(warning).count(), 1, "{}", ran.stderr);
 }
 
 #[test]

@@ -451,6 +451,7 @@ mod tests {
         let found = MoreImages::of(Some(&CrossValidationInfo {
             folds: 5,
             n_held_out,
+            accuracy: None,
             candidates: Vec::new(),
             thresholds: Vec::new(),
             learning_curve: vec![point(0.25, [0.5, 0.001]), point(0.5, behind), point(1.0, [0.0; 2])],

@@ -64,6 +64,8 @@ impl<'a> CrossValidationEntry<'a> {
         let CrossValidationInfo {
             folds,
             n_held_out,
+            // The figures say it.
+            accuracy: _,
             candidates,
             thresholds,
             learning_curve,

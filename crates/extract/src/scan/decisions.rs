@@ -321,13 +321,15 @@ impl DecisionLog {
     /// Opens the file, or makes it.
     ///
     /// # Errors
-    /// [`Error::File`] if it cannot be written to.
+    /// [`Error::File`] if it cannot be read or written to.
     pub fn open(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().read(true).append(true).create(true).open(path);
+        let file = file.map_err(Error::io(path))?;
+        let bytes = fs::read(path).map_err(Error::io(path))?;
         Ok(DecisionLog {
             path: path.to_owned(),
-            file: file.map_err(Error::io(path))?,
-            last: SystemTime::UNIX_EPOCH,
+            file,
+            last: latest(&bytes).unwrap_or(SystemTime::UNIX_EPOCH),
         })
     }
 
@@ -392,6 +394,12 @@ impl DecisionLog {
     }
 }
 
+/// The latest time of the decisions in a file.
+fn latest(bytes: &[u8]) -> Option<SystemTime> {
+    let decisions = bytes.split(|&byte| byte == b'\n').map(|line| parse(line.trim_ascii()));
+    decisions.flatten().map(|(_, time)| SystemTime::from(time)).max()
+}
+
 /// What a file of decisions says of images that come without classes and have these files: the class of each image that has
 /// one, and `None` for those whose files are all left out. A file of decisions that is not there says nothing.
 ///
@@ -419,6 +427,24 @@ pub fn decided_classes(path: &Path, files: &HashMap<Digest, Vec<String>>) -> Res
         Some((image, last.class))
     });
     Ok(images.collect())
+}
+
+/// The files that decisions leave out, each with the digest of its image, whether or not there is such a file now:
+/// there may be one again.
+///
+/// # Errors
+/// [`Error::File`] if the file of decisions cannot be read.
+pub fn left_out(source: &DataSource) -> Result<HashSet<(Digest, String)>> {
+    let Some(path) = &source.decisions else {
+        return Ok(HashSet::new());
+    };
+    let mut files = HashSet::new();
+    for (image, about) in Decisions::read(path)?.by_image {
+        let is_out = |stack: &[Standing]| stack.last().is_some_and(|last| last.verdict == Verdict::Exclude);
+        let out = about.into_iter().filter(|(_, stack)| is_out(stack));
+        files.extend(out.map(|(file, _)| (image, file)));
+    }
+    Ok(files)
 }
 
 /// What people have decided, by now, of the images of a manifest: which they have looked at. The classes in the manifest
@@ -671,5 +697,46 @@ mod tests {
                 .unwrap()
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn a_decision_counts_in_a_log_that_was_opened_anew_after_the_clock_was_put_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("decisions.jsonl");
+        let image = Digest::of(b"a");
+        let files = ["1.jpg".to_owned()];
+        let of_image = HashMap::from([(image, files.to_vec())]);
+        for (class, second) in [("harp", 9), ("lute", 3), ("drum", 6)] {
+            let decision = NewDecision {
+                image,
+                files: files.to_vec(),
+                verdict: Verdict::Change,
+                class: Some(class.to_owned()),
+                was: None,
+                copies: false,
+            };
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+            DecisionLog::open(&path).unwrap().append(&[decision], at).unwrap();
+            let found = decided_classes(&path, &of_image).unwrap();
+            assert_eq!(found[&image].as_deref(), Some(class));
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_known_also_where_no_such_file_is_there() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let lines = [
+            line("a", "train/harp/gone.jpg", "exclude", None, 1),
+            line("a", "train/harp/1.jpg", "exclude", None, 1),
+            line("a", "train/harp/1.jpg", "undo", None, 2),
+            line("b", "train/harp/2.jpg", "right", Some("harp"), 1),
+        ];
+        fs::write(file.path(), lines.join("\n")).unwrap();
+        let source = DataSource {
+            decisions: Some(file.path().to_owned()),
+            ..source()
+        };
+        let expected = HashSet::from([(Digest::of(b"a"), "train/harp/gone.jpg".to_owned())]);
+        assert_eq!(left_out(&source).unwrap(), expected);
     }
 }

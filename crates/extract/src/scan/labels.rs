@@ -1,5 +1,6 @@
 //! Labels from a table: CSV, TSV or JSON Lines, as spreadsheets and labelling tools write them. Lists of files.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -45,10 +46,14 @@ const FILE_NAMES: [&str; 10] = [
 const CLASS_NAMES: [&str; 5] = ["label", "class", "choice", "category", "class_name"];
 const SPLIT_NAMES: [&str; 4] = ["split", "set", "subset", "ml_use"];
 
+/// What is wrong with text that is not UTF-8.
+const NOT_UTF8: &str = "other bytes than UTF-8: save the table as UTF-8";
+
 /// What a row says, before the file is looked for.
 struct Row {
     line: usize,
-    file: String,
+    /// The bytes of the cell, with the blanks around them, which may be part of the name.
+    file: Vec<u8>,
     class: String,
     split: String,
 }
@@ -66,30 +71,41 @@ pub(super) fn read(table: &Path, folder: &Path) -> Result<Vec<LabelledFile>> {
         problem,
     };
     let text = decoded(&bytes).map_err(|problem| wrong(1, problem))?;
-    let is_json = text.trim_start().starts_with('{');
+    let is_json = text.trim_ascii_start().starts_with(b"{");
     let rows = if is_json { json_rows(&text) } else { csv_rows(&text) };
     let rows = rows.map_err(|(line, problem)| wrong(line, problem))?;
+    let is_there = |name: &str| folder.join(file_names::path_of(name)).is_file();
     let mut seen: HashMap<String, usize> = HashMap::new();
     let mut files: Vec<LabelledFile> = Vec::with_capacity(rows.len());
     let mut n_repeated = 0;
     for Row {
         line,
-        file,
+        file: cell,
         class,
         split,
     } in rows
     {
-        if [&file, &class, &split].iter().all(|cell| cell.is_empty()) {
+        let whole = file_names::name_of_bytes(&cell);
+        let name = whole.trim();
+        if name.is_empty() && class.is_empty() && split.is_empty() {
             continue; // an empty row at the end of a spreadsheet
         }
-        if file.is_empty() {
+        if name.is_empty() {
             return Err(wrong(line, "no file".to_owned()));
         }
+        let shown = file_names::shown(name);
         if class.is_empty() {
-            return Err(wrong(line, format!("{file} without a label")));
+            return Err(wrong(line, format!("{shown} without a label")));
         }
-        let split = split_of(&split).map_err(|problem| wrong(line, format!("{file}: {problem}")))?;
-        let file = found(&file_names::name_of_bytes(file.as_bytes()), folder);
+        let split = split_of(&split).map_err(|problem| wrong(line, format!("{shown}: {problem}")))?;
+        // Blanks around a name are taken for the table's, unless there is a file with them.
+        let file = match name != whole && is_there(&whole) {
+            true => found(&whole, folder),
+            false => found(name, folder),
+        };
+        if std::str::from_utf8(&cell).is_err() && !is_there(&file) {
+            return Err(wrong(line, NOT_UTF8.to_owned()));
+        }
         let Some(&place) = seen.get(&file) else {
             seen.insert(file.clone(), files.len());
             files.push(LabelledFile {
@@ -101,6 +117,7 @@ pub(super) fn read(table: &Path, folder: &Path) -> Result<Vec<LabelledFile>> {
             continue;
         };
         let before = &mut files[place];
+        let file = file_names::shown(&file);
         if before.class != class {
             let (other, before) = (&before.class, before.line);
             return Err(wrong(line, format!("{file} is {class}, and in line {before} {other}")));
@@ -163,50 +180,50 @@ pub(super) fn read_list(list: &Path, folder: &Path) -> Result<Vec<ListedFile>> {
     Ok(files)
 }
 
-/// UTF-8 with or without a byte order mark, or UTF-16 with one, as spreadsheets write "Unicode text".
-fn decoded(bytes: &[u8]) -> std::result::Result<String, String> {
+/// UTF-8 with or without a byte order mark, or UTF-16 with one, as spreadsheets write "Unicode text". Names of files
+/// may have other bytes than UTF-8.
+fn decoded(bytes: &[u8]) -> std::result::Result<Cow<'_, [u8]>, String> {
     let utf16 = |rest: &[u8], number: fn([u8; 2]) -> u16| {
         let numbers: Vec<u16> = rest.as_chunks().0.iter().map(|pair| number(*pair)).collect();
-        String::from_utf16(&numbers).map_err(|error| error.to_string())
+        let text = String::from_utf16(&numbers).map_err(|error| error.to_string());
+        text.map(|text| Cow::Owned(text.into_bytes()))
     };
     match bytes {
         [0xFF, 0xFE, rest @ ..] => utf16(rest, u16::from_le_bytes),
         [0xFE, 0xFF, rest @ ..] => utf16(rest, u16::from_be_bytes),
-        [0xEF, 0xBB, 0xBF, rest @ ..] | rest => {
-            String::from_utf8(rest.to_vec()).map_err(|_| "other bytes than UTF-8: save the table as UTF-8".to_owned())
-        }
+        [0xEF, 0xBB, 0xBF, rest @ ..] | rest => Ok(Cow::Borrowed(rest)),
     }
 }
 
-type Rows = std::result::Result<Vec<Row>, (usize, String)>;
+/// What was read, or a line and what is wrong with it.
+type Read<T> = std::result::Result<T, (usize, String)>;
 
-fn csv_rows(text: &str) -> Rows {
-    let first = text.lines().next().unwrap_or_default();
-    let count = |delimiter: &u8| first.bytes().filter(|byte| byte == delimiter).count();
+fn csv_rows(text: &[u8]) -> Read<Vec<Row>> {
+    let first = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let count = |delimiter: &u8| first.iter().filter(|&byte| byte == delimiter).count();
     let delimiter = [b',', b';', b'\t'].into_iter().max_by_key(count).unwrap_or(b',');
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
         .has_headers(false)
         .flexible(true)
-        .trim(csv::Trim::All)
-        .from_reader(text.as_bytes());
-    let mut columns = None;
+        .from_reader(text);
+    let mut columns: Option<Columns> = None;
     let mut rows = Vec::new();
-    for record in reader.records() {
+    for record in reader.byte_records() {
         let record = record.map_err(|error| {
             let line = error.position().map_or(1, |position| position.line() as usize);
             (line, error.to_string())
         })?;
         let line = record.position().map_or(1, |position| position.line() as usize);
-        let Some(Columns { file, class, split }) = columns else {
+        let Some(known) = columns else {
             let (found, is_header) = Columns::of(&record).map_err(|problem| (line, problem))?;
             columns = Some(found);
             if !is_header {
-                rows.push(found.row(line, &record));
+                rows.push(found.row(line, &record)?);
             }
             continue;
         };
-        rows.push(Columns { file, class, split }.row(line, &record));
+        rows.push(known.row(line, &record)?);
     }
     Ok(rows)
 }
@@ -221,13 +238,16 @@ struct Columns {
 
 impl Columns {
     /// By the first row, and whether that is a header. Vertex AI's tables have none: a split or none, an address, a label.
-    fn of(first: &csv::StringRecord) -> std::result::Result<(Self, bool), String> {
+    fn of(first: &csv::ByteRecord) -> std::result::Result<(Self, bool), String> {
+        let cells: Vec<String> = (first.iter())
+            .map(|cell| String::from_utf8_lossy(cell).trim().to_owned())
+            .collect();
         let place = |names: &[&str]| {
-            first
+            cells
                 .iter()
                 .position(|cell| names.contains(&cell.to_lowercase().as_str()))
         };
-        let is_address = |place: usize| first.get(place).is_some_and(|cell| cell.starts_with("gs://"));
+        let is_address = |place: usize| cells.get(place).is_some_and(|cell| cell.starts_with("gs://"));
         match (place(&FILE_NAMES), place(&CLASS_NAMES)) {
             (Some(file), Some(class)) => {
                 let split = place(&SPLIT_NAMES);
@@ -249,24 +269,29 @@ impl Columns {
                 Err(format!(
                     "no column of {what}, expected a header with {}, found {}",
                     names.join(" or "),
-                    first.iter().collect::<Vec<_>>().join(", ")
+                    cells.join(", ")
                 ))
             }
         }
     }
 
-    fn row(self, line: usize, record: &csv::StringRecord) -> Row {
-        let cell = |place: usize| record.get(place).unwrap_or_default().to_owned();
-        Row {
+    fn row(self, line: usize, record: &csv::ByteRecord) -> Read<Row> {
+        let cell = |place: usize| record.get(place).unwrap_or_default();
+        let text = |place: usize| -> Read<String> {
+            let text = std::str::from_utf8(cell(place)).map_err(|_| (line, NOT_UTF8.to_owned()))?;
+            Ok(text.trim().to_owned())
+        };
+        Ok(Row {
             line,
-            file: cell(self.file),
-            class: cell(self.class),
-            split: self.split.map(cell).unwrap_or_default(),
-        }
+            file: cell(self.file).to_owned(),
+            class: text(self.class)?,
+            split: self.split.map(text).transpose()?.unwrap_or_default(),
+        })
     }
 }
 
-fn json_rows(text: &str) -> Rows {
+fn json_rows(text: &[u8]) -> Read<Vec<Row>> {
+    let text = std::str::from_utf8(text).map_err(|_| (1, NOT_UTF8.to_owned()))?;
     let mut rows = Vec::new();
     for (place, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         let line = place + 1;
@@ -277,7 +302,7 @@ fn json_rows(text: &str) -> Rows {
                 .iter()
                 .find(|(key, _)| names.contains(&key.to_lowercase().as_str()));
             match found.map(|(_, value)| value) {
-                Some(Value::String(text)) => Some(text.trim().to_owned()),
+                Some(Value::String(text)) => Some(text.to_owned()),
                 Some(Value::Null) | None => None,
                 Some(other) => Some(other.to_string()),
             }
@@ -285,9 +310,9 @@ fn json_rows(text: &str) -> Rows {
         let needed = |names: &[&str]| value(names).ok_or_else(|| (line, format!("no {}", names.join(" or "))));
         rows.push(Row {
             line,
-            file: needed(&FILE_NAMES)?,
-            class: needed(&CLASS_NAMES)?,
-            split: value(&SPLIT_NAMES).unwrap_or_default(),
+            file: needed(&FILE_NAMES)?.into_bytes(),
+            class: needed(&CLASS_NAMES)?.trim().to_owned(),
+            split: value(&SPLIT_NAMES).unwrap_or_default().trim().to_owned(),
         });
     }
     Ok(rows)
@@ -469,6 +494,27 @@ mod tests {
         assert_eq!(rows(b"file,label\na.jpg,harp\na.jpg,harp\n").unwrap(), ["a.jpg harp -"]);
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn names_with_blanks_and_bytes_that_are_not_utf8_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = [&b"caf\xE9.jpg"[..], b" 1.jpg", b"2.jpg"];
+        for name in names {
+            let path = file_names::path_of(&file_names::name_of_bytes(name));
+            fs::write(folder.path().join(path), "").unwrap();
+        }
+        let table = folder.path().join("labels.csv");
+        for text in [
+            &b"file,label\ncaf\xE9.jpg,harp\n 1.jpg,harp\n2.jpg,harp\n"[..],
+            b" label ; file\n harp;caf\xE9.jpg \nharp; 1.jpg\nharp ; 2.jpg\n",
+        ] {
+            fs::write(&table, text).unwrap();
+            let found = read(&table, folder.path()).unwrap();
+            let found: Vec<String> = found.into_iter().map(|row| row.file).collect();
+            assert_eq!(found, names.map(file_names::name_of_bytes));
+        }
+    }
+
     #[test]
     fn a_list_has_one_path_a_line() {
         let folder = tempfile::tempdir().unwrap();
@@ -536,7 +582,11 @@ mod tests {
             ),
             (
                 b"file,label\n\xE9.jpg,harp\n",
-                "1: other bytes than UTF-8: save the table as UTF-8",
+                "2: other bytes than UTF-8: save the table as UTF-8",
+            ),
+            (
+                b"file,label\na.jpg,lut\xE9\n",
+                "2: other bytes than UTF-8: save the table as UTF-8",
             ),
         ] {
             assert_eq!(rows(table).unwrap_err(), expected);

@@ -23,7 +23,7 @@ use luthier_cache::Cache;
 use rayon::prelude::*;
 
 use self::decisions::Applied;
-pub use self::decisions::{Decided, DecisionLog, NewDecision, Verdict, decided, decided_classes};
+pub use self::decisions::{Decided, DecisionLog, NewDecision, Verdict, decided, decided_classes, left_out};
 use self::listing::{Listed, Listing};
 pub use self::source::{DataSource, ImageFiles, Layout};
 pub use self::walk::{FoundImages, PassedOver, find_images, images_below};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use luthier_artifact::{Digest, Split};
+use luthier_artifact::{Digest, Split, file_names};
 use luthier_eval::LookAlikeGroup;
 use luthier_extract::{DecisionLog, NewDecision, Verdict};
 use ndarray::Array2;
@@ -667,10 +667,14 @@ impl Session {
     /// A table of the files that have a class, `file,label`, as `--labels` reads it.
     pub fn labels_table(&self) -> Vec<u8> {
         let mut table = csv::Writer::from_writer(Vec::new());
-        let mut write = |fields: [&str; 2]| table.write_record(fields).expect("memory takes any record");
-        write(["file", "label"]);
+        let mut write = |file: &[u8], label: &str| {
+            let fields = [file, label.as_bytes()];
+            table.write_record(fields).expect("memory takes any record");
+        };
+        write(b"file", "label");
         for (image, class) in self.labels() {
-            image.files.iter().for_each(|file| write([&file.name, class]));
+            let files = image.files.iter();
+            files.for_each(|file| write(&file_names::bytes_of(&file.name), class));
         }
         table.into_inner().expect("memory takes any record")
     }
@@ -679,14 +683,18 @@ impl Session {
     /// probability being that of the class.
     pub fn predictions_table(&self) -> Vec<u8> {
         let mut table = csv::Writer::from_writer(Vec::new());
-        let mut write = |fields: [&str; 3]| table.write_record(fields).expect("memory takes any record");
-        write(["file", "class", "probability"]);
+        let mut write = |file: &[u8], class: &str, probability: &str| {
+            let fields = [file, class.as_bytes(), probability.as_bytes()];
+            table.write_record(fields).expect("memory takes any record");
+        };
+        write(b"file", "class", "probability");
         let predicted = self.judged.predicted.iter().enumerate();
         for (image, predicted) in predicted.filter(|(image, _)| self.is_open(*image)) {
             if let Some((class, probability)) = predicted {
                 let probability = probability.to_string();
                 let files = self.images[image].files.iter();
-                files.for_each(|file| write([&file.name, &self.classes[*class], &probability]));
+                let class = &self.classes[*class];
+                files.for_each(|file| write(&file_names::bytes_of(&file.name), class, &probability));
             }
         }
         table.into_inner().expect("memory takes any record")
@@ -707,6 +715,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use luthier_cache::Cache;
+    use luthier_extract::{DataSource, Layout, Rehash, scan};
     use luthier_testing::Need;
     use ndarray::Axis;
 
@@ -1016,6 +1026,38 @@ mod tests {
                 .items()
                 .all(|item| !item.copies.contains(&CopyOf { image: 7, file: 0 }))
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_table_of_labels_names_files_whatever_their_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let photos = folder.path().join("photos");
+        std::fs::create_dir(&photos).unwrap();
+        let (given, features) = plain(4);
+        let mut names = [&b"caf\xE9.jpg"[..], b" 1.jpg", b"2.jpg", b"\"3\", 4.jpg"].map(file_names::name_of_bytes);
+        let images = names.iter().zip(&given).map(|(name, class)| {
+            std::fs::write(photos.join(file_names::path_of(name)), name).unwrap();
+            SessionImage {
+                digest: Digest::of(name.as_bytes()),
+                files: vec![file(name, class)],
+                checked: None,
+                is_kept: false,
+            }
+        });
+        let decisions = folder.path().join("decisions.jsonl");
+        let session = Session::new(Task::Review, images.collect(), features, &[], &decisions).unwrap();
+        let table = folder.path().join("labels.csv");
+        std::fs::write(&table, session.labels_table()).unwrap();
+        let source = DataSource {
+            test_fraction: 0.0,
+            ..DataSource::new(Layout::table(table, Some(photos)))
+        };
+        let cache = Cache::open(&folder.path().join("cache")).unwrap();
+        let found = scan(&source, &cache, Rehash::No, &()).unwrap();
+        let found: Vec<String> = found.manifest.entries.into_iter().map(|entry| entry.file).collect();
+        names.sort();
+        assert_eq!(found, names);
     }
 
     #[test]
