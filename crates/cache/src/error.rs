@@ -154,11 +154,6 @@ impl Error {
         matches!(self, Error::Index { source, .. } if source.sqlite_error_code().is_some_and(|code| busy.contains(&code)))
     }
 
-    /// Whether the index does not hold what was written.
-    pub(crate) fn is_damaged(&self) -> bool {
-        matches!(self, Error::Index { source, .. } if crate::is_damaged(source))
-    }
-
     /// Whether something can be read and not written.
     pub(crate) fn is_read_only(&self) -> bool {
         match self {

@@ -41,8 +41,7 @@ const TABLES: [&str; 5] = ["execution", "run", "export", "file", "folder"];
 #[derive(Debug)]
 pub(super) struct Index {
     path: PathBuf,
-    /// `None` for an index that is only read.
-    lock: Option<Arc<Lock>>,
+    lock: Arc<Lock>,
     connection: Mutex<Connection>,
 }
 
@@ -54,41 +53,48 @@ impl Index {
         };
         Ok(Index {
             path: path.to_owned(),
-            lock: Some(lock),
+            lock,
             connection: Mutex::new(connection),
         })
     }
 
-    /// Opens an index that cannot be written. SQLite then takes no locks and ignores the
-    /// write-ahead log. Rows may be missing or fail their checksums; both are misses.
-    pub(super) fn open_read_only(path: &Path) -> Result<Self> {
-        let wrap = wrap(path);
-        let name = path
-            .display()
-            .to_string()
-            .replace('%', "%25")
-            .replace('?', "%3f")
-            .replace('#', "%23");
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(format!("file:{name}?immutable=1"), flags).map_err(&wrap)?;
-        check_layout(path, &connection)?;
-        Ok(Index {
-            path: path.to_owned(),
-            lock: None,
-            connection: Mutex::new(connection),
-        })
+    /// Copies an index that cannot be written, with its write-ahead log, to where there is none. If
+    /// there is no room for them, a warning says so, and nothing is copied.
+    pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
+        let copy = |suffix| {
+            // Not `fs::copy`: it copies the permissions too, and this copy is to be written.
+            let mut file = File::open(beside(from, suffix))?;
+            io::copy(&mut file, &mut File::create(beside(to, suffix))?)
+        };
+        // The log comes second: what a process moves from it to the index meanwhile, it still has.
+        let error = match copy("").and_then(|_| copy("-wal")) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => Error::io(from)(error),
+        };
+        if !error.is_disk_full() {
+            return Err(error);
+        }
+        tracing::warn!(
+            "{}: no room for a copy of it at {}: stages run again, features are found",
+            from.display(),
+            to.display()
+        );
+        ["", "-wal"]
+            .iter()
+            .try_for_each(|suffix| Ok(remove(&beside(to, suffix))?))
     }
 
     /// Runs a query. If the query meets damage, it runs again on a new index, so it must start
     /// from nothing each time.
     pub(super) fn with<T>(&self, mut query: impl FnMut(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut connection = self.connection();
-        match (query(&mut connection), &self.lock) {
-            (Err(error), Some(lock)) if is_damaged(&error) => {
-                self.renew(&mut connection, lock, &error)?;
+        match query(&mut connection) {
+            Err(error) if is_damaged(&error) => {
+                self.renew(&mut connection, &error)?;
                 query(&mut connection)
             }
-            (other, _) => other,
+            other => other,
         }
         .map_err(wrap(&self.path))
     }
@@ -122,16 +128,14 @@ impl Index {
         }
         // The first line of a complaint about a page only names the database.
         let complaint = complaint.lines().last().unwrap_or_default().to_owned();
-        if let Some(lock) = &self.lock {
-            self.renew(&mut self.connection(), lock, &corrupt(&complaint))?;
-        }
+        self.renew(&mut self.connection(), &corrupt(&complaint))?;
         Ok(Some(complaint))
     }
 
-    fn renew(&self, connection: &mut Connection, lock: &Lock, cause: &rusqlite::Error) -> Result<()> {
+    fn renew(&self, connection: &mut Connection, cause: &rusqlite::Error) -> Result<()> {
         // Closed first: the damaged file gets another name.
         *connection = in_memory(&self.path)?;
-        *connection = renew(&self.path, lock, cause)?;
+        *connection = renew(&self.path, &self.lock, cause)?;
         Ok(())
     }
 
@@ -654,7 +658,7 @@ fn corrupt(what: &str) -> rusqlite::Error {
 
 /// Whether an error says that the file does not hold what was written. Either SQLite finds a page
 /// damaged, or a value has a type that is never written there.
-pub(crate) fn is_damaged(error: &rusqlite::Error) -> bool {
+fn is_damaged(error: &rusqlite::Error) -> bool {
     match error {
         rusqlite::Error::SqliteFailure(failure, _) => {
             matches!(failure.code, ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
@@ -867,4 +871,20 @@ fn execution(row: &Row<'_>) -> rusqlite::Result<Option<Execution>> {
         seconds: row.get(4)?,
         references,
     }))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_finds_no_room_is_not_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let [from, to] = ["index.sqlite", "copy.sqlite"].map(|name| folder.path().join(name));
+        fs::write(&from, "an index").unwrap();
+        // What is written there finds the disk full.
+        std::os::unix::fs::symlink("/dev/full", &to).unwrap();
+        Index::copy(&from, &to).unwrap();
+        assert!(fs::symlink_metadata(&to).is_err());
+    }
 }

@@ -87,8 +87,11 @@
 //! in the cache: the process remembers it, but cannot remove it. A run must therefore open the
 //! cache once, however often it starts over.
 //!
-//! SQLite takes no locks on such an index and ignores its log. Rows may be missing or fail their
-//! checksums; both are misses. Segments are read as they are.
+//! The temporary folder is a cache of its own, which begins with a copy of the index and its log.
+//! Segments and objects are looked for in both folders. The copy is as large as the index: some
+//! hundred megabytes for a million files. If there is no room for it, the process begins with an
+//! empty index. A process that writes to the index meanwhile can tear the copy. Then it is damaged,
+//! or rows are missing or fail their checksums; that is mended, or a miss.
 //!
 //! # What is known of files
 //!
@@ -132,18 +135,15 @@ mod segments;
 mod table;
 mod upkeep;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use index::Index;
-pub(crate) use index::is_damaged;
 use lock::Lock;
-use luthier_artifact::{
-    Artifact, Digest, FeatureRows, FileStat, Key, KeyPart, TEMPORARY, file_names, remove, vector_bytes,
-};
+use luthier_artifact::{Artifact, Digest, FeatureRows, FileStat, Key, KeyPart, TEMPORARY, file_names, vector_bytes};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use objects::Objects;
 pub use run::{Reuse, Run, RunStage, RunState};
@@ -222,49 +222,26 @@ pub struct Cache {
     features: Segments,
     index: Index,
     lock: Arc<Lock>,
-    /// The cache in the folder, if it can only be read.
-    below: Option<Below>,
-    /// The folder of what is written, if the cache can only be read. Declared last, because it must
-    /// be removed last.
+    /// The folder of what is written, if that is gone when the process ends. Declared last, because
+    /// it must be removed last.
     temporary: Option<TempDir>,
-}
-
-/// A cache that can only be read, below a temporary one that is written.
-#[derive(Debug)]
-struct Below {
-    objects: Objects,
-    features: Segments,
-    index: Index,
-    /// Artifacts that are lost or damaged here, and cannot be removed.
-    lost: Mutex<HashSet<Digest>>,
-}
-
-impl Below {
-    /// The bytes of an artifact, unless they are lost.
-    fn object(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
-        if self.lost().contains(digest) {
-            return Ok(None);
-        }
-        self.objects.get(digest)
-    }
-
-    fn lost(&self) -> MutexGuard<'_, HashSet<Digest>> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Cache {
     /// Opens the cache in `folder`, which is made if it is missing.
     ///
     /// A damaged index is moved aside with a warning, and a new one begins with what can be read of
-    /// it. A cache that can only be read gives what it has, with a warning that nothing is added.
+    /// it. A cache that can only be read gives what it has, with a warning that nothing is added. Its
+    /// index is copied to the system's temporary folder: some hundred megabytes for a million files.
     ///
     /// # Errors
-    /// [`Error::File`] if the folder cannot be made. [`Error::Locks`] and [`Error::SharedMemory`] if its
-    /// file system is not fit for a cache. [`Error::Layout`] if another version of Luthier wrote it.
+    /// [`Error::File`] if the folder cannot be made, or an index that can only be read not be copied.
+    /// [`Error::Locks`] and [`Error::SharedMemory`] if its file system is not fit for a cache.
+    /// [`Error::Layout`] if another version of Luthier wrote it.
     pub fn open(folder: &Path) -> Result<Self> {
+        let has = |name: &str| folder.join(name).exists();
         match Cache::open_writable(folder) {
-            Err(error) if error.is_read_only() && folder.join("index.sqlite").is_file() => {
+            Err(error) if error.is_read_only() && (has("index.sqlite") || has("segments")) => {
                 Cache::open_read_only(folder, &error)
             }
             other => other,
@@ -300,7 +277,7 @@ impl Cache {
             luthier_artifact::write_atomically(&ignore, b"*\n")?;
         }
         let index = Index::open(&folder.join("index.sqlite"), lock.clone())?;
-        let features = Segments::new(folder.join("segments"), true);
+        let features = Segments::new(folder.join("segments"));
         if features.are_many_small()?
             && let Ok(_alone) = lock.exclusive()
             && let Err(error) = features.merge_small()
@@ -313,43 +290,43 @@ impl Cache {
             features,
             index,
             lock,
-            below: None,
             temporary: None,
         })
     }
 
+    /// Opens a cache in a temporary folder, which begins with a copy of the index of `folder` and its
+    /// log: some hundred megabytes for a million files, and twice that if a damaged copy is mended.
+    /// Segments and objects are read where they are.
     fn open_read_only(folder: &Path, cause: &Error) -> Result<Self> {
         tracing::warn!("cache cannot be written ({cause}): it is read, and nothing new is kept in it");
         let temporary = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
-        let below = match Index::open_read_only(&folder.join("index.sqlite")) {
-            Ok(index) => Some(Below {
-                objects: Objects::new(folder.join("objects")),
-                features: Segments::new(folder.join("segments"), false),
-                index,
-                lost: Mutex::default(),
-            }),
-            Err(error) if error.is_damaged() => {
-                tracing::warn!("{error}; taken as empty");
-                None
-            }
-            Err(error) => return Err(error),
-        };
-        let above = Cache::open_writable(temporary.path())?;
-        Ok(Cache {
-            folder: folder.to_owned(),
-            below,
-            temporary: Some(temporary),
-            ..above
-        })
+        let index = folder.join("index.sqlite");
+        Index::copy(&index, &temporary.path().join("index.sqlite"))?;
+        let mut cache = Cache::open_writable(temporary.path()).map_err(|error| match error {
+            // The user knows the index, and not the copy.
+            Error::Layout { expected, found, .. } => Error::Layout {
+                path: index,
+                expected,
+                found,
+            },
+            other => other,
+        })?;
+        cache.folder = folder.to_owned();
+        cache.objects.read_also(folder.join("objects"));
+        cache.features.read_also(folder.join("segments"));
+        cache.temporary = Some(temporary);
+        Ok(cache)
     }
 
     /// Shares features with other machines. What the cache does not know is looked up there, and what it stores is pushed
     /// there when it is closed. A remote that fails is a warning, and what it has is computed here.
     #[must_use]
     pub fn with_remote(mut self, remote: Remote) -> Self {
-        match &self.below {
-            Some(_) => tracing::warn!("a cache that can only be read shares nothing with {}", remote.url()),
-            None => self.features.connect(remote),
+        match &self.temporary {
+            Some(temporary) if temporary.path() != self.folder.as_path() => {
+                tracing::warn!("a cache that can only be read shares nothing with {}", remote.url());
+            }
+            _ => self.features.connect(remote),
         }
         self
     }
@@ -390,14 +367,7 @@ impl Cache {
     /// # Errors
     /// [`Error::File`] if it cannot be written.
     pub fn put(&self, artifact: &impl Artifact) -> Result<Digest> {
-        let bytes = artifact.encode();
-        if let Some(below) = &self.below {
-            let digest = Digest::of(&bytes);
-            if below.object(&digest)?.is_some() {
-                return Ok(digest);
-            }
-        }
-        self.objects.put(&bytes)
+        self.objects.put(&artifact.encode())
     }
 
     /// The artifact with this digest, or `None` if it is missing, damaged or of another format.
@@ -405,46 +375,16 @@ impl Cache {
     /// # Errors
     /// [`Error::File`] if it is there and cannot be read.
     pub fn get<A: Artifact>(&self, digest: &Digest) -> Result<Option<A>> {
-        let bytes = match (self.objects.get(digest)?, &self.below) {
-            (None, Some(below)) => below.object(digest)?,
-            (found, _) => found,
+        let Some(bytes) = self.objects.get(digest)? else {
+            return Ok(None);
         };
-        let Some(bytes) = bytes else { return Ok(None) };
         match A::decode(&bytes) {
             Ok(artifact) => Ok(Some(artifact)),
             Err(error) => {
                 tracing::warn!("{}: {error}; taken as missing", self.objects.path(digest).display());
-                self.forget_object(digest)?;
+                self.objects.forget(digest)?;
                 Ok(None)
             }
-        }
-    }
-
-    fn forget_object(&self, digest: &Digest) -> Result<()> {
-        if let Some(below) = &self.below {
-            below.lost().insert(*digest);
-        }
-        Ok(remove(&self.objects.path(digest))?)
-    }
-
-    /// Whether an artifact is there.
-    fn contains(&self, digest: &Digest) -> Result<bool> {
-        let Some(below) = &self.below else {
-            return Ok(self.objects.contains(digest));
-        };
-        // A damaged object below cannot be removed, so it must be read each time.
-        Ok(self.objects.contains(digest) || below.object(digest)?.is_some())
-    }
-
-    /// The answer of the cache below; the default if there is none, or if it is damaged.
-    fn ask_below<T: Default>(&self, ask: impl FnOnce(&Index) -> Result<T>) -> Result<T> {
-        match self.below.as_ref().map(|below| ask(&below.index)) {
-            None => Ok(T::default()),
-            Some(Err(error)) if error.is_damaged() => {
-                tracing::warn!("{error}; taken as missing");
-                Ok(T::default())
-            }
-            Some(answer) => answer,
         }
     }
 
@@ -453,22 +393,9 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn execution(&self, key: &Digest) -> Result<Option<Execution>> {
-        let Some(execution) = self.recorded(key)? else {
-            return Ok(None);
-        };
-        for output in &execution.outputs {
-            if !self.contains(&output.digest)? {
-                return Ok(None);
-            }
-        }
-        Ok(Some(execution))
-    }
-
-    fn recorded(&self, key: &Digest) -> Result<Option<Execution>> {
-        match self.index.execution(key)? {
-            None => self.ask_below(|index| index.execution(key)),
-            found => Ok(found),
-        }
+        let is_there = |output: &Output| self.objects.contains(&output.digest);
+        let execution = self.index.execution(key)?;
+        Ok(execution.filter(|execution| execution.outputs.iter().all(is_there)))
     }
 
     /// The parts of a key that was recorded before, even if its outputs are gone.
@@ -476,7 +403,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn recorded_key(&self, key: &Digest) -> Result<Option<Key>> {
-        Ok(self.recorded(key)?.map(|execution| execution.key))
+        Ok(self.index.execution(key)?.map(|execution| execution.key))
     }
 
     /// The recorded key of the same stage that differs from `key` in the fewest parts. This is
@@ -485,8 +412,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn nearest_key(&self, key: &Key) -> Result<Option<Key>> {
-        let mut recorded = self.index.executions_of(&key.stage)?;
-        recorded.extend(self.ask_below(|index| index.executions_of(&key.stage))?);
+        let recorded = self.index.executions_of(&key.stage)?;
         let keys = recorded.into_iter().map(|execution| execution.key);
         Ok(keys.min_by_key(|other| (key.differences(other).len(), other.digest())))
     }
@@ -496,10 +422,8 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn history(&self, stage: &str) -> Result<Vec<PastExecution>> {
-        let mut past = self.ask_below(|index| index.costs(stage))?;
-        past.extend(self.index.costs(stage)?);
-        let mut runs = self.ask_below(Index::runs)?;
-        runs.extend(self.index.runs()?);
+        let mut past = self.index.costs(stage)?;
+        let runs = self.index.runs()?;
         let stages =
             (runs.iter().enumerate()).flat_map(|(age, run)| run.stages.iter().map(move |stage| (stage.key, age)));
         let last_use: HashMap<Digest, usize> = stages.collect();
@@ -559,12 +483,8 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn finished_runs(&self, project: &str) -> Result<Vec<Run>> {
-        let is_finished = |run: &Run| run.project == project && run.state == RunState::Finished;
         let mut runs = self.index.runs()?;
-        if !runs.iter().any(is_finished) {
-            runs = self.ask_below(Index::runs)?;
-        }
-        runs.retain(is_finished);
+        runs.retain(|run| run.project == project && run.state == RunState::Finished);
         Ok(runs)
     }
 
@@ -589,13 +509,7 @@ impl Cache {
         folder: &Path,
         files: impl ExactSizeIterator<Item = (&'a str, FileStat)> + Clone,
     ) -> Result<Vec<Option<Digest>>> {
-        let folder = file_names::name_of(folder);
-        let mut digests = self.index.file_digests(&folder, files.clone())?;
-        let of_below = self.ask_below(|index| index.file_digests(&folder, files))?;
-        for (digest, of_below) in digests.iter_mut().zip(of_below) {
-            *digest = digest.or(of_below);
-        }
-        Ok(digests)
+        self.index.file_digests(&file_names::name_of(folder), files)
     }
 
     /// Remembers the digests of files below `folder`, the folder that is scanned. A file need not
@@ -625,13 +539,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn feature_digests(&self, descriptor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
-        let mut digests = self.features.digests(descriptor, images)?;
-        if let Some(below) = &self.below {
-            for (digest, of_below) in digests.iter_mut().zip(below.features.digests(descriptor, images)?) {
-                *digest = digest.or(of_below);
-            }
-        }
-        Ok(digests)
+        self.features.digests(descriptor, images)
     }
 
     /// Stores the vectors of one kind of some images. From then on a killed process has stored them.
@@ -664,15 +572,7 @@ impl Cache {
     /// Gives `take` each of these vectors once, in the order in which they lie on the disk: its place, and its `width`
     /// numbers as little-endian bytes.
     fn each_vector(&self, vectors: &[Digest], width: usize, take: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
-        let n_bytes = 4 * width;
-        let mut lost = self.features.read(vectors, n_bytes, &mut *take)?;
-        if let Some(below) = self.below.as_ref().filter(|_| !lost.is_empty()) {
-            let wanted: Vec<Digest> = lost.iter().map(|&place| vectors[place]).collect();
-            let still_lost = below
-                .features
-                .read(&wanted, n_bytes, |row, bytes| take(lost[row], bytes))?;
-            lost = still_lost.into_iter().map(|row| lost[row]).collect();
-        }
+        let lost = self.features.read(vectors, 4 * width, take)?;
         let Some(&first) = lost.first() else { return Ok(()) };
         tracing::warn!(
             "{} of {} cached feature vectors lost or damaged; to be computed again",
@@ -688,12 +588,7 @@ impl Cache {
     /// Reads vectors for no other reason than to forget all that are lost or damaged: a stage that runs again makes all of
     /// them, and not one block at a time.
     pub(crate) fn forget_lost(&self, vectors: &[Digest], width: usize) -> Result<()> {
-        let lost = self.features.read(vectors, 4 * width, |_, _| ())?;
-        if let Some(below) = self.below.as_ref().filter(|_| !lost.is_empty()) {
-            let wanted: Vec<Digest> = lost.iter().map(|&place| vectors[place]).collect();
-            below.features.read(&wanted, 4 * width, |_, _| ())?;
-        }
-        Ok(())
+        self.features.read(vectors, 4 * width, |_, _| ()).map(drop)
     }
 
     /// Stores vectors, `f32 [n, d]`, by their digests. Vectors that are stored already, and whole, are not written again.
@@ -704,15 +599,9 @@ impl Cache {
         for rows in vectors.axis_chunks_iter(Axis(0), ROWS_AT_ONCE) {
             let vectors: Vec<Vec<u8>> = rows.outer_iter().map(vector_bytes).collect();
             let digests: Vec<Digest> = vectors.iter().map(|vector| Digest::of(vector)).collect();
-            let n_bytes = 4 * rows.ncols();
-            let mut unstored = self.features.read(&digests, n_bytes, |_, _| ())?;
+            let mut unstored = self.features.read(&digests, 4 * rows.ncols(), |_, _| ())?;
             unstored.sort_unstable_by_key(|&place| digests[place]);
             unstored.dedup_by_key(|place| digests[*place]);
-            if let Some(below) = self.below.as_ref().filter(|_| !unstored.is_empty()) {
-                let asked: Vec<Digest> = unstored.iter().map(|&place| digests[place]).collect();
-                let lacking = below.features.read(&asked, n_bytes, |_, _| ())?;
-                unstored = lacking.into_iter().map(|place| unstored[place]).collect();
-            }
             let unstored: Vec<&Vec<u8>> = unstored.into_iter().map(|place| &vectors[place]).collect();
             self.features.store_loose(&unstored)?;
         }
@@ -738,11 +627,7 @@ impl Cache {
     /// [`Error::Index`] if the index fails.
     pub fn is_exported(&self, path: &Path, source: &Digest) -> Result<bool> {
         let Ok(stat) = FileStat::of(path) else { return Ok(false) };
-        let exported = match self.index.export(path)? {
-            None => self.ask_below(|index| index.export(path))?,
-            found => found,
-        };
-        Ok(exported == Some((stat, *source)))
+        Ok(self.index.export(path)? == Some((stat, *source)))
     }
 
     /// Remembers that the file with this stat was written to `path` from `source`. Another process
@@ -760,60 +645,4 @@ fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
-}
-
-#[cfg(test)]
-mod tests {
-    use luthier_artifact::{ExtractorInfo, FeatureTable};
-    use ndarray::array;
-
-    use super::*;
-
-    #[test]
-    fn a_cache_that_cannot_be_written_stores_only_what_the_folder_lacks() {
-        let mut table = FeatureTable {
-            classes: vec!["harp".into()],
-            extractor: ExtractorInfo {
-                views: vec!["squash".into()],
-                pooling: "mean".into(),
-                combine: "mean".into(),
-                decode: "scaled".into(),
-                weights: "untrained".into(),
-                weights_sha256: "00".into(),
-                precision: "fp32".into(),
-            },
-            labels: vec![0, 0],
-            images: [b"a", b"b"].map(|image| Digest::of(image)).to_vec(),
-            features: array![[1.0, 2.0], [3.0, 4.0]],
-        };
-        let put = |cache: &Cache, table: &FeatureTable| {
-            cache.put_vectors(table.features()).unwrap();
-            cache.put(&table.rows()).unwrap()
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let digest = put(&Cache::open(folder.path()).unwrap(), &table);
-        // As root, every folder can be written.
-        let cause = Error::ReadOnly {
-            path: folder.path().to_owned(),
-        };
-        let cache = Cache::open_read_only(folder.path(), &cause).unwrap();
-        let stored = || {
-            let n_segments = cache.features.size().unwrap().0;
-            (n_segments, cache.objects.list().unwrap().len())
-        };
-        let read = |digest: &Digest| {
-            let stored = cache.table(digest).unwrap().unwrap();
-            let mut features = Array2::zeros((2, 2));
-            stored.read(0..2, features.view_mut()).unwrap();
-            FeatureTable::new(stored.rows().clone(), features)
-        };
-        assert_eq!(put(&cache, &table), digest);
-        assert_eq!(stored(), (0, 0));
-        assert_eq!(read(&digest), table);
-
-        table.features[[1, 0]] = 5.0;
-        let digest = put(&cache, &table);
-        assert_eq!(stored(), (1, 1), "one segment and the list of rows");
-        assert_eq!(read(&digest), table);
-    }
 }

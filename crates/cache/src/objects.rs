@@ -1,7 +1,8 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use luthier_artifact::{Digest, entries, remove, temporary, write_atomically};
 
@@ -11,55 +12,102 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Objects {
     root: PathBuf,
+    /// The root of the files of a cache that can only be read.
+    read_only: Option<PathBuf>,
+    /// The files there that are forgotten.
+    lost: Mutex<HashSet<PathBuf>>,
 }
 
 impl Objects {
     pub(super) fn new(root: PathBuf) -> Self {
-        Objects { root }
+        Objects {
+            root,
+            read_only: None,
+            lost: Mutex::default(),
+        }
     }
 
+    /// Finds the files below another root too, where nothing is changed.
+    pub(super) fn read_also(&mut self, root: PathBuf) {
+        self.read_only = Some(root);
+    }
+
+    /// Where bytes are stored.
     pub(super) fn path(&self, digest: &Digest) -> PathBuf {
-        let hex = digest.to_string();
-        self.root.join(&hex[..2]).join(&hex[2..])
+        path_below(&self.root, digest)
+    }
+
+    fn roots(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.root).chain(&self.read_only)
+    }
+
+    /// Where bytes may be.
+    fn paths(&self, digest: &Digest) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = self.roots().map(|root| path_below(root, digest)).collect();
+        let lost = self.lost();
+        paths.retain(|path| !lost.contains(path));
+        paths
+    }
+
+    fn lost(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores bytes, unless they are there already, whole.
     pub(super) fn put(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
-        let path = self.path(&digest);
-        if Digest::of_file(&path).is_ok_and(|found| found == digest) {
-            return Ok(digest);
+        let is_whole = |path: &PathBuf| Digest::of_file(path).is_ok_and(|found| found == digest);
+        if !self.paths(&digest).iter().any(is_whole) {
+            write_atomically(&self.path(&digest), bytes)?;
         }
-        write_atomically(&path, bytes)?;
         Ok(digest)
     }
 
     /// The bytes with this digest, or `None` if there are none. A file that holds other bytes is
-    /// removed.
+    /// forgotten.
     pub(super) fn get(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
-        let path = self.path(digest);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(&path)(error)),
-        };
-        if Digest::of(&bytes) == *digest {
-            return Ok(Some(bytes));
-        }
-        tracing::warn!(
-            "{}: bytes do not match their digest; forgotten, to be computed again",
-            path.display()
-        );
-        // If the file cannot be removed, it is still a miss.
-        if let Err(error) = remove(&path) {
-            tracing::debug!("{error}");
+        for path in self.paths(digest) {
+            let bytes = match fs::read(&path) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(Error::io(&path)(error)),
+            };
+            if Digest::of(&bytes) == *digest {
+                return Ok(Some(bytes));
+            }
+            tracing::warn!(
+                "{}: bytes do not match their digest; forgotten, to be computed again",
+                path.display()
+            );
+            // If the file cannot be removed, it is still a miss.
+            if let Err(error) = self.forget_file(path) {
+                tracing::debug!("{error}");
+            }
         }
         Ok(None)
     }
 
+    /// Forgets the bytes with this digest.
+    pub(super) fn forget(&self, digest: &Digest) -> Result<()> {
+        self.paths(digest)
+            .into_iter()
+            .try_for_each(|path| self.forget_file(path))
+    }
+
+    /// Removes a file, or remembers that it cannot be used.
+    fn forget_file(&self, path: PathBuf) -> Result<()> {
+        match path.starts_with(&self.root) {
+            true => Ok(remove(&path)?),
+            false => {
+                self.lost().insert(path);
+                Ok(())
+            }
+        }
+    }
+
     /// Whether a file is there, without reading it.
     pub(super) fn contains(&self, digest: &Digest) -> bool {
-        self.path(digest).is_file()
+        self.paths(digest).iter().any(|path| path.is_file())
     }
 
     /// The temporary files of writers, living or dead.
@@ -74,7 +122,11 @@ impl Objects {
     /// The size in bytes of every stored file whose name is a digest. Files with other names are left alone.
     pub(super) fn list(&self) -> Result<BTreeMap<Digest, u64>> {
         let mut files = BTreeMap::new();
-        for shard in entries(&self.root)? {
+        let mut shards = Vec::new();
+        for root in self.roots() {
+            shards.extend(entries(root)?);
+        }
+        for shard in shards {
             for path in entries(&shard)? {
                 let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let Ok(digest) = (name(&shard) + &name(&path)).parse() else {
@@ -91,4 +143,9 @@ impl Objects {
         }
         Ok(files)
     }
+}
+
+fn path_below(root: &Path, digest: &Digest) -> PathBuf {
+    let hex = digest.to_string();
+    root.join(&hex[..2]).join(&hex[2..])
 }

@@ -112,7 +112,7 @@ fn read(
 /// If a vector is lost, the artifact that names it is forgotten, and all others that are lost.
 fn forget(cache: &Cache, owner: &Digest, vectors: &[Digest], width: usize, error: &Error) {
     if matches!(error, Error::Lost { .. }) {
-        let forgotten = cache.forget_object(owner).and_then(|()| {
+        let forgotten = cache.objects.forget(owner).and_then(|()| {
             let mut blocks = vectors.chunks(ROWS_AT_ONCE);
             blocks.try_for_each(|block| cache.forget_lost(block, width))
         });

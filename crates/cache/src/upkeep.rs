@@ -7,8 +7,6 @@ use std::path::PathBuf;
 use luthier_artifact::{Digest, KeyPart, Observer, remove, temporary};
 use serde::Serialize;
 
-use crate::index::Index;
-use crate::objects::Objects;
 use crate::segments::Segments;
 use crate::{Cache, Descriptor, Error, Execution, Result, Reuse, RunState};
 
@@ -104,17 +102,17 @@ pub struct VerifyReport {
 }
 
 impl Cache {
-    /// Counts what is stored.
+    /// Counts what is stored. If the cache can only be read, this is what is in its folder, and what this process has
+    /// added to it for itself.
     ///
     /// # Errors
     /// [`Error::File`] or [`Error::Index`] if it cannot be read.
     pub fn stats(&self) -> Result<CacheStats> {
-        let (objects, features, index) = self.shown();
-        let stored = objects.list()?;
-        let executions = index.executions()?;
-        let descriptors = descriptors(features, &executions)?;
-        let (segments, segment_bytes) = features.size()?;
-        let runs = index.runs()?;
+        let stored = self.objects.list()?;
+        let executions = self.index.executions()?;
+        let descriptors = descriptors(&self.features, &executions)?;
+        let (segments, segment_bytes) = self.features.size()?;
+        let runs = self.index.runs()?;
         let index_bytes = ["index.sqlite", "index.sqlite-wal"]
             .map(|name| fs::metadata(self.folder.join(name)).map_or(0, |metadata| metadata.len()));
         let last_run = (runs.iter().filter(|run| run.state == RunState::Finished)).max_by_key(|run| (run.time, run.id));
@@ -128,7 +126,7 @@ impl Cache {
             segments,
             segment_bytes,
             executions: executions.len() as u64,
-            files: index.count("file")?,
+            files: self.index.count("file")?,
             runs: runs.len() as u64,
             index_bytes: index_bytes.iter().sum(),
             last_run: last_run.map(|run| LastRun {
@@ -177,14 +175,6 @@ impl Cache {
             Err(error) => return Err(error),
         };
         Ok(report)
-    }
-
-    /// What `stats` counts: the contents of the folder, not of the temporary one.
-    fn shown(&self) -> (&Objects, &Segments, &Index) {
-        match &self.below {
-            Some(below) => (&below.objects, &below.features, &below.index),
-            None => (&self.objects, &self.features, &self.index),
-        }
     }
 
     pub(super) fn check_writable(&self) -> Result<()> {

@@ -79,7 +79,7 @@ pub(crate) struct StoredFeature {
 }
 
 impl Known {
-    /// Looks for segments that have come or grown. Those of dead processes are ended.
+    /// Looks for segments that have come or grown. Those of dead processes are ended, where they may be.
     pub(super) fn refresh(&mut self, folder: &Path, is_writable: bool) -> Result<()> {
         // One that gets another name meanwhile is in no list that was made before: then another is made.
         for _ in 0..LISTINGS {

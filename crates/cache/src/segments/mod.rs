@@ -42,8 +42,8 @@ const VERIFIED: usize = 512;
 #[derive(Debug)]
 pub(crate) struct Segments {
     folder: PathBuf,
-    /// Whether this process may write here.
-    is_writable: bool,
+    /// The segments of a cache that can only be read.
+    read_only: Option<PathBuf>,
     /// What other machines share with this one.
     remote: Option<Remote>,
     state: Mutex<State>,
@@ -73,16 +73,21 @@ pub(crate) struct Verified {
 }
 
 impl Segments {
-    pub(crate) fn new(folder: PathBuf, is_writable: bool) -> Self {
+    pub(crate) fn new(folder: PathBuf) -> Self {
         Segments {
             folder,
-            is_writable,
+            read_only: None,
             remote: None,
             state: Mutex::default(),
         }
     }
 
-    /// Shares segments with other machines. Only what may be written is shared.
+    /// Finds the features in another folder too. Nothing may be changed there: upkeep must not run then.
+    pub(crate) fn read_also(&mut self, folder: PathBuf) {
+        self.read_only = Some(folder);
+    }
+
+    /// Shares segments with other machines. The caller has seen to it that this cache can be written.
     pub(crate) fn connect(&mut self, remote: Remote) {
         self.remote = Some(remote);
     }
@@ -100,8 +105,14 @@ impl Segments {
     /// The state, with all that processes have stored until now.
     fn current(&self) -> Result<MutexGuard<'_, State>> {
         let mut state = self.state();
-        state.known.refresh(&self.folder, self.is_writable)?;
+        self.refresh(&mut state.known)?;
         Ok(state)
+    }
+
+    fn refresh(&self, known: &mut Known) -> Result<()> {
+        known.refresh(&self.folder, true)?;
+        let mut read_only = self.read_only.iter();
+        read_only.try_for_each(|folder| known.refresh(folder, false))
     }
 
     /// The state, looked up anew: what is on the disk now, and nothing else. What was known before may have rows of a
@@ -110,7 +121,7 @@ impl Segments {
         let mut state = self.state();
         self.end_own(&mut state)?;
         state.known = Known::default();
-        state.known.refresh(&self.folder, self.is_writable)?;
+        self.refresh(&mut state.known)?;
         Ok(state)
     }
 

@@ -11,7 +11,7 @@ use luthier_testing::{Need, has_run_unprivileged};
 use ndarray::Array2;
 use tempfile::TempDir;
 
-use crate::{DESCRIPTOR, Folder, STAT, features, load, manifest, put_table, table};
+use crate::{DESCRIPTOR, Folder, STAT, features, load, loaded, manifest, put_table, table};
 
 const N_IMAGES: usize = 12;
 const WIDTH: usize = 2048;
@@ -464,37 +464,134 @@ fn a_statement_that_fails_for_another_reason_than_damage_leaves_the_index_as_it_
     }
 }
 
+/// Takes the right to write to a folder and those below it, until it is dropped.
+struct ReadOnly<'a>(&'a Path);
+
+impl<'a> ReadOnly<'a> {
+    /// `None` if this process may write there all the same.
+    fn new(folder: &'a Path) -> Option<Self> {
+        let read_only = ReadOnly(folder);
+        read_only.set(true);
+        let may_write = fs::write(folder.join("probe"), "").is_ok();
+        if may_write {
+            Need::ReadOnlyFolder.skip();
+        }
+        (!may_write).then_some(read_only)
+    }
+
+    fn set(&self, is_read_only: bool) {
+        for path in crate::folders(self.0) {
+            let mut permissions = fs::metadata(&path).unwrap().permissions();
+            permissions.set_readonly(is_read_only);
+            fs::set_permissions(&path, permissions).unwrap();
+        }
+    }
+}
+
+impl Drop for ReadOnly<'_> {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
 #[test]
 fn a_folder_that_may_only_be_read_is_read_and_nothing_is_added() {
     if has_run_unprivileged("damage::a_folder_that_may_only_be_read_is_read_and_nothing_is_added") {
         return;
     }
     let truth = Truth::new();
-    let folder = lay_out(&stored(&truth, true));
-    let read_only = |is_read_only: bool| {
-        for path in crate::folders(folder.root.path()) {
-            let mut permissions = fs::metadata(&path).unwrap().permissions();
-            permissions.set_readonly(is_read_only);
-            fs::set_permissions(&path, permissions).unwrap();
-        }
+    let (closed, killed) = (stored(&truth, true), stored(&truth, false));
+    let without = |files: &[(PathBuf, Vec<u8>)], name: &str| {
+        let others = files.iter().filter(|(path, _)| !path.ends_with(name));
+        others.cloned().collect::<Vec<_>>()
     };
-    read_only(true);
-    if fs::write(folder.root.path().join("probe"), "").is_ok() {
-        read_only(false);
-        Need::ReadOnlyFolder.skip();
-        return;
-    }
-    let before = crate::files(folder.root.path());
-    {
+    let damaged = |place: &str| {
+        let mut files = closed.clone();
+        for (path, bytes) in &mut files {
+            if path.starts_with(place) {
+                let head = bytes.len().min(4096);
+                bytes[..head].fill(0x55);
+            }
+        }
+        files
+    };
+    // The index alone has three executions, the last run, a file and an export. Each of the three artifacts is the
+    // output of an execution.
+    for (what, files, n_misses) in [
+        ("whole", closed.clone(), 0),
+        ("all records in the log", killed.clone(), 0),
+        ("without that log", without(&killed, "index.sqlite-wal"), 6),
+        ("without its index", without(&closed, "index.sqlite"), 6),
+        ("damaged index", damaged("index.sqlite"), 6),
+        ("damaged artifacts", damaged("objects"), 6),
+    ] {
+        let folder = lay_out(&files);
+        let Some(_read_only) = ReadOnly::new(folder.root.path()) else {
+            return;
+        };
+        let before = crate::files(folder.root.path());
         let cache = folder.open();
-        assert_eq!(truth.count_misses(&cache, "read-only"), 0);
+        assert_eq!(truth.count_misses(&cache, what), n_misses, "{what}");
         truth.store(&cache);
+        assert_eq!(truth.count_misses(&cache, what), 0, "{what}: stored again");
         let image = Digest::of(b"new");
         cache.store_features(&truth.descriptor, &[(image, vec![1.0])]).unwrap();
-        assert_eq!(features(&cache, &truth.descriptor, &[image], 1).len(), 1);
+        assert_eq!(features(&cache, &truth.descriptor, &[image], 1).len(), 1, "{what}");
+        drop(cache);
+        assert!(before == crate::files(folder.root.path()), "{what}");
     }
-    assert!(before == crate::files(folder.root.path()));
-    read_only(false);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_stores_only_what_the_folder_lacks() {
+    if has_run_unprivileged("damage::a_cache_that_cannot_be_written_stores_only_what_the_folder_lacks") {
+        return;
+    }
+    let truth = Truth::new();
+    let folder = lay_out(&stored(&truth, true));
+    let Some(_read_only) = ReadOnly::new(folder.root.path()) else {
+        return;
+    };
+    let cache = folder.open();
+    let stored = || {
+        let stats = cache.stats().unwrap();
+        (stats.segments, stats.objects)
+    };
+    let (n_segments, n_objects) = stored();
+    let digest = put_table(&cache, &truth.table).unwrap();
+    assert_eq!(stored(), (n_segments, n_objects));
+    assert_eq!(loaded(&cache, &digest), truth.table);
+
+    let mut table = truth.table.clone();
+    table.features[[1, 0]] = 5.0;
+    let digest = put_table(&cache, &table).unwrap();
+    let expected = (n_segments + 1, n_objects + 1);
+    assert_eq!(stored(), expected, "one segment and the list of rows");
+    assert_eq!(loaded(&cache, &digest), table);
+    let refused = cache.verify(&()).unwrap_err();
+    assert!(matches!(refused, Error::ReadOnly { .. }), "{refused}");
+}
+
+#[test]
+fn an_index_of_another_layout_that_can_only_be_read_is_named_by_its_own_path() {
+    if has_run_unprivileged("damage::an_index_of_another_layout_that_can_only_be_read_is_named_by_its_own_path") {
+        return;
+    }
+    let folder = lay_out(&stored(&Truth::new(), true));
+    let application = 0x4c55_5400 + 99;
+    folder.tamper(&format!(
+        "PRAGMA user_version = 99; PRAGMA application_id = {application}"
+    ));
+    let Some(_read_only) = ReadOnly::new(folder.root.path()) else {
+        return;
+    };
+    let error = Cache::open(folder.root.path()).unwrap_err();
+    assert!(matches!(error, Error::Layout { found: 99, .. }), "{error}");
+    let index = folder.root.path().join("index.sqlite");
+    assert!(
+        error.to_string().starts_with(&format!("{}: ", index.display())),
+        "{error}"
+    );
 }
 
 #[test]
@@ -532,7 +629,11 @@ fn damaged_rows_are_misses_and_verify_forgets_and_counts_them() {
         let verify = || {
             let report = cache.verify(&()).unwrap();
             assert_eq!(report.damaged_objects, 0, "{sql}");
-            let counted = (report.damaged_features, report.forgotten_executions, report.damaged_records);
+            let counted = (
+                report.damaged_features,
+                report.forgotten_executions,
+                report.damaged_records,
+            );
             (counted, report.features)
         };
         let n_features = N_IMAGES as u64;

@@ -180,7 +180,12 @@ fn record_run_of(cache: &Cache, images: &[Digest]) {
         descriptors: vec![descriptor],
         images: vec![list],
     };
-    let stage = record(cache, Key::stage("embed", 1).input("images", list).finish(), &[], references);
+    let stage = record(
+        cache,
+        Key::stage("embed", 1).input("images", list).finish(),
+        &[],
+        references,
+    );
     cache.record_run("/project", &[stage], Reuse::default()).unwrap();
 }
 

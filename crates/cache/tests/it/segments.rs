@@ -388,12 +388,22 @@ fn of_a_segment_that_lies_only_its_own_features_are_lost() {
     let cache = sharing(&there, shared.root.path());
     let descriptor = Digest::of(DESCRIPTOR);
     let digests = |images: &[Digest]| cache.feature_digests(&descriptor, images).unwrap();
-    let vectors: Vec<Digest> = digests(&[image(0), image(20), image(21)]).into_iter().flatten().collect();
+    let vectors: Vec<Digest> = digests(&[image(0), image(20), image(21)])
+        .into_iter()
+        .flatten()
+        .collect();
     assert_eq!(vectors.len(), 3);
     assert!(matches!(cache.vectors(&vectors[..2], 3), Err(Error::Lost { digest, .. }) if digest == vectors[0]));
-    assert_eq!(digests(&images(40)).iter().flatten().count(), 20, "the whole segment is forgotten");
+    assert_eq!(
+        digests(&images(40)).iter().flatten().count(),
+        20,
+        "the whole segment is forgotten"
+    );
     // The other one is still fetched.
-    assert_eq!(cache.vectors(&vectors[1..], 3).unwrap().column(0).to_vec(), [20.0, 21.0]);
+    assert_eq!(
+        cache.vectors(&vectors[1..], 3).unwrap().column(0).to_vec(),
+        [20.0, 21.0]
+    );
     assert_eq!(cache.stats().unwrap().features, 2);
 }
 
@@ -440,7 +450,11 @@ fn what_was_pushed_is_not_pushed_again_at_the_end() {
 fn a_remote_that_is_none_is_named_without_its_credentials() {
     for (url, shown, reason) in [
         ("ftp://machine/folder", "ftp://machine/folder", "ftp"),
-        ("ftp://me:secret@machine/folder?signature=secret", "ftp://machine/folder", "ftp"),
+        (
+            "ftp://me:secret@machine/folder?signature=secret",
+            "ftp://machine/folder",
+            "ftp",
+        ),
         ("s3://", "s3://", "unable to recognise"),
         ("http s://x", "http s://x", ""),
     ] {
@@ -448,7 +462,10 @@ fn a_remote_that_is_none_is_named_without_its_credentials() {
             Err(error @ Error::RemoteUrl { .. }) => {
                 let error = error.to_string();
                 assert!(error.starts_with(&format!("cache remote {shown}: ")), "{url}: {error}");
-                assert!(error.to_lowercase().contains(reason) && !error.contains("secret"), "{url}: {error}");
+                assert!(
+                    error.to_lowercase().contains(reason) && !error.contains("secret"),
+                    "{url}: {error}"
+                );
             }
             Err(error) => panic!("{url}: {error}"),
             Ok(_) => assert_eq!(reason, "", "{url}"),
