@@ -1,8 +1,7 @@
 //! A session in which people decide about images, over HTTP: a page, and what it asks for.
 //!
-//! Only programs on this machine reach it, and only pages that it served itself: requests with another `Host`, as a page
-//! from elsewhere would send after its name was turned to this machine, are refused, and decisions come as JSON, which
-//! browsers send to no other origin unasked.
+//! All addresses begin with a token, which only whoever was shown the address knows: neither other users of this machine nor
+//! pages from elsewhere do.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -10,10 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use axum::extract::{Path, Query, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
-use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -24,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use unicode_normalization::UnicodeNormalization as _;
 
+use crate::access::token;
 use crate::http::{Failure, page};
 use crate::server::{bind, run};
 use crate::{Error, Result};
@@ -66,10 +65,6 @@ pub struct Tables {
 struct Service {
     session: Mutex<Session>,
     tables: Option<Tables>,
-    /// What tells this session from one before, whose page may still be open.
-    id: String,
-    /// `host:port` of the page's own address.
-    hosts: [String; 2],
     /// Why there is no model, if the last one failed.
     failure: Mutex<Option<String>>,
     /// Decisions since the last model.
@@ -153,7 +148,6 @@ impl Service {
         };
 
         Shown {
-            session: self.id.clone(),
             failure: self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             task: session.task(),
             classes: session.classes().to_vec(),
@@ -175,8 +169,6 @@ impl Drop for Training {
 
 #[derive(Serialize)]
 struct Shown {
-    /// What every decision must name.
-    session: String,
     /// Why there is no model.
     failure: Option<String>,
     task: Task,
@@ -236,7 +228,6 @@ struct ShownSuggestion {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Decided {
-    session: String,
     images: Vec<Versioned>,
     /// Whether it is about copies, of which what is not left out stays.
     are_copies: bool,
@@ -271,7 +262,6 @@ struct Versioned {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Skipped {
-    session: String,
     image: Digest,
     /// Whether it is about the copies that the image is the first of.
     is_copies: bool,
@@ -281,7 +271,6 @@ struct Skipped {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Undone {
-    session: String,
     decided: usize,
 }
 
@@ -309,83 +298,67 @@ impl DecidePage {
     }
 }
 
-/// Lets people decide on a page until the observer interrupts. `on_ready` is told the address of the page.
+/// Lets people decide on a page until the observer interrupts. `on_ready` is told the page's URL, which nobody else knows.
 ///
 /// # Errors
-/// [`Error::Threads`] if the system gives no threads.
+/// [`Error::Threads`] if the system gives no threads, and [`Error::Random`] if it gives no random numbers.
 pub fn decide(
-    DecidePage(listener): DecidePage,
+    page: DecidePage,
     session: Session,
     tables: Option<Tables>,
     observer: &dyn Observer,
-    on_ready: impl FnOnce(SocketAddr),
+    on_ready: impl FnOnce(&str),
 ) -> Result<()> {
-    let mut last = None;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let id = now.unwrap_or_default().as_nanos().to_string();
-    run(listener, CONNECTIONS, observer, on_ready, |address| {
-        let service = Arc::new(Service {
-            id,
-            failure: Mutex::default(),
-            session: Mutex::new(session),
-            tables,
-            hosts: [address.to_string(), format!("localhost:{}", address.port())],
-            n_new: AtomicUsize::new(0),
-            is_training: AtomicBool::new(false),
-            pictures: Semaphore::new(PICTURES),
-        });
-        last = Some(service.clone());
+    let DecidePage(listener) = page;
+    let address = listener.local_addr().map_err(Error::Threads)?;
+    let token = token()?;
+    let service = Arc::new(Service {
+        failure: Mutex::default(),
+        session: Mutex::new(session),
+        tables,
+        n_new: AtomicUsize::new(0),
+        is_training: AtomicBool::new(false),
+        pictures: Semaphore::new(PICTURES),
+    });
+    let ready = |_| on_ready(&format!("http://{address}/{token}/"));
+    run(listener, CONNECTIONS, observer, ready, || {
         service.train();
-        router(service)
+        router(service.clone(), &token)
     })?;
-    if let Some(service) = last {
-        service.write_tables();
-    }
+    service.write_tables();
     Ok(())
 }
 
-fn router(service: Arc<Service>) -> Router {
+fn router(service: Arc<Service>, token: &str) -> Router {
+    let at = |path: &str| format!("/{token}{path}");
     Router::new()
         .route(
-            "/",
+            &at("/"),
             get(|| async { page(include_str!("deciding/index.html"), "text/html; charset=utf-8") }),
         )
         .route(
-            "/decide.css",
+            &at("/decide.css"),
             get(|| async { page(include_str!("deciding/decide.css"), "text/css; charset=utf-8") }),
         )
         .route(
-            "/decide.js",
+            &at("/decide.js"),
             get(|| async { page(include_str!("deciding/decide.js"), "text/javascript; charset=utf-8") }),
         )
         .route(
-            "/v1/session",
+            &at("/v1/session"),
             get(|State(service): State<Arc<Service>>| async move { Json(service.shown()) }),
         )
-        .route("/v1/decide", post(decided))
-        .route("/v1/skip", post(skip))
-        .route("/v1/undo", post(undo))
-        .route("/v1/confident", get(confident))
-        .route("/v1/images/{digest}", get(picture))
-        .route("/v1/images/{digest}/nearest", get(nearest))
-        .fallback(|| async { Failure::new(StatusCode::NOT_FOUND, "no such address") })
-        .layer(from_fn_with_state(service.clone(), check_host))
+        .route(&at("/v1/decide"), post(decided))
+        .route(&at("/v1/skip"), post(skip))
+        .route(&at("/v1/undo"), post(undo))
+        .route(&at("/v1/confident"), get(confident))
+        .route(&at("/v1/images/{digest}"), get(picture))
+        .route(&at("/v1/images/{digest}/nearest"), get(nearest))
+        .fallback(|| async {
+            let error = "no such address: open the one that Luthier printed when it started";
+            Failure::new(StatusCode::NOT_FOUND, error)
+        })
         .with_state(service)
-}
-
-/// Refuses requests that were meant for another host, and those that a page from elsewhere sends.
-async fn check_host(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
-    match is_own(&service, request.headers()) {
-        true => next.run(request).await,
-        false => Failure::new(StatusCode::FORBIDDEN, format!("expected the host {}", service.hosts[0])).into_response(),
-    }
-}
-
-fn is_own(service: &Service, headers: &HeaderMap) -> bool {
-    let header = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let is_host = |host: &str| service.hosts.iter().any(|own| own == host);
-    let is_page = |origin: &str| origin.strip_prefix("http://").is_some_and(is_host);
-    header(HOST).is_some_and(is_host) && header(ORIGIN).is_none_or(is_page)
 }
 
 fn failure(error: &luthier::Error) -> Failure {
@@ -404,13 +377,8 @@ fn panicked() -> Failure {
 /// Does something with the session that waits for the disk, and tells what the page shows then.
 async fn with_session(
     service: Arc<Service>,
-    id: String,
     work: impl FnOnce(&mut Session) -> std::result::Result<usize, Failure> + Send + 'static,
 ) -> std::result::Result<Json<Shown>, Failure> {
-    if id != service.id {
-        let error = "Luthier was started again since this page was opened";
-        return Err(Failure::new(StatusCode::CONFLICT, error));
-    }
     let of_thread = service.clone();
     let done = tokio::task::spawn_blocking(move || {
         let n_decided = work(&mut of_thread.session())?;
@@ -429,13 +397,12 @@ async fn decided(
     Json(decided): Json<Decided>,
 ) -> std::result::Result<Json<Shown>, Failure> {
     let Decided {
-        session: id,
         images,
         are_copies,
         answer,
     } = decided;
     let subject = if are_copies { Subject::Copies } else { Subject::Images };
-    with_session(service, id, move |session| {
+    with_session(service, move |session| {
         let answer = match answer {
             Said::Right => Answer::Right,
             Said::Exclude => Answer::Exclude,
@@ -459,12 +426,8 @@ async fn skip(
     State(service): State<Arc<Service>>,
     Json(skipped): Json<Skipped>,
 ) -> std::result::Result<Json<Shown>, Failure> {
-    let Skipped {
-        session: id,
-        image,
-        is_copies,
-    } = skipped;
-    with_session(service, id, move |session| {
+    let Skipped { image, is_copies } = skipped;
+    with_session(service, move |session| {
         session.skip(place(session, &image)?, is_copies);
         // So that a model that has nothing else to ask about is followed by another.
         Ok(1)
@@ -474,9 +437,9 @@ async fn skip(
 
 async fn undo(
     State(service): State<Arc<Service>>,
-    Json(Undone { session: id, decided }): Json<Undone>,
+    Json(Undone { decided }): Json<Undone>,
 ) -> std::result::Result<Json<Shown>, Failure> {
-    with_session(service, id, move |session| {
+    with_session(service, move |session| {
         let done = session.undo(decided, SystemTime::now());
         done.map(|()| 0).map_err(|error| failure(&error))
     })

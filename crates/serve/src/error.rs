@@ -21,6 +21,9 @@ pub enum Error {
         /// The address.
         address: SocketAddr,
     },
+    /// The system gives no random numbers.
+    #[error("random numbers: {0}")]
+    Random(rand::rngs::SysError),
     /// The system gives no threads.
     #[error("threads: {0}")]
     Threads(io::Error),

@@ -1,11 +1,10 @@
 //! What is asked by which address, and what is refused.
 
-use std::error::Error as _;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
@@ -17,12 +16,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http_body_util::{BodyExt as _, LengthLimitError};
+use http_body_util::BodyExt as _;
 use luthier::{NearestImage, Prediction, UNKNOWN};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::access::is_local;
 use crate::desk::{Desk, Outcome, Refused};
 use crate::metrics::{ImageLabels, Metrics, RequestLabels};
 use crate::model::{About, Current};
@@ -63,6 +63,10 @@ pub(crate) struct Service {
     pub(crate) pictures: Semaphore,
     /// The digest of the token that requests must bear.
     pub(crate) token: Option<blake3::Hash>,
+    /// Whether only this machine reaches the service.
+    pub(crate) is_local: bool,
+    /// Held for as many KiB as bodies have that are being read or answered.
+    pub(crate) room: Semaphore,
     /// The largest body, in bytes.
     pub(crate) max_body: usize,
     /// How long a body may take to arrive.
@@ -162,7 +166,14 @@ impl IntoResponse for Failure {
 /// Refuses requests that do not bear the token, if there is one.
 async fn check_token(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
     let Some(expected) = service.token else {
-        return next.run(request).await;
+        // Without a token, what this machine alone can ask must not be asked by a page from elsewhere in one of its browsers.
+        return match service.is_local && !is_local(request.headers()) {
+            false => next.run(request).await,
+            true => {
+                let error = "expected a host of this machine, such as 127.0.0.1: others, also those behind a proxy, need --token";
+                Failure::new(StatusCode::FORBIDDEN, error).into_response()
+            }
+        };
     };
     let bearer = |value: &HeaderValue| Some(blake3::hash(value.to_str().ok()?.strip_prefix("Bearer ")?.as_bytes()));
     let found = request.headers().get(AUTHORIZATION).and_then(bearer);
@@ -288,14 +299,11 @@ async fn predict(
 }
 
 async fn answer(service: &Service, asked: &Asked, headers: &HeaderMap, body: Body) -> Result<Response, Failure> {
-    let body = read(service, headers, body).await?;
+    let (body, _room) = read(service, headers, body).await?;
     let Images { images, is_one } = images(headers, body).await?;
     let (files, images): (Vec<_>, Vec<_>) = images.into_iter().map(|named| (named.file, named.image)).unzip();
     let outcomes = service.desk.predict(images).await.map_err(|refused| match refused {
-        Refused::Busy => Failure::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too many images wait: come again in a second",
-        ),
+        Refused::Busy => busy("too many images wait"),
         Refused::TooMany { most } => {
             let error = format!("more images than are taken at once, expected at most {most}");
             Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error)
@@ -303,6 +311,9 @@ async fn answer(service: &Service, asked: &Asked, headers: &HeaderMap, body: Bod
     })?;
     let mut answers = Vec::with_capacity(outcomes.len());
     let mut status = StatusCode::OK;
+    let count = |outcome| {
+        service.metrics.images.get_or_create(&ImageLabels { outcome }).inc();
+    };
     for (file, outcome) in files.into_iter().zip(outcomes) {
         let mut near = None;
         let (label, answer, error) = match outcome {
@@ -316,13 +327,12 @@ async fn answer(service: &Service, asked: &Asked, headers: &HeaderMap, body: Bod
                 status = StatusCode::UNPROCESSABLE_ENTITY;
                 ("unreadable", None, Some(reason))
             }
-            Outcome::Failed(reason) => return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, reason)),
+            Outcome::Failed(reason) => {
+                count("failed");
+                return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, reason));
+            }
         };
-        service
-            .metrics
-            .images
-            .get_or_create(&ImageLabels { outcome: label })
-            .inc();
+        count(label);
         answers.push(Answer {
             file,
             answer,
@@ -344,36 +354,74 @@ async fn nearest(about: Arc<About>, n: Option<usize>, features: Vec<f32>) -> Opt
     tokio::task::spawn_blocking(find).await.ok()?
 }
 
-/// The body, if it is not too large and does not take too long.
-async fn read(service: &Service, headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
-    let too_large = || {
-        let error = format!(
-            "a larger body than is read, expected at most {} bytes",
-            service.max_body
-        );
-        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error)
-    };
+/// As a semaphore counts memory.
+pub(crate) fn kib(n_bytes: usize) -> u32 {
+    u32::try_from(n_bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+fn busy(error: &str) -> Failure {
+    Failure::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("{error}: come again in a second"),
+    )
+}
+
+fn too_large(service: &Service) -> Failure {
+    let error = format!(
+        "a larger body than is read, expected at most {} bytes",
+        service.max_body
+    );
+    Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error)
+}
+
+/// The body, if it is not too large and does not take too long, and the room that it takes.
+async fn read<'a>(
+    service: &'a Service,
+    headers: &HeaderMap,
+    mut body: Body,
+) -> Result<(Bytes, SemaphorePermit<'a>), Failure> {
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > service.max_body as u64) {
-        discard(body).await;
-        return Err(too_large());
-    }
-    match tokio::time::timeout(service.body_timeout, to_bytes(body, service.max_body)).await {
-        Ok(Ok(bytes)) if bytes.is_empty() => Err(Failure::new(
+    let read = match announced.is_some_and(|length| length > service.max_body as u64) {
+        true => Err(too_large(service)),
+        false => tokio::time::timeout(service.body_timeout, arrive(service, &mut body))
+            .await
+            .unwrap_or_else(|_| {
+                let seconds = service.body_timeout.as_secs();
+                let error = format!("the body took longer than {seconds} s to arrive");
+                Err(Failure::new(StatusCode::REQUEST_TIMEOUT, error))
+            }),
+    };
+    match read {
+        Ok((bytes, _)) if bytes.is_empty() => Err(Failure::new(
             StatusCode::BAD_REQUEST,
             "an empty body, expected an image",
         )),
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => Err(too_large()),
-        Ok(Err(error)) => Err(Failure::new(StatusCode::BAD_REQUEST, format!("the body: {error}"))),
-        Err(_) => {
-            let seconds = service.body_timeout.as_secs();
-            let error = format!("the body took longer than {seconds} s to arrive");
-            Err(Failure::new(StatusCode::REQUEST_TIMEOUT, error))
+        Ok(read) => Ok(read),
+        Err(failure) => {
+            discard(body).await;
+            Err(failure)
         }
     }
+}
+
+/// The body as it comes. Room is taken for what has come: whoever only announces a body keeps nobody out.
+async fn arrive<'a>(service: &'a Service, body: &mut Body) -> Result<(Bytes, SemaphorePermit<'a>), Failure> {
+    let full = |_| busy("the bodies of others fill the memory");
+    let mut bytes = Vec::new();
+    let mut room = service.room.try_acquire_many(0).map_err(full)?;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+        let Some(data) = frame.data_ref() else { continue };
+        if bytes.len() + data.len() > service.max_body {
+            return Err(too_large(service));
+        }
+        let more = kib(bytes.len() + data.len()) - kib(bytes.len());
+        room.merge(service.room.try_acquire_many(more).map_err(full)?);
+        bytes.extend_from_slice(data);
+    }
+    Ok((bytes.into(), room))
 }
 
 /// Reads some of a body for nothing: a client that is still sending when the connection closes does not see the answer.

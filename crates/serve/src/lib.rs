@@ -3,6 +3,7 @@
 //!
 //! - `desk.rs`: one queue for the images of all clients, and the thread whose lanes take them through the network
 //! - `http.rs`: what is asked by which address, and what is refused
+//! - `access.rs`: who may ask
 //! - `server.rs`: connections, and the end of them
 //! - `model.rs`: the model file, also when another takes its place
 //! - `page/`: the page
@@ -10,6 +11,7 @@
 //!
 //! [`serve`] and [`decide`] return when their observer interrupts them, after all that was accepted has been answered.
 
+mod access;
 mod deciding;
 mod desk;
 mod error;

@@ -17,13 +17,16 @@ use luthier_extract::WeightsStore;
 use tokio::sync::Semaphore;
 
 use crate::desk::Desk;
-use crate::http::{OnAccess, Service, router};
+use crate::http::{OnAccess, Service, kib, router};
 use crate::metrics::Metrics;
 use crate::model::ModelSource;
 use crate::{Error, Result};
 
 /// How long the headers of a request may take to arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many bytes the bodies of requests may take together, unless a single one may be larger.
+const BODIES: usize = 1 << 30;
 
 /// How many thumbnails are made at once: each decodes an image.
 const PICTURES: usize = 2;
@@ -107,13 +110,15 @@ pub fn serve(
         metrics: metrics.clone(),
         pictures: Semaphore::new(PICTURES),
         token: token.map(|token| blake3::hash(token.as_bytes())),
+        is_local: listen.ip().is_loopback(),
+        room: Semaphore::new(kib(BODIES.max(max_body)) as usize),
         max_body,
         body_timeout,
         on_access,
     });
     std::thread::scope(|scope| {
         scope.spawn(|| source.watch(stat, &desk, &current, &metrics, || is_over.load(Ordering::Relaxed)));
-        let done = run(listener, connections, observer, on_ready, |_| router(service));
+        let done = run(listener, connections, observer, on_ready, || router(service));
         is_over.store(true, Ordering::Relaxed);
         desk.close();
         done
@@ -129,13 +134,13 @@ pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener> {
     bound.map_err(|source| Error::Listen { address, source })
 }
 
-/// Answers requests until the observer interrupts. `router` is told the address.
+/// Answers requests until the observer interrupts. `router` is called where tasks can be begun.
 pub(crate) fn run(
     listener: TcpListener,
     connections: usize,
     observer: &dyn Observer,
     on_ready: impl FnOnce(SocketAddr),
-    router: impl FnOnce(SocketAddr) -> Router,
+    router: impl FnOnce() -> Router,
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -147,7 +152,7 @@ pub(crate) fn run(
         let address = listener.local_addr().map_err(Error::Threads)?;
         let listener = tokio::net::TcpListener::from_std(listener);
         let listener = listener.map_err(|source| Error::Listen { address, source })?;
-        let router = router(address);
+        let router = router();
         on_ready(address);
         accept(listener, router, connections, observer).await;
         Ok(())

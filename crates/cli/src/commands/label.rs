@@ -94,8 +94,8 @@ pub(super) fn open_page(
     for file in &skipped {
         progress.say(&format!("warning: skipped {file}"));
     }
-    decide(page, session, tables.clone(), progress, |address| {
-        progress.say(&format!("open http://{address} (Ctrl-C ends)"));
+    decide(page, session, tables.clone(), progress, |url| {
+        progress.say(&format!("open {url} (Ctrl-C ends)"));
     })?;
     outln!("decisions {}", decisions.display());
     if let Some(Tables { labels, predictions }) = tables {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use bytesize::ByteSize;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use luthier::{MODEL_FILE, PredictorConfig};
 use luthier_serve::{Access, ServeConfig, serve};
 
@@ -47,7 +48,7 @@ pub(crate) struct Arguments {
     /// What requests must bear as `Authorization: Bearer TOKEN`
     ///
     /// The page then is at http://ADDRESS/#TOKEN. The environment hides the token from other users of this machine.
-    #[arg(long, value_name = "TOKEN", env = "LUTHIER_TOKEN", hide_env_values = true)]
+    #[arg(long, value_name = "TOKEN", env = "LUTHIER_TOKEN", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     token: Option<String>,
     /// Answer `unknown` if no class has at least this probability
     #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true, alias = "min_confidence")]

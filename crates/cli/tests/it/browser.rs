@@ -475,6 +475,15 @@ pub(crate) fn check_service(address: &str, photograph: &Path, answer: &str) {
     wait(&mut browser, &format!("{done} === 4"));
     let failed = browser.words("document.querySelector('.answer.failed').textContent");
     assert!(failed.contains("could not be read"), "{failed}");
+    // A proxy refuses in its own words, and the page goes on.
+    let proxy =
+        "window.ask_service = window.fetch, window.fetch = async () => new Response('<html>', { status: 413 }), 0";
+    browser.value(proxy);
+    browser.value(&event("drop", "DragEvent", "large.jpg"));
+    wait(&mut browser, &format!("{done} === 5"));
+    let failed = browser.words("document.querySelector('.answer.failed').textContent");
+    assert!(failed.contains("HTTP 413"), "{failed}");
+    browser.value("window.fetch = window.ask_service, 0");
     browser.tab_to("#choose");
     check_widths(&mut browser, "serve");
     check_names(&mut browser, 3);

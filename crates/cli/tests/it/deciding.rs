@@ -37,10 +37,9 @@ fn decide(served: &Served, item: &Value, answer: &Value) -> crate::serve::Answer
 fn decide_all(served: &Served, items: &[Value], answer: &Value) -> crate::serve::Answer {
     // Copies have places among the files of an image.
     let are_copies = items.iter().all(|item| item["place"].is_u64());
-    let session = &served.get("/v1/session").json()["session"];
     let versioned = |item: &Value| json!({ "image": item["image"], "version": item["version"] });
     let images: Vec<Value> = items.iter().map(versioned).collect();
-    let body = json!({ "session": session, "images": images, "are_copies": are_copies, "answer": answer });
+    let body = json!({ "images": images, "are_copies": are_copies, "answer": answer });
     let headers = [("content-type", "application/json")];
     served.post("/v1/decide", &headers, body.to_string().as_bytes())
 }
@@ -112,20 +111,26 @@ fn two_windows_do_not_contradict_each_other_and_strangers_are_refused() {
         assert_eq!(decide(&served, &other, &answer).status, status, "{answer}");
     }
     // As another page in the same browser can send it unasked.
-    let body = json!({ "session": "1", "images": [], "are_copies": false, "answer": "exclude" }).to_string();
+    let body = json!({ "images": [], "are_copies": false, "answer": "exclude" }).to_string();
     let plain = served.post("/v1/decide", &[("content-type", "text/plain")], body.as_bytes());
     assert_eq!(plain.status, 415);
-    let foreign = b"GET /v1/session HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
-    assert_eq!(served.send(foreign).unwrap().status, 403);
-    let json = [("content-type", "application/json"), ("origin", "http://evil.example")];
-    let session = session(&served)["session"].clone();
-    let undo = json!({ "session": session, "decided": 1 }).to_string();
-    assert_eq!(served.post("/v1/undo", &json, undo.as_bytes()).status, 403);
-    // As the page of a process that has ended does.
-    let old = json!({ "session": "1", "decided": 1 }).to_string();
-    assert_eq!(served.post("/v1/undo", &json[..1], old.as_bytes()).status, 409);
+    // As another user of this machine, a page from elsewhere, and the page of a process that has ended: none has the token.
+    for path in ["/", "/v1/session", "/00000000000000000000000000000000/v1/session"] {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nconnection: close\r\nhost: {}\r\n\r\n",
+            served.address
+        );
+        let answer = served.send(request.as_bytes()).unwrap();
+        let error = answer.json()["error"].as_str().unwrap().to_owned();
+        assert!(
+            answer.status == 404 && error.contains("that Luthier printed"),
+            "{path}: {answer:?}"
+        );
+    }
+    let json = [("content-type", "application/json")];
+    let undo = json!({ "decided": 1 }).to_string();
     assert_eq!(project.read("decisions.jsonl").lines().count(), 1);
-    assert_eq!(served.post("/v1/undo", &json[..1], undo.as_bytes()).status, 200);
+    assert_eq!(served.post("/v1/undo", &json, undo.as_bytes()).status, 200);
     assert_eq!(project.read("decisions.jsonl").lines().count(), 2);
     served.end();
 }
@@ -267,7 +272,7 @@ fn copies_are_compared_by_keyboard() {
     let project = with_copies();
     let served = start(&project, "review", &FOLDERS);
     session(&served);
-    if browser::compare_copies(&format!("http://{}", served.address)).is_none() {
+    if browser::compare_copies(&served.url()).is_none() {
         return;
     }
     served.end();
@@ -305,7 +310,7 @@ fn questions_are_answered_by_keyboard() {
             .collect();
         let served = Served::start_command(&project, "label", &arguments);
         session(&served);
-        let address = format!("http://{}", served.address);
+        let address = served.url();
         let Some(mut taken) = browser::answer_questions(&address, 150, &|file| class_of(file)) else {
             return;
         };
@@ -341,7 +346,7 @@ fn questions_are_answered_by_keyboard() {
         .chain(weights.iter().map(String::as_str))
         .collect();
     let served = Served::start_command(&project, "label", &arguments);
-    let address = format!("http://{}", served.address);
+    let address = served.url();
     assert_eq!(session(&served)["progress"]["labelled"], json!(150));
     browser::answer_questions(&address, 1, &|file| class_of(file));
     let n_confirmed = browser::undo_and_confirm(&address, 1).expect("there is a browser");

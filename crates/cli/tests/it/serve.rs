@@ -20,6 +20,8 @@ pub(crate) struct Served {
     stderr: BufReader<std::process::ChildStderr>,
     /// `127.0.0.1:PORT`.
     pub(crate) address: String,
+    /// What all paths begin with: nothing, or a token.
+    prefix: String,
 }
 
 /// What a request gave.
@@ -51,7 +53,7 @@ impl Served {
             .unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut said = String::new();
-        let address = loop {
+        let shown = loop {
             let mut line = String::new();
             assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "{said}");
             if let Some((_, rest)) = line.split_once("http://") {
@@ -59,7 +61,19 @@ impl Served {
             }
             said += &line;
         };
-        Served { child, stderr, address }
+        let shown = shown.trim_end_matches('/');
+        let (address, prefix) = shown.split_at(shown.find('/').unwrap_or(shown.len()));
+        Served {
+            child,
+            stderr,
+            address: address.to_owned(),
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    /// The address of the page.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}{}/", self.address, self.prefix)
     }
 
     /// Sends bytes as they are, and reads the answer.
@@ -77,8 +91,8 @@ impl Served {
         body: &[u8],
     ) -> std::io::Result<Answer> {
         let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n",
-            self.address
+            "{method} {}{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n",
+            self.prefix, self.address
         );
         for (name, value) in headers {
             request += &format!("{name}: {value}\r\n");
@@ -329,6 +343,70 @@ fn what_is_wrong_with_a_request_is_said_and_harms_nobody() {
     served.end();
 }
 
+/// A page from elsewhere, whose name was turned to this machine, is in one of its browsers.
+#[test]
+fn without_a_token_only_pages_of_this_machine_are_answered() {
+    let project = trained();
+    let ask = |served: &Served, headers: &str| {
+        let request = format!("GET /v1/model HTTP/1.1\r\nconnection: close\r\n{headers}\r\n\r\n");
+        served.send(request.as_bytes()).unwrap().status
+    };
+    let served = Served::start(&project, &[]);
+    for (headers, status) in [
+        (format!("host: {}", served.address), 200),
+        ("host: localhost:9000\r\norigin: http://localhost:9000".to_owned(), 200),
+        ("host: [::1]".to_owned(), 200),
+        ("host: evil.example:8080".to_owned(), 403),
+        ("host: 127.0.0.1.evil.example".to_owned(), 403),
+        ("host: localhost\r\norigin: http://evil.example".to_owned(), 403),
+        ("host: localhost\r\norigin: null".to_owned(), 403),
+    ] {
+        assert_eq!(ask(&served, &headers), status, "{headers}");
+    }
+    assert_eq!(served.get("/healthz").status, 200);
+    served.end();
+    let served = Served::start(&project, &["--token", "secret"]);
+    assert_eq!(
+        ask(&served, "host: luthier.example\r\nauthorization: Bearer secret"),
+        200
+    );
+    served.end();
+    let ran = project.run(&["serve", "--token", ""]);
+    assert!(ran.status == 2 && ran.stderr.contains("--token"), "{}", ran.stderr);
+}
+
+#[test]
+fn bodies_take_no_more_memory_together_than_there_is_room_for() {
+    let project = trained();
+    let served = Served::start(&project, &["--max-body", "800MiB"]);
+    let announce = || {
+        let mut stream = TcpStream::connect(&served.address).unwrap();
+        let head = format!("POST /v1/predict HTTP/1.1\r\nhost: {}\r\n", served.address);
+        let length = 700 << 20;
+        write!(stream, "{head}connection: close\r\ncontent-length: {length}\r\n\r\n").unwrap();
+        stream
+    };
+    let send = |stream: &mut TcpStream, n_mib: usize| {
+        let part = vec![0; 1 << 20];
+        (0..n_mib).try_for_each(|_| stream.write_all(&part))
+    };
+    // Whoever only announces takes no room.
+    let waiting: Vec<TcpStream> = (0..20).map(|_| announce()).collect();
+    let (mut first, mut second) = (announce(), announce());
+    send(&mut first, 699).unwrap();
+    // Of 1 GiB, 325 MiB are left.
+    send(&mut second, 340).unwrap();
+    let refused = read(&mut second).unwrap();
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!(served.post("/v1/predict", &[], &photo(2, 5)).status, 200);
+    drop(first);
+    let mut third = announce();
+    send(&mut third, 700).unwrap();
+    assert_eq!(read(&mut third).unwrap().status, 422, "no image");
+    drop(waiting);
+    served.end();
+}
+
 #[test]
 fn a_full_queue_asks_to_come_again() {
     let project = trained_at_full_size();
@@ -365,7 +443,8 @@ fn a_full_queue_asks_to_come_again() {
     let mut streams: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(&served.address).unwrap()).collect();
     for stream in &mut streams {
         let head = format!(
-            "POST /v1/predict HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n",
+            "POST /v1/predict HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n",
+            served.address,
             image.len()
         );
         stream.write_all(&[head.as_bytes(), &image].concat()).unwrap();
@@ -484,10 +563,6 @@ fn the_page_takes_photographs_that_are_dropped_pasted_and_chosen() {
     let answer = served
         .post("/v1/predict", &[], &std::fs::read(&photograph).unwrap())
         .json();
-    browser::check_service(
-        &format!("http://{}/", served.address),
-        &photograph,
-        answer["answer"].as_str().unwrap(),
-    );
+    browser::check_service(&served.url(), &photograph, answer["answer"].as_str().unwrap());
     served.end();
 }

@@ -10,7 +10,7 @@ let unseen = 0;
 let isBusy = false;
 
 const percent = (probability) => `${Math.round(100 * probability)} %`;
-const address = (image, isSmall) => `/v1/images/${image}${isSmall ? "?small=true" : ""}`;
+const address = (image, isSmall) => `v1/images/${image}${isSmall ? "?small=true" : ""}`;
 
 const distinct = (values) => [...new Set(values)];
 const list = (names) => names.join(", ").replace(/, ([^,]*)$/, " and $1");
@@ -168,7 +168,7 @@ function showClasses() {
 async function showNearest(item, names) {
   $("nearest").replaceChildren();
   for (const name of item.suggestions.length > 0 ? names : []) {
-    const images = await send(`/v1/images/${item.image}/nearest?class=${encodeURIComponent(name)}`).catch(() => []);
+    const images = await send(`v1/images/${item.image}/nearest?class=${encodeURIComponent(name)}`).catch(() => []);
     if (item !== current) return;
     if (images.length === 0) continue;
     $("nearest").append(element("div", { className: "class" }, "Most like it of ", element("bdi", { textContent: name }),
@@ -183,7 +183,7 @@ function take(answer) {
 
 async function refresh() {
   try {
-    take(await send("/v1/session"));
+    take(await send("v1/session"));
   } catch (error) {
     $("status").textContent = error.message;
   }
@@ -194,7 +194,7 @@ async function act(path, body) {
   if (isBusy) return false;
   isBusy = true;
   try {
-    const answer = await send(path, { session: session.session, ...body });
+    const answer = await send(path, body);
     current = null;
     take(answer);
     if (session.is_training) setTimeout(refresh, 300);
@@ -218,15 +218,15 @@ async function decide(answer) {
   if (unseen > 0 && (areCopies || answer !== "exclude")) return;
   const versions = new Map(filesOf(current).map(({ image, version }) => [image, version]));
   const images = [...versions].map(([image, version]) => ({ image, version }));
-  if (await act("/v1/decide", { images, are_copies: areCopies, answer })) $("class").value = "";
+  if (await act("v1/decide", { images, are_copies: areCopies, answer })) $("class").value = "";
 }
 
 function skip() {
-  if (current !== null) act("/v1/skip", { image: current.image, is_copies: current.copies.length > 0 });
+  if (current !== null) act("v1/skip", { image: current.image, is_copies: current.copies.length > 0 });
 }
 
 function undo() {
-  act("/v1/undo", { decided: session.progress.decided });
+  act("v1/undo", { decided: session.progress.decided });
 }
 
 // The class that the grid is of, and its images once they are known.
@@ -247,7 +247,7 @@ async function loadMany(unmarked = new Set()) {
   tellMany();
   let images;
   try {
-    images = await send(`/v1/confident?class=${encodeURIComponent(name)}`);
+    images = await send(`v1/confident?class=${encodeURIComponent(name)}`);
   } catch (error) {
     $("status").textContent = error.message;
     return;
@@ -282,7 +282,7 @@ $("confirm").addEventListener("click", async () => {
   const images = many.images.filter((_, place) => boxes[place].checked);
   // What was said not to be of the class is not marked again.
   const unmarked = new Set(many.images.filter((_, place) => !boxes[place].checked).map(({ image }) => image));
-  await act("/v1/decide", { images, are_copies: false, answer: { class: many.name } });
+  await act("v1/decide", { images, are_copies: false, answer: { class: many.name } });
   const said = $("status").textContent;
   await loadMany(unmarked);
   $("status").textContent = said;

@@ -18,7 +18,8 @@ async function about() {
   const response = await fetch("/v1/model", { headers });
   const text = document.getElementById("about");
   if (!response.ok) {
-    text.textContent = (await response.json()).error;
+    const { error } = await response.json().catch(() => ({}));
+    text.textContent = error ?? `The answer was HTTP ${response.status}.`;
     return;
   }
   const { classes, held_out: heldOut } = await response.json();
@@ -84,7 +85,9 @@ async function ask(file, item) {
       await new Promise((done) => setTimeout(done, 1000 * Number(response.headers.get("Retry-After") ?? 1)));
       continue;
     }
-    return response.json();
+    // What stands between, such as a proxy, answers in its own words.
+    const answer = await response.json().catch(() => null);
+    return answer ?? { error: `the answer was HTTP ${response.status}` };
   }
 }
 
