@@ -7,8 +7,9 @@ import sys
 
 def main() -> int:
     """Runs the command with the arguments of this process; the exit status."""
-    # It catches Ctrl-C itself, and stores what is done.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # It catches Ctrl-C itself, and stores what is done. What was started to ignore it still does.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from luthier import luthier_native
 
     name, *arguments = sys.argv

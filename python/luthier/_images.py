@@ -43,9 +43,11 @@ def _file_of(image: Image, place: int) -> str | bytes:
 
 def _file_of_pil(image: PIL.Image.Image) -> bytes:
     """What the image's own file would be: turned as EXIF says, and transparency and 16 bits left to Luthier."""
-    from PIL import ImageOps
+    from PIL import Image as PILImage, ImageOps
 
     turned = ImageOps.exif_transpose(image)
+    if turned.mode in ("I;16B", "I;16L", "I;16N"):
+        turned = PILImage.fromarray(np.asarray(turned).astype(np.uint16))
     if turned.mode in ("LA", "PA", "RGBA", "I;16") or "transparency" in turned.info:
         file = io.BytesIO()
         (turned.convert("RGBA") if turned.mode == "PA" else turned).save(file, "PNG", compress_level=1)

@@ -60,6 +60,8 @@ class _Embed:
         self.column, self.extractor = column, Extractor(**settings)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        features, reasons = self.extractor.with_reasons(list(batch[self.column]))
+        features, reasons = self.extractor.with_reasons(
+            [b"" if image is None else image for image in batch[self.column]]
+        )
         errors = np.array([reasons.get(place) for place in range(len(features))], dtype=object)
         return {**batch, "features": features, "error": errors}

@@ -37,7 +37,7 @@ def embed(frame: DataFrame, *, column: str = "content", threads: int = 1, **sett
 
         extractor = Extractor(**settings)
         for batch in batches:
-            features, reasons = extractor.with_reasons([bytes(image) for image in batch[column]])
+            features, reasons = extractor.with_reasons([bytes(image or b"") for image in batch[column]])
             errors = [reasons.get(place) for place in range(len(features))]
             yield batch.assign(features=list(features), error=errors)
 

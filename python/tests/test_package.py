@@ -71,6 +71,13 @@ def test_images_come_in_every_form(extractor: luthier.Extractor, files: list[Pat
         changed.save(file, **{"format": "PNG", **options})
         same = Image.open(io.BytesIO(file.getvalue()))
         assert np.array_equal(extractor([same]), extractor([file.getvalue()])), changed.mode
+    # 16 bits, in both orders of bytes.
+    deep = np.asarray(pil.convert("L")).astype(np.uint16) * 257
+    for kind, order in (("I;16", "<u2"), ("I;16B", ">u2")):
+        file = io.BytesIO()
+        Image.frombytes(kind, pil.size, deep.astype(order).tobytes()).save(file, format="TIFF")
+        same = Image.open(io.BytesIO(file.getvalue()))
+        assert np.array_equal(extractor([same]), extractor([file.getvalue()])), same.mode
     odd = np.asarray(pil)[:, :33]
     assert np.array_equal(extractor([odd]), extractor([Image.fromarray(odd)]))
     assert extractor([]).shape == (0, 2048)
