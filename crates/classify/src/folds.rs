@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
+use luthier_artifact::file_names::printable;
 use luthier_artifact::{Digest, ReadRows};
 
 use crate::{Error, Result, Training};
@@ -157,13 +158,14 @@ pub(crate) fn warn_of_classes_never_held_out<R: ReadRows<Feature = f32>>(train: 
         }
     }
     for (class, images) in train.classes.iter().zip(images) {
+        let class = printable(class);
         match images {
             Some(images) if images.iter().all(|image| *image == images[0]) => {
                 tracing::warn!("class {class} has one training image, which cross-validation cannot hold out");
             }
-            Some(_) => tracing::warn!(
-                "the training images of class {class} look alike: cross-validation cannot hold them out"
-            ),
+            Some(_) => {
+                tracing::warn!("the training images of class {class} look alike: cross-validation cannot hold them out")
+            }
             None => {}
         }
     }

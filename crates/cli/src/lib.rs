@@ -64,8 +64,8 @@ const VERSION: &str = if JPEG_HAS_SIMD {
   luthier pipeline photos          photos/ has a folder of images for each class
   luthier predict image.jpg
 
-Every option can also stand in luthier.toml, which `luthier init` writes, or in the environment:
-LUTHIER_VARIANCE=0.95."
+Settings can also stand in luthier.toml, which `luthier init` writes with all of them, or in the
+environment: LUTHIER_VARIANCE=0.95."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -84,6 +84,8 @@ fn way_out(error: &(dyn StdError + 'static)) -> Option<String> {
         way_out_of_library(error)
     } else if let Some(error) = error.downcast_ref() {
         way_out_of_export(error)
+    } else if let Some(luthier_serve::Error::Luthier(error)) = error.downcast_ref() {
+        way_out_of_library(error)
     } else if let Some(error) = error.downcast_ref::<ExtractError>() {
         way_out_of_extraction(error)
     } else if let Some(error) = error.downcast_ref() {
@@ -99,6 +101,11 @@ fn way_out_of_library(error: &luthier::Error) -> Option<String> {
     use luthier::Error;
     let hint = match error {
         Error::Extract(error) => return way_out_of_extraction(error),
+        Error::Classify(luthier_classify::Error::Read(luthier_artifact::Error::Io { source, .. }))
+            if source.kind() == ErrorKind::NotFound =>
+        {
+            "train a model with luthier pipeline or luthier train, or say where it is"
+        }
         Error::Classify(luthier_classify::Error::NothingToHoldOut) => {
             "give C, for example --c 1: then there is no cross-validation"
         }
@@ -155,6 +162,7 @@ fn way_out_of_export(error: &luthier_export::Error) -> Option<String> {
         Error::Io { source, .. } | Error::Artifact(luthier_artifact::Error::Io { source, .. }) => way_out_of_io(source),
         Error::Unsuited { .. } => Some("use --format onnx, or train with one view and --pooling mean".to_owned()),
         Error::Exists { .. } => Some("remove it, or name another with --output".to_owned()),
+        Error::Input { .. } => Some("name another with --output".to_owned()),
         Error::Artifact(_) | Error::Torch(_) | Error::Unreadable(_) | Error::Differs { .. } => None,
     }
 }
@@ -216,7 +224,7 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
 fn way_out_of_io(error: &io::Error) -> Option<String> {
     match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            Some("get the right to write there, or use other folders with --cache-dir and --out".to_owned())
+            Some("get the right to read or write it, or name another place".to_owned())
         }
         _ => make_room(error),
     }

@@ -39,6 +39,12 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// A file that what is exported is made from.
+    #[error("{}: is what is exported, expected another file to write to", path.display())]
+    Input {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file that does not read back as it was written.
     #[error("the exported file does not read back: {0}")]
     Unreadable(String),

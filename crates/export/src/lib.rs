@@ -12,7 +12,7 @@ use std::path::Path;
 
 use luthier::{Predictor, PredictorConfig};
 use luthier_artifact::{Observer, folder_of, write_atomically};
-use luthier_extract::{PortableNetwork, Precision, WeightsStore};
+use luthier_extract::{PortableNetwork, Precision, WeightsSource, WeightsStore};
 
 pub use check::Difference;
 pub use error::{Error, Result};
@@ -44,8 +44,8 @@ pub struct Exported {
 ///
 /// # Errors
 /// [`Error::Unsuited`] if the format cannot hold what the model needs, [`Error::Differs`] if what was written does not
-/// answer as the model does, [`Error::Exists`] if a bundle's folder is there already, those of [`Predictor::open`] and of
-/// weights, and [`Error::Io`] and [`Error::Artifact`] if files cannot be written.
+/// answer as the model does, [`Error::Exists`] if a bundle's folder is there already, [`Error::Input`] if `output` is the model
+/// or the file of its weights, those of [`Predictor::open`] and of weights, and [`Error::Io`] and [`Error::Artifact`] if files cannot be written.
 pub fn export(
     model: &Path,
     format: Format,
@@ -60,8 +60,18 @@ pub fn export(
     };
     let predictor = Predictor::open(model, store, None, &config, observer)?;
     let (trained, extractor) = (predictor.model(), predictor.extractor());
-    // Before the work: a file that appears at its end needs a folder.
+    // Before the work: a file that appears at its end needs a folder, and takes no other's place.
     std::fs::metadata(folder_of(output)).map_err(Error::io(output))?;
+    let is_output = |input: &Path| matches!((output.canonicalize(), input.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    let weights = match &extractor.weights {
+        WeightsSource::File(path) => Some(path.as_path()),
+        WeightsSource::Named(_) | WeightsSource::Untrained => None,
+    };
+    if is_output(model) || weights.is_some_and(is_output) {
+        return Err(Error::Input {
+            path: output.to_owned(),
+        });
+    }
     let (size, difference) = match format {
         Format::Onnx(form) => {
             let network = PortableNetwork::load(&extractor.weights, store, observer)?;

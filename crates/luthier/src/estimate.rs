@@ -22,7 +22,8 @@ fn decisive_parts(stage: &str) -> &'static [&'static str] {
 }
 
 /// The seconds that a stage with this key would take, if there is something to judge by. Extract takes time for each
-/// image `to_embed`; the others take what they took last.
+/// image `to_embed`; the others take what they took last. The choice of views also takes time to judge candidates by, however
+/// little there is to embed: no less than it ever took.
 pub(crate) fn seconds(cache: &Cache, key: &Key, to_embed: Option<usize>) -> Result<Option<f64>> {
     let mut history = cache.history(&key.stage)?;
     history.retain(|past| {
@@ -40,7 +41,12 @@ pub(crate) fn seconds(cache: &Cache, key: &Key, to_embed: Option<usize>) -> Resu
             images += n_embedded;
         }
     }
-    Ok((images > 0).then(|| seconds / images as f64 * to_embed as f64))
+    let embedding = (images > 0).then(|| seconds / images as f64 * to_embed as f64);
+    let judging = history.iter().map(|past| past.seconds).min_by(f64::total_cmp);
+    Ok(match key.stage.as_str() {
+        VIEWS => embedding.into_iter().chain(judging).max_by(f64::total_cmp),
+        _ => embedding,
+    })
 }
 
 /// Seconds in words, no finer than an estimate is.
@@ -62,7 +68,32 @@ impl fmt::Display for About {
 
 #[cfg(test)]
 mod tests {
+    use luthier_cache::{Execution, References};
+
     use super::*;
+
+    #[test]
+    fn candidates_take_time_to_judge_also_where_nothing_is_to_be_embedded() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        let key = |variance: &str| Key::stage(VIEWS, 1).field("variance", variance).finish();
+        assert_eq!(seconds(&cache, &key("0.9"), Some(0)).unwrap(), None);
+        for (variance, seconds, n_embedded) in [("0.98", 900.0, 6_000), ("0.95", 180.0, 0)] {
+            let execution = Execution {
+                key: key(variance),
+                outputs: Vec::new(),
+                seconds,
+                references: References::default(),
+            };
+            cache.record(&execution).unwrap();
+            cache.record_embedded(&execution.key.digest(), n_embedded).unwrap();
+        }
+        let estimate = |to_embed| seconds(&cache, &key("0.9"), Some(to_embed)).unwrap();
+        assert_eq!(
+            [estimate(0), estimate(1), estimate(6_000)],
+            [Some(180.0), Some(180.0), Some(900.0)]
+        );
+    }
 
     #[test]
     fn times_are_told_in_the_largest_unit_that_fits() {

@@ -188,7 +188,10 @@ mod tests {
         let change = |file| (file, file, Some("drum"));
         let scene = Scene::new(&files, &files[1..4].iter().copied().map(change).collect::<Vec<_>>());
         let moved = scene.relabel(|| scene.write("harp/2.jpg", "another image"));
-        assert_eq!(moved, pairs([("harp/1.jpg", "drum/1.jpg"), ("harp/3.jpg", "drum/3.jpg")]));
+        assert_eq!(
+            moved,
+            pairs([("harp/1.jpg", "drum/1.jpg"), ("harp/3.jpg", "drum/3.jpg")])
+        );
         let stayed = ("harp/2.jpg".to_owned(), "harp".to_owned());
         assert!(scene.scanned().contains(&stayed));
     }

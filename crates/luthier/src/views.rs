@@ -204,7 +204,7 @@ pub(crate) fn of_kind(extract: &ExtractConfig, FeatureKind { view, pooling }: Fe
 }
 
 /// The training images by which candidates are judged: all, or those of the smallest digests, which are as good as
-/// drawn at random. Of each class there are as many as folds, or all, so that no class is missing. One image more or
+/// drawn at random. Of each class there are at least as many as folds, or all, so that no class is missing. One image more or
 /// less changes a sample by one image at most.
 ///
 /// # Errors
@@ -364,7 +364,8 @@ mod tests {
 
     #[test]
     fn every_field_and_the_sample_change_the_key_also_with_a_given_c() {
-        let changes: [(&str, fn(&mut Settings)); 17] = [
+        type Change = fn(&mut Settings);
+        let changes: [(&str, Change); 17] = [
             ("candidates", |of| of.candidates.truncate(1)),
             ("decode", |of| of.extract.extractor.decode = Decoding::Exact),
             ("limits", |of| of.extract.extractor.limits.pixels = 1),

@@ -187,7 +187,11 @@ pub(crate) fn run(command: Command, progress: &Progress) -> Result<ExitCode> {
             let copied = open(&arguments)?.with_remote(remote).pull()?;
             print(&arguments, &copied, |copied| describe_copied("pulled", copied))
         }
-        Command::Verify(arguments) => print(&arguments, &open(&arguments)?.verify(progress)?, describe_check),
+        Command::Verify(arguments) => {
+            let report = open(&arguments)?.verify(progress)?;
+            print(&arguments, &report, describe_check)?;
+            Ok(ExitCode::from(u8::from(is_damaged(&report))))
+        }
         Command::Gc {
             arguments,
             keep_runs,
@@ -302,6 +306,21 @@ fn describe_descriptor(descriptor: &DescriptorStats) -> String {
         })
     });
     values.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn is_damaged(report: &VerifyReport) -> bool {
+    let VerifyReport {
+        damaged_index,
+        objects: _,
+        features: _,
+        damaged_objects,
+        damaged_features,
+        forgotten_executions,
+        damaged_records,
+        left_over_files: _,
+    } = report;
+    let n_damaged = *damaged_objects as u64 + damaged_features + forgotten_executions + damaged_records;
+    damaged_index.is_some() || n_damaged > 0
 }
 
 fn describe_check(report: &VerifyReport) -> String {

@@ -19,7 +19,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  luthier model show\n  luthier model show models/model.safetensors --json")]
     Show {
         /// Model that `luthier train` or `luthier pipeline` wrote
-        #[arg(value_name = "FILE", default_value_os_t = Path::new("models").join(MODEL_FILE))]
+        #[arg(value_name = "FILE", default_value_os_t = Path::new("models").join(MODEL_FILE), env = "LUTHIER_MODEL_PATH")]
         model: PathBuf,
         #[command(flatten)]
         output: OutputArguments,

@@ -47,7 +47,7 @@ pub(crate) struct Arguments {
     /// Model that `luthier train` or `luthier pipeline` wrote
     #[arg(long, value_name = "FILE", default_value_os_t = Path::new("models").join(MODEL_FILE), alias = "model_path", env = "LUTHIER_MODEL_PATH")]
     model_path: PathBuf,
-    /// More images, named in the same ways
+    /// More images, named in the same ways; they come last
     #[arg(long, value_name = "IMAGE", num_args = 1.., alias = "image_path")]
     image_path: Vec<PathBuf>,
     /// Predict all images below this folder, then each image that arrives, until Ctrl-C
@@ -114,7 +114,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         cache,
     } = arguments;
     let format = if json { Format::Json } else { format };
-    let images = [image_path, images].concat();
+    let images = [images, image_path].concat();
     let settings = Settings {
         network,
         cache,

@@ -122,8 +122,14 @@ pub(crate) fn add_lower_layers(cli: Command, matches: &ArgMatches) -> Result<Com
         if settings_of(&command).next().is_none() {
             return Ok(command);
         }
+        // What a model was trained with is for the model to say.
+        let has_model = command.get_arguments().any(|option| option.get_id() == "model_path");
         let file = match std::fs::read_to_string(path) {
-            Ok(text) => from_toml(&text, path)?,
+            Ok(text) => {
+                let mut file = from_toml(&text, path)?;
+                file.retain(|setting| !has_model || setting.key != "weights");
+                file
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error).context("luthier.toml"),
         };
@@ -246,6 +252,13 @@ fn known_variables(cli: &Command) -> Vec<String> {
     known
 }
 
+/// Whether Kubernetes gives a pod the variable, because a service beside it is called `luthier` or `luthier-…`: where it
+/// is, in its own words and in those of Docker's links.
+fn is_of_kubernetes(name: &str) -> bool {
+    let has = |part| name.contains(part);
+    has("_SERVICE_HOST") || has("_SERVICE_PORT") || has("_PORT_") || name.ends_with("_PORT")
+}
+
 fn from_environment(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
     known: &[String],
@@ -255,7 +268,7 @@ fn from_environment(
     variables.sort();
     for (name, value) in variables {
         let name = name.to_string_lossy();
-        if !name.starts_with("LUTHIER_") {
+        if !name.starts_with("LUTHIER_") || is_of_kubernetes(&name) {
             continue;
         }
         if !known.iter().any(|known| *known == name) {
@@ -490,6 +503,10 @@ mod tests {
         );
         assert!(message("XYZ=1").contains("`luthier init`"), "{}", message("XYZ=1"));
         settings(&[], "TEST_DATA=x WEIGHTS_MIRROR=x TEST_WITHOUT=bf16", "").unwrap();
+        // What a pod gets for services that are called luthier and luthier-gpu.
+        let of_services =
+            "PORT=tcp://10.0.0.1:80 PORT_80_TCP_ADDR=10.0.0.1 SERVICE_HOST=10.0.0.1 GPU_SERVICE_PORT_HTTP=80";
+        settings(&[], of_services, "").unwrap();
         assert!(message("TEST_DIRR=x").contains("did you mean LUTHIER_TEST_DIR?"));
     }
 

@@ -21,6 +21,13 @@ fn cache(project: &Project, arguments: &[&str]) -> Value {
     serde_json::from_str(&ran.stdout).unwrap()
 }
 
+/// What `cache verify` reports, which says by its status whether anything was damaged.
+pub(crate) fn verify(project: &Project, is_damaged: bool) -> Value {
+    let ran = project.run(&["cache", "verify", "--json"]);
+    assert_eq!(ran.status, i32::from(is_damaged), "{}{}", ran.stdout, ran.stderr);
+    serde_json::from_str(&ran.stdout).unwrap()
+}
+
 /// Puts a folder's files back, in place: files of the same name stay the same files.
 fn restore(folder: &Path, files: &[(PathBuf, Vec<u8>)]) {
     for (path, _) in snapshot(folder) {
@@ -201,13 +208,13 @@ fn verify_forgets_what_is_damaged_and_the_next_run_makes_it_again() {
     let project = Project::new();
     project.pipeline(&[]);
     let expected = outputs(&project);
-    assert_eq!(cache(&project, &["verify"])["damaged_objects"], 0);
+    assert_eq!(verify(&project, false)["damaged_objects"], 0);
     let objects = snapshot(&project.path(".luthier/objects"));
     for (path, bytes) in &objects {
         fs::write(path, &bytes[1..]).unwrap();
     }
     project.write(".luthier/.luthier-unfinished-half", b"of a process that was killed");
-    let report = cache(&project, &["verify"]);
+    let report = verify(&project, true);
     assert_eq!(report["damaged_objects"], objects.len());
     assert_eq!(
         (&report["forgotten_executions"], &report["left_over_files"]),
@@ -358,6 +365,32 @@ fn what_is_damaged_in_a_cache_that_cannot_be_written_is_made_again_in_the_same_r
     let outcome = project.pipeline(&OTHER_VARIANCE);
     assert_eq!(outcome["images"]["embedded"], 1);
     assert!(outputs(&project) == expected);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_gives_its_features_without_its_index() {
+    if has_run_unprivileged("cache::a_cache_that_cannot_be_written_gives_its_features_without_its_index") {
+        return;
+    }
+    let project = Project::new();
+    project.pipeline(&[]);
+    let expected = outputs(&project);
+    let index = project.path(".luthier/index.sqlite");
+    let spoil = || fs::write(&index, [0x55u8; 9000]).unwrap();
+    let remove = || fs::remove_file(&index).unwrap();
+    for damage in [&spoil as &dyn Fn(), &remove] {
+        damage();
+        let Some(_read_only) = ReadOnly::new(&project.path(".luthier")) else {
+            Need::ReadOnlyFolder.skip();
+            return;
+        };
+        let outcome = project.pipeline(&[]);
+        assert_eq!(
+            outcome["images"],
+            json!({"total": 18, "embedded": 0, "reused": 18, "skipped": 0})
+        );
+        assert!(outputs(&project) == expected);
+    }
 }
 
 /// Runs the pipeline while the system answers a call with an error. `None` where that cannot be arranged.

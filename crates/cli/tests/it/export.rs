@@ -6,12 +6,14 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use image::codecs::jpeg::JpegEncoder;
+use image::{ImageBuffer, ImageEncoder as _, Luma, Rgb, Rgba, RgbaImage};
 use luthier_testing::Need;
 use serde_json::Value;
 
 #[cfg(unix)]
 use crate::browser;
-use crate::{Project, Ran};
+use crate::{Project, Ran, picture};
 
 /// The probability of each class, by file.
 pub(crate) type Answers = BTreeMap<String, BTreeMap<String, f64>>;
@@ -74,6 +76,28 @@ pub(crate) fn differences(found: &Answers, expected: &Answers) -> Vec<(f64, bool
     found.iter().map(difference).collect()
 }
 
+/// Images of which a program must know more than their pixels: one with transparency, one of 16 bits, and one that the camera
+/// held on its side.
+fn odd_images(project: &Project) -> [String; 3] {
+    let picture = picture(60, 40, 2, 5);
+    let transparent = RgbaImage::from_fn(60, 40, |x, y| {
+        let Rgb([red, green, blue]) = *picture.get_pixel(x, y);
+        Rgba([red, green, blue, if x < 30 { 0 } else { (4 * x) as u8 }])
+    });
+    let deep = ImageBuffer::<Luma<u16>, Vec<u16>>::from_fn(60, 40, |x, y| Luma([(x * y * 27) as u16]));
+    fs::create_dir_all(project.path("odd")).unwrap();
+    transparent.save(project.path("odd/transparent.png")).unwrap();
+    deep.save(project.path("odd/deep.png")).unwrap();
+    let mut jpeg = Vec::new();
+    let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, 90);
+    // EXIF with one tag: the orientation is 6.
+    let exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    encoder.set_exif_metadata(exif.to_vec()).unwrap();
+    encoder.encode_image(&picture).unwrap();
+    project.write("odd/turned.jpg", &jpeg);
+    ["odd/transparent.png", "odd/deep.png", "odd/turned.jpg"].map(str::to_owned)
+}
+
 fn images() -> Vec<String> {
     let image = |class: &str, n: usize| format!("data/test/{class}/{n}.jpg");
     ["drum", "flute", "harp"]
@@ -86,13 +110,14 @@ fn images() -> Vec<String> {
 fn onnx_runtime_answers_as_predict_does_whatever_the_views() {
     let Some(interpreter) = Need::Python.path() else { return };
     let project = Project::new().at_full_size();
+    let images: Vec<String> = images().into_iter().chain(odd_images(&project)).collect();
     for settings in [
         &["--views", "crop", "--pooling", "gem"][..],
         &["--views", "pad,squash@96,mirror", "--combine", "concat"],
         &["--views", "crop-mirror,pad-mirror"],
     ] {
         project.pipeline(settings);
-        let expected = predicted(&project, &[], &images());
+        let expected = predicted(&project, &[], &images);
         for format in ["onnx", "onnx-pixels"] {
             let ran = project
                 .run(&["export", "--format", format, "--output", "model.onnx", "--json"])
@@ -100,7 +125,7 @@ fn onnx_runtime_answers_as_predict_does_whatever_the_views() {
             let outcome: Value = serde_json::from_str(&ran.stdout).unwrap();
             assert!(outcome["largest_difference"].as_f64().unwrap() <= 1e-4, "{outcome}");
             let found = answers(
-                &python(&project, &interpreter, format, "model.onnx", &images())
+                &python(&project, &interpreter, format, "model.onnx", &images)
                     .ok()
                     .stdout,
             );
@@ -155,17 +180,21 @@ fn the_example_page_answers_in_a_browser_as_predict_does() {
     let card = project.run(&["model", "show", "--json"]).ok().stdout;
     project.write("page/model.json", card.as_bytes());
     let (_server, address) = StaticServer::start(&python, &project.path("page"));
-    let photograph = "data/test/harp/5.jpg".to_owned();
-    let Some(found) = browser::answer_of_example(&address, &project.path(&photograph)) else {
-        return;
-    };
-    let expected = predicted(&project, &[], &[photograph]).into_values().next().unwrap();
-    let (class, percent) = found.strip_suffix(" %").unwrap().split_once(", ").unwrap();
-    let best = expected.iter().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
-    assert_eq!(class, best.0);
-    // Chromium may decode a JPEG a little otherwise.
-    let difference = (percent.parse::<f64>().unwrap() / 100.0 - best.1).abs();
-    assert!(difference < 0.01, "{found}, expected {best:?}");
+    for file in ["data/test/harp/5.jpg", odd_images(&project)[0].as_str()] {
+        let Some(found) = browser::answer_of_example(&address, &project.path(file)) else {
+            return;
+        };
+        let expected = predicted(&project, &[], &[file.to_owned()])
+            .into_values()
+            .next()
+            .unwrap();
+        let (class, percent) = found.strip_suffix(" %").unwrap().split_once(", ").unwrap();
+        let best = expected.iter().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
+        assert_eq!(class, best.0);
+        // Chromium may decode a JPEG a little otherwise.
+        let difference = (percent.parse::<f64>().unwrap() / 100.0 - best.1).abs();
+        assert!(difference < 0.01, "{file}: {found}, expected {best:?}");
+    }
 }
 
 #[test]
@@ -186,6 +215,17 @@ fn what_torchvision_cannot_hold_is_said_and_nothing_written() {
         )
     );
     assert!(!project.path("other.safetensors").exists());
+    let model = fs::read(project.path("models/model.safetensors")).unwrap();
+    let ran = project.run(&[
+        "export",
+        "--format",
+        "onnx",
+        "--output",
+        "models/../models/model.safetensors",
+    ]);
+    let (status, message) = ran.error();
+    assert!(status == 1 && message.contains("is what is exported"), "{message}");
+    assert_eq!(fs::read(project.path("models/model.safetensors")).unwrap(), model);
     let ran = project.run(&["export", "--format", "onnx", "--output", "nowhere/model.onnx"]);
     assert_eq!(ran.status, 1);
     assert!(ran.error().1.contains("nowhere/model.onnx"), "{}", ran.stderr);

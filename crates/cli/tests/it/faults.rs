@@ -185,6 +185,7 @@ fn names_move_no_cursor() {
     ] {
         assert!(ran.stderr.contains(line), "{}", ran.stderr);
     }
+    assert!(!ran.stderr.contains(['\u{1b}', '\u{202e}']), "{}", ran.stderr);
     let shown = project.run(&["model", "show"]).ok().stdout;
     assert!(
         shown.contains("classes     4: drum, flute, harp, lute\\u{202e}\n"),

@@ -5,6 +5,7 @@ use std::fs;
 use luthier_artifact::Digest;
 use serde_json::Value;
 
+use crate::cache::verify;
 use crate::{PIPELINE, Project, Ran, assert_same, photo, results, snapshot};
 
 /// The stages' statuses in order, for example `scan ran, extract fresh`.
@@ -353,7 +354,7 @@ fn the_cache_counts_verifies_and_shrinks() {
         serde_json::from_str(&project.run(&[&["cache"], arguments, &["--json"]].concat()).ok().stdout).unwrap()
     };
     assert_eq!(json(&["stats"])["features"], 2 * 18);
-    assert_eq!(json(&["verify"])["damaged_objects"], 0);
+    assert_eq!(verify(&project, false)["damaged_objects"], 0);
     // The older run's projection, model, evaluation, suspects and neighbours, and the thumbnails of its report.
     assert_eq!(json(&["gc", "--keep-runs", "1", "--dry-run"])["executions"], 6);
     assert_eq!(json(&["gc", "--keep-runs", "1"])["executions"], 6);
@@ -367,8 +368,8 @@ fn the_cache_counts_verifies_and_shrinks() {
 
     let (path, bytes) = snapshot(&project.path(".luthier/objects")).remove(0);
     fs::write(path, &bytes[1..]).unwrap();
-    assert_eq!(json(&["verify"])["damaged_objects"], 1);
-    assert_eq!(json(&["verify"])["damaged_objects"], 0);
+    assert_eq!(verify(&project, true)["damaged_objects"], 1);
+    assert_eq!(verify(&project, false)["damaged_objects"], 0);
 }
 
 /// Other instructions sum up in another order, so that the last bits differ.

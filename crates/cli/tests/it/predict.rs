@@ -88,6 +88,30 @@ fn where_there_is_no_cache_none_is_made_and_one_that_cannot_be_used_is_left() {
 }
 
 #[test]
+fn the_model_says_which_weights_it_needs_whatever_is_trained_with_next() {
+    let project = trained();
+    project.write("luthier.toml", b"[extract]\nweights = 'resnet50-imagenet1k-a1'\n");
+    let mut command = project.command(&["predict", "data/test/harp/5.jpg"]);
+    Ran::of(command.env_remove("LUTHIER_WEIGHTS").output().unwrap()).ok();
+}
+
+#[test]
+fn a_missing_model_is_an_error_that_says_how_to_train_one() {
+    let project = Project::new();
+    for command in [
+        &["predict", "data/test/harp/5.jpg"][..],
+        &["serve", "--listen", "127.0.0.1:0"],
+        &["export", "--format", "onnx"],
+        &["model", "show"],
+    ] {
+        let ran = project.run(command);
+        let expected = "error: models/model.safetensors: No such file or directory (os error 2)\n\
+                        hint: train a model with luthier pipeline or luthier train, or say where it is";
+        assert_eq!(ran.error(), (1, expected), "{command:?}");
+    }
+}
+
+#[test]
 fn every_format_says_the_same() {
     let project = trained();
     let run = |format: &str| {

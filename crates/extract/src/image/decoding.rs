@@ -63,6 +63,13 @@ impl fmt::Display for Limits {
 }
 
 impl Limits {
+    /// No bounds, for an image that was embedded within others.
+    pub(super) const NONE: Limits = Limits {
+        file: u64::MAX,
+        pixels: u64::MAX,
+        memory: u64::MAX,
+    };
+
     /// Refuses an image of so many pixels that needs so much memory, in bytes.
     pub(super) fn check(&self, (width, height): (u32, u32), memory: u64) -> Result<(), Unreadable> {
         let pixels = u64::from(width) * u64::from(height);
