@@ -573,7 +573,7 @@ impl Serialize for ImageChanges {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use luthier_artifact::{Digest, Split};
 
     use super::*;
@@ -600,7 +600,8 @@ mod tests {
         );
     }
 
-    fn classes(files: &[(&str, &str)]) -> Manifest {
+    /// Training images by their files, in folders of classes, and their bytes.
+    pub(crate) fn training_images(files: &[(&str, &str)]) -> Manifest {
         let entry = |(file, bytes): &(&str, &str)| ManifestEntry {
             split: Split::Train,
             file: (*file).to_owned(),
@@ -612,14 +613,17 @@ mod tests {
 
     #[test]
     fn a_class_whose_images_all_moved_to_a_new_class_has_another_name() {
-        let before = classes(&[
+        let before = training_images(&[
             ("drum/1.jpg", "a"),
             ("drum/2.jpg", "b"),
             ("harp/1.jpg", "c"),
             ("harp/2.jpg", "d"),
         ]);
         let check = |now: &[(&str, &str)], expected: &str| {
-            assert_eq!(ImageChanges::between(&before, &classes(now)).to_string(), expected);
+            assert_eq!(
+                ImageChanges::between(&before, &training_images(now)).to_string(),
+                expected
+            );
         };
         check(
             &[
@@ -663,7 +667,7 @@ mod tests {
     #[test]
     fn another_label_of_a_file_that_stays_is_told_by_its_classes() {
         let of_class = |class: &str| {
-            let mut manifest = classes(&[("1.jpg", "a"), ("2.jpg", "b")]);
+            let mut manifest = training_images(&[("1.jpg", "a"), ("2.jpg", "b")]);
             manifest.entries[0].class = class.to_owned();
             manifest.entries[1].class = "drum".to_owned();
             Manifest::new(manifest.entries)

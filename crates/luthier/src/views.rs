@@ -285,6 +285,7 @@ mod tests {
     use luthier_features::{ComponentCount, Solver};
 
     use super::*;
+    use crate::reason::tests::training_images;
 
     /// Everything that the key is made of.
     #[derive(Clone)]
@@ -326,7 +327,7 @@ mod tests {
                     seed: 0,
                     solver: Solver::Faer,
                 },
-                sample: manifest(&[("harp/1.jpg", "a"), ("lute/1.jpg", "b")]),
+                sample: training_images(&[("harp/1.jpg", "a"), ("lute/1.jpg", "b")]),
             }
         }
 
@@ -351,17 +352,6 @@ mod tests {
         }
     }
 
-    /// Training images by their files and bytes.
-    fn manifest(files: &[(&str, &str)]) -> Manifest {
-        let entry = |(file, bytes): &(&str, &str)| ManifestEntry {
-            split: Split::Train,
-            file: (*file).to_owned(),
-            class: file.split('/').next().unwrap().to_owned(),
-            content: Content::Digest(Digest::of(bytes.as_bytes())),
-        };
-        Manifest::new(files.iter().map(entry).collect())
-    }
-
     #[test]
     fn every_field_and_the_sample_change_the_key_also_with_a_given_c() {
         type Change = fn(&mut Settings);
@@ -382,10 +372,10 @@ mod tests {
             ("folds", |of| of.classify.folds = 6),
             ("seed", |of| of.classify.seed = 7),
             ("another class", |of| {
-                of.sample = manifest(&[("harp/1.jpg", "a"), ("drum/1.jpg", "b")]);
+                of.sample = training_images(&[("harp/1.jpg", "a"), ("drum/1.jpg", "b")]);
             }),
             ("a copy", |of| {
-                of.sample = manifest(&[("harp/1.jpg", "a"), ("harp/2.jpg", "a"), ("lute/1.jpg", "b")]);
+                of.sample = training_images(&[("harp/1.jpg", "a"), ("harp/2.jpg", "a"), ("lute/1.jpg", "b")]);
             }),
         ];
         for c in [ChooseC::Fixed(1.0), ChooseC::Auto(Rule::SmallestLoss)] {
@@ -406,7 +396,7 @@ mod tests {
     fn neither_the_names_of_files_nor_what_is_chosen_change_the_key() {
         let settings = Settings::new(ChooseC::Auto(Rule::SmallestLoss));
         let mut other = settings.clone();
-        other.sample = manifest(&[("harp/z.jpg", "a"), ("lute/0.jpg", "b")]);
+        other.sample = training_images(&[("harp/z.jpg", "a"), ("lute/0.jpg", "b")]);
         other.extract.extractor.views = Framing::Crop.into();
         other.extract.extractor.pooling = Pooling::Gem;
         assert_eq!(other.key(), settings.key());
@@ -427,7 +417,7 @@ mod tests {
                 .iter()
                 .map(|(file, bytes)| (file.as_str(), bytes.as_str()))
                 .collect();
-            sample(&manifest(&files), 5).unwrap()
+            sample(&training_images(&files), 5).unwrap()
         };
         let found = of(&files);
         let n_of = |class: &str| found.entries.iter().filter(|entry| entry.class == class).count();
