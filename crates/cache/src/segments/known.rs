@@ -318,9 +318,9 @@ impl Known {
         (other != place && self.rows[other as usize].vector == row.vector).then_some(other)
     }
 
-    /// The rows that others are twins of, in the order in which they lie on the disk.
-    pub(super) fn with_twins(&self) -> Vec<(usize, u32)> {
-        let twins = (0..self.rows.len() as u32).filter(|&row| !self.rows[row as usize].is_forgotten);
+    /// The rows that rows of these segments are twins of, in the order in which they lie on the disk.
+    pub(super) fn with_twins(&self, segments: &[usize]) -> Vec<(usize, u32)> {
+        let twins = segments.iter().flat_map(|&segment| self.rows_in(segment));
         let mut rows: Vec<(usize, u32)> = twins.filter_map(|row| Some((0, self.twin_of(row)?))).collect();
         rows.sort_unstable_by_key(|&(_, row)| self.place_on_disk(row));
         rows.dedup();

@@ -490,7 +490,8 @@ impl Segments {
             remove(path)?;
         }
         let mut state = self.anew()?;
-        check_twins(&mut state.known, observer)?;
+        let local: Vec<usize> = state.known.local().collect();
+        check_twins(&mut state.known, &local, observer)?;
         let known = &state.known;
         let is_whole = |place: &usize| known.rows_in(*place).iter().all(|row| known.is_kept(*row, is_kept));
         let mut changed: Vec<usize> = known.local().filter(|place| !is_whole(place)).collect();
@@ -506,9 +507,9 @@ impl Segments {
     /// Merges small segments. The caller has the cache to itself.
     pub(crate) fn merge_small(&self) -> Result<()> {
         let mut state = self.anew()?;
-        check_twins(&mut state.known, &())?;
         let known = &state.known;
         let small: Vec<usize> = known.local().filter(|&place| known.is_small(place)).collect();
+        check_twins(&mut state.known, &small, &())?;
         self.rewrite(&mut state, &small, &|_| true, &())
     }
 
@@ -582,11 +583,11 @@ impl Segments {
     }
 }
 
-/// Forgets rows that are lost while others are their twins: a twin may go only where the other is whole.
-fn check_twins(known: &mut Known, observer: &dyn Observer) -> Result<()> {
+/// Forgets rows that are lost while rows of these segments are their twins: a twin may go only where the other is whole.
+fn check_twins(known: &mut Known, segments: &[usize], observer: &dyn Observer) -> Result<()> {
     loop {
         let mut n_lost = 0;
-        for rows in known.with_twins().chunks(VERIFIED) {
+        for rows in known.with_twins(segments).chunks(VERIFIED) {
             go_on(observer)?;
             let (unread, failure) = known.read(rows, &mut |_, _| ());
             // What cannot be read now may be whole.

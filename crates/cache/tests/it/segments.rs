@@ -197,7 +197,18 @@ fn gc_loses_nothing_that_another_has_stored_and_sealed_since() {
 #[test]
 fn gc_and_merging_keep_the_whole_one_of_two_copies() {
     // The segments have other names each time, so that the damaged one is the first of them, or the second.
-    for (n, n_others) in [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (0, 70), (1, 70)] {
+    for (n, n_others) in [
+        (0, 0),
+        (1, 0),
+        (2, 0),
+        (3, 0),
+        (4, 0),
+        (5, 0),
+        (0, 70),
+        (1, 70),
+        (2, 70),
+        (3, 70),
+    ] {
         let folder = Folder::new();
         store(&folder.open(), [n, n + 1]);
         folder.spoil(&[n as f32, 0.5, -1.0]);
