@@ -278,7 +278,7 @@ impl Cache {
     fn used_by(&self, run: &Run, descriptors: &HashSet<Digest>) -> Result<Used> {
         let mut used = Used::default();
         let mut of_run = HashSet::new();
-        for execution in self.executions_of(run)? {
+        for execution in self.executions_in(run)? {
             used.keys.insert(execution.key.digest());
             used.objects
                 .extend(execution.outputs.iter().map(|output| output.digest));
@@ -299,7 +299,7 @@ impl Cache {
     fn images_of(&self, run: &Run) -> Result<HashSet<Digest>> {
         let mut images = HashSet::new();
         for list in self
-            .executions_of(run)?
+            .executions_in(run)?
             .iter()
             .flat_map(|execution| &execution.references.images)
         {
@@ -320,7 +320,7 @@ impl Cache {
     }
 
     /// The recorded executions of a run's stages, even if their outputs are gone.
-    fn executions_of(&self, run: &Run) -> Result<Vec<Execution>> {
+    fn executions_in(&self, run: &Run) -> Result<Vec<Execution>> {
         let found = run.stages.iter().map(|stage| self.index.execution(&stage.key));
         found.filter_map(Result::transpose).collect()
     }

@@ -70,7 +70,7 @@
 //! # A damaged index is replaced
 //!
 //! The index is damaged if SQLite finds a page damaged, if a value has a type that is never written
-//! there, if `user_version` and `application_id` disagree, or if a table lacks a column or a unique
+//! there, if `user_version` and `application_id` disagree, or if the table lacks a column or its
 //! key. What a user adds to the index, such as an index of their own, is no damage. Neither is any
 //! other error of SQLite: it is reported, and the file stays.
 //!
@@ -170,7 +170,7 @@ pub struct Output {
 }
 
 /// What a stage made of a key.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Execution {
     /// The key.
     pub key: Key,
@@ -178,6 +178,8 @@ pub struct Execution {
     pub outputs: Vec<Output>,
     /// How long the stage ran, in seconds.
     pub seconds: f64,
+    /// How many images went through the network, of a stage that embeds.
+    pub n_embedded: Option<usize>,
     /// What the result is made of. [`gc`](Cache::gc) keeps it as long as the execution.
     pub references: References,
 }
@@ -198,17 +200,6 @@ pub struct Descriptor {
     pub digest: Digest,
     /// What the vectors depend on, for display.
     pub parts: Vec<KeyPart>,
-}
-
-/// What an earlier execution of a stage cost.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PastExecution {
-    /// The key.
-    pub key: Key,
-    /// How long the stage ran, in seconds.
-    pub seconds: f64,
-    /// How many images went through the network, where that was [recorded](Cache::record_embedded).
-    pub n_embedded: Option<usize>,
 }
 
 /// The cache in one folder. Any number of processes and threads may use it at once.
@@ -412,17 +403,17 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn nearest_key(&self, key: &Key) -> Result<Option<Key>> {
-        let recorded = self.index.executions_of(&key.stage)?;
+        let recorded = self.executions_of(&key.stage)?;
         let keys = recorded.into_iter().map(|execution| execution.key);
         Ok(keys.min_by_key(|other| (key.differences(other).len(), other.digest())))
     }
 
-    /// The costs of a stage's recorded executions, in the order in which runs last used them.
+    /// The recorded executions of a stage, even if their outputs are gone, in the order in which runs last used them.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
-    pub fn history(&self, stage: &str) -> Result<Vec<PastExecution>> {
-        let mut past = self.index.costs(stage)?;
+    pub fn history(&self, stage: &str) -> Result<Vec<Execution>> {
+        let mut past = self.executions_of(stage)?;
         let runs = self.index.runs()?;
         let stages =
             (runs.iter().enumerate()).flat_map(|(age, run)| run.stages.iter().map(move |stage| (stage.key, age)));
@@ -431,20 +422,18 @@ impl Cache {
         Ok(past)
     }
 
+    fn executions_of(&self, stage: &str) -> Result<Vec<Execution>> {
+        let mut executions = self.index.executions()?;
+        executions.retain(|execution| execution.key.stage == stage);
+        Ok(executions)
+    }
+
     /// Records what a stage made of a key. The outputs must have been [`put`](Cache::put) before.
     ///
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn record(&self, execution: &Execution) -> Result<()> {
         self.index.record(execution)
-    }
-
-    /// Records how many images the execution with this key took through the network.
-    ///
-    /// # Errors
-    /// [`Error::Index`] if the index fails.
-    pub fn record_embedded(&self, key: &Digest, n_images: usize) -> Result<()> {
-        self.index.record_embedded(key, n_images)
     }
 
     /// Records that a run has begun to compute, with the keys of the stages that it has reached. If

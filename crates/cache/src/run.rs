@@ -33,14 +33,13 @@ pub enum RunState {
     Finished,
 }
 
-/// A run of a project. The index stores it as JSON, but for what its columns say.
+/// A run of a project.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// A number that no other run of this cache has. Later runs have larger ones. 0 before the run is stored.
     #[serde(skip)]
     pub id: i64,
     /// The folder that it writes to.
-    #[serde(skip)]
     pub project: String,
     /// When it was last used, in seconds since 1970.
     pub time: u64,

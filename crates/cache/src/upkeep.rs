@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use luthier_artifact::{Digest, KeyPart, Observer, remove, temporary};
 use serde::Serialize;
 
+use crate::index::FILE;
 use crate::segments::Segments;
 use crate::{Cache, Descriptor, Error, Execution, Result, Reuse, RunState};
 
@@ -126,7 +127,7 @@ impl Cache {
             segments,
             segment_bytes,
             executions: executions.len() as u64,
-            files: self.index.count("file")?,
+            files: self.index.count(FILE)?,
             runs: runs.len() as u64,
             index_bytes: index_bytes.iter().sum(),
             last_run: last_run.map(|run| LastRun {
@@ -163,8 +164,9 @@ impl Cache {
                 forgotten.push(key);
             }
         }
-        report.forgotten_executions = self.index.forget_executions(&forgotten, observer)?;
-        report.damaged_records = self.index.forget_damaged_records()?;
+        report.forgotten_executions = forgotten.len() as u64;
+        self.index.forget_executions(&forgotten, observer)?;
+        report.damaged_records = self.index.forget_damaged()?;
         report.left_over_files = match self.lock.exclusive() {
             Ok(_alone) => {
                 let left_over = self.left_over()?;

@@ -189,7 +189,7 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
                 .to_owned()
         }
         CacheError::Layout { expected, found, .. } if found < expected => {
-            "remove the cache's folder, or use another with --cache-dir: the next run fills it again".to_owned()
+            "remove this file: the next run makes it again, and finds the features that are there".to_owned()
         }
         CacheError::Layout { .. } => {
             "update luthier, or use another folder with --cache-dir and leave this one to the newer luthier".to_owned()

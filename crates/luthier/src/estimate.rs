@@ -83,10 +83,10 @@ mod tests {
                 key: key(variance),
                 outputs: Vec::new(),
                 seconds,
+                n_embedded: Some(n_embedded),
                 references: References::default(),
             };
             cache.record(&execution).unwrap();
-            cache.record_embedded(&execution.key.digest(), n_embedded).unwrap();
         }
         let estimate = |to_embed| seconds(&cache, &key("0.9"), Some(to_embed)).unwrap();
         assert_eq!(

@@ -27,7 +27,7 @@ use crate::results::{
     Evaluated, Extracted, Figures, Found, HeldTogether, StoredLookAlikes, Trained, check_all_read, features_of, load,
     open_table,
 };
-use crate::runner::{Runner, VIEWS, is_pending, pending};
+use crate::runner::{Runner, StageResult, VIEWS, is_pending, pending};
 use crate::views::{self, Judge, Judged, JudgedView, JudgedViews, ViewsConfig};
 use crate::words::counted;
 use crate::{Error, Result};
@@ -231,9 +231,12 @@ impl Pipeline {
                 references,
             } = config.run(judge, &context)?;
             n_embedded = embedded;
-            Ok((vec![("judged", cache.put(&views)?)], references))
+            Ok(StageResult {
+                outputs: vec![("judged", cache.put(&views)?)],
+                references,
+                n_embedded: Some(n_embedded),
+            })
         })?;
-        runner.embedded(n_embedded)?;
         let digest = outputs.get("judged");
         if is_pending(&digest) {
             let to_embed = self.extract.count_missing_of(&config.candidates, &sample, cache)?;
@@ -339,9 +342,12 @@ impl Pipeline {
                 ("images", images),
                 ("skipped", cache.put(&extraction.skipped)?),
             ];
-            Ok((outputs, config.references(images)?))
+            Ok(StageResult {
+                outputs,
+                references: config.references(images)?,
+                n_embedded: Some(n_embedded),
+            })
         })?;
-        runner.embedded(n_embedded)?;
         let mut extracted = Extracted {
             train: outputs.get("train"),
             test: outputs.get("test"),

@@ -113,6 +113,17 @@ pub(crate) struct Runner<'a> {
     reuse: Reuse,
 }
 
+/// What a stage made of its key.
+#[derive(Default)]
+pub(crate) struct StageResult {
+    /// The outputs with their names.
+    pub(crate) outputs: Vec<(&'static str, Digest)>,
+    /// What `gc` keeps for the result.
+    pub(crate) references: References,
+    /// How many images went through the network, of a stage that embeds: later estimates rest on it.
+    pub(crate) n_embedded: Option<usize>,
+}
+
 impl<'a> Runner<'a> {
     /// A runner for a project, which is known by the folder it writes to. `on_stage` is told of each stage that ends.
     pub(crate) fn new(
@@ -149,7 +160,12 @@ impl<'a> Runner<'a> {
         key: Key,
         run: impl FnOnce() -> Result<Vec<(&'static str, Digest)>>,
     ) -> Result<Outputs> {
-        self.stage_that_refers(name, key, || Ok((run()?, References::default())))
+        self.stage_that_refers(name, key, || {
+            Ok(StageResult {
+                outputs: run()?,
+                ..StageResult::default()
+            })
+        })
     }
 
     /// [`stage`](Runner::stage) for a stage whose result refers to features in the cache.
@@ -157,7 +173,7 @@ impl<'a> Runner<'a> {
         &mut self,
         name: &'static str,
         key: Key,
-        run: impl FnOnce() -> Result<(Vec<(&'static str, Digest)>, References)>,
+        run: impl FnOnce() -> Result<StageResult>,
     ) -> Result<Outputs> {
         let pending = PENDING.to_string();
         if key.parts.iter().any(|part| part.value == pending) {
@@ -188,8 +204,8 @@ impl<'a> Runner<'a> {
             }
             (None, Purpose::Run) => {
                 self.begin()?;
-                let (outputs, references) = run()?;
-                let outputs: Vec<Output> = (outputs.into_iter())
+                let made = run()?;
+                let outputs: Vec<Output> = (made.outputs.into_iter())
                     .map(|(name, digest)| Output {
                         name: name.to_owned(),
                         digest,
@@ -200,7 +216,8 @@ impl<'a> Runner<'a> {
                     key: key.clone(),
                     outputs: outputs.clone(),
                     seconds,
-                    references,
+                    n_embedded: made.n_embedded,
+                    references: made.references,
                 })?;
                 (Status::Ran, Some(outputs))
             }
@@ -231,16 +248,6 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// Records how many images the stage that has just ended embedded, if it ran: later estimates rest on it.
-    pub(crate) fn embedded(&self, n_images: usize) -> Result<()> {
-        if let (Some(report), Some(key)) = (self.reports.last(), self.used.last())
-            && report.status == Status::Ran
-        {
-            self.cache.record_embedded(&key.digest(), n_images)?;
-        }
-        Ok(())
-    }
-
     /// Records a stage that always runs, because only running it tells what it gives.
     pub(crate) fn seen(&mut self, name: &'static str, key: Key, output: Digest, start: Instant) -> Result<()> {
         let digest = key.digest();
@@ -261,6 +268,7 @@ impl<'a> Runner<'a> {
                 key: key.clone(),
                 outputs,
                 seconds,
+                n_embedded: None,
                 references: References {
                     descriptors: Vec::new(),
                     images: vec![output],

@@ -88,6 +88,7 @@ impl<'a> Thumbnails<'a> {
                     digest,
                 }],
                 seconds: self.start.elapsed().as_secs_f64(),
+                n_embedded: None,
                 references: References::default(),
             })?;
             Ok(key)

@@ -157,6 +157,7 @@ fn record(cache: &Cache, key: Key, outputs: &[Digest], references: References) -
             key,
             outputs: outputs.iter().map(output).collect(),
             seconds: 0.0,
+            n_embedded: None,
             references,
         })
         .unwrap();
@@ -328,12 +329,13 @@ fn the_history_of_a_stage_is_in_the_order_in_which_runs_used_it_last() {
     let folder = Folder::new();
     let cache = folder.open();
     let key = |stage: &str, variance: f64| Key::stage(stage, 1).field("variance", variance).finish();
-    let record = |key: Key, seconds| {
+    let record = |key: Key, seconds, n_embedded| {
         cache
             .record(&Execution {
                 key,
                 outputs: Vec::new(),
                 seconds,
+                n_embedded,
                 references: References::default(),
             })
             .unwrap();
@@ -345,11 +347,10 @@ fn the_history_of_a_stage_is_in_the_order_in_which_runs_used_it_last() {
         };
         cache.record_run("/project", &[used], Reuse::default()).unwrap();
     };
-    for (variance, seconds) in [(0.1, 1.0), (0.2, 2.0), (0.3, 3.0)] {
-        record(key("features", variance), seconds);
+    for (variance, seconds, n_embedded) in [(0.1, 1.0, None), (0.2, 2.0, Some(7)), (0.3, 3.0, None)] {
+        record(key("features", variance), seconds, n_embedded);
     }
-    record(key("classify", 0.1), 9.0);
-    cache.record_embedded(&key("features", 0.2).digest(), 7).unwrap();
+    record(key("classify", 0.1), 9.0, None);
     run(0.1);
     run(0.2);
     run(0.1);
