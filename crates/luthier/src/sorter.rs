@@ -1,8 +1,8 @@
 //! Puts images into a folder for each answer, and overwrites nothing.
 //!
-//! A file comes to its place in one step that fails if something is there already: a hard link, or the rename of a complete
-//! copy. What is moved leaves its old place last. So a process that is killed loses nothing, two that sort into one folder do
-//! not overwrite each other, and whoever begins again goes on from there.
+//! A file comes to its place in one step that fails if something is there already: its own rename, or that of a complete
+//! copy. What was copied leaves its old place last. So a process that is killed loses nothing, two that sort into one folder
+//! do not overwrite each other, and whoever begins again goes on from there.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use luthier_artifact::{Digest, TEMPORARY, file_names, folder_of, if_supported, remove_unfinished, sync_folder};
 use luthier_cache::DryRun;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 use crate::words::counted;
 use crate::{Error, Result};
@@ -204,8 +204,8 @@ impl Sorter {
             return Ok(false);
         }
         if self.transfer == Transfer::Move && self.dry_run == DryRun::No {
-            let removed = sync_folder(folder).and_then(|()| fs::remove_file(file));
-            removed.map_err(|source| Error::NotRemoved {
+            let left = sync_folder(folder).and_then(|()| leave(file, occupant));
+            left.map_err(|source| Error::NotRemoved {
                 at: target.to_owned(),
                 source,
             })?;
@@ -255,7 +255,7 @@ impl Sorter {
             return Ok(());
         }
         match self.transfer {
-            Transfer::Copy => copy(file, target).map(|_| ()),
+            Transfer::Copy => copy(file, target),
             Transfer::Move => move_file(file, target),
         }
     }
@@ -265,34 +265,52 @@ impl Sorter {
 fn move_file(file: &Path, target: &Path) -> io::Result<()> {
     // A symbolic link may lead nowhere from another folder: what it leads to is copied.
     if fs::symlink_metadata(file)?.is_file() {
-        match fs::hard_link(file, target) {
-            Ok(()) => {
-                sync_folder(folder_of(target))?;
-                // If that fails it is in both places. To take it back could lose it to another who moves it at once.
-                return remove(file);
-            }
+        match rename_to_free(file, target) {
+            Ok(()) => return sync_folder(folder_of(target)),
             Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => return Err(error),
-            // Another file system, or one without links: what is truly wrong will show when it is copied.
+            // Another file system, or one that cannot tell: what is truly wrong will show when it is copied.
             Err(_) => {}
         }
     }
-    let bytes = copy(file, target)?;
-    if fs::read(file)? != bytes || fs::read(target)? != bytes {
-        return Err(io::Error::other("changed while it was copied: both are kept"));
-    }
-    remove(file)
+    copy(file, target)?;
+    leave(file, target)
 }
 
-/// Removes what is at its new place, unless another who moves it was faster.
-fn remove(file: &Path) -> io::Result<()> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed,
+/// Gives a file a name that no other has.
+fn rename_to_free(file: &Path, name: &Path) -> io::Result<()> {
+    let mut file = TempPath::try_from_path(file)?;
+    // It is no temporary file: if it keeps its name, it stays.
+    file.disable_cleanup(true);
+    file.persist_noclobber(name).map_err(|error| error.error)
+}
+
+/// Removes a file whose bytes are at `target`, unless another process has moved it.
+///
+/// The file gets another name first, beside its own. So what comes to its old place meanwhile stays. And if `target` is the
+/// file itself, seen through another mount, then it is gone, and the file gets its name back.
+fn leave(file: &Path, target: &Path) -> io::Result<()> {
+    let mut aside = file.as_os_str().to_owned();
+    aside.push(".moved");
+    let aside = match rename_to_free(file, Path::new(&aside)) {
+        Ok(()) => PathBuf::from(aside),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        // A file system that cannot tell whether a name is free.
+        Err(_) => file.to_owned(),
+    };
+    if has_same_bytes(&aside, target)? {
+        return fs::remove_file(&aside);
+    }
+    if aside != file {
+        rename_to_free(&aside, file)?;
+    }
+    match has_same_bytes(file, target)? {
+        true => Ok(()),
+        false => Err(io::Error::other("changed meanwhile: both are kept")),
     }
 }
 
-/// Copies a file, with its permissions and modification time, to where nothing is. The result is its bytes.
-fn copy(file: &Path, target: &Path) -> io::Result<Vec<u8>> {
+/// Copies a file, with its permissions and modification time, to where nothing is.
+fn copy(file: &Path, target: &Path) -> io::Result<()> {
     let bytes = fs::read(file)?;
     let metadata = fs::metadata(file)?;
     let folder = folder_of(target);
@@ -303,8 +321,7 @@ fn copy(file: &Path, target: &Path) -> io::Result<Vec<u8>> {
     let copy = copy.persist_noclobber(target).map_err(|error| error.error)?;
     // Not before: by its age others would take the unfinished file for one that a killed process left.
     if_supported(copy.set_times(FileTimes::new().set_modified(metadata.modified()?)))?;
-    sync_folder(folder)?;
-    Ok(bytes)
+    sync_folder(folder)
 }
 
 /// `1.jpg`, `1-2.jpg`, `1-3.jpg` and so on.
@@ -556,6 +573,24 @@ mod tests {
             .put(&link, "drum", None)
             .unwrap();
         check(&new, &[("drum/1.jpg", "one")]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_leaves_its_place_only_if_its_bytes_are_elsewhere() {
+        let root = tempfile::tempdir().unwrap();
+        let file = write(&root.path().join("old/1.jpg"), "newer");
+        let target = write(&root.path().join("new/1.jpg"), "older");
+        let error = leave(&file, &target).unwrap_err();
+        assert_eq!(error.to_string(), "changed meanwhile: both are kept");
+        check(root.path(), &[("new/1.jpg", "older"), ("old/1.jpg", "newer")]);
+        // The same folder by another path, as through another mount.
+        std::os::unix::fs::symlink("old", root.path().join("mount")).unwrap();
+        leave(&root.path().join("mount/1.jpg"), &file).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "newer");
+        write(&target, "newer");
+        leave(&file, &target).unwrap();
+        check(root.path(), &[("new/1.jpg", "newer")]);
     }
 
     #[test]
