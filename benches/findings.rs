@@ -33,7 +33,7 @@ fn look_alikes(criterion: &mut Criterion) {
                 let config = DuplicatesConfig::default();
                 bencher.iter(|| {
                     config
-                        .run(&images, &features.view(), black_box(&hashes.view()))
+                        .run(&images, &features.view(), black_box(&hashes.view()), &())
                         .unwrap()
                 });
             });
@@ -58,7 +58,7 @@ fn neighbours(criterion: &mut Criterion) {
                 let (train, test) = (features.view(), features.slice(s![..0, ..]));
                 bencher.iter(|| {
                     config
-                        .run(&train, &test, black_box(&asked), NearestImages::default())
+                        .run(&train, &test, black_box(&asked), NearestImages::default(), &())
                         .unwrap()
                 });
             });

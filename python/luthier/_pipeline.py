@@ -107,7 +107,12 @@ def pipeline(data_dir: str | os.PathLike[str] | None = None, **settings: Any) ->
         if isinstance(value, (bool, np.bool_)) and value:
             arguments.append(option)
         elif isinstance(value, (list, tuple)):
-            arguments.append(f"{option}={','.join(map(str, value))}")
+            values = [str(one) for one in value]
+            for one in values:
+                if "," in one:
+                    places = "a file .luthierignore or a list in luthier.toml"
+                    raise ValueError(f"{name}: expected values without commas, found {one!r}: write it into {places}")
+            arguments.append(f"{option}={','.join(values)}")
         elif isinstance(value, (bool, np.bool_)):
             # An option that is false stands above a file that says otherwise; those without a value have no other way.
             arguments += [f"{option}=false"] if name not in WITHOUT_VALUE else []

@@ -232,5 +232,7 @@ def test_errors_of_the_pipeline_are_those_of_the_command(tmp_path: Path, monkeyp
         luthier.pipeline("nowhere", dry_run=True)
     with pytest.raises(luthier.Error, match="unexpected argument '--varianc'"):
         luthier.pipeline("nowhere", varianc=0.9)
+    with pytest.raises(ValueError, match="exclude: expected values without commas, found 'Smith, John/'"):
+        luthier.pipeline("nowhere", exclude=["*.gif", "Smith, John/"])
     assert run("pipeline", "--varianc", 0.9, cwd=tmp_path).returncode == 2
     assert run("--version", cwd=tmp_path).stdout.startswith("luthier 0.")

@@ -27,7 +27,8 @@ const LINKED_PACKAGES: [&str; 4] = ["luthier-extract", "luthier", "luthier-cli",
 pub(crate) struct Options {
     /// Have the CUDA parts as well (Linux; 2.2 GB to download, 3.4 GB on disk)
     ///
-    /// Without it, a libtorch that is linked already stays. To go back from CUDA, remove `.libtorch` and run setup again.
+    /// Without it, a libtorch that is linked already stays. To go back from CUDA, remove `.libtorch`, run setup, and
+    /// build again.
     #[arg(long)]
     cuda: bool,
 }
@@ -39,14 +40,15 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     match workspace.libheif() {
         Some(version) => println!("libheif {version}: HEIC and AVIF files are read (--features heif)"),
         None => println!(
-            "no libheif: HEIC and AVIF files are skipped, and named; to read them, apt install libheif-dev (macOS: \
-             brew install libheif pkg-config), then run this again"
+            "no libheif 1.13 that pkg-config finds: HEIC and AVIF files are skipped, and named; to read them, apt \
+             install libheif-dev pkg-config (Fedora: dnf install libheif-devel pkgconf-pkg-config; macOS: brew install \
+             libheif pkg-config), then run this again"
         ),
     }
     match nasm::find(workspace)? {
         Nasm::Missing => println!(
-            "no nasm: JPEGs take half as long again to decode; to mend that, apt install nasm (macOS: brew install nasm), \
-             then run this again"
+            "no nasm: JPEGs take half as long again to decode; to mend that, apt install nasm (Fedora: dnf install \
+             nasm; macOS: brew install nasm), then run this again"
         ),
         Nasm::Found => println!("nasm: the JPEG decoder is built with SIMD code"),
         Nasm::NotNeeded => {}

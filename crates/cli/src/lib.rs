@@ -134,6 +134,9 @@ fn read(arguments: &[OsString]) -> Result<clap::error::Result<Cli>> {
         Ok(matches) => matches,
         Err(error) => return Ok(Err(error)),
     };
+    if let Some(("extract", matches)) = matches.subcommand() {
+        commands::extract::check(matches)?;
+    }
     let command = settings::layers::add_lower_layers(Cli::command(), &matches)?;
     Ok(command
         .try_get_matches_from(arguments)

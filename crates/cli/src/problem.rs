@@ -51,6 +51,7 @@ impl Problem {
         let is_interrupt = |cause: &(dyn StdError + 'static)| {
             cause.downcast_ref().is_some_and(luthier::Error::is_interrupt)
                 || cause.downcast_ref().is_some_and(luthier_export::Error::is_interrupt)
+                || matches!(cause.downcast_ref(), Some(luthier_serve::Error::Luthier(error)) if error.is_interrupt())
                 || matches!(cause.downcast_ref(), Some(ExtractError::Interrupted))
                 || matches!(cause.downcast_ref(), Some(CacheError::Interrupted))
         };

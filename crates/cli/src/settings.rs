@@ -242,9 +242,9 @@ pub(crate) struct FeaturesSettings {
     /// Keep the principal components that explain this share of the variance [default: 0.98]
     #[arg(long, value_name = "SHARE", conflicts_with = "components", value_parser = share, allow_negative_numbers = true)]
     variance: Option<f64>,
-    /// Keep this many principal components, or `none` for no PCA
+    /// Keep this many principal components, or all of them with `none`
     ///
-    /// With `none`, features are scaled, but not projected.
+    /// With `none`, the scaled features are only rotated. Without --whiten, that changes no answer.
     #[arg(long, value_name = "N|none", value_parser = components, allow_negative_numbers = true)]
     components: Option<ComponentCount>,
     /// Scale all components to the same variance

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use luthier_artifact::{Digest, file_names};
+use ndarray::ArrayView1;
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::log_loss;
@@ -94,7 +95,7 @@ impl ReportedRun {
         EvaluatedImage::new(
             prediction.image,
             self.label(&prediction.true_class),
-            prediction.probabilities.clone(),
+            ArrayView1::from(&prediction.probabilities),
         )
     }
 

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use luthier_artifact::Interrupted;
+use luthier_artifact::{Interrupted, Observer};
 
 /// What can go wrong in an evaluation or its report.
 #[derive(Debug, thiserror::Error)]
@@ -93,3 +93,13 @@ pub enum Error {
 
 /// The result of an evaluation or its report.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// [`Error::Interrupted`] if somebody interrupts.
+    pub(crate) fn if_interrupted(observer: &dyn Observer) -> Result<()> {
+        match observer.is_interrupted() {
+            true => Err(Interrupted.into()),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,5 +1,5 @@
-use luthier_artifact::{Artifact, Digest, Key, Split, json};
-use ndarray::ArrayView2;
+use luthier_artifact::{Artifact, Digest, Key, Observer, Split, Tensors, TensorsBuilder, json};
+use ndarray::{Array2, ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use crate::interval::{bootstrap_macro_f1, wilson};
@@ -35,7 +35,7 @@ pub struct EvaluateConfig {
 
 impl EvaluateConfig {
     /// Changes when [`run`](EvaluateConfig::run) gives other results.
-    pub const VERSION: u32 = 5;
+    pub const VERSION: u32 = 6;
 
     /// The stage's key.
     pub fn key(&self, model: Digest, held_out: Digest, test: Digest) -> Key {
@@ -57,12 +57,14 @@ impl EvaluateConfig {
     /// # Errors
     /// [`Error::Confidence`] if the level is not between 0 and 1, [`Error::Classes`] for fewer than two classes,
     /// [`Error::Empty`] without rows, [`Error::Shape`] if the parts have different lengths,
-    /// [`Error::Label`] and [`Error::Probabilities`] for a row outside its range.
+    /// [`Error::Label`] and [`Error::Probabilities`] for a row outside its range;
+    /// [`Error::Interrupted`] if the observer says so before a resample of the bootstrap.
     pub fn run(
         &self,
         split: Split,
         predictions: &Predictions<'_>,
         held_out: Option<&Predictions<'_>>,
+        observer: &dyn Observer,
     ) -> Result<Evaluation> {
         let &EvaluateConfig { confidence, seed } = self;
         if !(confidence > 0.0 && confidence < 1.0) {
@@ -92,7 +94,7 @@ impl EvaluateConfig {
             n: rows.len(),
             confidence,
             accuracy: wilson(counts.n_correct(), counts.n(), confidence),
-            macro_f1: bootstrap_macro_f1(&outcomes, n_classes, confidence, seed),
+            macro_f1: bootstrap_macro_f1(&outcomes, n_classes, confidence, seed, observer)?,
             log_loss: log_loss(&rows),
             reliability: Reliability::of(rows.iter().map(|row| (row.predicted_probability(), row.is_correct()))),
             uncalibrated: (split == Split::Test)
@@ -114,7 +116,7 @@ impl EvaluateConfig {
 impl Predictions<'_> {
     fn rows(&self) -> Vec<EvaluatedImage> {
         let rows = self.images.iter().zip(self.truth).zip(self.probabilities.outer_iter());
-        rows.map(|((&image, &truth), probabilities)| EvaluatedImage::new(image, truth, probabilities.to_vec()))
+        rows.map(|((&image, &truth), probabilities)| EvaluatedImage::new(image, truth, probabilities))
             .collect()
     }
 
@@ -173,7 +175,8 @@ impl Predictions<'_> {
     }
 }
 
-/// How well a model does on a test set: plain data, and the artifact of the evaluate stage.
+/// How well a model does on a test set: plain data, and an artifact of the evaluate stage. Every run reads it, so that it
+/// holds only what is said of the answers; [`TestProbabilities`] has the rest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Class names in label order.
@@ -241,24 +244,30 @@ pub struct EvaluatedImage {
     pub truth: usize,
     /// The label of the most probable class, the first on ties.
     pub predicted: usize,
-    /// The probability of each class, in label order.
-    pub probabilities: Vec<f64>,
+    predicted_probability: f64,
+    true_probability: f64,
+    true_rank: usize,
 }
 
 impl EvaluatedImage {
-    pub(crate) fn new(image: Digest, truth: usize, probabilities: Vec<f64>) -> Self {
-        let predicted = (1..probabilities.len()).fold(0, |best, class| {
+    /// `probabilities` are those of each class, in label order.
+    pub(crate) fn new(image: Digest, truth: usize, probabilities: ArrayView1<'_, f64>) -> Self {
+        let predicted = (1..probabilities.len()).fold(0usize, |best, class| {
             if probabilities[class] > probabilities[best] {
                 class
             } else {
                 best
             }
         });
+        let own = probabilities[truth];
+        let comes_before = |&(class, &other): &(usize, &f64)| other > own || (other == own && class < truth);
         EvaluatedImage {
             image,
             truth,
             predicted,
-            probabilities,
+            predicted_probability: probabilities[predicted],
+            true_probability: own,
+            true_rank: 1 + probabilities.iter().enumerate().filter(comes_before).count(),
         }
     }
 
@@ -269,19 +278,17 @@ impl EvaluatedImage {
 
     /// The probability of the predicted class.
     pub fn predicted_probability(&self) -> f64 {
-        self.probabilities[self.predicted]
+        self.predicted_probability
     }
 
     /// The probability of the true class.
     pub fn true_probability(&self) -> f64 {
-        self.probabilities[self.truth]
+        self.true_probability
     }
 
     /// The place of the true class when classes are ordered by falling probability, from 1. On ties the first class comes first.
     pub fn true_rank(&self) -> usize {
-        let own = self.true_probability();
-        let comes_before = |&(class, &other): &(usize, &f64)| other > own || (other == own && class < self.truth);
-        1 + self.probabilities.iter().enumerate().filter(comes_before).count()
+        self.true_rank
     }
 }
 
@@ -346,7 +353,7 @@ impl Evaluation {
         if self.per_class.len() != k || self.confusion.len() != k || self.confusion.iter().any(|row| row.len() != k) {
             return Some(format!("tables of other than {k} classes"));
         }
-        let outside = |row: &EvaluatedImage| row.truth >= k || row.predicted >= k || row.probabilities.len() != k;
+        let outside = |row: &EvaluatedImage| row.truth >= k || row.predicted >= k;
         self.rows
             .iter()
             .position(outside)
@@ -355,7 +362,7 @@ impl Evaluation {
 }
 
 impl Artifact for Evaluation {
-    const FORMAT: &'static str = "evaluation/3";
+    const FORMAT: &'static str = "evaluation/4";
 
     fn encode(&self) -> Vec<u8> {
         json::encode(Self::FORMAT, self)
@@ -370,6 +377,26 @@ impl Artifact for Evaluation {
             }),
             None => Ok(evaluation),
         }
+    }
+}
+
+/// The probability of each class for each test image, `f64 [n, k]`, beside their [`Evaluation`]: an artifact of the
+/// evaluate stage. Without test images it has no rows: `HeldOutPredictions` then has what was evaluated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TestProbabilities(pub Array2<f64>);
+
+impl Artifact for TestProbabilities {
+    const FORMAT: &'static str = "test-probabilities/1";
+
+    fn encode(&self) -> Vec<u8> {
+        TensorsBuilder::new(Self::FORMAT, &())
+            .tensor("probabilities", &self.0)
+            .finish()
+    }
+
+    fn decode(bytes: &[u8]) -> luthier_artifact::Result<Self> {
+        let probabilities = Tensors::open(Self::FORMAT, bytes)?.matrix("probabilities")?;
+        Ok(TestProbabilities(probabilities))
     }
 }
 
@@ -410,7 +437,7 @@ mod tests {
             probabilities: probabilities.view(),
             uncalibrated: probabilities.view(),
         };
-        CONFIG.run(Split::Test, &predictions, Some(&predictions))
+        CONFIG.run(Split::Test, &predictions, Some(&predictions), &())
     }
 
     #[test]
@@ -453,7 +480,7 @@ mod tests {
                 .key(Digest::of(b"model"), Digest::of(b"held-out"), Digest::of(b"test"))
                 .digest()
                 .to_string(),
-            "a459825f3dc96ff894b596d529b5ea85faf0addfaa36d2d0ddbb19048e4af0df"
+            "a370829deeb9287911756ca75a827f38e67b63a453c7976f516453ce757980fb"
         );
     }
 
@@ -518,7 +545,7 @@ mod tests {
         };
         for confidence in [0.0, 1.0, 95.0, f64::NAN] {
             assert!(matches!(
-                EvaluateConfig { confidence, seed: 0 }.run(Split::Test, &predictions, None),
+                EvaluateConfig { confidence, seed: 0 }.run(Split::Test, &predictions, None, &()),
                 Err(Error::Confidence { .. })
             ));
         }
@@ -530,15 +557,44 @@ mod tests {
         let mut foreign = evaluation.clone();
         foreign.rows[1].truth = 2;
         let error = Evaluation::decode(&foreign.encode()).unwrap_err().to_string();
-        assert_eq!(error, "expected evaluation/3, found a row 1 of other than 2 classes");
+        assert_eq!(error, "expected evaluation/4, found a row 1 of other than 2 classes");
         let bytes = evaluation.encode();
         for length in 0..bytes.len() {
             assert!(Evaluation::decode(&bytes[..length]).is_err());
         }
         let other = String::from_utf8(bytes)
             .unwrap()
-            .replacen("evaluation/3", "evaluation/4", 1);
+            .replacen("evaluation/4", "evaluation/5", 1);
         assert!(Evaluation::decode(other.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn the_evaluation_of_an_image_is_small_however_many_classes_there_are() {
+        let (n, k) = (2_000, 200);
+        let mut probabilities = Array2::from_shape_fn((n, k), |(row, class)| {
+            1.0 + ((31 * row + 17 * class) % 101) as f64 / 7.0
+        });
+        probabilities.outer_iter_mut().for_each(|mut row| row /= row.sum());
+        let truth: Vec<usize> = (0..n).map(|row| row % k).collect();
+        let evaluation = run(&truth, &probabilities).unwrap();
+        // 40 of these are the confusion matrix's.
+        assert!(evaluation.encode().len() < 400 * n, "{}", evaluation.encode().len() / n);
+        let probabilities = TestProbabilities(probabilities).encode();
+        assert!(probabilities.len() < 8 * n * k + 1_000, "{}", probabilities.len());
+    }
+
+    #[test]
+    fn probabilities_survive_bit_for_bit() {
+        let some = array![
+            [0.1, 0.9],
+            [f64::MIN_POSITIVE, 1.0 - f64::EPSILON],
+            [1.0 / 3.0, 2.0 / 3.0]
+        ];
+        for expected in [some, Array2::zeros((0, 3))] {
+            let TestProbabilities(found) =
+                TestProbabilities::decode(&TestProbabilities(expected.clone()).encode()).unwrap();
+            assert_eq!(found.mapv(f64::to_bits), expected.mapv(f64::to_bits));
+        }
     }
 
     /// Labels and probabilities of up to 30 images in 2 to 6 classes.

@@ -1,9 +1,11 @@
+use luthier_artifact::Observer;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
 
 use crate::metrics::Counts;
+use crate::{Error, Result};
 
 /// How many resamples the bootstrap draws.
 pub const BOOTSTRAP_RESAMPLES: usize = 1_000;
@@ -44,35 +46,48 @@ pub(crate) fn wilson(hits: u64, n: u64, confidence: f64) -> Estimate {
 /// all classes; the interval reaches from the `(1 - confidence) / 2` to the `(1 + confidence) / 2` quantile of these,
 /// interpolated linearly as `numpy.quantile` does.
 /// Rows are drawn with ChaCha8, so that a seed gives the same interval on every machine.
+/// The observer is asked before each resample.
 ///
 /// Efron, B. and Tibshirani, R. J. (1993), An Introduction to the Bootstrap, chapter 13.
-pub(crate) fn bootstrap_macro_f1(rows: &[(usize, usize)], n_classes: usize, confidence: f64, seed: u64) -> Estimate {
+pub(crate) fn bootstrap_macro_f1(
+    rows: &[(usize, usize)],
+    n_classes: usize,
+    confidence: f64,
+    seed: u64,
+    observer: &dyn Observer,
+) -> Result<Estimate> {
     let mut counts = Counts::new(n_classes);
     rows.iter().for_each(|&(truth, predicted)| counts.add(truth, predicted));
-    let resamples = resampled_macro_f1(rows, n_classes, seed);
-    Estimate {
+    let resamples = resampled_macro_f1(rows, n_classes, seed, observer)?;
+    Ok(Estimate {
         value: counts.macro_f1(),
         lower: quantile(&resamples, 0.5 - 0.5 * confidence),
         upper: quantile(&resamples, 0.5 + 0.5 * confidence),
-    }
+    })
 }
 
 /// The macro F1 of every resample, in ascending order.
-fn resampled_macro_f1(rows: &[(usize, usize)], n_classes: usize, seed: u64) -> Vec<f64> {
+fn resampled_macro_f1(
+    rows: &[(usize, usize)],
+    n_classes: usize,
+    seed: u64,
+    observer: &dyn Observer,
+) -> Result<Vec<f64>> {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     let mut counts = Counts::new(n_classes);
     let mut scores: Vec<f64> = (0..BOOTSTRAP_RESAMPLES)
         .map(|_| {
+            Error::if_interrupted(observer)?;
             counts.clear();
             for _ in rows {
                 let (truth, predicted) = rows[below(&mut generator, rows.len())];
                 counts.add(truth, predicted);
             }
-            counts.macro_f1()
+            Ok(counts.macro_f1())
         })
-        .collect();
+        .collect::<Result<_>>()?;
     scores.sort_unstable_by(f64::total_cmp);
-    scores
+    Ok(scores)
 }
 
 /// A number below `n`, from one 64-bit draw. The bias is below `n / 2^64`.
@@ -131,7 +146,7 @@ mod tests {
             .iter()
             .map(|(score, probability)| (score - mean).powi(2) * probability)
             .sum();
-        let resamples = resampled_macro_f1(&SIX, 2, 3);
+        let resamples = resampled_macro_f1(&SIX, 2, 3, &()).unwrap();
         let found = resamples.iter().sum::<f64>() / resamples.len() as f64;
         let standard_error = (variance / resamples.len() as f64).sqrt();
         assert!(
@@ -156,9 +171,10 @@ mod tests {
         let rows: Vec<(usize, usize)> = (0..200)
             .map(|row| (row % 5, (row % 5 + usize::from(row % 7 == 0)) % 5))
             .collect();
-        let estimate = bootstrap_macro_f1(&rows, 5, 0.95, 7);
-        assert_eq!(estimate, bootstrap_macro_f1(&rows, 5, 0.95, 7));
-        assert_ne!(estimate, bootstrap_macro_f1(&rows, 5, 0.95, 8));
+        let of_seed = |seed| bootstrap_macro_f1(&rows, 5, 0.95, seed, &()).unwrap();
+        let estimate = of_seed(7);
+        assert_eq!(estimate, of_seed(7));
+        assert_ne!(estimate, of_seed(8));
         assert!(
             estimate.lower < estimate.value && estimate.value < estimate.upper,
             "{estimate:?}"
@@ -173,7 +189,7 @@ mod tests {
     fn a_higher_confidence_gives_a_wider_interval() {
         let widths: Vec<f64> = [0.5, 0.8, 0.95, 0.99]
             .iter()
-            .map(|&confidence| bootstrap_macro_f1(&SIX, 2, confidence, 1))
+            .map(|&confidence| bootstrap_macro_f1(&SIX, 2, confidence, 1, &()).unwrap())
             .map(|estimate| estimate.upper - estimate.lower)
             .collect();
         assert!(widths.is_sorted() && widths[0] < widths[3], "{widths:?}");

@@ -1,6 +1,7 @@
 //! How well a model does: the metrics, and the report that shows them.
 //!
 //! - [`EvaluateConfig::run`] turns [`Predictions`] into an [`Evaluation`]; it is a pure function
+//! - [`TestProbabilities`] keeps the many numbers that an [`Evaluation`] leaves out
 //! - [`DuplicatesConfig`], [`SuspectsConfig`] and [`NeighboursConfig`] find images that deserve a look: [`Findings`]
 //! - [`write_report`] renders an [`Evaluation`] and its [`Context`] as a page, tables and plots
 //! - [`Comparison`] says what became better and worse from one report to another
@@ -20,7 +21,7 @@ pub use comparison::{
     Answer, Change, ClassChange, Comparison, FactChange, Flip, McNemar, Relabelled, ReportedRun, Side, Verdict,
 };
 pub use error::{Error, Result};
-pub use evaluate::{EvaluateConfig, EvaluatedImage, Evaluation, HeldOutFigures, Predictions};
+pub use evaluate::{EvaluateConfig, EvaluatedImage, Evaluation, HeldOutFigures, Predictions, TestProbabilities};
 pub use findings::{
     Duplicates, DuplicatesConfig, Findings, HeldOutImages, ImageMap, ImageRef, Likeness, LookAlikeGroup, LookAlikes,
     MapConfig, NearestImages, Neighbour, Neighbours, NeighboursConfig, Suspect, Suspects, SuspectsConfig, normalize,

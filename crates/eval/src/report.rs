@@ -11,6 +11,7 @@ use std::fmt;
 use std::path::Path;
 
 use luthier_artifact::{CrossValidationInfo, Digest, Interrupted, Split, Written, file_names, write_atomically};
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Evaluation, Findings, Result};
@@ -94,6 +95,8 @@ pub struct Images<'a> {
 pub struct Context<'a> {
     /// The figures.
     pub evaluation: &'a Evaluation,
+    /// The probability of each class for each of the evaluation's rows, `f64 [n, k]`.
+    pub probabilities: &'a Array2<f64>,
     /// What the images themselves tell.
     pub findings: &'a Findings,
     /// The training images.
@@ -180,14 +183,22 @@ pub const REPORT_FILES: [&str; 13] = [
 /// Equal contexts give equal bytes on one machine. The page needs neither network nor other files.
 ///
 /// # Errors
-/// [`Error::Files`] if there is not one file name for each row, [`Error::Plot`] if the matrix cannot be drawn,
-/// [`Error::Artifact`] if a file cannot be written, [`Error::Interrupted`] if a thumbnail says so.
+/// [`Error::Files`] and [`Error::Shape`] if there is not one file name, or not one row of probabilities, for each row,
+/// [`Error::Plot`] if the matrix cannot be drawn, [`Error::Artifact`] if a file cannot be written,
+/// [`Error::Interrupted`] if a thumbnail says so.
 pub fn write_report(dir: &Path, context: &Context<'_>) -> Result<Vec<Written>> {
     let evaluation = context.evaluation;
     if context.evaluated.files.len() != evaluation.rows.len() {
         return Err(Error::Files {
             expected: evaluation.rows.len(),
             found: context.evaluated.files.len(),
+        });
+    }
+    if context.probabilities.nrows() != evaluation.rows.len() {
+        return Err(Error::Shape {
+            what: "rows of probabilities",
+            expected: evaluation.rows.len(),
+            found: context.probabilities.nrows(),
         });
     }
     let conclusions = Conclusions::of(context);

@@ -102,10 +102,17 @@ if (bar) {
   } catch {
     // Nothing is kept.
   }
-  const items = all("[data-decision]").map((item) => {
-    const about = JSON.parse(item.dataset.decision);
-    return { key: `${about.image} ${about.file}`, about, buttons: all(".decide button", item) };
-  });
+  // An image may be shown several times. Only a card of its own says which other class it may be of.
+  const byKey = new Map();
+  for (const element of all("[data-decision]")) {
+    const about = JSON.parse(element.dataset.decision);
+    const key = `${about.image} ${about.file}`;
+    if (!byKey.has(key)) byKey.set(key, { key, about, buttons: [] });
+    const item = byKey.get(key);
+    if (about.suggested) item.about = about;
+    item.buttons.push(...all(".decide button", element));
+  }
+  const items = [...byKey.values()];
   const of = (key) => (decided[key] ??= { verdict: null, saved: [] });
   const isNew = ({ key }) => of(key).verdict !== (of(key).saved.at(-1) ?? null);
   const show = () => {

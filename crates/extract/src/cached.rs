@@ -205,6 +205,19 @@ impl CachedExtractor {
         Ok((vectors, rows))
     }
 
+    /// An image as it is read for each size of views: what gives its bytes only once, such as a pipe, is read now.
+    fn to_read(&self, image: &ImageSource) -> ImageSource {
+        let ImageSource::File(path) = image else {
+            return image.clone();
+        };
+        let is_read_twice = self.networks.len() > 1;
+        if !is_read_twice || path.metadata().is_ok_and(|found| found.is_file()) {
+            return image.clone();
+        }
+        // What is wrong with another, reading it again will tell.
+        std::fs::read(path).map_or_else(|_| image.clone(), |bytes| ImageSource::Bytes(bytes.into()))
+    }
+
     /// Takes the images at these places through the network.
     fn embed(
         &self,
@@ -214,6 +227,7 @@ impl CachedExtractor {
         mut done: impl FnMut(usize, ImageFeatures) -> Result<()>,
     ) -> Result<()> {
         let kinds = self.config.kinds();
+        let sources: Vec<ImageSource> = places.iter().map(|&place| self.to_read(&images[place])).collect();
         let cache = self.cache.as_ref();
         let mut commit =
             cache.map(|(cache, descriptors)| Commit::new(cache, &descriptors.of_views, self.config.decode));
@@ -227,8 +241,8 @@ impl CachedExtractor {
                 .collect();
             let inputs: Vec<ImageInput> = (waiting.iter())
                 .map(|&place| ImageInput {
-                    source: images[places[place]].clone(),
-                    digest: found[place].0,
+                    source: sources[place].clone(),
+                    digest: None,
                     kinds: of_size.iter().map(|&kind| kinds[kind]).collect(),
                 })
                 .collect();
@@ -243,6 +257,10 @@ impl CachedExtractor {
                     }
                     Embedded::Features { digest, rows, hash } => (digest, rows, hash),
                 };
+                if found[place].0.is_some_and(|before| before != digest) {
+                    let reason = "changed while it was being read".to_owned();
+                    return done(places[place], ImageFeatures::Unreadable { reason });
+                }
                 let kept = commit.as_mut();
                 let rows_of_kinds = of_size.iter().copied().zip(rows.iter().cloned());
                 let kept = kept.map(|commit| commit.push(digest, rows_of_kinds, hash));

@@ -492,6 +492,12 @@ fn read(
             // Asked before the file is read: a film under the name of a photograph may be larger than the memory.
             let size = path.metadata().map_or(0, |found| found.len());
             if let Err(too_large) = limits.check_file(size) {
+                // It may have come after the scan, in place of the image that was scanned.
+                if let Some(expected) = *expected
+                    && Digest::of_file(path).map_err(Error::io(path))? != expected
+                {
+                    return Err(Error::Changed { path: path.clone() });
+                }
                 return unreadable(*expected, too_large.to_string());
             }
             match std::fs::read(path) {

@@ -90,8 +90,8 @@ impl Artifact for SkippedImages {
 }
 
 impl ExtractConfig {
-    /// Changes when the same features are put into tables in another way.
-    pub const VERSION: u32 = 5;
+    /// Changes when the same features are put into tables in another way, or other images are skipped.
+    pub const VERSION: u32 = 6;
 
     /// The stage's key. `manifest` is the digest of the manifest.
     ///

@@ -22,8 +22,9 @@ fn decisive_parts(stage: &str) -> &'static [&'static str] {
 }
 
 /// The seconds that a stage with this key would take, if there is something to judge by. Extract takes time for each
-/// image `to_embed`; the others take what they took last. The choice of views also takes time to judge candidates by, however
-/// little there is to embed: no less than it ever took.
+/// image `to_embed`, as much as when it embedded most: with few images, most of the time goes elsewhere. The others
+/// take what they took last. The choice of views also takes time to judge candidates by, however little there is to
+/// embed: no less than it ever took.
 pub(crate) fn seconds(cache: &Cache, key: &Key, to_embed: Option<usize>) -> Result<Option<f64>> {
     let mut history = cache.history(&key.stage)?;
     history.retain(|past| {
@@ -34,14 +35,9 @@ pub(crate) fn seconds(cache: &Cache, key: &Key, to_embed: Option<usize>) -> Resu
     let Some(to_embed) = to_embed else {
         return Ok(history.last().map(|past| past.seconds));
     };
-    let (mut seconds, mut images) = (0.0, 0);
-    for past in &history {
-        if let Some(n_embedded) = past.n_embedded.filter(|count| *count > 0) {
-            seconds += past.seconds;
-            images += n_embedded;
-        }
-    }
-    let embedding = (images > 0).then(|| seconds / images as f64 * to_embed as f64);
+    let embedded = (history.iter()).filter_map(|past| Some((past.n_embedded.filter(|n| *n > 0)?, past.seconds)));
+    let most = embedded.max_by_key(|(n_embedded, _)| *n_embedded);
+    let embedding = most.map(|(n_embedded, seconds)| seconds / n_embedded as f64 * to_embed as f64);
     let judging = history.iter().map(|past| past.seconds).min_by(f64::total_cmp);
     Ok(match key.stage.as_str() {
         VIEWS => embedding.into_iter().chain(judging).max_by(f64::total_cmp),
@@ -93,6 +89,25 @@ mod tests {
             [estimate(0), estimate(1), estimate(6_000)],
             [Some(180.0), Some(180.0), Some(900.0)]
         );
+    }
+
+    #[test]
+    fn few_images_say_little_of_the_time_that_many_take() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        let key = |manifest: &str| Key::stage("extract", 1).field("manifest", manifest).finish();
+        let estimates = [("first", 6.0, 1), ("all", 100.0, 5_000), ("one more", 5.0, 1)].map(|(manifest, taken, n)| {
+            let execution = Execution {
+                key: key(manifest),
+                outputs: Vec::new(),
+                seconds: taken,
+                n_embedded: Some(n),
+                references: References::default(),
+            };
+            cache.record(&execution).unwrap();
+            seconds(&cache, &key("next"), Some(1_000)).unwrap()
+        });
+        assert_eq!(estimates, [Some(6_000.0), Some(20.0), Some(20.0)]);
     }
 
     #[test]

@@ -197,6 +197,7 @@ impl PastRun {
             views: views.map(|digest| load(cache, &digest)).transpose()?,
             figures: Figures {
                 digest,
+                test_probabilities: output("evaluate", "test-probabilities")?,
                 rows: data.evaluated_rows(&evaluation, cache)?,
                 evaluation: Some(evaluation),
             },

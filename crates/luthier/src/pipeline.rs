@@ -12,7 +12,7 @@ use luthier_cache::Cache;
 use luthier_classify::{ChooseC, Classified, ClassifyConfig, HeldOutPredictions, Model, Training};
 use luthier_eval::{
     DuplicatesConfig, EvaluateConfig, Evaluation, HeldOutImages, ImageRef, LookAlikes, MapConfig, NearestImages,
-    Neighbours, NeighboursConfig, Predictions, Suspect, Suspects, SuspectsConfig,
+    Neighbours, NeighboursConfig, Predictions, Suspect, Suspects, SuspectsConfig, TestProbabilities,
 };
 use luthier_extract::{
     DataSource, ExtractConfig, ExtractContext, Extraction, Rehash, Scan, SkippedImages, WeightsStore, scan,
@@ -379,14 +379,14 @@ pub(crate) fn duplicates(
     images: Digest,
     runner: &mut Runner<'_>,
 ) -> Result<StoredLookAlikes> {
-    let cache = runner.cache;
+    let (cache, observer) = (runner.cache, runner.observer);
     let outputs = runner.stage("duplicates", config.key(images), || {
         let rows: ImageRows = load(cache, &images)?;
         let features = cache.stored_vectors(images, rows.features.clone(), rows.n_features);
         let hashes = cache.stored_vectors(images, rows.hashes.clone(), rows.n_hash_values);
         Ok(vec![(
             "look-alikes",
-            cache.put(&config.run(&rows, &features, &hashes)?)?,
+            cache.put(&config.run(&rows, &features, &hashes, observer)?)?,
         )])
     })?;
     let digest = outputs.get("look-alikes");
@@ -489,21 +489,22 @@ pub(crate) fn evaluate(
     file_of: FileOf<'_>,
     runner: &mut Runner<'_>,
 ) -> Result<Figures> {
-    let cache = runner.cache;
+    let (cache, observer) = (runner.cache, runner.observer);
     let Trained { model, held_out } = data.trained;
     let outputs = runner.stage("evaluate", config.key(model, held_out, data.test), || {
         let model = load::<Model>(cache, &model)?;
         let held_out = HeldOut::load(cache, data)?;
         let test = open_table(cache, &data.test)?;
         check_match(&model, test.rows())?;
-        let evaluation = if test.rows().images.is_empty() {
+        let (evaluation, probabilities) = if test.rows().images.is_empty() {
             let Some(held_out) = &held_out else {
                 return Err(Error::NothingToEvaluate);
             };
-            config.run(Split::Train, &held_out.predictions(&model), None)?
+            let evaluation = config.run(Split::Train, &held_out.predictions(&model), None, observer)?;
+            (evaluation, Array2::zeros((0, model.classes.len())))
         } else {
             let rows = test.rows();
-            let scores = model.scores(&test);
+            let scores = model.scores(Interruptible { rows: &test, observer });
             let scores = scores.map_err(|error| name_image(error.into(), rows, Split::Test, file_of))?;
             let [probabilities, uncalibrated] = model.probabilities(scores);
             let predictions = Predictions {
@@ -514,9 +515,13 @@ pub(crate) fn evaluate(
                 uncalibrated: uncalibrated.view(),
             };
             let held_out = held_out.as_ref().map(|held_out| held_out.predictions(&model));
-            config.run(Split::Test, &predictions, held_out.as_ref())?
+            let evaluation = config.run(Split::Test, &predictions, held_out.as_ref(), observer)?;
+            (evaluation, probabilities)
         };
-        Ok(vec![("evaluation", cache.put(&evaluation)?)])
+        Ok(vec![
+            ("evaluation", cache.put(&evaluation)?),
+            ("test-probabilities", cache.put(&TestProbabilities(probabilities))?),
+        ])
     })?;
     let digest = outputs.get("evaluation");
     let evaluation: Option<Evaluation> = match is_pending(&digest) {
@@ -529,6 +534,7 @@ pub(crate) fn evaluate(
     };
     let figures = Figures {
         digest,
+        test_probabilities: outputs.get("test-probabilities"),
         evaluation,
         rows,
     };
@@ -561,7 +567,8 @@ pub(crate) fn suspects(
             probabilities: held_out.probabilities.view(),
         };
         let checked: HashSet<&Digest> = checked.iter().collect();
-        let mut found = config.run(&held_out, figures.evaluation());
+        let TestProbabilities(of_test) = load(cache, &figures.test_probabilities)?;
+        let mut found = config.run(&held_out, figures.evaluation(), of_test.view());
         found.suspects.retain(|Suspect { image, .. }| {
             let rows = match image.split {
                 Split::Train => &train,
@@ -587,7 +594,7 @@ pub(crate) fn neighbours(
     suspects: Digest,
     runner: &mut Runner<'_>,
 ) -> Result<Digest> {
-    let cache = runner.cache;
+    let (cache, observer) = (runner.cache, runner.observer);
     let asked = match &figures.evaluation {
         Some(evaluation) if !is_pending(&suspects) => {
             Some(config.asked(evaluation, &figures.rows, &load(cache, &suspects)?))
@@ -608,7 +615,7 @@ pub(crate) fn neighbours(
         };
         Ok(vec![(
             "neighbours",
-            cache.put(&config.run(&train, &test, &asked, known)?)?,
+            cache.put(&config.run(&train, &test, &asked, known, observer)?)?,
         )])
     })?;
     runner.tell(|| Ok(format!("neighbours of {}", counted(asked.len(), "image"))))?;

@@ -112,6 +112,7 @@ mod tests {
                     class: class.map(str::to_owned),
                     was: None,
                     copies: false,
+                    undoes: None,
                 };
                 log.append(&[decision], SystemTime::UNIX_EPOCH).unwrap();
             }

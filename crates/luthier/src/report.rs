@@ -50,6 +50,7 @@ pub(crate) fn write(
 ) -> Result<Vec<Written>> {
     let model: Model = load(cache, &found.data.trained.model)?;
     let evaluation = found.figures.evaluation();
+    let probabilities = found.probabilities(cache)?;
     let findings = found.findings(cache)?;
     let (train, test) = (Named::of(json, Split::Train), Named::of(json, Split::Test));
     let rows = &found.figures.rows;
@@ -70,6 +71,7 @@ pub(crate) fn write(
     let task = thumbnails.observer.task("thumbnails", 0);
     let context = Context {
         evaluation,
+        probabilities: &probabilities,
         findings: &findings,
         train: train.images(),
         test: test.images(),
@@ -261,10 +263,21 @@ pub(crate) fn warnings(
     warnings
 }
 
-/// Groups of images in train and test that look the same without having the same bytes. `images` are ordered by digest.
+/// How many images of a group are named.
+const NAMED: usize = 8;
+
+/// A group of images on a line.
+fn line(places: &[&ImageLocation<'_>]) -> String {
+    let mut names: Vec<String> = places.iter().take(NAMED).map(|place| place.name()).collect();
+    if places.len() > NAMED {
+        names.push(format!("{} more", places.len() - NAMED));
+    }
+    names.join(" = ")
+}
+
+/// Groups of images in train and test that look the same without having the same bytes. `images` are ordered by digest,
+/// and those of one digest by split.
 fn leaked_looks(images: &[ImageLocation<'_>], look_alikes: &[LookAlikeGroup]) -> Option<Warning> {
-    /// How many of a group are named.
-    const NAMED: usize = 8;
     let of_image = |image: &Digest| {
         let start = images.partition_point(|place| place.image < *image);
         let n = images[start..].partition_point(|place| place.image == *image);
@@ -279,27 +292,21 @@ fn leaked_looks(images: &[ImageLocation<'_>], look_alikes: &[LookAlikeGroup]) ->
             places
         })
         .collect();
+    let is_in_training = |image: &Digest| of_image(image).first().is_some_and(|first| first.split == Split::Train);
+    // Those with the same bytes have a warning of their own.
+    let is_leaked = |place: &ImageLocation<'_>| place.split == Split::Test && !is_in_training(&place.image);
     groups.retain(|places| {
-        let is_in = |split| places.iter().any(|place| place.split == split);
-        is_in(Split::Train) && is_in(Split::Test)
+        places.iter().any(|place| place.split == Split::Train) && places.iter().any(|place| is_leaked(place))
     });
     groups.sort_by_cached_key(|places| places.first().map(order));
-    let line = |places: &Vec<&ImageLocation<'_>>| {
-        let mut names: Vec<String> = places.iter().take(NAMED).map(|place| place.name()).collect();
-        if places.len() > NAMED {
-            names.push(format!("{} more", places.len() - NAMED));
-        }
-        names.join(" = ")
-    };
-    let in_test = groups.iter().flatten().filter(|place| place.split == Split::Test);
-    let n_in_test = in_test.count();
+    let n_in_test = groups.iter().flatten().filter(|place| is_leaked(place)).count();
     (n_in_test > 0).then(|| Warning {
         title: "Images in train and test that look the same".to_owned(),
         detail: format!(
             "{} in training too, though the bytes differ: the figures are too good.",
             counted(n_in_test, "test image")
         ),
-        files: groups.iter().map(line).collect(),
+        files: groups.iter().map(|places| line(places)).collect(),
     })
 }
 
@@ -315,14 +322,12 @@ fn duplicates(images: &[ImageLocation<'_>]) -> Vec<Warning> {
     let same: Vec<&[ImageLocation<'_>]> = (images.chunk_by(|a, b| a.image == b.image))
         .filter(|places| places.len() > 1)
         .collect();
-    // The images with places that differ from their first, as lines that name all of them.
+    // The images with places that differ from their first, a line each.
     let list = |differs: fn(&ImageLocation<'_>, &ImageLocation<'_>) -> bool| -> Vec<String> {
         let faulty = same
             .iter()
             .filter(|places| places.iter().any(|place| differs(place, &places[0])));
-        faulty
-            .map(|places| places.iter().map(ImageLocation::name).collect::<Vec<_>>().join(" = "))
-            .collect()
+        faulty.map(|places| line(&places.iter().collect::<Vec<_>>())).collect()
     };
     let leaked = list(|place, first| place.split != first.split);
     let in_both = (same.iter()).filter(|places| places.iter().any(|place| place.split != places[0].split));
@@ -392,5 +397,54 @@ mod tests {
         );
         assert_eq!(alike.files, ["train/b.jpg = test/c again.jpg = test/c.jpg"]);
         assert_eq!(leaked_looks(&images, &[]), None);
+    }
+
+    #[test]
+    fn copies_with_the_same_bytes_do_not_count_as_images_that_look_the_same() {
+        let [a, b, c] = [b"a", b"b", b"c"].map(|bytes| Digest::of(bytes));
+        let place = |image, split, file| ImageLocation {
+            image,
+            split,
+            file,
+            class: "harp",
+        };
+        let mut images = [
+            place(a, Split::Train, "a.jpg"),
+            place(a, Split::Test, "a again.jpg"),
+            place(b, Split::Train, "b.jpg"),
+            place(c, Split::Test, "c.jpg"),
+        ];
+        images.sort_unstable();
+        let of = |images: &[Digest]| LookAlikeGroup {
+            images: images.to_vec(),
+            cosine: 0.9,
+        };
+        assert_eq!(leaked_looks(&images, &[of(&[a, b])]), None);
+        let alike = leaked_looks(&images, &[of(&[a, b, c])]).unwrap();
+        assert!(
+            alike.detail.starts_with("1 test image in training too"),
+            "{}",
+            alike.detail
+        );
+    }
+
+    #[test]
+    fn of_many_copies_the_first_are_named() {
+        let files: Vec<String> = (0..20_000).map(|n| format!("{n:05}.jpg")).collect();
+        let places: Vec<ImageLocation<'_>> = (files.iter())
+            .map(|file| ImageLocation {
+                image: Digest::of(b"a"),
+                split: if file == "00000.jpg" { Split::Train } else { Split::Test },
+                file,
+                class: "harp",
+            })
+            .collect();
+        let warnings = duplicates(&places);
+        let named = &warnings[0].files[0];
+        assert!(
+            named.starts_with("train/00000.jpg = test/00001.jpg = ")
+                && named.ends_with(" = test/00007.jpg = 19992 more"),
+            "{named}"
+        );
     }
 }

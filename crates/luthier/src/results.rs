@@ -5,8 +5,11 @@ use std::collections::HashSet;
 use luthier_artifact::{Artifact, Digest, FeatureRows, Split};
 use luthier_cache::{Cache, StoredTable, StoredVectors};
 use luthier_classify::HeldOutPredictions;
-use luthier_eval::{Evaluation, Findings, ImageMap, LookAlikeGroup, LookAlikes, NearestImages, Skipped, Suspects};
+use luthier_eval::{
+    Evaluation, Findings, ImageMap, LookAlikeGroup, LookAlikes, NearestImages, Skipped, Suspects, TestProbabilities,
+};
 use luthier_extract::SkippedImages;
+use ndarray::Array2;
 
 use crate::features_folder::digest_of;
 use crate::runner::is_pending;
@@ -86,6 +89,8 @@ impl StoredLookAlikes {
         };
         let mut groups: Vec<Vec<Digest>> = self.found.groups.iter().map(in_training).collect();
         groups.retain(|images| images.len() > 1);
+        // They came by their first images, which may be test images.
+        groups.sort_unstable();
         let digests: Vec<Digest> = groups.iter().map(|images| digest_of(images)).collect();
         Ok(HeldTogether {
             digest: (!groups.is_empty()).then(|| digest_of(&digests)),
@@ -142,6 +147,8 @@ impl Evaluated {
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) digest: Digest,
+    /// The probability of each class for each test image, by digest.
+    pub(crate) test_probabilities: Digest,
     /// The evaluation, unless it is pending.
     pub(crate) evaluation: Option<Evaluation>,
     /// The row of each evaluated image in the table of its split; none while the evaluation is pending.
@@ -180,9 +187,11 @@ impl Found {
         } = self;
         let digests = [
             data.trained.model,
+            data.trained.held_out,
             data.train,
             data.test,
             figures.digest,
+            figures.test_probabilities,
             *suspects,
             *neighbours,
             *map,
@@ -192,6 +201,17 @@ impl Found {
             .chain(data.duplicates.iter().map(|duplicates| duplicates.digest))
             .chain(views.iter().map(|views| Digest::of(&views.encode())))
             .collect()
+    }
+
+    /// The probability of each class for each evaluated image, `[n, k]`, for the report.
+    pub(crate) fn probabilities(&self, cache: &Cache) -> Result<Array2<f64>> {
+        match self.figures.evaluation().split {
+            Split::Test => Ok(load::<TestProbabilities>(cache, &self.figures.test_probabilities)?.0),
+            Split::Train => {
+                let held_out: HeldOutPredictions = load(cache, &self.data.trained.held_out)?;
+                Ok(held_out.probabilities.mapv(f64::from))
+            }
+        }
     }
 
     /// The findings of all stages, for the report.
@@ -226,5 +246,54 @@ fn lost(digest: &Digest) -> luthier_cache::Error {
     luthier_cache::Error::Lost {
         what: "artifact",
         digest: *digest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use luthier_artifact::ExtractorInfo;
+
+    use super::*;
+
+    #[test]
+    fn look_alikes_in_the_test_do_not_change_the_key_of_those_in_training() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        let mut images: Vec<Digest> = (0..5u8).map(|image| Digest::of(&[image])).collect();
+        images.sort_unstable();
+        let text = |text: &str| text.to_owned();
+        let train = FeatureRows {
+            classes: vec![text("drum")],
+            extractor: ExtractorInfo {
+                views: vec![text("squash")],
+                pooling: text("mean"),
+                combine: text("mean"),
+                decode: text("scaled"),
+                weights: text("untrained"),
+                weights_sha256: text("00"),
+                precision: text("fp32"),
+            },
+            width: 1,
+            labels: vec![0; 4],
+            images: images[1..].to_vec(),
+            vectors: images[1..].to_vec(),
+        };
+        let train = cache.put(&train).unwrap();
+        // As they come, by their first images.
+        let held_together = |groups: [Vec<Digest>; 2]| {
+            let group = |images| LookAlikeGroup { images, cosine: 1.0 };
+            let found = LookAlikes {
+                groups: groups.map(group).into(),
+            };
+            let digest = Digest::of(b"look-alikes");
+            StoredLookAlikes { digest, found }.in_training(&cache, &train).unwrap()
+        };
+        let [of_test, a, b, c, d] = images[..] else {
+            unreachable!()
+        };
+        let without = held_together([vec![a, b], vec![c, d]]);
+        let with = held_together([vec![of_test, c, d], vec![a, b]]);
+        assert_eq!(with.groups, [[a, b], [c, d]]);
+        assert_eq!((with.digest, with.groups), (without.digest, without.groups));
     }
 }

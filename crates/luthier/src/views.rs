@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use luthier_artifact::{Artifact, Content, Digest, ImageRows, Key, KeyPart, Manifest, ManifestEntry, Split, json};
+use luthier_artifact::{
+    Artifact, Content, Digest, ImageRows, Key, KeyPart, Manifest, ManifestEntry, Observer, Split, json,
+};
 use luthier_cache::{Cache, References};
 use luthier_classify::{ClassifyConfig, HeldOutFigures, Training};
 use luthier_eval::DuplicatesConfig;
@@ -167,7 +169,7 @@ impl ViewsConfig {
             references.images.extend(images);
             let groups = match &look_alikes {
                 Some(groups) => groups,
-                None => look_alikes.insert(groups_of(judge.duplicates, &extraction.images, cache)?),
+                None => look_alikes.insert(groups_of(judge.duplicates, &extraction.images, cache, observer)?),
             };
             let train = cache.put(&extraction.train)?;
             let table = open_table(cache, &train)?;
@@ -268,11 +270,16 @@ fn of_entries(manifest: &Manifest, is_chosen: impl Fn(&ManifestEntry) -> bool) -
 }
 
 /// The groups of images that look the same.
-fn groups_of(config: &DuplicatesConfig, rows: &ImageRows, cache: &Cache) -> Result<Vec<Vec<Digest>>> {
+fn groups_of(
+    config: &DuplicatesConfig,
+    rows: &ImageRows,
+    cache: &Cache,
+    observer: &dyn Observer,
+) -> Result<Vec<Vec<Digest>>> {
     let digest = cache.put(rows)?;
     let features = cache.stored_vectors(digest, rows.features.clone(), rows.n_features);
     let hashes = cache.stored_vectors(digest, rows.hashes.clone(), rows.n_hash_values);
-    let found = config.run(rows, &features, &hashes)?;
+    let found = config.run(rows, &features, &hashes, observer)?;
     Ok(found.groups.into_iter().map(|group| group.images).collect())
 }
 

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use luthier::Prediction;
 use luthier_extract::ImageSource;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::Metrics;
@@ -15,6 +16,9 @@ use crate::{Error, Result};
 
 /// The most images of a batch: at its end lanes wait for each other.
 const BATCH: usize = 64;
+
+/// What is said once the thread has panicked.
+pub(crate) const STOPPED: &str = "the network has stopped: start the service again";
 
 /// What became of an image.
 pub(crate) enum Outcome {
@@ -33,6 +37,8 @@ pub(crate) enum Refused {
     Busy,
     /// There are more of them than the queue ever holds.
     TooMany { most: usize },
+    /// The thread has ended.
+    Over,
 }
 
 struct Job {
@@ -88,6 +94,11 @@ impl Desk {
         self.queue.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether images are still answered: the thread has not panicked.
+    pub(crate) fn is_open(&self) -> bool {
+        self.queue().is_some_and(|queue| !queue.is_closed())
+    }
+
     /// How many images wait.
     pub(crate) fn n_waiting(&self) -> usize {
         self.queue().map_or(0, |queue| self.capacity - queue.capacity())
@@ -98,8 +109,11 @@ impl Desk {
         if images.len() > self.capacity {
             return Err(Refused::TooMany { most: self.capacity });
         }
-        let queue = self.queue().ok_or(Refused::Busy)?;
-        let places = queue.try_reserve_many(images.len()).map_err(|_| Refused::Busy)?;
+        let queue = self.queue().ok_or(Refused::Over)?;
+        let places = queue.try_reserve_many(images.len()).map_err(|error| match error {
+            TrySendError::Full(()) => Refused::Busy,
+            TrySendError::Closed(()) => Refused::Over,
+        })?;
         let replies: Vec<oneshot::Receiver<Outcome>> = (places.zip(images))
             .map(|(place, image)| {
                 let (reply, receiver) = oneshot::channel();
@@ -109,7 +123,7 @@ impl Desk {
             .collect();
         let mut outcomes = Vec::with_capacity(replies.len());
         for reply in replies {
-            let lost = |_| Outcome::Failed("the network has stopped".to_owned());
+            let lost = |_| Outcome::Failed(STOPPED.to_owned());
             outcomes.push(reply.await.unwrap_or_else(lost));
         }
         Ok(outcomes)

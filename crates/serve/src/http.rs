@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::access::is_local;
-use crate::desk::{Desk, Outcome, Refused};
+use crate::desk::{Desk, Outcome, Refused, STOPPED};
 use crate::metrics::{ImageLabels, Metrics, RequestLabels};
 use crate::model::{About, Current};
 
@@ -102,7 +102,7 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
             get(|| async { page(include_str!("page/page.js"), "text/javascript; charset=utf-8") }),
         )
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(|| async { "ready\n" }))
+        .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route(
             "/openapi.json",
@@ -216,6 +216,13 @@ async fn observe(State(service): State<Arc<Service>>, request: Request, next: Ne
     response
 }
 
+async fn ready(State(service): State<Arc<Service>>) -> Response {
+    match service.desk.is_open() {
+        true => "ready\n".into_response(),
+        false => Failure::new(StatusCode::SERVICE_UNAVAILABLE, STOPPED).into_response(),
+    }
+}
+
 async fn metrics(State(service): State<Arc<Service>>) -> Response {
     service.metrics.waiting.set(service.desk.n_waiting() as i64);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -304,6 +311,8 @@ async fn answer(service: &Service, asked: &Asked, headers: &HeaderMap, body: Bod
     let (files, images): (Vec<_>, Vec<_>) = images.into_iter().map(|named| (named.file, named.image)).unzip();
     let outcomes = service.desk.predict(images).await.map_err(|refused| match refused {
         Refused::Busy => busy("too many images wait"),
+        // To come again would not help.
+        Refused::Over => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, STOPPED),
         Refused::TooMany { most } => {
             let error = format!("more images than are taken at once, expected at most {most}");
             Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error)

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use luthier::{ModelCard, Predictor, PredictorConfig, TrainingImages};
-use luthier_artifact::FileStat;
+use luthier_artifact::{FileStat, Observer};
 use luthier_extract::{ImageSource, WeightsStore, sample_images};
 
 use crate::Result;
@@ -42,10 +42,10 @@ pub(crate) type Current = Arc<RwLock<Arc<About>>>;
 
 impl ModelSource {
     /// Opens the model, and has it answer once: what is made for the first image is then made.
-    pub(crate) fn open(&self) -> Result<Opened> {
-        let predictor = Predictor::open(&self.path, &self.store, None, &self.config, &())?;
+    pub(crate) fn open(&self, observer: &dyn Observer) -> Result<Opened> {
+        let predictor = Predictor::open(&self.path, &self.store, None, &self.config, observer)?;
         let image = ImageSource::Bytes(sample_images()[0].into());
-        predictor.predict(&[image], &(), |_, _| Ok::<(), luthier::Error>(()))?;
+        predictor.predict(&[image], observer, |_, _| Ok::<(), luthier::Error>(()))?;
         let model = predictor.model();
         let training = (self.features.as_deref())
             .map(|folder| TrainingImages::read(folder, model))
@@ -79,7 +79,7 @@ impl ModelSource {
                 continue;
             }
             known = found;
-            match self.open() {
+            match self.open(&()) {
                 Ok(model) => {
                     let digest = &model.about.card.digest;
                     tracing::info!("{}: another model, {digest}", self.path.display());

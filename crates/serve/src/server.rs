@@ -48,7 +48,8 @@ pub struct ServeConfig {
     pub features: Option<PathBuf>,
     /// Where requests are listened for; port 0 for any that is free.
     pub listen: SocketAddr,
-    /// What requests must bear as `Authorization: Bearer TOKEN`, if anything.
+    /// What requests must bear as `Authorization: Bearer TOKEN`, if anything: visible ASCII without `%`, which the
+    /// address of the page can carry.
     pub token: Option<String>,
     /// How many images may wait for the network.
     pub queue: usize,
@@ -68,7 +69,8 @@ pub struct ServeConfig {
 /// model is loaded.
 ///
 /// # Errors
-/// Those of [`Predictor::open`](luthier::Predictor::open), and [`Error::Listen`] if the address cannot be had.
+/// Those of [`Predictor::open`](luthier::Predictor::open), also if the observer interrupts it, and [`Error::Listen`] if
+/// the address cannot be had.
 pub fn serve(
     config: ServeConfig,
     store: &WeightsStore,
@@ -99,7 +101,7 @@ pub fn serve(
         },
     };
     let stat = source.stat();
-    let model = source.open()?;
+    let model = source.open(observer)?;
     let metrics = Arc::new(Metrics::new());
     let current = Arc::new(RwLock::new(model.about.clone()));
     let desk = Arc::new(Desk::open(model, queue, metrics.clone())?);

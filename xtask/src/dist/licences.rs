@@ -37,10 +37,26 @@ const PLATFORM: &str = if cfg!(target_arch = "aarch64") {
 /// How the files begin in which crates have licences.
 const NAMES: [&str; 5] = ["LICENSE", "LICENCE", "COPYING", "NOTICE", "UNLICENSE"];
 
-/// Where Debian keeps the licences of the libraries that come with the compiler, by the start of their names.
-const OF_COMPILER: [(&str, &str); 2] = [
-    ("libstdc++", "/usr/share/doc/libstdc++6/copyright"),
-    ("libgcc_s", "/usr/share/doc/libgcc-s1/copyright"),
+/// The libraries that come with the compiler, by the start of their names, and where Debian, Fedora and Arch keep their
+/// licences, in a file or a folder.
+const OF_COMPILER: [(&str, &[&str]); 2] = [
+    (
+        "libstdc++",
+        &[
+            "/usr/share/doc/libstdc++6/copyright",
+            "/usr/share/licenses/libstdc++",
+            "/usr/share/licenses/gcc-libs",
+            "/usr/share/licenses/libgcc",
+        ],
+    ),
+    (
+        "libgcc_s",
+        &[
+            "/usr/share/doc/libgcc-s1/copyright",
+            "/usr/share/licenses/libgcc",
+            "/usr/share/licenses/gcc-libs",
+        ],
+    ),
 ];
 
 /// Writes `crates.txt` and a folder `libraries` with what the shared libraries' authors ask to be passed on.
@@ -68,12 +84,39 @@ pub(super) fn write(
     for name in files {
         copy(&of_libtorch.join(&name), &folder.join(&name))?;
     }
-    for (library, licence) in OF_COMPILER {
+    for (library, places) in OF_COMPILER {
         if listed(lib)?.iter().any(|name| name.starts_with(library)) {
-            copy(Path::new(licence), &folder.join(format!("{library}-copyright")))?;
+            let places: Vec<&Path> = places.iter().map(Path::new).collect();
+            copy_first(library, &places, &folder)?;
         }
     }
     Ok(())
+}
+
+/// Copies the licences of `library` from the first of `places` that has any: a file, or the files of a folder.
+fn copy_first(library: &str, places: &[&Path], folder: &Path) -> Result<()> {
+    for place in places {
+        let mut files = match place.is_dir() {
+            true => entries(place)?,
+            false => vec![place.to_path_buf()],
+        };
+        files.retain(|file| file.is_file());
+        for file in &files {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            copy(file, &folder.join(format!("{library}-{name}")))?;
+        }
+        if !files.is_empty() {
+            return Ok(());
+        }
+    }
+    let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+    Err(problem(
+        format!(
+            "{library}: no licence, which an archive must pass on: none of {}",
+            places.join(", ")
+        ),
+        ["put GCC's licences there: COPYING3 and COPYING.RUNTIME of its sources"],
+    ))
 }
 
 /// The names in a folder, in their order.
@@ -163,6 +206,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::problem::render;
+
+    #[test]
+    fn licences_of_the_compilers_libraries_are_a_file_or_a_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let [file, folder, to] = ["copyright", "libgcc", "to"].map(|name| root.path().join(name));
+        fs::create_dir_all(folder.join("empty")).unwrap();
+        fs::create_dir(&to).unwrap();
+        let places = [file.as_path(), folder.as_path()];
+        let error = render(&copy_first("libgcc_s", &places, &to).unwrap_err());
+        let expected = format!("none of {}, {}\nhint: put ", file.display(), folder.display());
+        assert!(error.contains(&expected), "{error}");
+        for name in ["COPYING3", "COPYING.RUNTIME"] {
+            fs::write(folder.join(name), name).unwrap();
+        }
+        copy_first("libgcc_s", &places, &to).unwrap();
+        assert_eq!(listed(&to).unwrap(), ["libgcc_s-COPYING.RUNTIME", "libgcc_s-COPYING3"]);
+        fs::write(&file, "GPL").unwrap();
+        copy_first("libstdc++", &places, &to).unwrap();
+        assert_eq!(listed(&to).unwrap().last().unwrap(), "libstdc++-copyright");
+        assert_eq!(listed(&to).unwrap().len(), 3);
+    }
 
     #[test]
     fn what_only_tests_or_build_scripts_use_is_not_linked() {

@@ -37,6 +37,15 @@ const COMPLETIONS: [(&str, &str); 3] = [
     ("fish", "share/fish/vendor_completions.d/luthier.fish"),
 ];
 
+/// What tar is told so that an archive does not depend on who packs it.
+const SAME_FOR_ALL: [&str; 5] = [
+    "--sort=name",
+    "--owner=0",
+    "--group=0",
+    "--numeric-owner",
+    "--mode=u+rwX,go+rX,go-w",
+];
+
 const README: &str = include_str!("README.txt");
 
 /// What `cargo xtask dist` can be asked for.
@@ -111,7 +120,9 @@ fn pack(workspace: &Workspace, libtorch: &Libtorch, luthier: &Path, output_dir: 
     let unfinished = archive.with_added_extension("part");
     output_of(
         Command::new("tar")
-            .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "-czf"])
+            .args(SAME_FOR_ALL)
+            .arg(modification_time(workspace))
+            .arg("-czf")
             .arg(&unfinished)
             .arg("-C")
             .args([output_dir, Path::new(&name)]),
@@ -128,6 +139,20 @@ fn pack(workspace: &Workspace, libtorch: &Libtorch, luthier: &Path, output_dir: 
         megabytes(libraries::size(&root)?)
     );
     Ok(())
+}
+
+/// Tells tar the time of all files: `SOURCE_DATE_EPOCH`, else the commit's, else the one at which they are packed.
+fn modification_time(workspace: &Workspace) -> String {
+    let given = env::var("SOURCE_DATE_EPOCH").ok().filter(|given| !given.is_empty());
+    let of_commit = || {
+        let mut git = Command::new("git");
+        git.args(["log", "-1", "--format=%ct"]).current_dir(&workspace.root);
+        String::from_utf8(output_of(&mut git).ok()?).ok()
+    };
+    match given.or_else(of_commit) {
+        Some(seconds) => format!("--mtime=@{}", seconds.trim()),
+        None => "--mtime=now".to_owned(),
+    }
 }
 
 fn megabytes(bytes: u64) -> u64 {

@@ -9,7 +9,8 @@ use super::python::Python;
 use crate::problem::problem;
 use crate::workspace::Workspace;
 
-/// The libtorch named by the user, else the one linked already, else one in the user's cache.
+/// The libtorch named by the user, else the one linked already, else the one for `device` in the user's cache: whoever
+/// removes the link to a libtorch with CUDA wants one without.
 ///
 /// # Errors
 /// If what the user named is not a libtorch of the right version. What Luthier itself has put somewhere is passed
@@ -33,11 +34,7 @@ pub(super) fn find(workspace: &Workspace, device: Device) -> Result<Option<Libto
         let dir = Python::new(&workspace.python).torch_folder()?;
         return named_by_the_user(Libtorch::open(&dir, variable)?, device, variable).map(Some);
     }
-    let candidates = [
-        workspace.libtorch_link(),
-        cached(workspace, Device::Cpu),
-        cached(workspace, Device::Cuda),
-    ];
+    let candidates = [workspace.libtorch_link(), cached(workspace, device)];
     Ok(candidates
         .iter()
         .filter_map(|dir| Libtorch::open(dir, "the cache").ok())
@@ -103,11 +100,17 @@ mod tests {
         let mut places = Places::new();
         places.check(Device::Cpu, None);
         let cuda = places.make("cache/libtorch-2.11.0-cuda", VERSION, Device::Cuda);
+        places.check(Device::Cuda, Some(&cuda));
+        let link = places.workspace.libtorch_link();
+        std::os::unix::fs::symlink(&cuda, &link).unwrap();
         places.check(Device::Cpu, Some(&cuda));
+        // The way back from CUDA.
+        fs::remove_file(&link).unwrap();
+        places.check(Device::Cpu, None);
         let cpu = places.make("cache/libtorch-2.11.0-cpu", VERSION, Device::Cpu);
         places.check(Device::Cpu, Some(&cpu));
         let linked = places.make("linked", VERSION, Device::Cpu);
-        std::os::unix::fs::symlink(&linked, places.workspace.libtorch_link()).unwrap();
+        std::os::unix::fs::symlink(&linked, &link).unwrap();
         places.check(Device::Cpu, Some(&linked));
         places.check(Device::Cuda, Some(&cuda));
         let pytorch = places.make("site-packages/torch", VERSION, Device::Cpu);

@@ -1,5 +1,6 @@
 //! The archive on a machine that has nothing but glibc.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -57,20 +58,33 @@ fn another_user_predicts_in_a_bare_system_what_this_one_predicts() {
     }
     let folder = tempfile::tempdir().unwrap();
     let dist = folder.path().join("dist");
-    ok(Command::new(env!("CARGO_BIN_EXE_xtask"))
-        .arg("dist")
-        .arg("--output-dir")
+    // Packed by somebody who keeps their files for themselves.
+    ok(Command::new("sh")
+        .args(["-c", "umask 077 && exec \"$0\" dist --output-dir \"$1\""])
+        .arg(env!("CARGO_BIN_EXE_xtask"))
         .arg(&dist));
     let archive = entries(&dist)
         .into_iter()
-        .find(|path| path.extension().is_some_and(|ending| ending == "gz"));
+        .find(|path| path.extension().is_some_and(|ending| ending == "gz"))
+        .unwrap();
+    let listing = ok(Command::new("tar").args(["--full-time", "-tvzf"]).arg(&archive)).stdout;
+    let mut times = BTreeSet::new();
+    for line in String::from_utf8(listing).unwrap().lines() {
+        let [mode, _owner, _size, date, time, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+            panic!("{line}")
+        };
+        let is_for_all = ["-rw-r--r--", "-rwxr-xr-x", "drwxr-xr-x"].contains(&mode);
+        assert!(is_for_all, "{line}");
+        times.insert(format!("{date} {time}"));
+    }
+    assert_eq!(times.len(), 1, "{times:?}");
 
     // The system: glibc, the archive, and photographs.
     let root = folder.path().join("root");
     fs::create_dir_all(root.join("opt/luthier")).unwrap();
     ok(Command::new("tar")
         .arg("-xzf")
-        .arg(archive.unwrap())
+        .arg(&archive)
         .arg("--strip-components=1")
         .arg("-C")
         .arg(root.join("opt/luthier")));

@@ -1,8 +1,9 @@
 use crate::ExitCode;
 use std::path::PathBuf;
 
-use anyhow::Result;
-use clap::Args;
+use anyhow::{Result, bail};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
 use luthier::words::counted;
 use luthier::{Engine, Shard};
 
@@ -10,6 +11,7 @@ use super::{
     EmbedSettings, check_views_are_named, configure, note_faster_precision, open_cache, warn_of_skipped, with_engine,
     with_or_without_classes,
 };
+use crate::problem::Problem;
 use crate::terminal::Progress;
 
 /// Turn folders of images into features: NumPy files with one row for each image
@@ -42,10 +44,25 @@ pub(crate) struct Arguments {
     /// For several machines or processes, each of which takes a part, with one cache or one --cache-remote. The digest of an
     /// image says which part has it. Nothing is written but the cache: a run on all images, without --shard, finds all
     /// features there.
-    #[arg(long, value_name = "PART/OF", conflicts_with = "output_dir")]
+    #[arg(long, value_name = "PART/OF")]
     shard: Option<Shard>,
     #[command(flatten)]
     settings: EmbedSettings,
+}
+
+/// Refuses a folder beside `--shard`, which writes nothing into it. Clap would refuse one in the environment, too.
+///
+/// # Errors
+/// A [`Problem`] if both are typed.
+pub(crate) fn check(matches: &ArgMatches) -> Result<()> {
+    let is_typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+    if is_typed("shard") && is_typed("output_dir") {
+        bail!(
+            Problem::usage("--output-dir with --shard, which writes nothing but the cache")
+                .hint("leave out one of them")
+        );
+    }
+    Ok(())
 }
 
 pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode> {

@@ -95,7 +95,8 @@ pub(super) fn open_page(
         progress.say(&format!("warning: skipped {file}"));
     }
     decide(page, session, tables.clone(), progress, |url| {
-        progress.say(&format!("open {url} (Ctrl-C ends)"));
+        // Nobody finds the page without it.
+        progress.complain(&format!("open {url} (Ctrl-C ends)"));
     })?;
     outln!("decisions {}", decisions.display());
     if let Some(Tables { labels, predictions }) = tables {

@@ -170,14 +170,18 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
     Ok(session.finish())
 }
 
-/// The cache that is named, or else the one that the pipeline has made in this folder: `predict` makes none by itself, and
-/// goes on without one that it cannot use.
+/// The cache that is named, or else the one that the pipeline has made in this folder. `predict` makes none by itself:
+/// with a remote alone it has a temporary one. It goes on without one that it cannot use.
 fn open_cache(settings: &Settings) -> Option<Cache> {
     let folder = settings.cache_dir();
-    if settings.named_cache_dir().is_none() && !folder.join("index.sqlite").is_file() {
+    let opened = if settings.named_cache_dir().is_some() || folder.join("index.sqlite").is_file() {
+        Cache::open(&folder)
+    } else if settings.cache_remote().is_some() {
+        Cache::temporary()
+    } else {
         return None;
-    }
-    (Cache::open(&folder).map_err(anyhow::Error::from))
+    };
+    (opened.map_err(anyhow::Error::from))
         .and_then(|cache| connect(cache, settings))
         .inspect_err(|error| tracing::warn!("{error}: images are predicted without the cache"))
         .ok()

@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::Result;
 use bytesize::ByteSize;
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use luthier::{MODEL_FILE, PredictorConfig};
 use luthier_serve::{Access, ServeConfig, serve};
 
@@ -48,7 +47,7 @@ pub(crate) struct Arguments {
     /// What requests must bear as `Authorization: Bearer TOKEN`
     ///
     /// The page then is at http://ADDRESS/#TOKEN. The environment hides the token from other users of this machine.
-    #[arg(long, value_name = "TOKEN", env = "LUTHIER_TOKEN", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TOKEN", env = "LUTHIER_TOKEN", hide_env_values = true, value_parser = visible_ascii)]
     token: Option<String>,
     /// Answer `unknown` if no class has at least this probability
     #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true, alias = "min_confidence")]
@@ -69,6 +68,17 @@ pub(crate) struct Arguments {
     limits: LimitSettings,
     #[command(flatten)]
     network: NetworkSettings,
+}
+
+/// A token that both a header and the address of the page can carry. A newline at the end belongs to the file that it
+/// comes from.
+fn visible_ascii(text: &str) -> std::result::Result<String, String> {
+    let token = text.trim_end_matches(['\r', '\n']);
+    let is_carried = |byte: u8| byte.is_ascii_graphic() && byte != b'%';
+    match !token.is_empty() && token.bytes().all(is_carried) {
+        true => Ok(token.to_owned()),
+        false => Err("expected visible characters of ASCII, without blanks and %".to_owned()),
+    }
 }
 
 /// How many connections there may be at once: fewer than the files that a process may usually have open.

@@ -92,21 +92,21 @@ const OTHER_VARIABLES: [&str; 15] = [
     "LUTHIER_WEIGHTS_MIRROR",
 ];
 
-/// A setting as a layer has it: the key, and the value as it would be typed after `--key=`.
+/// A setting as a layer has it: the key, and its value or the elements of its list, which may have commas.
 #[derive(Clone, Debug)]
 struct Setting {
     key: String,
-    value: String,
+    values: Vec<String>,
 }
 
 impl Setting {
-    /// As a default of an option. Clap does not split defaults at commas.
-    fn values(&self) -> Vec<String> {
-        if LISTS.contains(&self.key.as_str()) {
-            self.value.split(',').map(str::to_owned).collect()
-        } else {
-            vec![self.value.clone()]
-        }
+    /// From what would be typed after `--key=`.
+    fn typed(key: String, text: &str) -> Self {
+        let values = match LISTS.contains(&key.as_str()) {
+            true => text.split(',').map(str::to_owned).collect(),
+            false => vec![text.to_owned()],
+        };
+        Setting { key, values }
     }
 }
 
@@ -189,11 +189,12 @@ fn with_defaults(mut command: Command, matches: &ArgMatches, layers: &[Vec<Setti
         defaults.extend(
             of_layer
                 .into_iter()
-                .map(|(option, setting)| (option.get_id().clone(), setting.values())),
+                .map(|(option, setting)| (option.get_id().clone(), setting.values.clone())),
         );
     }
+    // Lists are in parts already: an element may have a comma.
     for (id, values) in defaults {
-        command = command.mut_arg(id, |option| option.default_values(values));
+        command = command.mut_arg(id, |option| option.default_values(values).value_delimiter(None::<char>));
     }
     command
 }
@@ -214,10 +215,13 @@ fn excludes(command: &Command, one: &Arg, other: &Arg) -> bool {
     one.get_id() == other.get_id() || conflicts(one, other) || conflicts(other, one)
 }
 
-/// Checks settings as if they had been typed.
+/// Checks settings as if they had been typed, but for the commas.
 fn check(settings: &[Setting], origin: &str) -> Result<()> {
-    let options = settings.iter().map(|Setting { key, value }| format!("--{key}={value}"));
+    let options = settings
+        .iter()
+        .flat_map(|Setting { key, values }| values.iter().map(move |value| format!("--{key}={value}")));
     let command = Settings::augment_args(Command::new("luthier"))
+        .mut_args(|option| option.value_delimiter(None::<char>))
         .no_binary_name(true)
         .disable_help_flag(true);
     match command.try_get_matches_from(options) {
@@ -291,10 +295,7 @@ fn from_environment(
         let key = alias.map_or(key, |(_, name)| (*name).to_owned());
         // A variable that is empty says nothing.
         if is_setting(&key) && !value.is_empty() {
-            let setting = Setting {
-                key,
-                value: value.to_owned(),
-            };
+            let setting = Setting::typed(key, value);
             // Alone first, so that a message names the variable it is about.
             check(std::slice::from_ref(&setting), &name)?;
             settings.push(setting);
@@ -331,27 +332,29 @@ fn from_toml(text: &str, path: &Path) -> Result<Vec<Setting>> {
             if !known.contains(&key.as_str()) {
                 bail!(unknown(&origin, &key, known));
             }
-            let value = match value {
+            let setting = match value {
                 toml::Value::String(text) if PATHS.contains(&key.as_str()) => {
-                    path.parent().unwrap_or(Path::new("")).join(text).display().to_string()
+                    let path = path.parent().unwrap_or(Path::new("")).join(text);
+                    Setting::typed(key, &path.display().to_string())
                 }
-                toml::Value::String(text) => text,
+                toml::Value::String(text) => Setting::typed(key, &text),
                 toml::Value::Array(values)
                     if LISTS.contains(&key.as_str()) && values.iter().all(toml::Value::is_str) =>
                 {
-                    values
-                        .iter()
-                        .filter_map(toml::Value::as_str)
-                        .collect::<Vec<_>>()
-                        .join(",")
+                    let values = values.iter().filter_map(toml::Value::as_str).map(str::to_owned);
+                    Setting {
+                        key,
+                        values: values.collect(),
+                    }
                 }
-                toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
+                toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => {
+                    Setting::typed(key, &value.to_string())
+                }
                 other => bail!(Problem::usage(format!(
                     "{origin}: expected one value, found {}",
                     other.type_str()
                 ))),
             };
-            let setting = Setting { key, value };
             check(std::slice::from_ref(&setting), &origin)?;
             settings.push(setting);
         }
@@ -473,13 +476,30 @@ mod tests {
             "[data]\ntrain_dir = 'a'\ntest-dir = '/b'",
             Path::new("folder/luthier.toml"),
         );
-        let found: Vec<(String, String)> = found
+        let found: Vec<(String, Vec<String>)> = found
             .unwrap()
             .into_iter()
-            .map(|setting| (setting.key, setting.value))
+            .map(|setting| (setting.key, setting.values))
             .collect();
         let expected = [("test-dir", "/b"), ("train-dir", "folder/a")];
-        assert_eq!(found, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        assert_eq!(
+            found,
+            expected.map(|(key, value)| (key.to_owned(), vec![value.to_owned()]))
+        );
+    }
+
+    #[test]
+    fn an_element_of_a_list_in_the_file_may_have_a_comma() {
+        let exclude = |text: &str| {
+            let file = format!("[data]\ndata-dir = 'a'\nexclude = {text}");
+            toml(&file).data_source().unwrap().exclude
+        };
+        assert_eq!(exclude("['Smith, John/', '*.gif']"), ["Smith, John/", "*.gif"]);
+        assert_eq!(exclude("'thumbs/,*.gif'"), ["thumbs/", "*.gif"]);
+        assert!(exclude("[]").is_empty());
+        let found = message("[extract]\nviews = ['crop,mirror']");
+        let start = "luthier.toml: [extract] views: invalid value 'crop,mirror'";
+        assert!(found.starts_with(start), "{found}");
     }
 
     #[test]

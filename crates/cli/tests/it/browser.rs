@@ -507,7 +507,8 @@ fn saved_decisions(browser: &mut Browser) -> String {
     browser.words("window.text")
 }
 
-/// Decides about a suspected image in a report, by keyboard, and saves; the bytes of the file that is saved.
+/// Decides about a suspected image in a report, which shows it as a copy too, by keyboard, and saves; the bytes of the
+/// file that is saved.
 pub(crate) fn decide(page: &Path, file: &str, verdict: &str) -> Option<String> {
     let mut browser = Browser::start()?;
     browser.resize(390);
@@ -515,6 +516,8 @@ pub(crate) fn decide(page: &Path, file: &str, verdict: &str) -> Option<String> {
     let item = format!(
         "[...document.querySelectorAll('#suspects ~ .cards li')].find((item) => item.textContent.includes('{file}'))"
     );
+    let shown = format!("document.querySelectorAll('[data-decision*=\"{file}\"]').length");
+    assert!(browser.number(&shown) > 1.0, "as a suspect and as a copy");
     let button = format!("{item}.querySelector('button[value={verdict}]')");
     assert_eq!(
         browser.value(&format!("{item}.querySelector('.photo') !== null")),
@@ -531,6 +534,7 @@ pub(crate) fn decide(page: &Path, file: &str, verdict: &str) -> Option<String> {
     assert_eq!(browser.words(status), "Nothing is decided.");
     browser.press("Enter");
     let saved = saved_decisions(&mut browser);
+    assert_eq!(saved.trim().lines().count(), 1, "{saved}");
     // What was saved and is taken back is a line of its own, also after a reload.
     browser.open(page);
     assert_eq!(browser.words(status), "1 decision. Saved.");

@@ -263,7 +263,7 @@ fn a_cache_of_a_newer_luthier_is_left_alone() {
         ran.error(),
         (
             1,
-            "error: .luthier/index.sqlite: cache has layout 99, this luthier reads layout 4\n\
+            "error: .luthier/index.sqlite: cache has layout 99, this luthier reads layout 5\n\
              hint: update luthier, or use another folder with --cache-dir and leave this one to the newer luthier"
         )
     );

@@ -118,6 +118,9 @@ fn without_a_test_set_cross_validation_gives_the_figures() {
     for prediction in report["predictions"].as_array().unwrap() {
         let file = prediction["file"].as_str().unwrap();
         assert!(file.starts_with(prediction["true_class"].as_str().unwrap()), "{file}");
+        let probabilities = prediction["probabilities"].as_array().unwrap().iter();
+        let sum: f64 = probabilities.map(|probability| probability.as_f64().unwrap()).sum();
+        assert!((sum - 1.0).abs() < 1e-5, "{sum}");
         let nearest = prediction["nearest_training_images"].as_array();
         let mut names = nearest.into_iter().flatten().map(|near| near["file"].as_str().unwrap());
         assert!(names.all(|near| near != file), "{file} is near itself");

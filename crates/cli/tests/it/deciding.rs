@@ -90,7 +90,8 @@ fn what_was_decided_is_kept_when_the_process_is_killed_and_trains_a_model() {
 #[test]
 fn two_windows_do_not_contradict_each_other_and_strangers_are_refused() {
     let project = Project::empty();
-    let served = start(&project, "label", &[&drawings()]);
+    // Whoever wants quiet needs the address all the same.
+    let served = start(&project, "label", &["--quiet", &drawings()]);
     let item = session(&served)["items"][0].clone();
     assert_eq!(decide(&served, &item, &json!({ "class": "bell" })).status, 200);
     let second = decide(&served, &item, &json!({ "class": "drum" }));

@@ -159,6 +159,7 @@ fn lines_that_cannot_be_used_are_named_and_the_rest_counts() {
 #[test]
 fn what_is_decided_in_the_report_is_what_the_next_run_follows() {
     let project = swapped();
+    project.write("data/train/drum/9.jpg", &photo(0, 9));
     project.pipeline(&[]);
     let page = project.path("reports/report.html");
     let Some(saved) = browser::decide(&page, "harp/9.jpg", "change") else {

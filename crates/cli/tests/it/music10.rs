@@ -274,7 +274,7 @@ fn judge_fifths(table: &FeatureTable) -> Evaluation {
         probabilities: probabilities.view(),
         uncalibrated: uncalibrated.view(),
     };
-    evaluate.run(Split::Test, &predictions, None).unwrap()
+    evaluate.run(Split::Test, &predictions, None, &()).unwrap()
 }
 
 #[test]

@@ -304,6 +304,25 @@ fn a_lost_or_damaged_artifact_is_made_again() {
 }
 
 #[test]
+fn a_run_that_changes_nothing_does_not_read_the_probabilities_of_all_classes() {
+    let project = Project::new();
+    project.pipeline(&[]);
+    let before = results(project.root.path());
+    let is_it = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains("test-probabilities/");
+    let objects = snapshot(&project.path(".luthier/objects"));
+    let (path, bytes) = objects.into_iter().find(|(_, bytes)| is_it(bytes)).unwrap();
+    fs::write(&path, &bytes[1..]).unwrap();
+    assert_eq!(statuses(&project.pipeline(&[])), ALL_FRESH);
+    project.run(&["runs"]).ok();
+    assert_eq!(fs::read(&path).unwrap(), bytes[1..], "nobody has seen it");
+    // The report shows them.
+    fs::remove_dir_all(project.path("reports")).unwrap();
+    assert_eq!(not_fresh(&project.pipeline(&[])), "evaluate ran");
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+    assert_same(&results(project.root.path()), &before, "after the damage");
+}
+
+#[test]
 fn a_deleted_output_is_written_again_without_running_a_stage() {
     let project = Project::new();
     project.pipeline(&[]);

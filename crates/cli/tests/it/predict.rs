@@ -738,12 +738,19 @@ fn sorting_killed_at_any_step_loses_nothing_and_goes_on() {
             project.write(&format!("in/{n}/photo.jpg"), &photo(0, n));
         }
     };
-    for (how, calls) in [
-        ("--move-to", "?link,?linkat"),
-        ("--move-to", "?unlink,?unlinkat"),
-        ("--copy-to", "?rename,?renameat,?renameat2"),
+    // Mostly another file system, to which files are copied.
+    let elsewhere = tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap();
+    let elsewhere = elsewhere.path().join("sorted").into_os_string().into_string().unwrap();
+    let renames = "?rename,?renameat,?renameat2";
+    for (how, sorted, calls) in [
+        ("--move-to", "sorted", renames),
+        ("--move-to", &elsewhere, renames),
+        ("--move-to", &elsewhere, "?unlink,?unlinkat"),
+        ("--copy-to", "sorted", renames),
     ] {
-        let sort = ["predict", "--format", "json", "--image-path", "in", how, "sorted"];
+        let sort = ["predict", "--format", "json", "--image-path", "in", how, sorted];
         for place in 1.. {
             images();
             let expected = bytes_below(&project, "in");
@@ -753,22 +760,22 @@ fn sorting_killed_at_any_step_loses_nothing_and_goes_on() {
                 .output()
                 .unwrap();
             let was_killed = killed.status.signal().is_some();
-            let mut found = [bytes_below(&project, "in"), bytes_below_if(&project, "sorted")].concat();
+            let mut found = [bytes_below(&project, "in"), bytes_below_if(&project, sorted)].concat();
             found.retain(|bytes| expected.contains(bytes));
             found.sort();
             found.dedup();
             assert_eq!(found, expected, "{how} killed at {calls} {place}");
             project.run(&sort).ok();
             // What was left unfinished is hidden, and goes after a day.
-            let mut sorted = bytes_below_if(&project, "sorted");
-            sorted.retain(|bytes| expected.contains(bytes));
-            sorted.dedup();
-            assert_eq!(sorted, expected, "{how} after {calls} {place}");
-            assert_eq!(
-                bytes_below(&project, "in").len(),
-                if how == "--move-to" { 0 } else { 2 }
-            );
-            for folder in ["in", "sorted"] {
+            let mut found = bytes_below_if(&project, sorted);
+            found.retain(|bytes| expected.contains(bytes));
+            found.dedup();
+            assert_eq!(found, expected, "{how} after {calls} {place}");
+            // What has been copied gets this name before it is removed.
+            let mut left = snapshot(&project.path("in"));
+            left.retain(|(file, _)| file.extension().is_none_or(|ending| ending != "moved"));
+            assert_eq!(left.len(), if how == "--move-to" { 0 } else { 2 });
+            for folder in ["in", sorted] {
                 std::fs::remove_dir_all(project.path(folder)).unwrap();
             }
             if !was_killed {

@@ -1,7 +1,7 @@
 //! `luthier serve`, as browsers and programs use it.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use luthier_artifact::{Digest, entries};
+use luthier_extract::{NamedWeights, WeightsSource};
 use luthier_testing::Need;
 use serde_json::{Value, json};
 
@@ -371,8 +372,49 @@ fn without_a_token_only_pages_of_this_machine_are_answered() {
         200
     );
     served.end();
-    let ran = project.run(&["serve", "--token", ""]);
-    assert!(ran.status == 2 && ran.stderr.contains("--token"), "{}", ran.stderr);
+    for token in ["", "\n", "two words", "café", "100%", "a\nb"] {
+        let ran = project.run(&["serve", "--token", token]);
+        let is_refused = ran.status == 2 && ran.stderr.contains("--token") && ran.stderr.contains("expected visible");
+        assert!(is_refused, "{token:?}: {}", ran.stderr);
+    }
+    // A file that becomes a variable often ends in a newline.
+    let served = Served::start(&project, &["--token", "se#cret/+=~\n"]);
+    let bearer = "host: luthier.example\r\nauthorization: Bearer se#cret/+=~";
+    assert_eq!(ask(&served, bearer), 200);
+    served.end();
+}
+
+#[test]
+fn a_signal_ends_the_download_before_the_first_request() {
+    let project = trained();
+    // As if the model had been trained with weights that are not here.
+    let path = project.path("models/model.safetensors");
+    let mut model = std::fs::read(&path).unwrap();
+    let untrained = WeightsSource::Untrained.sha256().unwrap();
+    let other = NamedWeights::ALL[0].sha256;
+    assert_eq!(untrained.len(), other.len());
+    let place = model.windows(other.len()).position(|part| part == untrained.as_bytes());
+    model[place.unwrap()..][..other.len()].copy_from_slice(other.as_bytes());
+    std::fs::write(&path, model).unwrap();
+    // A server that takes the question, and says nothing.
+    let mirror = TcpListener::bind("127.0.0.1:0").unwrap();
+    let child = project
+        .command(&["serve", "--listen", "127.0.0.1:0"])
+        .env_remove("LUTHIER_WEIGHTS")
+        .env("NO_PROXY", "127.0.0.1")
+        .env(
+            "LUTHIER_WEIGHTS_MIRROR",
+            format!("http://{}", mirror.local_addr().unwrap()),
+        )
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _asked = mirror.accept().unwrap();
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    assert_eq!(ran.error(), (130, "error: interrupted"));
 }
 
 #[test]

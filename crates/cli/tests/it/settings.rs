@@ -1,5 +1,7 @@
 //! Flags, environment, `luthier.toml`, help, and what there is besides.
 
+use std::sync::LazyLock;
+
 use crate::{PIPELINE, Project, Ran};
 
 #[test]
@@ -34,31 +36,63 @@ fn the_pipeline_runs_from_a_file_and_unknown_keys_are_errors() {
     );
 }
 
+type Words = Vec<String>;
+
+/// Every command, as help names it, with what `-h` prints.
+static SHORT_HELP: LazyLock<Vec<(Words, String)>> = LazyLock::new(|| short_help(&Project::empty(), Words::new()));
+
+fn help(project: &Project, command: &[String], option: &str) -> String {
+    let words: Vec<&str> = command.iter().map(String::as_str).chain([option]).collect();
+    project.run(&words).ok().stdout
+}
+
+/// The short help of a command, and of all commands below it.
+fn short_help(project: &Project, command: Words) -> Vec<(Words, String)> {
+    let help = help(project, &command, "-h");
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    // What a line has no room for goes on below, further to the right.
+    let names = (listed.take_while(|line| !line.is_empty()))
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| !["", "help"].contains(name));
+    let below = names.flat_map(|name| short_help(project, [&command[..], &[name.to_owned()]].concat()));
+    let below: Vec<(Words, String)> = below.collect();
+    [(command, help)].into_iter().chain(below).collect()
+}
+
 #[test]
 fn every_command_has_help_with_an_example() {
-    let project = Project::empty();
-    let help = project.run(&["--help"]).ok().stdout;
-    for command in [
-        "pipeline",
-        "extract",
-        "train",
-        "evaluate",
-        "compare",
-        "predict",
-        "status",
-        "explain",
-        "cache",
-        "weights",
-        "init",
-        "completions",
-        "man",
+    for known in [
+        &["pipeline"][..],
+        &["man"],
+        &["cache", "prune-images"],
+        &["model", "show"],
     ] {
-        assert!(help.contains(&format!("\n  {command} ")), "{help}");
-        for option in ["-h", "--help"] {
-            let help = project.run(&[command, option]).ok().stdout;
-            assert!(help.contains("Example"), "{command}: {help}");
+        assert!(SHORT_HELP.iter().any(|(command, _)| command == known), "{known:?}");
+    }
+    let project = Project::empty();
+    for (command, short) in &SHORT_HELP[1..] {
+        for help in [short, &help(&project, command, "--help")] {
+            assert!(help.contains("Example"), "{command:?}: {help}");
         }
     }
+}
+
+#[test]
+fn a_folder_in_the_environment_is_no_matter_to_a_part() {
+    let project = Project::new();
+    let part = ["extract", "data/train", "--shard", "1/2"];
+    let mut command = project.command(&part);
+    Ran::of(command.env("LUTHIER_OUTPUT_DIR", "elsewhere").output().unwrap()).ok();
+    assert!(!project.path("elsewhere").exists());
+    assert_eq!(
+        project
+            .run(&[&part[..], &["--output-dir", "elsewhere"]].concat())
+            .error(),
+        (
+            2,
+            "error: --output-dir with --shard, which writes nothing but the cache\nhint: leave out one of them"
+        )
+    );
 }
 
 #[test]
@@ -330,40 +364,20 @@ fn completions_and_manual_pages_know_every_command() {
 /// Shows every change of a help text to whoever reviews it. `cargo insta review`, or INSTA_UPDATE=always, accepts.
 #[test]
 fn help_reads_well() {
-    let project = Project::empty();
-    let commands = [
-        &[][..],
-        &["pipeline"],
-        &["extract"],
-        &["train"],
-        &["evaluate"],
-        &["runs"],
-        &["compare"],
-        &["predict"],
-        &["relabel"],
-        &["status"],
-        &["explain"],
-        &["cache"],
-        &["cache", "stats"],
-        &["cache", "verify"],
-        &["cache", "gc"],
-        &["cache", "prune-images"],
-        &["weights"],
-        &["weights", "list"],
-        &["weights", "fetch"],
-        &["weights", "path"],
-        &["init"],
-        &["completions"],
-        &["man"],
-    ];
-    let help = |commands: &[&[&str]], option: &str| {
-        commands.iter().fold(String::new(), |all, command| {
-            let name = [&["luthier"], *command, &[option]].concat().join(" ");
-            let help = project.run(&[command, &[option][..]].concat()).ok().stdout;
-            all + &format!("$ {name}\n{help}\n")
-        })
+    let text = |command: &[String], option: &str, help: &str| {
+        let words = ["luthier"].into_iter().chain(command.iter().map(String::as_str));
+        let name = words.chain([option]).collect::<Vec<_>>().join(" ");
+        format!("$ {name}\n{help}\n")
     };
-    insta::assert_snapshot!("short_help", help(&commands, "-h"));
+    let short: String = (SHORT_HELP.iter())
+        .map(|(command, help)| text(command, "-h", help))
+        .collect();
+    insta::assert_snapshot!("short_help", short);
+    let project = Project::empty();
     let longest = [&["pipeline"][..], &["predict"], &["cache", "gc"]];
-    insta::assert_snapshot!("long_help", help(&longest, "--help"));
+    let long = longest.map(|command| {
+        let command: Words = command.iter().map(|&word| word.to_owned()).collect();
+        text(&command, "--help", &help(&project, &command, "--help"))
+    });
+    insta::assert_snapshot!("long_help", long.concat());
 }

@@ -283,6 +283,24 @@ fn what_is_shared_is_pushed_pulled_and_counted() {
     assert!(ran.stderr.contains("going on without it"), "{}", ran.stderr);
 }
 
+#[test]
+fn predict_shares_features_also_where_no_cache_was_made() {
+    let project = project(3);
+    project.pipeline(&[]);
+    std::fs::remove_dir_all(project.path(".luthier")).unwrap();
+    let remote = project.path("shared").display().to_string();
+    let predict = || {
+        let arguments = ["predict", "--json", "--cache-remote", &remote, "data/test"];
+        project.run(&arguments).ok().stdout
+    };
+    let n_shared = || Remote::open(&remote).unwrap().segments().unwrap().len();
+    let first = predict();
+    assert_eq!(n_shared(), 1);
+    assert_eq!(predict(), first);
+    assert_eq!(n_shared(), 1, "what was shared is found");
+    assert!(!project.path(".luthier").exists());
+}
+
 /// moto, which answers as S3 does, until this is dropped.
 struct S3 {
     server: Child,

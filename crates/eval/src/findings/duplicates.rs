@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 use std::f64::consts::PI;
 
-use luthier_artifact::{Artifact, Digest, ImageRows, Key, ReadRows, json};
-use ndarray::Array2;
+use luthier_artifact::{Artifact, Digest, ImageRows, Key, Observer, ReadRows, json};
+use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,10 @@ const SMALLEST_CONTRAST: f64 = 2.0;
 
 /// To how many of the images that look most like it an image is linked: as many hold a group of copies together.
 const LINKS: usize = 8;
+
+/// How many perceptual hashes are read at once: 50 MB. The cache has them in another order, so that each block may
+/// take a pass over all of them.
+const HASH_BLOCK: usize = 1 << 16;
 
 /// A perceptual hash is the mean red, green and blue of so many times so many boxes.
 const GRID: usize = 8;
@@ -97,16 +101,18 @@ impl DuplicatesConfig {
     /// Looks for images that look the same. Row `i` of `features` and of `hashes` belongs to row `i` of `images`.
     ///
     /// # Errors
-    /// [`Error::Read`] if features or hashes cannot be read.
+    /// [`Error::Read`] if features or hashes cannot be read; [`Error::Interrupted`] soon after the observer says so.
     pub fn run(
         &self,
         images: &ImageRows,
         features: &dyn ReadRows<Feature = f32>,
         hashes: &dyn ReadRows<Feature = f32>,
+        observer: &dyn Observer,
     ) -> Result<LookAlikes> {
         let n = images.images.len();
         let mut groups = Groups::new(n);
-        for (a, b) in self.pairs(hashes)? {
+        for (a, b) in self.pairs(hashes, observer)? {
+            Error::if_interrupted(observer)?;
             if groups.of(a) == groups.of(b) {
                 continue;
             }
@@ -130,16 +136,20 @@ impl DuplicatesConfig {
     }
 
     /// Pairs of rows whose perceptual hashes are alike, in ascending order.
-    fn pairs(&self, hashes: &dyn ReadRows<Feature = f32>) -> Result<Vec<(usize, usize)>> {
-        let mut all = Array2::zeros((hashes.n_rows(), hashes.n_features()));
-        hashes.read(0, all.view_mut()).map_err(Error::Read)?;
+    fn pairs(&self, hashes: &dyn ReadRows<Feature = f32>, observer: &dyn Observer) -> Result<Vec<(usize, usize)>> {
+        let mut all = Array2::<f32>::zeros((hashes.n_rows(), hashes.n_features()));
+        for (index, block) in all.axis_chunks_iter_mut(Axis(0), HASH_BLOCK).enumerate() {
+            Error::if_interrupted(observer)?;
+            hashes.read(index * HASH_BLOCK, block).map_err(Error::Read)?;
+        }
         let waves = waves();
         let looks: Vec<Look<'_>> = (all.as_slice().expect("a new array is in C order"))
             .par_chunks(all.ncols().max(1))
             .map(|hash| Look::new(hash, &waves))
             .collect();
         let tree = Tree::new(looks.iter().map(|look| look.coarse));
-        let of_look = |(row, look): (usize, &Look<'_>)| {
+        let of_look = |(row, look): (usize, &Look<'_>)| -> Result<Vec<(usize, usize)>> {
+            Error::if_interrupted(observer)?;
             let mut alike: Vec<(f64, usize)> = Vec::new();
             tree.search(&look.coarse, look.reach(self.largest_difference), |other| {
                 let is_other = other != row;
@@ -149,10 +159,11 @@ impl DuplicatesConfig {
                 alike.truncate(LINKS);
                 alike.get(LINKS - 1).map(|&(difference, _)| difference as f32)
             });
-            let pair = move |(_, other): (f64, usize)| (row.min(other), row.max(other));
-            alike.into_iter().map(pair)
+            let pair = |(_, other): (f64, usize)| (row.min(other), row.max(other));
+            Ok(alike.into_iter().map(pair).collect())
         };
-        let mut pairs: Vec<(usize, usize)> = looks.par_iter().enumerate().flat_map_iter(of_look).collect();
+        let of_looks: Vec<Vec<(usize, usize)>> = looks.par_iter().enumerate().map(of_look).collect::<Result<_>>()?;
+        let mut pairs: Vec<(usize, usize)> = of_looks.concat();
         pairs.sort_unstable();
         pairs.dedup();
         Ok(pairs)
@@ -347,7 +358,7 @@ mod tests {
 
     fn pairs(rows: &[Vec<f32>]) -> Vec<(usize, usize)> {
         let hashes = Array2::from_shape_fn((rows.len(), rows[0].len()), |(row, column)| rows[row][column]);
-        DuplicatesConfig::default().pairs(&hashes.view()).unwrap()
+        DuplicatesConfig::default().pairs(&hashes.view(), &()).unwrap()
     }
 
     /// Black frames, for example: more than a search compares.

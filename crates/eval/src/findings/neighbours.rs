@@ -1,6 +1,6 @@
 use std::cmp::Ordering;
 
-use luthier_artifact::{Artifact, Digest, Key, ReadRows, Split, json};
+use luthier_artifact::{Artifact, Digest, Key, Observer, ReadRows, Split, json};
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -118,18 +118,19 @@ impl NeighboursConfig {
     /// Training images are read once, in blocks, if there is an image that is not known.
     ///
     /// # Errors
-    /// [`Error::Read`] if features cannot be read.
+    /// [`Error::Read`] if features cannot be read; [`Error::Interrupted`] if the observer says so before a block.
     pub fn run(
         &self,
         train: &dyn ReadRows<Feature = f32>,
         test: &dyn ReadRows<Feature = f32>,
         asked: &[ImageRef],
         known: NearestImages,
+        observer: &dyn Observer,
     ) -> Result<NearestImages> {
         let NearestImages(mut found) = known;
         let is_known = |image: &ImageRef| found.binary_search_by_key(image, |found| found.image).is_ok();
         let unknown: Vec<ImageRef> = asked.iter().copied().filter(|image| !is_known(image)).collect();
-        found.extend(self.find(train, test, &unknown)?);
+        found.extend(self.find(train, test, &unknown, observer)?);
         found.sort_by_key(|found| found.image);
         Ok(NearestImages(found))
     }
@@ -139,6 +140,7 @@ impl NeighboursConfig {
         train: &dyn ReadRows<Feature = f32>,
         test: &dyn ReadRows<Feature = f32>,
         asked: &[ImageRef],
+        observer: &dyn Observer,
     ) -> Result<Vec<Neighbours>> {
         if asked.is_empty() {
             return Ok(Vec::new());
@@ -156,6 +158,7 @@ impl NeighboursConfig {
         let n = train.n_rows();
         let starts: Vec<usize> = (0..n).step_by(TRAIN_BLOCK).collect();
         let of_block = |&start: &usize| -> Result<Vec<Vec<Neighbour>>> {
+            Error::if_interrupted(observer)?;
             let mut block = Array2::zeros((TRAIN_BLOCK.min(n - start), train.n_features()));
             train.read(start, block.view_mut()).map_err(Error::Read)?;
             normalize(&mut block);

@@ -91,19 +91,14 @@ impl SuspectsConfig {
         }
     }
 
-    /// Judges the labels of the training images that were held out, and of the test images.
-    pub fn run(&self, held_out: &HeldOutImages<'_>, evaluation: &Evaluation) -> Suspects {
+    /// Judges the labels of the training images that were held out, and of the test images. `test` has the probability of
+    /// each class for each test image, `[n, k]`: no rows if the evaluation is about the training images once more.
+    pub fn run(&self, held_out: &HeldOutImages<'_>, evaluation: &Evaluation, test: ArrayView2<'_, f64>) -> Suspects {
         let of_train = held_out.probabilities.mapv(f64::from);
         let of_train = held_out.rows.iter().copied().zip(of_train.outer_iter());
-        // Without test images, the evaluation is about the training images once more.
-        let of_test = match evaluation.split {
-            Split::Test => evaluation.rows.as_slice(),
-            Split::Train => &[],
-        };
-        let test_labels: Vec<usize> = of_test.iter().map(|row| row.truth).collect();
-        let of_test = of_test.iter().map(|row| ArrayView1::from(&row.probabilities));
+        let test_labels: Vec<usize> = evaluation.rows.iter().map(|row| row.truth).collect();
         let mut judged = judged(Split::Train, held_out.labels, of_train);
-        judged.extend(self::judged(Split::Test, &test_labels, of_test.enumerate()));
+        judged.extend(self::judged(Split::Test, &test_labels, test.outer_iter().enumerate()));
         Suspects {
             suspects: self.suspects(&judged, evaluation.classes.len()),
             judged_training_images: !held_out.rows.is_empty(),

@@ -136,7 +136,7 @@ struct Interval {
 
 struct WarningBox<'a> {
     title: &'a str,
-    detail: &'a str,
+    detail: String,
     n_files: usize,
     files: Vec<String>,
 }
@@ -444,9 +444,10 @@ fn wanted<'a>(context: &Context<'a>, conclusions: &Conclusions<'a>, right: &[usi
         let nearest = suspect.nearest.iter().map(|near| small(Split::Train, near.file));
         std::iter::once(own).chain(nearest)
     });
+    let groups =
+        (Meaning::ALL.into_iter()).flat_map(|meaning| groups_of(meaning, &conclusions.duplicates).take(MAX_GROUPS));
     // Two of each group are enough to see what it is about.
-    let duplicates =
-        (conclusions.duplicates.iter().take(2 * MAX_GROUPS)).flat_map(|group| group.images.iter().take(2).copied());
+    let duplicates = groups.flat_map(|group| group.images.iter().take(2).copied());
     let others: Vec<Wanted<'a>> = duplicates
         .map(|Image { split, file, .. }| small(split, file))
         .take(MAX_SMALL_PICTURES)
@@ -457,6 +458,14 @@ fn wanted<'a>(context: &Context<'a>, conclusions: &Conclusions<'a>, right: &[usi
         .chain(others.iter().copied())
         .chain(right)
         .collect()
+}
+
+/// The groups that mean this.
+fn groups_of<'s, 'a>(
+    meaning: Meaning,
+    duplicates: &'s [DuplicateImages<'a>],
+) -> impl Iterator<Item = &'s DuplicateImages<'a>> {
+    duplicates.iter().filter(move |group| group.meanings.contains(&meaning))
 }
 
 /// What is needed to show an image.
@@ -567,10 +576,7 @@ impl Show<'_> {
     }
 
     fn kind(&self, meaning: Meaning, duplicates: &[DuplicateImages<'_>]) -> Kind {
-        let of_kind: Vec<_> = duplicates
-            .iter()
-            .filter(|group| group.meanings.contains(&meaning))
-            .collect();
+        let of_kind: Vec<_> = groups_of(meaning, duplicates).collect();
         let group = |group: &&DuplicateImages<'_>| Group {
             likeness: match group.cosine {
                 None => "the same file".to_owned(),
@@ -668,7 +674,8 @@ impl<'a> WarningBox<'a> {
         let shown = files.iter().take(MAX_LISTED).map(|file| printable(file)).collect();
         WarningBox {
             title,
-            detail,
+            // A class named within a sentence cannot stand in an element of its own: what turns the writing is escaped.
+            detail: file_names::printable(detail),
             n_files: files.len(),
             files: shown,
         }

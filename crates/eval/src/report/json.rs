@@ -1,5 +1,8 @@
 use luthier_artifact::{CandidateC, CrossValidationInfo, Digest, LearningPoint, Split, Threshold, file_names};
-use serde::Serialize;
+use ndarray::ArrayView1;
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
+use serde_json::value::to_raw_value;
 
 use super::conclusions::{
     Conclusions, ConfusedPair, DuplicateImages, FewImages, Leakage, Mislabelled, MoreImages, Nearest,
@@ -44,7 +47,7 @@ struct Report<'a> {
     variance: Variance<'a>,
     stages: &'a [StageTime],
     skipped: &'a [Skipped],
-    predictions: Vec<PredictionEntry<'a>>,
+    predictions: Vec<OneLine<PredictionEntry<'a>>>,
 }
 
 #[derive(Serialize)]
@@ -113,13 +116,28 @@ struct PredictionEntry<'a> {
     image: Digest,
     true_class: &'a str,
     predicted_class: &'a str,
-    probabilities: &'a [f64],
+    #[serde(serialize_with = "numbers")]
+    probabilities: ArrayView1<'a, f64>,
     /// Across and up on the map.
     #[serde(skip_serializing_if = "Option::is_none")]
     map: Option<[f64; 2]>,
     /// Of a wrongly predicted image.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     nearest_training_images: &'a [Nearest<'a>],
+}
+
+fn numbers<S: Serializer>(numbers: &ArrayView1<'_, f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(numbers)
+}
+
+/// What is written on one line. All else has a line for each number; predictions have as many numbers as images times
+/// classes.
+struct OneLine<T>(T);
+
+impl<T: Serialize> Serialize for OneLine<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        to_raw_value(&self.0).map_err(S::Error::custom)?.serialize(serializer)
+    }
 }
 
 /// Everything the report knows, as JSON.
@@ -178,15 +196,18 @@ pub(super) fn report(context: &Context<'_>, conclusions: &Conclusions<'_>) -> Ve
             .files
             .iter()
             .zip(&evaluation.rows)
+            .zip(context.probabilities.outer_iter())
             .enumerate()
-            .map(|(at, (file, row))| PredictionEntry {
-                file,
-                image: row.image,
-                true_class: class_of(row.truth),
-                predicted_class: class_of(row.predicted),
-                probabilities: &row.probabilities,
-                map: context.findings.map.place(&row.image),
-                nearest_training_images: nearest[at],
+            .map(|(at, ((file, row), probabilities))| {
+                OneLine(PredictionEntry {
+                    file,
+                    image: row.image,
+                    true_class: class_of(row.truth),
+                    predicted_class: class_of(row.predicted),
+                    probabilities,
+                    map: context.findings.map.place(&row.image),
+                    nearest_training_images: nearest[at],
+                })
             })
             .collect(),
     };

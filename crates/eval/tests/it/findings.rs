@@ -103,8 +103,8 @@ impl Data {
         (images, features, hashes)
     }
 
-    /// An evaluation in which the first class has this probability for each test image.
-    fn evaluation(&self, first: &[f64]) -> Evaluation {
+    /// An evaluation in which the first class has this probability for each test image, and all probabilities.
+    fn evaluation(&self, first: &[f64]) -> (Evaluation, Array2<f64>) {
         let probabilities = Array2::from_shape_fn((first.len(), 2), |(row, class)| (first[row] - class as f64).abs());
         let config = EvaluateConfig {
             confidence: 0.95,
@@ -121,14 +121,20 @@ impl Data {
             probabilities: probabilities.view(),
             uncalibrated: probabilities.view(),
         };
-        config.run(Split::Test, &predictions, None).unwrap()
+        let evaluation = config.run(Split::Test, &predictions, None, &()).unwrap();
+        (evaluation, probabilities)
     }
 
-    fn inspect(&self, evaluation: &Evaluation, held_out: &[usize], probabilities: ArrayView2<'_, f32>) -> Findings {
+    fn inspect(
+        &self,
+        (evaluation, of_test): &(Evaluation, Array2<f64>),
+        held_out: &[usize],
+        probabilities: ArrayView2<'_, f32>,
+    ) -> Findings {
         let [train, test] = [&self.train, &self.test].map(|images| Data::table(images, |image| &image.features));
         let (images, features, hashes) = self.distinct();
         let look_alikes = DuplicatesConfig::default()
-            .run(&images, &features.view(), &hashes.view())
+            .run(&images, &features.view(), &hashes.view(), &())
             .unwrap();
         let held_out = HeldOutImages {
             labels: &train.labels,
@@ -136,14 +142,20 @@ impl Data {
             probabilities,
         };
         let neighbours = NeighboursConfig::default();
-        let suspects = SuspectsConfig::default().run(&held_out, evaluation);
+        let suspects = SuspectsConfig::default().run(&held_out, evaluation, of_test.view());
         let rows: Vec<usize> = (0..evaluation.n).collect();
         let asked = neighbours.asked(evaluation, &rows, &suspects);
         Findings::new(
             suspects,
             Some(&look_alikes),
             neighbours
-                .run(&train.features(), &test.features(), &asked, NearestImages::default())
+                .run(
+                    &train.features(),
+                    &test.features(),
+                    &asked,
+                    NearestImages::default(),
+                    &(),
+                )
                 .unwrap(),
             ImageMap::default(),
             [&train.rows(), &test.rows()],
@@ -365,7 +377,13 @@ fn a_training_image_is_no_neighbour_of_itself() {
             ..NeighboursConfig::default()
         };
         let found = config
-            .run(&features.view(), &features.view(), &[image], NearestImages::default())
+            .run(
+                &features.view(),
+                &features.view(),
+                &[image],
+                NearestImages::default(),
+                &(),
+            )
             .unwrap();
         found.0[0].nearest[0].row
     };
@@ -385,7 +403,7 @@ fn neighbours_that_are_known_are_not_looked_for_and_come_out_the_same() {
     let asked: Vec<ImageRef> = (0..150).map(train).chain((0..300).map(test)).collect();
     let config = NeighboursConfig::default();
     let run = |rows: &dyn ReadRows<Feature = f32>, asked: &[ImageRef], known| {
-        config.run(rows, &tested.view(), asked, known).unwrap()
+        config.run(rows, &tested.view(), asked, known, &()).unwrap()
     };
     let all = run(&training.view(), &asked, NearestImages::default());
     let some: Vec<ImageRef> = asked.iter().copied().step_by(3).collect();
@@ -403,7 +421,8 @@ fn without_test_images_the_evaluation_is_of_images_that_were_held_out() {
     let held_out = array![[0.9_f32, 0.1], [0.95, 0.05]];
     let of_both = data.inspect(&evaluation, &[0, 1], held_out.view());
     assert_eq!(of_both.suspects.len(), 2, "a training image and a test image");
-    evaluation.split = Split::Train;
+    evaluation.0.split = Split::Train;
+    evaluation.1 = Array2::zeros((0, 2));
     let of_one = data.inspect(&evaluation, &[0, 1], held_out.view());
     assert_eq!(of_one.suspects.len(), 1);
     assert_eq!(of_one.suspects[0].image, train(1));

@@ -2,6 +2,7 @@
 
 mod comparison;
 mod findings;
+mod interrupt;
 mod map;
 mod metrics;
 mod report;

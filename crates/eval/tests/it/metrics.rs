@@ -63,7 +63,7 @@ fn evaluate(classes: &[String], truth: &[usize], probabilities: &Array2<f64>, co
         uncalibrated: probabilities.view(),
     };
     EvaluateConfig { confidence, seed: 0 }
-        .run(Split::Test, &predictions, None)
+        .run(Split::Test, &predictions, None, &())
         .unwrap()
 }
 

@@ -1,11 +1,15 @@
 //! What lies in the report's folder.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use luthier_artifact::{Interrupted, Split, entries};
-use luthier_eval::{Context, Error, Evaluation, Images, REPORT_FILES, Skipped, StageTime, Warning, write_report};
+use luthier_eval::{
+    Context, Duplicates, Error, Evaluation, Findings, ImageRef, Images, Likeness, REPORT_FILES, Skipped, StageTime,
+    Warning, write_report,
+};
 use luthier_testing::Need;
 use serde_json::{Value, json};
 
@@ -127,6 +131,20 @@ fn a_missing_file_name_is_refused_before_anything_is_written() {
 }
 
 #[test]
+fn a_missing_row_of_probabilities_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let evaluation = evaluation(&names(["drum", "violin"]), 20);
+    let made = Made::for_report(&evaluation);
+    let fewer = synthetic::probabilities(2, 19);
+    let context = Context {
+        probabilities: &fewer,
+        ..made.context()
+    };
+    let error = write_report(folder.path(), &context).unwrap_err().to_string();
+    assert_eq!(error, "predictions have 19 rows of probabilities, expected 20");
+}
+
+#[test]
 fn no_name_from_outside_becomes_markup() {
     let folder = tempfile::tempdir().unwrap();
     write_hostile(folder.path(), &evaluation(&names([HOSTILE, "\u{0}\u{ffff} ]]>"]), 40));
@@ -142,6 +160,25 @@ fn no_name_from_outside_becomes_markup() {
     let svg = read(folder.path(), "confusion_matrix.svg");
     assert!(!svg.contains("<script") && svg.contains("&#60;script&#62;"), "{svg}");
     assert!(!svg.contains(['\u{0}', '\u{ffff}']), "characters that XML forbids");
+}
+
+#[test]
+fn a_name_in_a_warning_does_not_turn_the_writing() {
+    let folder = tempfile::tempdir().unwrap();
+    let evaluation = evaluation(&names(["drum", "violin"]), 20);
+    let made = Made::for_report(&evaluation);
+    let context = Context {
+        warnings: &[Warning {
+            title: "Classes without test images".into(),
+            detail: "Nothing is known of these: lute\u{202e}, oud\n.".into(),
+            files: Vec::new(),
+        }],
+        ..made.context()
+    };
+    write_report(folder.path(), &context).unwrap();
+    let html = read(folder.path(), "report.html");
+    let shown = r"<p>Nothing is known of these: lute\u{202e}, oud\n.</p>";
+    assert!(html.contains(shown) && !html.contains('\u{202e}'));
 }
 
 #[test]
@@ -241,6 +278,7 @@ fn csv_files_read_back_to_the_names_they_were_given() {
 fn mistakes_are_listed_by_falling_confidence_with_the_true_classes_rank() {
     let folder = tempfile::tempdir().unwrap();
     let evaluation = evaluation(&names(["drum", "harp", "lute", "viola", "violin"]), 200);
+    let probabilities = synthetic::probabilities(5, 200);
     synthetic::write(folder.path(), &evaluation);
     let rows = csv_rows(folder.path(), "misclassified.csv");
     assert!(rows.len() > 20);
@@ -250,12 +288,12 @@ fn mistakes_are_listed_by_falling_confidence_with_the_true_classes_rank() {
         let expected = &evaluation.rows[index];
         assert_eq!(row[1], evaluation.classes[expected.truth]);
         assert_eq!(row[2], evaluation.classes[expected.predicted]);
-        assert_eq!(row[3], format!("{:.6}", expected.probabilities[expected.predicted]));
-        assert_eq!(row[4], format!("{:.6}", expected.probabilities[expected.truth]));
-        let above = expected
-            .probabilities
+        let probabilities = probabilities.row(index);
+        assert_eq!(row[3], format!("{:.6}", probabilities[expected.predicted]));
+        assert_eq!(row[4], format!("{:.6}", probabilities[expected.truth]));
+        let above = probabilities
             .iter()
-            .filter(|&&p| p > expected.probabilities[expected.truth])
+            .filter(|&&p| p > probabilities[expected.truth])
             .count();
         assert_eq!(row[5], (above + 1).to_string());
     }
@@ -266,7 +304,8 @@ fn the_json_report_carries_every_figure_and_prediction() {
     let folder = tempfile::tempdir().unwrap();
     let evaluation = evaluation(&names(["drum", "harp", "violin"]), 60);
     write_hostile(folder.path(), &evaluation);
-    let report: Value = serde_json::from_str(&read(folder.path(), "report.json")).unwrap();
+    let text = read(folder.path(), "report.json");
+    let report: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(report["schema"], "luthier-report/1");
     assert_eq!(report["n"], 60);
     assert_eq!(report["accuracy"]["value"], evaluation.accuracy.value);
@@ -282,12 +321,17 @@ fn the_json_report_carries_every_figure_and_prediction() {
     assert_eq!(report["skipped"][0]["split"], "train");
     let predictions = report["predictions"].as_array().unwrap();
     assert_eq!(predictions.len(), 60);
-    for (prediction, row) in predictions.iter().zip(&evaluation.rows) {
+    let probabilities = synthetic::probabilities(3, 60);
+    for (at, (prediction, row)) in predictions.iter().zip(&evaluation.rows).enumerate() {
         assert_eq!(prediction["image"], row.image.to_string());
         assert_eq!(prediction["true_class"], evaluation.classes[row.truth]);
         assert_eq!(prediction["predicted_class"], evaluation.classes[row.predicted]);
-        assert_eq!(prediction["probabilities"][2], row.probabilities[2]);
+        assert_eq!(prediction["probabilities"], json!(probabilities.row(at).to_vec()));
     }
+    let lines = text.lines().map(|line| line.trim().trim_end_matches(','));
+    let of_predictions = lines.filter(|line| line.contains("\"probabilities\":["));
+    let found: Vec<Value> = of_predictions.map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(found, *predictions, "a line for each");
 }
 
 #[test]
@@ -480,6 +524,40 @@ fn page_with_pictures(bytes: fn(u32) -> usize, evaluation: &Evaluation) -> (usiz
     (n_asked, read(folder.path(), "report.html"))
 }
 
+#[test]
+fn copies_in_train_and_test_have_pictures_however_many_others_come_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let evaluation = evaluation(&names(["drum", "violin"]), 400);
+    let made = Made::for_report(&evaluation);
+    // A hundred in one class of train, and behind them twenty in train and test.
+    let group = |row: usize| {
+        let other = if row < 100 { Split::Train } else { Split::Test };
+        let images = [(Split::Train, row), (other, row + 200)].map(|(split, row)| ImageRef { split, row });
+        Duplicates {
+            images: images.to_vec(),
+            likeness: Likeness::SameBytes,
+        }
+    };
+    let findings = Findings {
+        duplicates: (0..120).map(group).collect(),
+        ..Findings::default()
+    };
+    let asked = Mutex::new(HashSet::new());
+    let context = Context {
+        findings: &findings,
+        thumbnail: &|split, file, _| {
+            asked.lock().unwrap().insert((split, file.to_owned()));
+            Ok(None)
+        },
+        ..made.context()
+    };
+    write_report(folder.path(), &context).unwrap();
+    let asked = asked.into_inner().unwrap();
+    let is_asked = |row: usize| asked.contains(&(Split::Train, format!("folder/{row:05}.jpg")));
+    let rows: Vec<usize> = (0..200).filter(|&row| is_asked(row)).collect();
+    assert_eq!(rows, (0..48).chain(100..120).collect::<Vec<_>>());
+}
+
 /// Thirty classes with long names, and nearly all of 5,000 images wrong or about one in five.
 fn large_evaluations() -> [Evaluation; 2] {
     let classes: Vec<String> = (0..30)
@@ -562,7 +640,7 @@ fn a_perfect_model_has_no_mistakes_to_show() {
         confidence: 0.95,
         seed: 0,
     }
-    .run(Split::Test, &predictions, None)
+    .run(Split::Test, &predictions, None, &())
     .unwrap();
     let folder = tempfile::tempdir().unwrap();
     synthetic::write(folder.path(), &evaluation);

@@ -9,11 +9,13 @@ use luthier_eval::{
 };
 use ndarray::Array2;
 
-/// `n` images in these classes; about one in five is wrong, mostly in favour of the next class.
-pub(crate) fn evaluation(classes: &[String], n: usize) -> Evaluation {
-    let n_classes = classes.len();
-    let images: Vec<Digest> = (0..n).map(|row| Digest::of(&row.to_le_bytes())).collect();
-    let truth: Vec<usize> = (0..n).map(|row| row % n_classes).collect();
+fn images(n: usize) -> Vec<Digest> {
+    (0..n).map(|row| Digest::of(&row.to_le_bytes())).collect()
+}
+
+/// The probabilities that [`evaluation`] is made from, `[n, n_classes]`.
+pub(crate) fn probabilities(n_classes: usize, n: usize) -> Array2<f64> {
+    let images = images(n);
     // The digest's bytes serve as random numbers.
     let mut probabilities = Array2::from_shape_fn((n, n_classes), |(row, class)| {
         // The class's share keeps bytes that happen to be equal from making a tie.
@@ -25,7 +27,7 @@ pub(crate) fn evaluation(classes: &[String], n: usize) -> Evaluation {
             0
         };
         (4.0 * noise
-            + if class == (truth[row] + shift) % n_classes {
+            + if class == (row % n_classes + shift) % n_classes {
                 5.0
             } else {
                 0.0
@@ -33,9 +35,16 @@ pub(crate) fn evaluation(classes: &[String], n: usize) -> Evaluation {
         .exp()
     });
     probabilities.outer_iter_mut().for_each(|mut row| row /= row.sum());
+    probabilities
+}
+
+/// `n` images in these classes; about one in five is wrong, mostly in favour of the next class.
+pub(crate) fn evaluation(classes: &[String], n: usize) -> Evaluation {
+    let truth: Vec<usize> = (0..n).map(|row| row % classes.len()).collect();
+    let probabilities = probabilities(classes.len(), n);
     let predictions = Predictions {
         classes,
-        images: &images,
+        images: &images(n),
         truth: &truth,
         probabilities: probabilities.view(),
         uncalibrated: probabilities.view(),
@@ -44,7 +53,7 @@ pub(crate) fn evaluation(classes: &[String], n: usize) -> Evaluation {
         confidence: 0.95,
         seed: 0,
     }
-    .run(Split::Test, &predictions, Some(&predictions))
+    .run(Split::Test, &predictions, Some(&predictions), &())
     .unwrap()
 }
 
@@ -55,6 +64,7 @@ pub(crate) fn names<const N: usize>(names: [&str; N]) -> Vec<String> {
 /// What a report needs beside an evaluation, made up.
 pub(crate) struct Made<'a> {
     evaluation: &'a Evaluation,
+    probabilities: Array2<f64>,
     findings: Findings,
     files: Vec<String>,
     labels: Vec<usize>,
@@ -69,6 +79,7 @@ impl<'a> Made<'a> {
     pub(crate) fn for_report(evaluation: &'a Evaluation) -> Self {
         Made {
             evaluation,
+            probabilities: probabilities(evaluation.classes.len(), evaluation.n),
             findings: Findings::default(),
             files: (0..evaluation.n).map(|row| format!("folder/{row:05}.jpg")).collect(),
             labels: evaluation.rows.iter().map(|row| row.truth).collect(),
@@ -171,6 +182,7 @@ impl<'a> Made<'a> {
         };
         Context {
             evaluation: self.evaluation,
+            probabilities: &self.probabilities,
             findings: &self.findings,
             train: images,
             test: images,

@@ -47,6 +47,17 @@ fn decode_as(format: Format, bytes: &[u8], decoding: Decoding, limits: &Limits) 
         Format::Jpeg2000 => as_stored(jpeg_2000::decode(bytes, limits)?),
         Format::Heic | Format::Avif => as_stored(heif::decode(bytes, format, limits)?),
     };
+    // What follows takes memory, too: copies of grey as colours, and 8 bytes of coefficients for each row and column.
+    let (width, height) = (u64::from(image.width()), u64::from(image.height()));
+    let bytes = match u64::from(image.color().channel_count()) {
+        1 => 1 + 3,
+        2 => 2 + 4,
+        n => n,
+    };
+    limits.check(
+        (image.width(), image.height()),
+        bytes * width * height + 8 * (width + height),
+    )?;
     image.apply_orientation(metadata.orientation());
     on_white(image)
 }
@@ -185,6 +196,21 @@ mod tests {
             message(1 << 16, 1 << 16),
             "too large: 65536 × 65536 pixels, more than 500000000"
         );
+    }
+
+    #[test]
+    fn a_long_strip_counts_with_what_resizing_it_takes() {
+        let png = encode(&RgbImage::new(1, 100_000).into(), ImageFormat::Png);
+        let message = |memory| {
+            let limits = Limits {
+                memory,
+                ..Limits::default()
+            };
+            decode_within(&png, Decoding::Exact, &limits).map_err(|error| error.to_string())
+        };
+        let expected = "too large: 1 × 100000 pixels take more than 1000000 bytes";
+        assert_eq!(message(1_000_000).unwrap_err(), expected);
+        assert_eq!(message(1_200_000).unwrap().dimensions(), (1, 100_000));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Colours of other kinds as 8-bit RGB, by Pillow's arithmetic.
 
-use image::{DynamicImage, Rgb, RgbImage};
+use image::{DynamicImage, RgbImage, RgbaImage};
 
 use super::decoding::Unreadable;
 
@@ -37,14 +37,24 @@ pub(super) fn on_white(image: DynamicImage) -> Result<RgbImage, Unreadable> {
         if rgba.pixels().all(|pixel| pixel == first) {
             return Err(Unreadable("every pixel is transparent".to_owned()));
         }
-        return Ok(DynamicImage::from(rgba).into_rgb8());
+        return Ok(without_alpha(rgba, |colour, _| colour));
     }
-    let mut rgb = RgbImage::new(rgba.width(), rgba.height());
-    for (from, to) in rgba.pixels().zip(rgb.pixels_mut()) {
-        let [red, green, blue, alpha] = from.0.map(u32::from);
+    Ok(without_alpha(rgba, |colour, alpha| {
+        let (colour, alpha) = (u32::from(colour), u32::from(alpha));
         // Rounded division by 255.
-        let blend = |value: u32| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
-        *to = Rgb([blend(red), blend(green), blend(blue)]);
+        ((colour * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+    }))
+}
+
+/// Makes another value of each colour and the alpha beside it, in the same memory.
+fn without_alpha(rgba: RgbaImage, value: impl Fn(u8, u8) -> u8) -> RgbImage {
+    let (width, height) = rgba.dimensions();
+    let mut pixels = rgba.into_raw();
+    let n = pixels.len() / 4;
+    for place in 0..n {
+        let [red, green, blue, alpha] = [0, 1, 2, 3].map(|channel| pixels[4 * place + channel]);
+        pixels[3 * place..][..3].copy_from_slice(&[red, green, blue].map(|colour| value(colour, alpha)));
     }
-    Ok(rgb)
+    pixels.truncate(3 * n);
+    RgbImage::from_raw(width, height, pixels).expect("three bytes a pixel")
 }

@@ -21,6 +21,9 @@ const PRECISION: u32 = 32 - 8 - 2;
 /// The value that every sum begins with, so that cutting off the fraction rounds to the nearest.
 const HALF: i32 = 1 << (PRECISION - 1);
 
+/// How much room for coefficients is kept from image to image: that of a side of half a million pixels.
+const COEFFICIENTS_KEPT: usize = 1 << 20;
+
 /// What the width or the height of an image becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
@@ -71,6 +74,8 @@ impl Axis {
         self.taps = taps;
         self.firsts.clear();
         self.coefficients.clear();
+        // What a very long strip took is not kept for ever.
+        self.coefficients.shrink_to(COEFFICIENTS_KEPT);
         for place in to.window.clone() {
             // Pillow multiplies by the reciprocal instead of dividing, and the last bit shows it.
             let weight = |pixel: usize| (1.0 - ((pixel as f64 - center(place) + 0.5) * (1.0 / support)).abs()).max(0.0);
@@ -381,6 +386,15 @@ mod tests {
             down(&across(image))
         }
         .into_raw()
+    }
+
+    #[test]
+    fn the_room_that_a_long_strip_took_is_given_back() {
+        let (mut resizer, whole) = (Resizer::default(), Extent::whole(224));
+        for height in [1_000_000, 300] {
+            resizer.run(&RgbImage::new(1, height), &whole, &whole, &mut vec![0; 3 * 224 * 224]);
+        }
+        assert!(resizer.vertical.coefficients.capacity() <= COEFFICIENTS_KEPT);
     }
 
     prop_compose! {

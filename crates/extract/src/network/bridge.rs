@@ -1,13 +1,10 @@
 //! The parts of libtorch that tch does not reach, by way of a small C++ bridge: oneDNN's fused
 //! convolutions, and for GPUs pinned memory and copies that are not waited for. Also the values of tensors as slices.
 //!
-//! All unsafe code of the workspace is in this module, and what it exports is safe. Each function
-//! of the bridge borrows its arguments for the call, keeps no pointer, and gives away what it
-//! returns. No exception leaves the bridge.
-#![expect(
-    unsafe_code,
-    reason = "the bridge is C++: this module is the border, and the only one"
-)]
+//! All unsafe code of the workspace is in this module and, for libheif, in `image/formats/heif.rs`.
+//! What this module exports is safe. Each function of the bridge borrows its arguments for the
+//! call, keeps no pointer, and gives away what it returns. No exception leaves the bridge.
+#![expect(unsafe_code, reason = "the bridge is C++, and this module is the border to it")]
 
 use std::ffi::{CStr, c_char};
 

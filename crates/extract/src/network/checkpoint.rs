@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::io::Cursor;
+use std::rc::Rc;
 
 use safetensors::Dtype;
 use zip::{CompressionMethod, ZipArchive};
@@ -93,11 +94,14 @@ impl<'a> Archive<'a> {
     }
 }
 
+/// PyTorch's own limit on `numpy()`.
+const MOST_AXES: usize = 64;
+
 /// Where the numbers of a tensor are.
 #[derive(Clone, Debug)]
 struct Storage {
     dtype: Dtype,
-    key: String,
+    key: Rc<str>,
 }
 
 #[derive(Clone, Debug)]
@@ -112,14 +116,12 @@ struct TensorPlace {
 impl TensorPlace {
     /// The numbers, of which there may be at most `most` bytes.
     fn load(&self, archive: &mut Archive<'_>, most: usize) -> Result<StoredTensor, String> {
-        /// PyTorch's own limit on `numpy()`.
-        const MOST_AXES: usize = 64;
         let Storage { dtype, key } = &self.storage;
         let numbers = archive.member(&format!("data/{key}"))?;
         let size = dtype.bitsize() / 8;
         let outside = || format!("a tensor of shape {:?} outside of data/{key}", self.shape);
         let n = self.shape.iter().try_fold(1_usize, |n, &length| n.checked_mul(length));
-        let n = n.filter(|_| self.shape.len() <= MOST_AXES).ok_or_else(outside)?;
+        let n = n.ok_or_else(outside)?;
         let length = n.checked_mul(size).filter(|length| *length <= numbers.len());
         let length = length.ok_or_else(outside)?;
         if length > most {
@@ -200,12 +202,13 @@ impl Name {
     }
 }
 
-/// The machine's memory holds what a program makes until its end.
+/// The machine's memory holds what a program makes until its end. It grows with the length of the program, and not with
+/// its square: what may be long is there once, however many things have it.
 #[derive(Default)]
 struct Machine {
     stack: Vec<Value>,
     memo: HashMap<usize, Value>,
-    texts: Vec<String>,
+    texts: Vec<Rc<str>>,
     tuples: Vec<Vec<Value>>,
     dictionaries: Vec<Vec<(Value, Value)>>,
     storages: Vec<Storage>,
@@ -270,14 +273,14 @@ fn keep<T>(memory: &mut Vec<T>, thing: T) -> usize {
 impl Machine {
     /// The tensors by name, in the dictionary that the program leaves, or in the one that this has as `state_dict` or
     /// `model`: a training run saves other tensors beside it.
-    fn tensors(mut self, program: &[u8]) -> Result<Vec<(String, TensorPlace)>, String> {
+    fn tensors(mut self, program: &[u8]) -> Result<Vec<(Rc<str>, TensorPlace)>, String> {
         let Value::Dictionary(top) = self.run(program)? else {
             return Err("a pickle of something else than a dictionary".to_owned());
         };
         let below = |wanted: &str| {
             let mut entries = self.dictionaries[top].iter();
             entries.find_map(|entry| match *entry {
-                (Value::Text(key), Value::Dictionary(value)) if self.texts[key] == wanted => Some(value),
+                (Value::Text(key), Value::Dictionary(value)) if *self.texts[key] == *wanted => Some(value),
                 _ => None,
             })
         };
@@ -288,7 +291,7 @@ impl Machine {
     }
 
     /// The tensors of a dictionary.
-    fn named(&self, dictionary: usize) -> Vec<(String, TensorPlace)> {
+    fn named(&self, dictionary: usize) -> Vec<(Rc<str>, TensorPlace)> {
         let named = |entry: &(Value, Value)| match *entry {
             (Value::Text(name), Value::Tensor(tensor)) => {
                 Some((self.texts[name].clone(), self.tensors[tensor].clone()))
@@ -408,7 +411,7 @@ impl Machine {
     }
 
     fn push_text(&mut self, text: String) {
-        self.stack.push(Value::Text(keep(&mut self.texts, text)));
+        self.stack.push(Value::Text(keep(&mut self.texts, text.into())));
     }
 
     fn push_tuple(&mut self, values: Vec<Value>) {
@@ -466,7 +469,7 @@ impl Machine {
                 Value::Name(Name::Storage(dtype)),
                 Value::Text(key),
                 ..,
-            ] if self.texts[kind] == "storage" => Storage {
+            ] if *self.texts[kind] == *"storage" => Storage {
                 dtype,
                 key: self.texts[key].clone(),
             },
@@ -483,13 +486,14 @@ impl Machine {
         }
     }
 
-    /// Whole numbers from 0 on.
+    /// Whole numbers from 0 on, one for each axis of a tensor.
     fn wholes(&self, tuple: Value) -> Option<Vec<usize>> {
         let whole = |value: &Value| match value {
             Value::Whole(number) => usize::try_from(*number).ok(),
             _ => None,
         };
-        self.tuple(tuple)?.iter().map(whole).collect()
+        let axes = self.tuple(tuple).filter(|axes| axes.len() <= MOST_AXES)?;
+        axes.iter().map(whole).collect()
     }
 
     /// Puts onto the stack what a call of a known function would give.
@@ -505,7 +509,7 @@ impl Machine {
                     .zip(self.wholes(shape))
                     .zip(self.wholes(strides));
                 let place = place.filter(|((_, shape), strides)| shape.len() == strides.len());
-                let ((offset, shape), strides) = place.ok_or("a tensor whose shape is no numbers")?;
+                let ((offset, shape), strides) = place.ok_or("a tensor whose shape is not up to 64 numbers")?;
                 let tensor = TensorPlace {
                     storage: self.storages[storage].clone(),
                     offset,
@@ -591,6 +595,19 @@ mod tests {
         run(&[b")".to_vec(), vec![0x85; 1_000_000], b".".to_vec()].concat()).unwrap_err();
         run(&[b"K\0q\0".to_vec(), b"h\0h\0\x86q\0".repeat(1000), b".".to_vec()].concat()).unwrap_err();
         run(&[b"]q\0".to_vec(), b"]h\0aq\0".repeat(100_000), b".".to_vec()].concat()).unwrap_err();
+    }
+
+    #[test]
+    fn a_tensor_has_no_more_axes_than_pytorch_allows() {
+        let error = |axes: usize| {
+            let shape = [b"(", &b"K\x01".repeat(axes)[..], b"t"].concat();
+            let storage = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x01tQ";
+            let function = b"ctorch._utils\n_rebuild_tensor_v2\n(";
+            let program = [&function[..], storage, b"K\0", &shape, &shape, b"tR."].concat();
+            Machine::default().tensors(&program).unwrap_err()
+        };
+        assert_eq!(error(64), "a pickle of something else than a dictionary");
+        assert_eq!(error(65), "a tensor whose shape is not up to 64 numbers");
     }
 
     #[test]

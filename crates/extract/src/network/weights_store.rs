@@ -183,6 +183,7 @@ impl WeightsStore {
         for Candidate { path, file, is_own } in self.candidates(named) {
             match Parameters::read(&path, shapes, Some(file.sha256)) {
                 Err(Error::WeightsDigest { .. }) if !is_own => tell_of_other_bytes(&path),
+                Err(error @ Error::File(_)) if !is_own => tracing::warn!("{error}; passed over"),
                 read => {
                     if !is_own {
                         tracing::info!("weights {}: found in {}", named.name, path.display());
@@ -208,7 +209,13 @@ impl WeightsStore {
     /// [`Error::Interrupted`].
     pub fn fetch(&self, weights: &NamedWeights, observer: &dyn Observer) -> Result<PathBuf> {
         for Candidate { path, file, is_own } in self.candidates(weights) {
-            let found = sha256_of_file(&path)?;
+            let found = match sha256_of_file(&path) {
+                Err(error) if !is_own => {
+                    tracing::warn!("{error}; passed over");
+                    continue;
+                }
+                found => found?,
+            };
             if found == file.sha256 {
                 return Ok(path);
             }

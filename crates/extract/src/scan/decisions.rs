@@ -40,6 +40,9 @@ struct Decision {
     /// With a class, that all copies of the image stay.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     copies: bool,
+    /// With [`Verdict::Undo`], the time of the decision that is taken back: that of another branch may be later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    undoes: Option<String>,
     /// When it was decided: RFC 3339. Later decisions about a file replace earlier ones, wherever their lines are.
     time: String,
 }
@@ -54,7 +57,7 @@ pub enum Verdict {
     Change,
     /// The file is left out.
     Exclude,
-    /// The last decision about this file is taken back.
+    /// A decision about this file is taken back: the last one, unless the line says which.
     Undo,
 }
 
@@ -126,6 +129,8 @@ struct Standing {
     /// The class that the image had.
     was: Option<String>,
     copies: bool,
+    /// The time of the decision that is taken back.
+    undoes: Option<OffsetDateTime>,
     time: OffsetDateTime,
     line: usize,
 }
@@ -144,12 +149,13 @@ impl Decisions {
                 continue;
             }
             match parse(line) {
-                Ok((decision, time)) => {
+                Ok((decision, time, undoes)) => {
                     let standing = Standing {
                         verdict: decision.verdict,
                         class: decision.class,
                         was: decision.was,
                         copies: decision.copies,
+                        undoes,
                         time,
                         line: place + 1,
                     };
@@ -255,30 +261,34 @@ impl Decisions {
 /// order, and a line may be there twice.
 fn standing(mut lines: Vec<Standing>) -> Vec<Standing> {
     lines.sort_by_key(|line| line.time);
-    lines.dedup_by(|a, b| (a.time, a.verdict, &a.class) == (b.time, b.verdict, &b.class));
-    let mut stack = Vec::new();
+    lines.dedup_by(|a, b| (a.time, a.verdict, &a.class, a.undoes) == (b.time, b.verdict, &b.class, b.undoes));
+    let mut stack: Vec<Standing> = Vec::new();
     for line in lines {
-        match line.verdict {
-            Verdict::Undo => drop(stack.pop()),
+        match (line.verdict, line.undoes) {
+            (Verdict::Undo, Some(time)) => stack.retain(|before| before.time != time),
+            (Verdict::Undo, None) => drop(stack.pop()),
             _ => stack.push(line),
         }
     }
     stack
 }
 
-fn parse(line: &[u8]) -> std::result::Result<(Decision, OffsetDateTime), String> {
+/// A decision, its time, and that of the decision that it takes back.
+type Timed = (Decision, OffsetDateTime, Option<OffsetDateTime>);
+
+fn parse(line: &[u8]) -> std::result::Result<Timed, String> {
     let text = std::str::from_utf8(line).map_err(|error| format!("expected UTF-8, found {error}"))?;
     let decision: Decision =
         serde_json::from_str(&file_names::from_json(text)).map_err(|error| match error.is_eof() {
             true => "cut short, expected a whole decision".to_owned(),
             false => format!("no decision: {error}"),
         })?;
-    let time = OffsetDateTime::parse(&decision.time, &Rfc3339).map_err(|_| {
-        format!(
-            "expected a time such as 2026-11-27T09:30:00Z, found {:?}",
-            decision.time
-        )
-    })?;
+    let time_of = |text: &String| {
+        let time = OffsetDateTime::parse(text, &Rfc3339);
+        time.map_err(|_| format!("expected a time such as 2026-11-27T09:30:00Z, found {text:?}"))
+    };
+    let time = time_of(&decision.time)?;
+    let undoes = decision.undoes.as_ref().map(time_of).transpose()?;
     let has_class = matches!(decision.verdict, Verdict::Right | Verdict::Change);
     match (&decision.class, has_class) {
         (None, true) => Err("expected a class with this verdict, found none".to_owned()),
@@ -286,7 +296,7 @@ fn parse(line: &[u8]) -> std::result::Result<(Decision, OffsetDateTime), String>
         _ => {
             // As the names of folders are read.
             let class = decision.class.map(|class| class.nfc().collect());
-            Ok((Decision { class, ..decision }, time))
+            Ok((Decision { class, ..decision }, time, undoes))
         }
     }
 }
@@ -306,13 +316,15 @@ pub struct NewDecision {
     pub was: Option<String>,
     /// With a class, that all copies of the image stay.
     pub copies: bool,
+    /// With [`Verdict::Undo`], the time of the decision that is taken back, as [`DecisionLog::append`] gave it; without
+    /// it, the last one is.
+    pub undoes: Option<String>,
 }
 
 /// A file of decisions that grows.
 #[derive(Debug)]
 pub struct DecisionLog {
     path: PathBuf,
-    file: File,
     /// The time of the last decision: a clock may be put back, and the order of decisions must stay.
     last: SystemTime,
 }
@@ -323,24 +335,22 @@ impl DecisionLog {
     /// # Errors
     /// [`Error::File`] if it cannot be read or written to.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path);
-        let file = file.map_err(Error::io(path))?;
-        let bytes = fs::read(path).map_err(Error::io(path))?;
+        let bytes = open(path).and_then(|_| fs::read(path)).map_err(Error::io(path))?;
         Ok(DecisionLog {
             path: path.to_owned(),
-            file,
             last: latest(&bytes).unwrap_or(SystemTime::UNIX_EPOCH),
         })
     }
 
-    /// Adds decisions. They are on the disk when this returns. Other processes may write to the file, too.
+    /// Adds decisions. They are on the disk when this returns. Other processes may write to the file, too, or put another
+    /// in its place. The result is the time of the decisions.
     ///
     /// # Errors
-    /// [`Error::File`] if the file cannot be written to. Then nothing was decided.
-    pub fn append(&mut self, decisions: &[NewDecision], at: SystemTime) -> Result<()> {
-        self.last = at.max(self.last + Duration::from_nanos(1));
-        let time = OffsetDateTime::from(self.last).format(&Rfc3339);
-        let time = time.expect("the time is one that RFC 3339 can say");
+    /// [`Error::File`] if the file cannot be written to, or has a decision of the last moment that a time can name. Then
+    /// nothing was decided.
+    pub fn append(&mut self, decisions: &[NewDecision], at: SystemTime) -> Result<String> {
+        let last = at.max(self.last + Duration::from_nanos(1));
+        let time = rfc3339(last).map_err(Error::io(&self.path))?;
         let mut lines = String::new();
         for decision in decisions {
             let NewDecision {
@@ -350,6 +360,7 @@ impl DecisionLog {
                 class,
                 was,
                 copies,
+                undoes,
             } = decision;
             for file in files {
                 let line = Decision {
@@ -359,6 +370,7 @@ impl DecisionLog {
                     class: class.clone(),
                     was: was.clone(),
                     copies: *copies,
+                    undoes: undoes.clone(),
                     time: time.clone(),
                 };
                 let line = serde_json::to_string(&line).expect("words always serialize");
@@ -366,38 +378,54 @@ impl DecisionLog {
                 lines.push('\n');
             }
         }
-        self.write(lines.as_bytes()).map_err(Error::io(&self.path))
+        write(&self.path, lines.as_bytes()).map_err(Error::io(&self.path))?;
+        self.last = last;
+        Ok(time)
     }
+}
 
-    fn write(&mut self, line: &[u8]) -> io::Result<()> {
-        self.file.lock()?;
-        let written = (|| {
-            let length = self.file.seek(SeekFrom::End(0))?;
-            let mut last = [b'\n'];
-            if length > 0 {
-                self.file.seek(SeekFrom::End(-1))?;
-                self.file.read_exact(&mut last)?;
-            }
-            // A line that was cut short, by a kill or a full disk, must not take the next with it.
-            let whole = match last {
-                [b'\n'] => line.to_vec(),
-                _ => [b"\n", line].concat(),
-            };
-            let done = self.file.write_all(&whole).and_then(|()| self.file.sync_data());
-            if done.is_err() {
-                self.file.set_len(length).ok();
-            }
-            done
-        })();
-        self.file.unlock()?;
-        written
+/// Opens a file of decisions, or makes it.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).open(path)
+}
+
+/// Adds lines to a file, which is opened for them: git and editors put another in the place of a file that they change, and
+/// what is written to the one before is lost.
+fn write(path: &Path, lines: &[u8]) -> io::Result<()> {
+    let mut file = open(path)?;
+    // Until the file is closed.
+    file.lock()?;
+    let length = file.seek(SeekFrom::End(0))?;
+    let mut last = [b'\n'];
+    if length > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
     }
+    // A line that was cut short, by a kill or a full disk, must not take the next with it.
+    let whole = match last {
+        [b'\n'] => lines.to_vec(),
+        _ => [b"\n", lines].concat(),
+    };
+    let done = file.write_all(&whole).and_then(|()| file.sync_data());
+    if done.is_err() {
+        file.set_len(length).ok();
+    }
+    done
+}
+
+/// A time as the lines have it. After the year 9999 there is none.
+fn rfc3339(time: SystemTime) -> io::Result<String> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok();
+    let nanos = since.and_then(|since| i128::try_from(since.as_nanos()).ok());
+    let time = nanos.and_then(|nanos| OffsetDateTime::from_unix_timestamp_nanos(nanos).ok());
+    let text = time.and_then(|time| time.format(&Rfc3339).ok());
+    text.ok_or_else(|| io::Error::other("a decision of the year 9999, after which there can be no other"))
 }
 
 /// The latest time of the decisions in a file.
 fn latest(bytes: &[u8]) -> Option<SystemTime> {
     let decisions = bytes.split(|&byte| byte == b'\n').map(|line| parse(line.trim_ascii()));
-    decisions.flatten().map(|(_, time)| SystemTime::from(time)).max()
+    decisions.flatten().map(|(_, time, _)| SystemTime::from(time)).max()
 }
 
 /// What a file of decisions says of images that come without classes and have these files: the class of each image that has
@@ -627,6 +655,22 @@ mod tests {
     }
 
     #[test]
+    fn undo_takes_back_the_decision_that_it_names_also_if_another_branch_has_a_later_one() {
+        let change = line("a", "train/harp/1.jpg", "change", Some("drum"), 1);
+        let exclude = line("a", "train/harp/1.jpg", "exclude", None, 2);
+        let undo = line("a", "train/harp/1.jpg", "undo", None, 3);
+        let of = |second| undo.replace(r#""time""#, &format!(r#""undoes":"2026-11-27T09:30:{second}Z","time""#));
+        let (files, decided, _) = applied(&[change.clone(), of("01"), exclude.clone()]);
+        assert_eq!((files.len(), decided.n_excluded, decided.n_changed), (3, 1, 0));
+        let (files, ..) = applied(&[change.clone(), exclude.clone(), of("02")]);
+        assert_eq!(files[1], "train/harp/1.jpg drum");
+        // There is none of this time.
+        assert_eq!(applied(&[change.clone(), exclude, of("03")]).0.len(), 3);
+        let (.., problems) = applied(&[change, of("?")]);
+        assert!(problems[0].starts_with("2: expected a time such as"), "{problems:?}");
+    }
+
+    #[test]
     fn what_cannot_be_used_is_said_and_the_rest_counts() {
         let whole = line("a", "train/harp/1.jpg", "change", Some("drum"), 1);
         let (files, decided, problems) = applied(&[
@@ -674,6 +718,7 @@ mod tests {
             class: class.map(str::to_owned),
             was: None,
             copies: false,
+            undoes: None,
         };
         let change = |class| [decision(image, &files[..1], Verdict::Change, Some(class))];
         log.append(&change("harp"), at(9)).unwrap();
@@ -714,11 +759,52 @@ mod tests {
                 class: Some(class.to_owned()),
                 was: None,
                 copies: false,
+                undoes: None,
             };
             let at = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
             DecisionLog::open(&path).unwrap().append(&[decision], at).unwrap();
             let found = decided_classes(&path, &of_image).unwrap();
             assert_eq!(found[&image].as_deref(), Some(class));
+        }
+    }
+
+    fn exclusion(file: &str) -> [NewDecision; 1] {
+        [NewDecision {
+            image: Digest::of(b"a"),
+            files: vec![file.to_owned()],
+            verdict: Verdict::Exclude,
+            class: None,
+            was: None,
+            copies: false,
+            undoes: None,
+        }]
+    }
+
+    #[test]
+    fn a_log_writes_to_the_file_that_has_its_name_by_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, other] = ["decisions.jsonl", "other"].map(|name| folder.path().join(name));
+        let mut log = DecisionLog::open(&path).unwrap();
+        log.append(&exclusion("1.jpg"), SystemTime::UNIX_EPOCH).unwrap();
+        // As git and editors do.
+        fs::copy(&path, &other).unwrap();
+        fs::rename(&other, &path).unwrap();
+        log.append(&exclusion("2.jpg"), SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+    }
+
+    #[test]
+    fn after_the_last_moment_that_a_time_can_name_nothing_is_decided() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("decisions.jsonl");
+        for last in ["9999-12-31T23:59:59.999999999Z", "9999-12-31T23:59:59-23:00"] {
+            let decision = line("a", "1.jpg", "exclude", None, 0);
+            let decision = decision.replace("2026-11-27T09:30:00Z", last);
+            fs::write(&path, &decision).unwrap();
+            let mut log = DecisionLog::open(&path).unwrap();
+            let error = log.append(&exclusion("2.jpg"), SystemTime::now()).unwrap_err();
+            assert!(error.to_string().ends_with("there can be no other"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), decision);
         }
     }
 

@@ -103,7 +103,8 @@ pub(super) fn read(table: &Path, folder: &Path) -> Result<Vec<LabelledFile>> {
             true => found(&whole, folder),
             false => found(name, folder),
         };
-        if std::str::from_utf8(&cell).is_err() && !is_there(&file) {
+        // JSON is UTF-8 whatever bytes it says that a name has.
+        if !is_json && std::str::from_utf8(&cell).is_err() && !is_there(&file) {
             return Err(wrong(line, NOT_UTF8.to_owned()));
         }
         let Some(&place) = seen.get(&file) else {
@@ -295,8 +296,8 @@ fn json_rows(text: &[u8]) -> Read<Vec<Row>> {
     let mut rows = Vec::new();
     for (place, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         let line = place + 1;
-        let object: serde_json::Map<String, Value> =
-            serde_json::from_str(text).map_err(|error| (line, format!("no JSON object: {error}")))?;
+        let object: serde_json::Map<String, Value> = serde_json::from_str(&file_names::from_json(text))
+            .map_err(|error| (line, format!("no JSON object: {error}")))?;
         let value = |names: &[&str]| {
             let found = object
                 .iter()
@@ -310,7 +311,7 @@ fn json_rows(text: &[u8]) -> Read<Vec<Row>> {
         let needed = |names: &[&str]| value(names).ok_or_else(|| (line, format!("no {}", names.join(" or "))));
         rows.push(Row {
             line,
-            file: needed(&FILE_NAMES)?.into_bytes(),
+            file: file_names::bytes_of(&needed(&FILE_NAMES)?).into_owned(),
             class: needed(&CLASS_NAMES)?.trim().to_owned(),
             split: value(&SPLIT_NAMES).unwrap_or_default().trim().to_owned(),
         });
@@ -507,12 +508,20 @@ mod tests {
         for text in [
             &b"file,label\ncaf\xE9.jpg,harp\n 1.jpg,harp\n2.jpg,harp\n"[..],
             b" label ; file\n harp;caf\xE9.jpg \nharp; 1.jpg\nharp ; 2.jpg\n",
+            // As Python writes names.
+            br#"{"file": "caf\udce9.jpg", "label": "harp"}
+                {"file": " 1.jpg", "label": "harp"}
+                {"file": "2.jpg", "label": "harp"}"#,
         ] {
             fs::write(&table, text).unwrap();
             let found = read(&table, folder.path()).unwrap();
             let found: Vec<String> = found.into_iter().map(|row| row.file).collect();
             assert_eq!(found, names.map(file_names::name_of_bytes));
         }
+        // A file that is missing is one of the images that cannot be read, also if its name is not UTF-8.
+        fs::write(&table, br#"{"file": "gone\udce9.jpg", "label": "harp"}"#).unwrap();
+        let found = read(&table, folder.path()).unwrap();
+        assert_eq!(found[0].file, file_names::name_of_bytes(b"gone\xE9.jpg"));
     }
 
     #[test]

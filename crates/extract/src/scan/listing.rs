@@ -292,9 +292,12 @@ fn listed(folder: &Path, path: &Path, split: Split, stat: FileStat, unreadable: 
 
 /// A file that a line of a table or list names, without a class.
 fn named(table: &Path, folder: &Path, line: usize, file: String) -> Listed {
+    let unreadable = |reason: &str| (NO_STAT, Some(format!("{reason} (line {line} of {})", table.display())));
     let (stat, unreadable) = match folder.join(file_names::path_of(&file)).metadata() {
-        Ok(metadata) => (FileStat::new(&metadata), None),
-        Err(error) => (NO_STAT, Some(format!("{error} (line {line} of {})", table.display()))),
+        Ok(metadata) if metadata.is_file() => (FileStat::new(&metadata), None),
+        // A folder; or a socket, a pipe, a device, of which some never end.
+        Ok(_) => unreadable("not a file"),
+        Err(error) => unreadable(&error.to_string()),
     };
     Listed {
         split: Split::Train,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use luthier_extract::{Decoding, Limits, decode, decode_within};
+use luthier_extract::{Decoding, Limits, decode, decode_within, thumbnail};
 use luthier_testing::Need;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -35,6 +35,11 @@ fn golden() -> PathBuf {
 
 fn needs_heif(case: &Case) -> bool {
     [".heic", ".avif"].iter().any(|ending| case.file.ends_with(ending))
+}
+
+/// Whether this build reads it.
+fn is_read(case: &Case) -> bool {
+    !case.refused && (cfg!(feature = "heif") || !needs_heif(case))
 }
 
 /// What is wrong with what Luthier makes of a file.
@@ -97,7 +102,6 @@ fn no_format_is_decoded_beyond_the_limit_of_pixels() {
         pixels: 0,
         ..Limits::default()
     };
-    let is_read = |case: &Case| !case.refused && (cfg!(feature = "heif") || !needs_heif(case));
     let mut n = 0;
     for case in cases().into_iter().filter(is_read) {
         let bytes = fs::read(golden().join("formats").join(&case.file)).unwrap();
@@ -112,6 +116,16 @@ fn no_format_is_decoded_beyond_the_limit_of_pixels() {
         n += 1;
     }
     assert!(n > 100, "{n}");
+}
+
+#[test]
+fn whatever_is_read_has_a_thumbnail() {
+    for case in cases().into_iter().filter(is_read) {
+        let bytes = fs::read(golden().join("formats").join(&case.file)).unwrap();
+        let jpeg = thumbnail(&bytes, 16).unwrap_or_else(|error| panic!("{}: {error}", case.file));
+        let (width, height) = decode(&jpeg, Decoding::Exact).unwrap().dimensions();
+        assert!(width.max(height) <= 16, "{}: {width} × {height}", case.file);
+    }
 }
 
 #[test]

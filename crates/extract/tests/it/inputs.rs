@@ -6,8 +6,8 @@ use std::sync::Arc;
 use luthier_artifact::Digest;
 use luthier_cache::Cache;
 use luthier_extract::{
-    CachedExtractor, Embedded, Error, Extractor, FeatureKind, Framing, ImageInput, ImageSource, Observer, Pooling,
-    Task, WeightsStore,
+    CachedExtractor, Combine, Embedded, Error, Extractor, ExtractorConfig, FeatureKind, Framing, ImageFeatures,
+    ImageInput, ImageSource, InputSize, Limits, Observer, Pooling, Task, View, Views, WeightsStore,
 };
 
 use crate::{config, extractor, photo};
@@ -105,6 +105,28 @@ fn a_file_larger_than_any_photograph_is_not_read() {
 }
 
 #[test]
+fn a_scanned_file_is_too_large_only_if_it_was_so_when_it_was_scanned() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("photo.jpg");
+    std::fs::write(&path, photo(1)).unwrap();
+    let limits = Limits {
+        file: 100,
+        ..Limits::default()
+    };
+    let extractor = extractor(&ExtractorConfig { limits, ..config() }, 1, 1);
+    let digest = Digest::of(&photo(1));
+    assert_eq!(
+        embed(&extractor, &[input(file(&path), Some(digest))]).unwrap()[0],
+        Embedded::Unreadable {
+            digest: Some(digest),
+            reason: "too large: the file has more than 100 bytes".to_owned(),
+        }
+    );
+    let replaced = embed(&extractor, &[input(file(&path), Some(Digest::of(b"small")))]).unwrap_err();
+    assert!(matches!(replaced, Error::Changed { path: changed } if changed == path));
+}
+
+#[test]
 fn other_bytes_than_the_digest_says_are_an_error_from_files_and_from_memory() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("photo.jpg");
@@ -158,4 +180,77 @@ fn an_interrupt_ends_work_on_images_that_are_all_in_the_cache_too() {
     assert_eq!(seen[0], seen[1]);
     let interrupted = extractor.features(&images, &Gone, |_, _| panic!("nobody wants it"));
     assert!(matches!(interrupted, Err(Error::Interrupted)), "{interrupted:?}");
+}
+
+/// Without a cache, for views of two sizes: images are read twice.
+fn of_two_sizes() -> CachedExtractor {
+    let view = |size| View {
+        framing: Framing::Squash,
+        size: InputSize::new(size).unwrap(),
+    };
+    let config = ExtractorConfig {
+        views: Views::new([64, 96].map(view).to_vec(), Combine::Mean).unwrap(),
+        ..config()
+    };
+    let store = WeightsStore::new("unused".into(), None);
+    CachedExtractor::new(config, store, 1, Some(4), None, &()).unwrap()
+}
+
+/// What is known of images; `done` is told of each.
+fn features(extractor: &CachedExtractor, images: &[ImageSource], done: impl Fn(usize)) -> Vec<Option<ImageFeatures>> {
+    let mut found = vec![None; images.len()];
+    extractor
+        .features(images, &(), |place, features| {
+            done(place);
+            found[place] = Some(features);
+            Ok(())
+        })
+        .unwrap();
+    found
+}
+
+#[test]
+fn a_file_that_changes_while_views_of_two_sizes_are_made_costs_no_other_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["good", "gone", "changed", "text"].map(|name| folder.path().join(format!("{name}.jpg")));
+    for (seed, path) in paths.iter().take(3).enumerate() {
+        std::fs::write(path, photo(seed as u8)).unwrap();
+    }
+    std::fs::write(&paths[3], "a violin").unwrap();
+    // What is no image is known after the images before it were read once.
+    let found = features(&of_two_sizes(), &paths.clone().map(ImageSource::File), |place| {
+        if place == 3 {
+            std::fs::remove_file(&paths[1]).unwrap();
+            std::fs::write(&paths[2], photo(9)).unwrap();
+        }
+    });
+    let reason = |place: usize| match &found[place] {
+        Some(ImageFeatures::Unreadable { reason }) => reason.as_str(),
+        other => panic!("{other:?}"),
+    };
+    let views = match &found[0] {
+        Some(ImageFeatures::Rows { rows, .. }) => rows.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(views, 2);
+    assert!(reason(1).contains("No such file"), "{}", reason(1));
+    assert_eq!(reason(2), "changed while it was being read");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_read_once_for_views_of_two_sizes() {
+    use std::io::Write as _;
+    use std::os::fd::AsRawFd as _;
+
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&photo(1)).unwrap();
+    drop(writer);
+    let images = [
+        ImageSource::File(format!("/dev/fd/{}", reader.as_raw_fd()).into()),
+        ImageSource::Bytes(photo(1).into()),
+    ];
+    let found = features(&of_two_sizes(), &images, |_| {});
+    assert!(matches!(found[0], Some(ImageFeatures::Rows { .. })), "{found:?}");
+    assert_eq!(found[0], found[1]);
 }

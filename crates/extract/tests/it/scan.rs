@@ -498,20 +498,26 @@ fn a_table_labels_images_as_folders_do() {
     assert_eq!(labelled(&found), labelled(&folders.scan().unwrap()));
     assert_eq!(found.manifest.entries[0].file, "drum_0.jpg");
 
-    // Another cell, a file that is missing, and what is not in the table.
+    // Another cell, a file that is missing, a folder, and what is not in the table.
+    fs::create_dir(folders.path("flat/album.jpg")).unwrap();
     let table = fs::read_to_string(folders.path("flat/labels.csv")).unwrap();
-    let table = table.replacen("drum_0.jpg,drum,train", "drum_0.jpg,harp,train\ngone.jpg,drum,train", 1);
+    let table = table.replacen(
+        "drum_0.jpg,drum,train",
+        "drum_0.jpg,harp,train\ngone.jpg,drum,train\nalbum.jpg,drum,train",
+        1,
+    );
     folders.write("flat/labels.csv", table.as_bytes());
     let found = scan(&source, &folders.cache, Rehash::No, &()).unwrap();
     let entry = |file: &str| found.manifest.entries.iter().find(|entry| entry.file == file).unwrap();
     assert_eq!(entry("drum_0.jpg").class, "harp");
-    let Content::Unreadable(reason) = &entry("gone.jpg").content else {
-        panic!("there is no such file")
+    let reason = |file: &str| match &entry(file).content {
+        Content::Unreadable(reason) => reason.clone(),
+        Content::Digest(_) => panic!("there is no such file"),
     };
-    assert!(
-        reason.contains("(line 3 of ") && reason.ends_with("labels.csv)"),
-        "{reason}"
-    );
+    let gone = reason("gone.jpg");
+    assert!(gone.contains("(line 3 of ") && gone.ends_with("labels.csv)"), "{gone}");
+    let album = reason("album.jpg");
+    assert!(album.starts_with("not a file (line 4 of "), "{album}");
     assert_eq!(found.n_read, 0, "no file was read again");
 }
 

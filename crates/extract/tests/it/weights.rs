@@ -388,16 +388,22 @@ fn what_pytorch_and_hugging_face_have_downloaded_is_not_downloaded_again() {
     };
     assert!(matches!(load().unwrap_err(), Error::Download { .. }));
 
-    // A file that PyTorch's download broke off is passed over.
     std::fs::create_dir_all(torch.join("hub/checkpoints")).unwrap();
-    std::fs::write(torch.join("hub/checkpoints/stand-in.pth"), &bytes[..1000]).unwrap();
+    let of_torch = torch.join("hub/checkpoints/stand-in.pth");
+    // A file that cannot be read is passed over: here one that not even root may read from its beginning.
+    #[cfg(target_os = "linux")]
+    {
+        std::os::unix::fs::symlink("/proc/self/mem", &of_torch).unwrap();
+        assert!(matches!(load().unwrap_err(), Error::Download { .. }));
+        assert!(matches!(store.fetch(weights, &()).unwrap_err(), Error::Download { .. }));
+        std::fs::remove_file(&of_torch).unwrap();
+    }
+    // So is a file that PyTorch's download broke off.
+    std::fs::write(&of_torch, &bytes[..1000]).unwrap();
     assert!(matches!(load().unwrap_err(), Error::Download { .. }));
-    std::fs::write(torch.join("hub/checkpoints/stand-in.pth"), &bytes).unwrap();
+    std::fs::write(&of_torch, &bytes).unwrap();
     load().unwrap();
-    assert_eq!(
-        store.fetch(weights, &()).unwrap(),
-        torch.join("hub/checkpoints/stand-in.pth")
-    );
+    assert_eq!(store.fetch(weights, &()).unwrap(), of_torch);
 
     let blobs = hub.join("models--owner--model/blobs");
     std::fs::create_dir_all(&blobs).unwrap();

@@ -200,6 +200,8 @@ struct Done {
     before: Vec<(usize, State)>,
     /// The files that it names.
     written: Vec<(Digest, Vec<String>)>,
+    /// The time of its lines.
+    time: String,
 }
 
 /// What a decision that was taken back is about.
@@ -453,13 +455,14 @@ impl Session {
                 .map(|(line, _)| line)
                 .filter(|line| !line.files.is_empty());
             let lines: Vec<NewDecision> = lines.cloned().collect();
-            self.log.append(&lines, at)?;
-            Ok((decided, lines))
+            let time = self.log.append(&lines, at)?;
+            Ok((decided, lines, time))
         });
-        let (decided, lines) = written.inspect_err(|_| self.classes.truncate(n_known))?;
+        let (decided, lines, time) = written.inspect_err(|_| self.classes.truncate(n_known))?;
         let mut done = Done {
             before: Vec::new(),
             written: lines.into_iter().map(|line| (line.image, line.files)).collect(),
+            time,
         };
         for (&(image, _), (_, state)) in images.iter().zip(decided) {
             let is_drawn = |item: &&Item| item.image == image && item.why == Why::Check;
@@ -540,6 +543,7 @@ impl Session {
                 .then(|| before.class.map(|was| self.classes[was].clone()))
                 .flatten(),
             copies: class.is_some() && subject == Subject::Copies,
+            undoes: None,
             verdict,
             class,
         };
@@ -569,7 +573,7 @@ impl Session {
     /// [`Error::DecidedMeanwhile`] if there are more or fewer by now; [`luthier_extract::Error::File`] if the file cannot be
     /// written to. Then the decision stands.
     pub fn undo(&mut self, decided: usize, at: SystemTime) -> Result<()> {
-        let Some(Done { before, written }) = self.history.last() else {
+        let Some(Done { before, written, time }) = self.history.last() else {
             return Ok(());
         };
         if decided != self.history.len() {
@@ -583,6 +587,7 @@ impl Session {
                 class: None,
                 was: None,
                 copies: false,
+                undoes: Some(time.clone()),
             })
             .collect();
         self.log.append(&lines, at)?;
@@ -937,13 +942,16 @@ mod tests {
         );
         assert_eq!(session.state(3), (Some("drum"), 2));
         assert_eq!(session.items().next().unwrap().image, 3);
-        let verdicts: Vec<String> = std::fs::read_to_string(folder.path().join("decisions.jsonl"))
+        let lines: Vec<serde_json::Value> = std::fs::read_to_string(folder.path().join("decisions.jsonl"))
             .unwrap()
             .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["verdict"].to_string())
+            .map(|line| serde_json::from_str(line).unwrap())
             .collect();
-        let expected = ["change", "exclude", "undo", "undo"];
-        assert_eq!(verdicts, expected.map(|verdict| format!("\"{verdict}\"")));
+        let verdicts: Vec<&str> = lines.iter().filter_map(|line| line["verdict"].as_str()).collect();
+        assert_eq!(verdicts, ["change", "exclude", "undo", "undo"]);
+        for (undo, decision) in [(2, 1), (3, 0)] {
+            assert_eq!(lines[undo]["undoes"], lines[decision]["time"]);
+        }
         session.skip(3, false);
         assert!(session.items().all(|item| item.image != 3));
     }

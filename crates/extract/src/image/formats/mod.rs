@@ -158,6 +158,23 @@ fn no_image(bytes: &[u8]) -> NoImage {
     }
 }
 
+/// The boxes of a file that is divided like a QuickTime film (ISO/IEC 14496-12, 4.2): of each its name, all its bytes, and
+/// the bytes behind its header. The file may end within the last box.
+fn boxes(mut rest: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let (name, after) = after.split_first_chunk::<4>()?;
+        let (length, header) = match u32::from_be_bytes(*length) {
+            0 => (rest.len() as u64, 8),
+            1 => (u64::from_be_bytes(*after.first_chunk()?), 16),
+            length => (u64::from(length), 8),
+        };
+        let (whole, others) = rest.split_at(length.min(rest.len() as u64) as usize);
+        rest = others;
+        Some((name, whole, whole.get(header..)?))
+    })
+}
+
 /// What is wrong with a file of a format, and what its decoders have in common.
 impl Format {
     pub(super) fn damaged(self, reason: impl fmt::Display) -> Unreadable {

@@ -11,6 +11,9 @@ use crate::image::exif::Metadata;
 
 const SIGNATURE: usize = 8;
 
+/// The most bytes that a compressed text is unpacked to, as in Pillow.
+const MOST_TEXT: usize = 1 << 20;
+
 /// Decodes the still picture of a PNG to 8 bits a channel. Of 16 bits the upper 8 are kept, as in Pillow.
 pub(in crate::image) fn decode(bytes: &[u8], limits: &Limits) -> Result<(DynamicImage, Metadata), Unreadable> {
     match read(bytes, limits) {
@@ -60,12 +63,21 @@ fn metadata<R: std::io::BufRead + std::io::Seek>(reader: &Reader<R>) -> Metadata
     const RAW_PROFILE: &str = "Raw profile type exif";
     const XMP: &str = "XML:com.adobe.xmp";
     let info = reader.info();
+    let is_wanted = |keyword: &str| [RAW_PROFILE, XMP].contains(&keyword);
     let plain = info.uncompressed_latin1_text.iter();
     let plain = plain.map(|text| (text.keyword.as_str(), Some(text.text.clone())));
     let compressed = info.compressed_latin1_text.iter();
-    let compressed = compressed.map(|text| (text.keyword.as_str(), text.get_text().ok()));
+    let compressed = compressed.filter(|text| is_wanted(&text.keyword)).map(|text| {
+        let mut unpacked = text.clone();
+        let done = unpacked.decompress_text_with_limit(MOST_TEXT);
+        (text.keyword.as_str(), done.and_then(|()| unpacked.get_text()).ok())
+    });
     let utf8 = info.utf8_text.iter();
-    let utf8 = utf8.map(|text| (text.keyword.as_str(), text.get_text().ok()));
+    let utf8 = utf8.filter(|text| is_wanted(&text.keyword)).map(|text| {
+        let mut unpacked = text.clone();
+        let done = unpacked.decompress_text_with_limit(MOST_TEXT);
+        (text.keyword.as_str(), done.and_then(|()| unpacked.get_text()).ok())
+    });
     let (mut raw_profile, mut xmp) = (None, None);
     for (keyword, text) in plain.chain(compressed).chain(utf8) {
         match keyword {
@@ -111,4 +123,26 @@ fn mended(bytes: &[u8]) -> Option<Vec<u8>> {
         kept.extend(END);
     }
     (!has_end || kept.len() < at).then_some(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use png::text_metadata::ITXtChunk;
+
+    use super::*;
+
+    #[test]
+    fn a_text_that_unpacks_to_more_than_a_text_needs_is_passed_over() {
+        for (blanks, expected) in [(1000, 6), (MOST_TEXT, 1)] {
+            let mut text = ITXtChunk::new("XML:com.adobe.xmp", " ".repeat(blanks) + r#"<x tiff:Orientation="6"/>"#);
+            text.compressed = true;
+            let mut bytes = Vec::new();
+            let mut writer = png::Encoder::new(&mut bytes, 1, 1).write_header().unwrap();
+            writer.write_text_chunk(&text).unwrap();
+            writer.write_image_data(&[0]).unwrap();
+            writer.finish().unwrap();
+            let (_, metadata) = decode(&bytes, &Limits::default()).unwrap();
+            assert_eq!(metadata.orientation().to_exif(), expected, "{blanks} blanks");
+        }
+    }
 }
