@@ -189,8 +189,13 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
              cache on a local disk with --cache-dir"
                 .to_owned()
         }
+        // From this layout on, features lie elsewhere.
+        CacheError::Layout { found: 4, .. } => {
+            "remove this file: the next run makes it again and finds the features; earlier runs are forgotten"
+                .to_owned()
+        }
         CacheError::Layout { expected, found, .. } if found < expected => {
-            "remove this file: the next run makes it again, and finds the features that are there".to_owned()
+            "remove the cache's folder, or use another with --cache-dir: the next run fills it again".to_owned()
         }
         CacheError::Layout { .. } => {
             "update luthier, or use another folder with --cache-dir and leave this one to the newer luthier".to_owned()

@@ -114,7 +114,7 @@ if (bar) {
   }
   const items = [...byKey.values()];
   const of = (key) => (decided[key] ??= { verdict: null, saved: [] });
-  const isNew = ({ key }) => of(key).verdict !== (of(key).saved.at(-1) ?? null);
+  const isNew = ({ key }) => of(key).verdict !== (of(key).saved.at(-1)?.verdict ?? null);
   const show = () => {
     for (const { key, buttons } of items) {
       for (const button of buttons) button.setAttribute("aria-pressed", of(key).verdict === button.value);
@@ -144,16 +144,19 @@ if (bar) {
     const lines = ["\n"];
     for (const { key, about } of items.filter(isNew)) {
       const state = of(key);
-      const line = (verdict, name) => {
+      const line = (decision) => {
         const { image, file } = about;
-        const was = verdict === "change" ? about.class : undefined;
-        lines.push(`${JSON.stringify({ image, file, verdict, class: name, was, time: new Date(time++).toISOString() })}\n`);
+        const at = new Date(time++).toISOString();
+        lines.push(`${JSON.stringify({ image, file, ...decision, time: at })}\n`);
+        return at;
       };
-      if (state.verdict) {
-        line(state.verdict, { right: about.class, change: about.suggested }[state.verdict]);
-        state.saved.push(state.verdict);
+      const { verdict } = state;
+      if (verdict) {
+        const name = { right: about.class, change: about.suggested }[verdict];
+        const was = verdict === "change" ? about.class : undefined;
+        state.saved.push({ verdict, time: line({ verdict, class: name, was }) });
       } else {
-        for (; state.saved.length > 0; state.saved.pop()) line("undo");
+        while (state.saved.length > 0) line({ verdict: "undo", undoes: state.saved.pop().time });
       }
     }
     const link = document.createElement("a");

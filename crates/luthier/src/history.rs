@@ -206,10 +206,11 @@ impl PastRun {
             neighbours: output("neighbours", "neighbours")?,
             map: output("map", "map")?,
         };
-        // Before a file is replaced: not one of the features may be lost.
+        // Before a file is replaced: neither features nor probabilities may be lost.
         for table in [&extracted.train, &extracted.test] {
             for_each_block(&open_table(cache, table)?, |_, _| Ok(()))?;
         }
+        found.probabilities(cache)?;
         let names = RowNames::extracted(cache, source, (&scan, manifest), &extracted)?;
         export::features(cache, &outputs.features, &names, &extracted)?;
         export::model(cache, &outputs.models, trained)?;

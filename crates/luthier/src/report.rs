@@ -1,6 +1,6 @@
 //! What the report says beyond the figures: facts, warnings, and pictures.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf, absolute};
 use std::time::SystemTime;
@@ -266,9 +266,17 @@ pub(crate) fn warnings(
 /// How many images of a group are named.
 const NAMED: usize = 8;
 
-/// A group of images on a line.
+/// A group of images on a line. If not all are named, one of each split and class is, as far as there is room.
 fn line(places: &[&ImageLocation<'_>]) -> String {
-    let mut names: Vec<String> = places.iter().take(NAMED).map(|place| place.name()).collect();
+    let mut seen = BTreeSet::new();
+    let is_first: Vec<bool> = (places.iter())
+        .map(|place| seen.insert((place.split, place.class)))
+        .collect();
+    let mut named: Vec<usize> = (0..places.len()).collect();
+    named.sort_by_key(|&place| !is_first[place]);
+    named.truncate(NAMED);
+    named.sort_unstable();
+    let mut names: Vec<String> = named.into_iter().map(|place| places[place].name()).collect();
     if places.len() > NAMED {
         names.push(format!("{} more", places.len() - NAMED));
     }
@@ -429,21 +437,21 @@ mod tests {
     }
 
     #[test]
-    fn of_many_copies_the_first_are_named() {
+    fn of_many_copies_some_of_each_split_and_class_are_named() {
         let files: Vec<String> = (0..20_000).map(|n| format!("{n:05}.jpg")).collect();
         let places: Vec<ImageLocation<'_>> = (files.iter())
             .map(|file| ImageLocation {
                 image: Digest::of(b"a"),
-                split: if file == "00000.jpg" { Split::Train } else { Split::Test },
+                split: if file == "19998.jpg" { Split::Test } else { Split::Train },
                 file,
-                class: "harp",
+                class: if file == "19999.jpg" { "lute" } else { "harp" },
             })
             .collect();
         let warnings = duplicates(&places);
         let named = &warnings[0].files[0];
         assert!(
-            named.starts_with("train/00000.jpg = test/00001.jpg = ")
-                && named.ends_with(" = test/00007.jpg = 19992 more"),
+            named.starts_with("train/00000.jpg = train/00001.jpg = ")
+                && named.ends_with(" = train/00005.jpg = test/19998.jpg = train/19999.jpg = 19992 more"),
             "{named}"
         );
     }

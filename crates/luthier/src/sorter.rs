@@ -195,16 +195,15 @@ impl Sorter {
             return Ok(true);
         }
         // A process that was killed may have left the file in both places.
-        let is_link = || {
-            let metadata = (fs::symlink_metadata(file), fs::symlink_metadata(occupant));
-            matches!(metadata, (Ok(a), Ok(b)) if is_same_file(&a, &b))
-        };
-        let may_merge = self.merges || is_link();
+        let may_merge = self.merges || is_link(file, occupant);
         if !may_merge || !has_same_bytes(file, occupant).map_err(Error::io(file))? {
             return Ok(false);
         }
         if self.transfer == Transfer::Move && self.dry_run == DryRun::No {
-            let left = sync_folder(folder).and_then(|()| leave(file, occupant));
+            let left = sync_folder(folder).and_then(|()| match is_same_through_mounts(file, occupant)? {
+                true => Ok(()),
+                false => leave(file, occupant),
+            });
             left.map_err(|source| Error::NotRemoved {
                 at: target.to_owned(),
                 source,
@@ -278,34 +277,30 @@ fn move_file(file: &Path, target: &Path) -> io::Result<()> {
 
 /// Gives a file a name that no other has.
 fn rename_to_free(file: &Path, name: &Path) -> io::Result<()> {
-    let mut file = TempPath::try_from_path(file)?;
+    let mut path = TempPath::try_from_path(file)?;
     // It is no temporary file: if it keeps its name, it stays.
-    file.disable_cleanup(true);
-    file.persist_noclobber(name).map_err(|error| error.error)
+    path.disable_cleanup(true);
+    path.persist_noclobber(name).map_err(|error| error.error)?;
+    // Network file systems link and unlink instead, and the latter may fail without a word.
+    match is_link(file, name) {
+        true => remove(file),
+        false => Ok(()),
+    }
 }
 
-/// Removes a file whose bytes are at `target`, unless another process has moved it.
-///
-/// The file gets another name first, beside its own. So what comes to its old place meanwhile stays. And if `target` is the
-/// file itself, seen through another mount, then it is gone, and the file gets its name back.
+/// Removes a file whose bytes are at `target`.
 fn leave(file: &Path, target: &Path) -> io::Result<()> {
-    let mut aside = file.as_os_str().to_owned();
-    aside.push(".moved");
-    let aside = match rename_to_free(file, Path::new(&aside)) {
-        Ok(()) => PathBuf::from(aside),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        // A file system that cannot tell whether a name is free.
-        Err(_) => file.to_owned(),
-    };
-    if has_same_bytes(&aside, target)? {
-        return fs::remove_file(&aside);
-    }
-    if aside != file {
-        rename_to_free(&aside, file)?;
-    }
     match has_same_bytes(file, target)? {
-        true => Ok(()),
+        true => remove(file),
         false => Err(io::Error::other("changed meanwhile: both are kept")),
+    }
+}
+
+/// Removes what is at its new place, unless another who moves it was faster.
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 
@@ -344,6 +339,23 @@ fn is_same_entry(a: &Path, b: &Path) -> bool {
     let same_path = matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b);
     let same_inode = || matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if is_same_only_link(&a, &b));
     same_path || same_inode()
+}
+
+/// Whether two paths of one name lead to one file through two mounts: what is made in the folder of the one then shows in
+/// that of the other.
+fn is_same_through_mounts(a: &Path, b: &Path) -> io::Result<bool> {
+    if a.file_name() != b.file_name() {
+        return Ok(false);
+    }
+    let probe = NamedTempFile::with_prefix_in(TEMPORARY, folder_of(b))?;
+    let name = probe.path().file_name().unwrap_or_default();
+    Ok(fs::symlink_metadata(folder_of(a).join(name)).is_ok())
+}
+
+/// Whether two paths are two names of one file.
+fn is_link(a: &Path, b: &Path) -> bool {
+    let metadata = (fs::symlink_metadata(a), fs::symlink_metadata(b));
+    matches!(metadata, (Ok(a), Ok(b)) if is_same_file(&a, &b))
 }
 
 /// Two names of a file with one link are one name, whatever they look like: file systems may ignore case.
@@ -584,10 +596,12 @@ mod tests {
         let error = leave(&file, &target).unwrap_err();
         assert_eq!(error.to_string(), "changed meanwhile: both are kept");
         check(root.path(), &[("new/1.jpg", "older"), ("old/1.jpg", "newer")]);
-        // The same folder by another path, as through another mount.
+        // As the same folder is through another mount.
         std::os::unix::fs::symlink("old", root.path().join("mount")).unwrap();
-        leave(&root.path().join("mount/1.jpg"), &file).unwrap();
-        assert_eq!(fs::read_to_string(&file).unwrap(), "newer");
+        let through_mount = root.path().join("mount/1.jpg");
+        assert!(is_same_through_mounts(&through_mount, &file).unwrap());
+        assert!(!is_same_through_mounts(&target, &file).unwrap());
+        assert!(!is_same_through_mounts(&root.path().join("mount/2.jpg"), &file).unwrap());
         write(&target, "newer");
         leave(&file, &target).unwrap();
         check(root.path(), &[("new/1.jpg", "newer")]);

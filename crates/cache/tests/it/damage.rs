@@ -228,8 +228,8 @@ fn check_flip(truth: &Truth, files: &[(PathBuf, Vec<u8>)], (file, byte, mask): (
     truth
         .try_store(&cache)
         .unwrap_or_else(|error| panic!("{place}: {error}"));
-    // A flip can hide a record from SQLite without its notice: then only `verify` tells. Or it has SQLite write one record
-    // over another, which is then stored again.
+    // A flip can hide a record from SQLite without its notice, or have it write one record over another. `verify` mends the
+    // one and does not see the other, which is only missing.
     let is_hidden = truth.count_misses(&cache, &place) > 0;
     if is_hidden {
         cache.verify(&()).unwrap_or_else(|error| panic!("{place}: {error}"));
@@ -627,7 +627,8 @@ fn damaged_rows_are_misses_and_verify_forgets_and_counts_them() {
             1,
             (0, 0, 1),
         ),
-        // What is right of one kind is not of another.
+        // What is right of one kind is not of another, and nobody asks for a kind that there is not.
+        ("UPDATE record SET kind = 'other' WHERE kind = 'file'", 1, (0, 0, 1)),
         ("UPDATE record SET kind = 'file' WHERE kind = 'export'", 1, (0, 0, 1)),
         (
             "UPDATE record SET value = CAST(replace(CAST(value AS TEXT), 'extract', 'rejects') AS BLOB)

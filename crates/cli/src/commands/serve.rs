@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use bytesize::ByteSize;
 use clap::Args;
 use luthier::{MODEL_FILE, PredictorConfig};
@@ -11,6 +11,7 @@ use luthier_serve::{Access, ServeConfig, serve};
 
 use super::predict::{percentage, probability};
 use super::weights_store;
+use crate::problem::Problem;
 use crate::settings::{LimitSettings, NetworkSettings, Settings, positive};
 use crate::terminal::{self, Progress};
 
@@ -47,7 +48,7 @@ pub(crate) struct Arguments {
     /// What requests must bear as `Authorization: Bearer TOKEN`
     ///
     /// The page then is at http://ADDRESS/#TOKEN. The environment hides the token from other users of this machine.
-    #[arg(long, value_name = "TOKEN", env = "LUTHIER_TOKEN", hide_env_values = true, value_parser = visible_ascii)]
+    #[arg(long, value_name = "TOKEN", env = "LUTHIER_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Answer `unknown` if no class has at least this probability
     #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true, alias = "min_confidence")]
@@ -71,13 +72,16 @@ pub(crate) struct Arguments {
 }
 
 /// A token that both a header and the address of the page can carry. A newline at the end belongs to the file that it
-/// comes from.
-fn visible_ascii(text: &str) -> std::result::Result<String, String> {
+/// comes from. Clap would print what it refuses, and a token is a secret.
+fn visible_ascii(text: &str) -> Result<String> {
     let token = text.trim_end_matches(['\r', '\n']);
     let is_carried = |byte: u8| byte.is_ascii_graphic() && byte != b'%';
     match !token.is_empty() && token.bytes().all(is_carried) {
         true => Ok(token.to_owned()),
-        false => Err("expected visible characters of ASCII, without blanks and %".to_owned()),
+        false => bail!(
+            Problem::usage("--token: expected visible characters of ASCII, without blanks and %")
+                .hint("the environment has it as LUTHIER_TOKEN, if it is not typed")
+        ),
     }
 }
 
@@ -98,6 +102,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
         limits,
         network,
     } = arguments;
+    let token = token.as_deref().map(visible_ascii).transpose()?;
     let settings = Settings {
         network,
         ..Settings::default()

@@ -341,6 +341,9 @@ fn from_toml(text: &str, path: &Path) -> Result<Vec<Setting>> {
                 toml::Value::Array(values)
                     if LISTS.contains(&key.as_str()) && values.iter().all(toml::Value::is_str) =>
                 {
+                    if values.is_empty() && key == "views" {
+                        bail!(Problem::usage(format!("{origin}: expected a view, found none")));
+                    }
                     let values = values.iter().filter_map(toml::Value::as_str).map(str::to_owned);
                     Setting {
                         key,
@@ -497,6 +500,7 @@ mod tests {
         assert_eq!(exclude("['Smith, John/', '*.gif']"), ["Smith, John/", "*.gif"]);
         assert_eq!(exclude("'thumbs/,*.gif'"), ["thumbs/", "*.gif"]);
         assert!(exclude("[]").is_empty());
+        assert!(message("[extract]\nviews = []").ends_with("[extract] views: expected a view, found none"));
         let found = message("[extract]\nviews = ['crop,mirror']");
         let start = "luthier.toml: [extract] views: invalid value 'crop,mirror'";
         assert!(found.starts_with(start), "{found}");

@@ -249,25 +249,35 @@ fn what_killed_runs_left_in_output_folders_is_removed_when_it_can_be_no_living_o
 }
 
 #[test]
-fn a_cache_of_a_newer_luthier_is_left_alone() {
+fn a_cache_of_another_layout_is_left_alone() {
     let project = Project::new();
     project.pipeline(&[]);
     let index = project.path(".luthier/index.sqlite");
     let mut bytes = fs::read(&index).unwrap();
-    // SQLite's user_version and application_id, both of which say the layout.
-    bytes[63] = 99;
-    bytes[71] = 99;
-    fs::write(&index, &bytes).unwrap();
-    let ran = project.run(&PIPELINE);
-    assert_eq!(
-        ran.error(),
+    for (layout, hint) in [
         (
-            1,
-            "error: .luthier/index.sqlite: cache has layout 99, this luthier reads layout 5\n\
-             hint: update luthier, or use another folder with --cache-dir and leave this one to the newer luthier"
-        )
-    );
-    assert!(fs::read(&index).unwrap() == bytes);
+            99,
+            "update luthier, or use another folder with --cache-dir and leave this one to the newer luthier",
+        ),
+        (
+            4,
+            "remove this file: the next run makes it again and finds the features; earlier runs are forgotten",
+        ),
+        (
+            3,
+            "remove the cache's folder, or use another with --cache-dir: the next run fills it again",
+        ),
+    ] {
+        // SQLite's user_version and application_id, both of which say the layout.
+        bytes[63] = layout;
+        bytes[71] = layout;
+        fs::write(&index, &bytes).unwrap();
+        let message = format!(
+            "error: .luthier/index.sqlite: cache has layout {layout}, this luthier reads layout 5\nhint: {hint}"
+        );
+        assert_eq!(project.run(&PIPELINE).error(), (1, message.as_str()));
+        assert!(fs::read(&index).unwrap() == bytes);
+    }
 }
 
 /// Makes a folder read-only, also for a superuser if `chattr` can, and writable again in the end.

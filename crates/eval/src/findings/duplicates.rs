@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::f64::consts::PI;
 
 use luthier_artifact::{Artifact, Digest, ImageRows, Key, Observer, ReadRows, json};
-use ndarray::{Array2, Axis};
+use ndarray::Array2;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -14,10 +14,6 @@ const SMALLEST_CONTRAST: f64 = 2.0;
 
 /// To how many of the images that look most like it an image is linked: as many hold a group of copies together.
 const LINKS: usize = 8;
-
-/// How many perceptual hashes are read at once: 50 MB. The cache has them in another order, so that each block may
-/// take a pass over all of them.
-const HASH_BLOCK: usize = 1 << 16;
 
 /// A perceptual hash is the mean red, green and blue of so many times so many boxes.
 const GRID: usize = 8;
@@ -138,10 +134,8 @@ impl DuplicatesConfig {
     /// Pairs of rows whose perceptual hashes are alike, in ascending order.
     fn pairs(&self, hashes: &dyn ReadRows<Feature = f32>, observer: &dyn Observer) -> Result<Vec<(usize, usize)>> {
         let mut all = Array2::<f32>::zeros((hashes.n_rows(), hashes.n_features()));
-        for (index, block) in all.axis_chunks_iter_mut(Axis(0), HASH_BLOCK).enumerate() {
-            Error::if_interrupted(observer)?;
-            hashes.read(index * HASH_BLOCK, block).map_err(Error::Read)?;
-        }
+        // At once: the cache has them in another order, so that each block would be a pass over all of them.
+        hashes.read(0, all.view_mut()).map_err(Error::Read)?;
         let waves = waves();
         let looks: Vec<Look<'_>> = (all.as_slice().expect("a new array is in C order"))
             .par_chunks(all.ncols().max(1))

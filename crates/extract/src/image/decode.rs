@@ -47,18 +47,25 @@ fn decode_as(format: Format, bytes: &[u8], decoding: Decoding, limits: &Limits) 
         Format::Jpeg2000 => as_stored(jpeg_2000::decode(bytes, limits)?),
         Format::Heic | Format::Avif => as_stored(heif::decode(bytes, format, limits)?),
     };
-    // What follows takes memory, too: copies of grey as colours, and 8 bytes of coefficients for each row and column.
+    // What follows takes memory, too: copies that are turned, and of grey as colours; and 8 bytes of coefficients for each
+    // row and column.
+    let orientation = metadata.orientation();
+    let is_turned = {
+        use image::metadata::Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+        matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
+    };
     let (width, height) = (u64::from(image.width()), u64::from(image.height()));
     let bytes = match u64::from(image.color().channel_count()) {
         1 => 1 + 3,
         2 => 2 + 4,
+        n if is_turned => 2 * n,
         n => n,
     };
     limits.check(
         (image.width(), image.height()),
         bytes * width * height + 8 * (width + height),
     )?;
-    image.apply_orientation(metadata.orientation());
+    image.apply_orientation(orientation);
     on_white(image)
 }
 

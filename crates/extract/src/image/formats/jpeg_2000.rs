@@ -41,8 +41,10 @@ struct Parts {
     /// The pixels of a tile.
     tile: u64,
     components: u64,
-    /// Channels that are made of the components: the colours of a palette, and all channels in another order.
-    copies: u64,
+    /// The columns of a palette, the channels that are made of it, and the channels whose meaning is told: copies of all.
+    palette: u64,
+    mapped: u64,
+    told: u64,
 }
 
 impl Parts {
@@ -58,7 +60,7 @@ impl Parts {
         for (name, _, content) in boxes(bytes) {
             match name {
                 b"jp2c" => parts.add_codestream(content)?,
-                b"jp2h" => boxes(content).for_each(|(name, _, content)| parts.copies += copies(name, content)),
+                b"jp2h" => boxes(content).for_each(|(name, _, content)| parts.add_header(name, content)),
                 _ => {}
             }
         }
@@ -88,21 +90,22 @@ impl Parts {
         Some(())
     }
 
+    fn add_header(&mut self, name: &[u8; 4], content: &[u8]) {
+        match name {
+            b"pclr" => self.palette = content.get(2).copied().unwrap_or(0).into(),
+            b"cmap" => self.mapped = content.len() as u64 / 4,
+            b"cdef" => self.told = content.len() as u64 / 6,
+            _ => {}
+        }
+    }
+
     /// How much memory the decoder takes for so many pixels: each channel in single precision and in a byte, and of one
     /// tile and component the coefficients and two steps of the transform, the first with a quarter of the pixels.
     fn memory(&self, pixels: u64) -> u64 {
-        let channels = pixels.saturating_mul(5 * (self.components + self.copies));
+        // Without a map, each column of a palette is a channel.
+        let of_palette = if self.mapped > 0 { self.mapped } else { self.palette };
+        let channels = pixels.saturating_mul(5 * (self.components + of_palette + self.told));
         channels.saturating_add(self.tile.min(pixels).saturating_mul(4 + 4 + 1))
-    }
-}
-
-/// How many channels the decoder makes because of a box of the header: a palette, its use, or the order of the channels.
-fn copies(name: &[u8; 4], content: &[u8]) -> u64 {
-    match name {
-        b"pclr" => content.get(2).copied().unwrap_or(0).into(),
-        b"cmap" => content.len() as u64 / 4,
-        b"cdef" => content.len() as u64 / 6,
-        _ => 0,
     }
 }
 
