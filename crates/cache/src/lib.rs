@@ -403,7 +403,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn nearest_key(&self, key: &Key) -> Result<Option<Key>> {
-        let recorded = self.executions_of(&key.stage)?;
+        let recorded = self.index.executions_of(&key.stage)?;
         let keys = recorded.into_iter().map(|execution| execution.key);
         Ok(keys.min_by_key(|other| (key.differences(other).len(), other.digest())))
     }
@@ -413,19 +413,13 @@ impl Cache {
     /// # Errors
     /// [`Error::Index`] if the index fails.
     pub fn history(&self, stage: &str) -> Result<Vec<Execution>> {
-        let mut past = self.executions_of(stage)?;
+        let mut past = self.index.executions_of(stage)?;
         let runs = self.index.runs()?;
         let stages =
             (runs.iter().enumerate()).flat_map(|(age, run)| run.stages.iter().map(move |stage| (stage.key, age)));
         let last_use: HashMap<Digest, usize> = stages.collect();
         past.sort_by_key(|execution| last_use.get(&execution.key.digest()).copied());
         Ok(past)
-    }
-
-    fn executions_of(&self, stage: &str) -> Result<Vec<Execution>> {
-        let mut executions = self.index.executions()?;
-        executions.retain(|execution| execution.key.stage == stage);
-        Ok(executions)
     }
 
     /// Records what a stage made of a key. The outputs must have been [`put`](Cache::put) before.

@@ -15,8 +15,8 @@ use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
 use luthier_artifact::{Digest, FileStat, Observer, file_names};
 use rusqlite::{Connection, OptionalExtension, Row, ffi, params};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 pub(super) use self::database::Index;
 use crate::{Execution, Result, Run};
@@ -47,6 +47,21 @@ impl Index {
 
     pub(super) fn executions(&self) -> Result<Vec<Execution>> {
         let records = self.with(|connection| records(connection, EXECUTION))?;
+        Ok(records.iter().filter_map(|(_, value)| from_json(value)).collect())
+    }
+
+    /// The executions of a stage. Only they are read whole: a cache may have thousands of others.
+    pub(super) fn executions_of(&self, stage: &str) -> Result<Vec<Execution>> {
+        #[derive(Deserialize)]
+        struct Peek {
+            key: Stage,
+        }
+        #[derive(Deserialize)]
+        struct Stage {
+            stage: String,
+        }
+        let mut records = self.with(|connection| records(connection, EXECUTION))?;
+        records.retain(|(_, value)| from_json(value).is_some_and(|peek: Peek| peek.key.stage == stage));
         Ok(records.iter().filter_map(|(_, value)| from_json(value)).collect())
     }
 
