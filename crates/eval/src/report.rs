@@ -194,12 +194,14 @@ pub fn write_report(dir: &Path, context: &Context<'_>) -> Result<Vec<Written>> {
             found: context.evaluated.files.len(),
         });
     }
-    if context.probabilities.nrows() != evaluation.rows.len() {
-        return Err(Error::Shape {
-            what: "rows of probabilities",
-            expected: evaluation.rows.len(),
-            found: context.probabilities.nrows(),
-        });
+    let (n_rows, n_classes) = context.probabilities.dim();
+    for (what, expected, found) in [
+        ("rows of probabilities", evaluation.rows.len(), n_rows),
+        ("classes of probabilities", evaluation.classes.len(), n_classes),
+    ] {
+        if found != expected {
+            return Err(Error::Shape { what, expected, found });
+        }
     }
     let conclusions = Conclusions::of(context);
     let svg = plot::confusion_svg(evaluation);

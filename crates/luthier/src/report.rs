@@ -371,15 +371,18 @@ fn duplicates(images: &[ImageLocation<'_>]) -> Vec<Warning> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn leaked_test_images_are_counted_and_not_the_groups_that_they_are_in() {
-        let [a, b, c] = [b"a", b"b", b"c"].map(|bytes| Digest::of(bytes));
-        let place = |image, split, file| ImageLocation {
+    fn place(image: Digest, split: Split, file: &str) -> ImageLocation<'_> {
+        ImageLocation {
             image,
             split,
             file,
             class: "harp",
-        };
+        }
+    }
+
+    #[test]
+    fn leaked_test_images_are_counted_and_not_the_groups_that_they_are_in() {
+        let [a, b, c] = [b"a", b"b", b"c"].map(|bytes| Digest::of(bytes));
         let mut images = [
             place(a, Split::Train, "a.jpg"),
             place(a, Split::Test, "a again.jpg"),
@@ -410,12 +413,6 @@ mod tests {
     #[test]
     fn copies_with_the_same_bytes_do_not_count_as_images_that_look_the_same() {
         let [a, b, c] = [b"a", b"b", b"c"].map(|bytes| Digest::of(bytes));
-        let place = |image, split, file| ImageLocation {
-            image,
-            split,
-            file,
-            class: "harp",
-        };
         let mut images = [
             place(a, Split::Train, "a.jpg"),
             place(a, Split::Test, "a again.jpg"),
@@ -440,11 +437,13 @@ mod tests {
     fn of_many_copies_some_of_each_split_and_class_are_named() {
         let files: Vec<String> = (0..20_000).map(|n| format!("{n:05}.jpg")).collect();
         let places: Vec<ImageLocation<'_>> = (files.iter())
-            .map(|file| ImageLocation {
-                image: Digest::of(b"a"),
-                split: if file == "19998.jpg" { Split::Test } else { Split::Train },
-                file,
-                class: if file == "19999.jpg" { "lute" } else { "harp" },
+            .map(|file| {
+                let split = if file == "19998.jpg" { Split::Test } else { Split::Train };
+                let class = if file == "19999.jpg" { "lute" } else { "harp" };
+                ImageLocation {
+                    class,
+                    ..place(Digest::of(b"a"), split, file)
+                }
             })
             .collect();
         let warnings = duplicates(&places);

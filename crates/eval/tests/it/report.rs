@@ -131,17 +131,27 @@ fn a_missing_file_name_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn a_missing_row_of_probabilities_is_refused() {
+fn probabilities_of_other_images_or_classes_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let evaluation = evaluation(&names(["drum", "violin"]), 20);
     let made = Made::for_report(&evaluation);
-    let fewer = synthetic::probabilities(2, 19);
-    let context = Context {
-        probabilities: &fewer,
-        ..made.context()
-    };
-    let error = write_report(folder.path(), &context).unwrap_err().to_string();
-    assert_eq!(error, "predictions have 19 rows of probabilities, expected 20");
+    for (others, expected) in [
+        (
+            synthetic::probabilities(2, 19),
+            "predictions have 19 rows of probabilities, expected 20",
+        ),
+        (
+            synthetic::probabilities(3, 20),
+            "predictions have 3 classes of probabilities, expected 2",
+        ),
+    ] {
+        let context = Context {
+            probabilities: &others,
+            ..made.context()
+        };
+        let error = write_report(folder.path(), &context).unwrap_err().to_string();
+        assert_eq!(error, expected);
+    }
 }
 
 #[test]
