@@ -9,7 +9,7 @@ use crate::network::device;
 use crate::network::gpu::Gpu;
 use crate::network::lanes::Lanes;
 use crate::network::resnet50::{self, Kernels, Network, Target, WIDTH};
-use crate::network::{bridge, calibration};
+use crate::network::{bridge, calibration, winograd};
 use crate::stage::check_weights;
 use crate::{
     Decoding, Device, Error, FeatureKind, InputSize, Limits, Observer, PerceptualHash, Pooling, Precision, Preprocess,
@@ -116,6 +116,7 @@ impl ExtractorConfig {
                 Precision::Int8 => (key.field("calibration", calibration::VERSION))
                     .field("threads of a layer", 1)
                     .finish(),
+                Precision::Fp32 if !is_gpu => key.field("winograd", winograd::VERSION).finish(),
                 _ => key.finish(),
             }
         };

@@ -57,15 +57,11 @@ impl ConvNorm {
         }
     }
 
-    /// Whether Winograd's filtering computes this convolution. It has four times as many weights,
-    /// for which the four tiles of a 7 × 7 input are too few. For its intermediate numbers bf16 is
+    /// Whether Winograd's filtering computes this convolution. For its intermediate numbers bf16 is
     /// too coarse.
     fn is_winograd(&self, target: Target) -> bool {
         let [_, _, side] = self.shape;
-        target.kernels == Kernels::OneDnn
-            && target.precision == Precision::Fp32
-            && (side, self.stride) == (3, 1)
-            && self.input_side >= 14
+        target.kernels == Kernels::OneDnn && target.precision == Precision::Fp32 && (side, self.stride) == (3, 1)
     }
 }
 
@@ -203,7 +199,8 @@ impl Folded {
     fn for_target(plan: &ConvNorm, parameters: &Parameters, target: Target) -> Self {
         let mut folded = Folded::new(plan, parameters);
         if plan.is_winograd(target) {
-            folded.weight = winograd::transform_filters(&folded.weight, plan.shape[1] as usize);
+            folded.weight =
+                winograd::transform_filters(&folded.weight, plan.shape[1] as usize, plan.input_side as usize);
         }
         folded
     }
