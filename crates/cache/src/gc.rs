@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use luthier_artifact::{Digest, FileStat, Observer, entries, images_of, remove};
 use serde::Serialize;
 
+use crate::records::EXECUTIONS;
 use crate::run::{Run, RunState};
 use crate::segments::StoredFeature;
 use crate::upkeep::go_on;
@@ -64,7 +65,7 @@ pub struct GcReport {
     pub executions: u64,
     /// Runs of the projects' history.
     pub runs: u64,
-    /// Unfinished files of dead processes, and a damaged index that was set aside.
+    /// Unfinished files of dead processes.
     pub left_over_files: usize,
     /// Their size in bytes.
     pub left_over_bytes: u64,
@@ -119,12 +120,11 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::NothingRecorded`] if there are features, and no run is known that could have
-    /// used them: the index was lost. To keep 0 runs removes them all the same.
-    /// [`Error::InUse`] if another process has the cache open: it may be about
-    /// to name what it stored. [`Error::File`] or
-    /// [`Error::Index`] if something cannot be read or removed.
-    /// [`Error::Interrupted`] soon after the observer says so; then only
-    /// a part of what no kept run used is removed.
+    /// used them: their records were lost. To keep 0 runs removes them all the same.
+    /// [`Error::Lost`] if the record of a run is damaged; [`verify`](Cache::verify) forgets it.
+    /// [`Error::InUse`] if another process has the cache open: it may be about to name what it stored.
+    /// [`Error::File`] if something cannot be read or removed. [`Error::Interrupted`] soon after the
+    /// observer says so; then only a part of what no kept run used is removed.
     pub fn gc(&self, limits: &GcLimits, dry_run: DryRun, observer: &dyn Observer) -> Result<GcReport> {
         self.check_writable()?;
         let _alone = self.lock.exclusive()?;
@@ -132,7 +132,10 @@ impl Cache {
         let features = self.features.features()?;
         let descriptors: HashSet<Digest> = features.iter().map(|feature| feature.descriptor).collect();
 
-        let runs = self.index.runs()?;
+        if limits.runs != Some(0) {
+            self.records.check_runs()?;
+        }
+        let runs = self.records.runs()?;
         if runs.is_empty() && !features.is_empty() && limits.runs != Some(0) {
             return Err(Error::NothingRecorded {
                 path: self.folder.clone(),
@@ -156,7 +159,7 @@ impl Cache {
                 }
             }
             used.add(more);
-            kept.insert(run.id);
+            kept.insert((&run.project, run.name()));
         }
 
         let objects: Vec<Digest> = stored
@@ -165,14 +168,14 @@ impl Cache {
             .copied()
             .collect();
         let unused: Vec<StoredFeature> = features.into_iter().filter(|feature| !used.has(feature)).collect();
-        let executions: Vec<Digest> = (self.index.execution_keys()?.into_iter())
+        let executions: Vec<Digest> = (self.records.names(EXECUTIONS)?.into_iter())
             .filter(|key| !used.keys.contains(key))
             .collect();
-        let old_runs: Vec<i64> = runs.iter().map(|run| run.id).filter(|id| !kept.contains(id)).collect();
-        let left_over: Vec<PathBuf> = (self.left_over()?.into_iter())
-            .chain(["", "-wal", "-shm"].map(|of_log| self.folder.join(format!("index.sqlite.damaged{of_log}"))))
-            .filter(|path| path.is_file())
+        let old_runs: Vec<&Run> = runs
+            .iter()
+            .filter(|run| !kept.contains(&(&run.project, run.name())))
             .collect();
+        let left_over = self.left_over()?;
         let report = GcReport {
             objects: objects.len(),
             object_bytes: objects.iter().map(|object| stored[object]).sum(),
@@ -187,16 +190,17 @@ impl Cache {
                 .sum(),
         };
         if dry_run == DryRun::No {
-            // Files first: on a full disk this makes the room that the index needs.
             left_over.iter().try_for_each(|path| remove(path))?;
             for object in &objects {
                 go_on(observer)?;
                 remove(&self.objects.path(object))?;
             }
             self.features.retain(&|feature| used.has(feature), observer)?;
-            self.index.forget_executions(&executions, observer)?;
-            self.index.forget_runs(&old_runs, observer)?;
-            self.shrink()?;
+            for key in &executions {
+                go_on(observer)?;
+                self.records.forget(EXECUTIONS, key)?;
+            }
+            old_runs.into_iter().try_for_each(|run| self.records.forget_run(run))?;
         }
         Ok(report)
     }
@@ -214,7 +218,7 @@ impl Cache {
     /// The report names such folders. [`GoneFolders::Forget`] takes their files for gone.
     ///
     /// # Errors
-    /// Those of [`gc`](Cache::gc).
+    /// Those of [`gc`](Cache::gc), and [`Error::Lost`] if a part of what is known of files is damaged.
     pub fn prune_images(
         &self,
         dry_run: DryRun,
@@ -223,29 +227,31 @@ impl Cache {
     ) -> Result<PruneReport> {
         self.check_writable()?;
         let _alone = self.lock.exclusive()?;
+        self.files.check(observer)?;
+        self.records.check_runs()?;
         let mut images = HashSet::new();
-        let (mut gone, mut there): (Vec<PathBuf>, Vec<PathBuf>) = Default::default();
-        let mut folders = DataFolders::new(self.index.folders()?);
+        let mut gone: HashSet<PathBuf> = HashSet::new();
+        let mut folders = DataFolders::new(self.files.folders()?);
         let mut kept: BTreeMap<PathBuf, u64> = BTreeMap::new();
-        for (path, _, digest) in self.index.files()? {
+        self.files.each(|path, digest| {
             go_on(observer)?;
             if is_missing(&path) {
                 match folders.without_files(&path) {
                     Some(folder) if gone_folders == GoneFolders::Keep => *kept.entry(folder).or_default() += 1,
                     _ => {
-                        gone.push(path);
-                        continue;
+                        gone.insert(path);
+                        return Ok(());
                     }
                 }
             }
             images.insert(digest);
-            there.push(path);
-        }
+            Ok(())
+        })?;
         let last = GcLimits {
             runs: Some(1),
             ..GcLimits::default()
         };
-        for run in within(&self.index.runs()?, &last, now()) {
+        for run in within(&self.records.runs()?, &last, now()) {
             images.extend(self.images_of(run)?);
         }
         let mut features = self.features.features()?;
@@ -256,13 +262,9 @@ impl Cache {
         }
         features.retain(|feature| !images.contains(&feature.image));
         if dry_run == DryRun::No {
-            let is_used = |folder: &PathBuf| there.iter().any(|path| path.starts_with(folder));
-            let unused: Vec<PathBuf> = folders.scanned.into_iter().filter(|folder| !is_used(folder)).collect();
             self.features
                 .retain(&|feature| images.contains(&feature.image), observer)?;
-            self.index.forget_files(&gone, observer)?;
-            self.index.forget_folders(&unused, observer)?;
-            self.shrink()?;
+            self.files.retain(|path| !gone.contains(path), observer)?;
         }
         Ok(PruneReport {
             features: features.len() as u64,
@@ -321,19 +323,8 @@ impl Cache {
 
     /// The recorded executions of a run's stages, even if their outputs are gone.
     fn executions_in(&self, run: &Run) -> Result<Vec<Execution>> {
-        let found = run.stages.iter().map(|stage| self.index.execution(&stage.key));
+        let found = run.stages.iter().map(|stage| self.records.execution(&stage.key));
         found.filter_map(Result::transpose).collect()
-    }
-
-    fn shrink(&self) -> Result<()> {
-        match self.index.shrink() {
-            // The rows are removed, and the index will use their space again.
-            Err(error) if error.is_disk_full() => {
-                tracing::warn!("{error}: the index keeps its size for now");
-                Ok(())
-            }
-            other => other,
-        }
     }
 }
 
@@ -364,7 +355,7 @@ impl DataFolders {
         let above: Vec<&Path> = path.ancestors().collect();
         let is_scanned = |folder: &&Path| self.scanned.iter().any(|scanned| scanned == folder);
         let mut places: Vec<&Path> = above.iter().copied().filter(is_scanned).collect();
-        // A record of the folder may have been damaged.
+        // The name of the file may be a path from the root, which a list has.
         let data_folder = *places.first().or(above.get(1))?;
         if places.is_empty() {
             places.push(data_folder);

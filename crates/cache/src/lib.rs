@@ -11,9 +11,11 @@
 //! | `segments/….open` | features that a process is adding |
 //! | `segments/remote/….index` | indexes of shared segments; `gc` removes them, and they are fetched again |
 //! | `objects/ab/cdef…` | artifacts, each named by the blake3 digest of its bytes |
-//! | `index.sqlite` | executions, runs, what is known of files: all that is made again in seconds |
+//! | `executions/ab/cdef…` | executions, each named by the digest of its key |
+//! | `runs/…/ab/cdef…` | the runs of each project, in a folder named by the digest of its name |
+//! | `exports/ab/cdef…` | what files written for the user were made from, by the digest of their paths |
+//! | `files/ab/cdef…/` | what is known of the files below a scanned folder |
 //! | `lock` | held shared while the cache is open, exclusively to remove what is whole |
-//! | `index.sqlite.damaged` | a damaged index that was replaced; `gc` removes it |
 //!
 //! An *execution* says what a stage made of a key. It records what it refers to: its outputs, the
 //! descriptors and the lists of images. A *descriptor* is the digest of what made a vector of an
@@ -22,24 +24,22 @@
 //!
 //! # Rules that every function keeps
 //!
-//! - An object is whole or absent. It is written to a temporary file, synced and renamed.
-//! - A row names an object only after the object is synced.
+//! - A file is whole or absent. It is written to a temporary file, synced and renamed.
+//! - A record names an object only after the object is synced.
 //! - Whatever is read is checked against its digest or checksum. What does not agree is a warning
 //!   and a miss: the stage that makes it runs again.
 //! - What was stored before a process was killed is there after it. A power cut can undo what the
-//!   system had not written to the disk, and never damages the index.
+//!   system had not written to the disk, and damages nothing else.
 //!
 //! # Many processes
 //!
-//! Any number of processes and threads may share a cache. Each adds features to a segment of its
-//! own, and SQLite's write-ahead log keeps transactions apart. Each process holds `lock` shared while
-//! it has the cache open. Whatever removes what is whole, such as `gc`, takes `lock` exclusively, and
-//! refuses to run if another process has the cache open: that process may be about to name what it
-//! has stored. What is damaged may be removed at any time. The system releases a lock when its
-//! process ends, however it ends.
-//!
-//! One index on several machines is not supported: SQLite's shared memory belongs to one machine.
-//! A file system without locks or shared memory is an error with a way out, and so is a full disk.
+//! Any number of processes, threads and machines may share a cache. Each adds features to a segment
+//! of its own, and every other file is written by one process and replaced whole. Each process holds
+//! `lock` shared while it has the cache open. Whatever removes what is whole, such as `gc`, takes
+//! `lock` exclusively, and refuses to run if another process has the cache open: that process may be
+//! about to name what it has stored. What is damaged may be removed at any time. The system releases
+//! a lock when its process ends, however it ends. A file system without locks is an error with a way
+//! out, and so is a full disk.
 //!
 //! # Features
 //!
@@ -67,36 +67,18 @@
 //! makes the table then runs again, and the vector is stored once more, elsewhere. `verify` writes
 //! damaged segments again without what is damaged.
 //!
-//! # A damaged index is replaced
-//!
-//! The index is damaged if SQLite finds a page damaged, if a value has a type that is never written
-//! there, if `user_version` and `application_id` disagree, or if the table lacks a column or its
-//! key. What a user adds to the index, such as an index of their own, is no damage. Neither is any
-//! other error of SQLite: it is reported, and the file stays.
-//!
-//! A damaged index is renamed, and a new one begins with the rows that SQLite can still read. Stages
-//! that are missing there run again, on features that are found. This needs `lock` exclusively,
-//! because SQLite removes the log of an index by its name, and the name must not belong to another
-//! file. While another process has the cache open, a process that meets damage goes on with an empty
-//! index in memory. The index may also be deleted while no process uses it.
-//!
 //! # A cache that cannot be written
 //!
 //! A cache that can only be read is still read, with a warning. New results go to a temporary
 //! folder and are gone when the process ends. The same holds for the knowledge of what is damaged
 //! in the cache: the process remembers it, but cannot remove it. A run must therefore open the
-//! cache once, however often it starts over.
-//!
-//! The temporary folder is a cache of its own, which begins with a copy of the index and its log.
-//! Segments and objects are looked for in both folders. The copy is as large as the index: some
-//! hundred megabytes for a million files. If there is no room for it, the process begins with an
-//! empty index. A process that writes to the index meanwhile can tear the copy. Then it is damaged,
-//! or rows are missing or fail their checksums; that is mended, or a miss.
+//! cache once, however often it starts over. The temporary folder is a cache of its own, and all is
+//! looked for in both.
 //!
 //! # What is known of files
 //!
 //! The digest of a file is remembered with its size, modification time and inode. While these three
-//! are unchanged, the file is not read again. There is one exception: a file that changed less than
+//! are unchanged, the file is not read again below the same folder. There is one exception: a file that changed less than
 //! two seconds before it was read is not remembered. It could change again within one tick of the
 //! file system's clock, and its modification time would not show it. `--rehash` reads every file.
 //!
@@ -117,19 +99,16 @@
 //! of its images are kept. What an unfinished run stored stays for 30 days, so that the run can be
 //! resumed.
 //!
-//! `gc`, `verify` and `prune-images` end within a second or two when the user interrupts. What they
-//! removed until then was damaged or unused; nothing else is lost.
-//!
-//! # Layouts
-//!
-//! The layout of the index is numbered. An index of another layout, older or newer, is refused with
-//! an error, and the file stays as it is.
+//! `gc`, `verify` and `prune-images` end within some seconds when the user interrupts. What they
+//! removed until then was damaged or unused; nothing else is lost. `gc` and `prune-images` refuse to
+//! run where a record that says what is in use is damaged: `verify` forgets it.
 
 mod error;
+mod files;
 mod gc;
-mod index;
 mod lock;
 mod objects;
+mod records;
 mod run;
 mod segments;
 mod table;
@@ -138,14 +117,14 @@ mod upkeep;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use index::Index;
+use files::{FILES, KnownFiles};
 use lock::Lock;
 use luthier_artifact::{Artifact, Digest, FeatureRows, FileStat, Key, KeyPart, TEMPORARY, file_names, vector_bytes};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use objects::Objects;
+use records::{EXECUTIONS, Records};
 pub use run::{Reuse, Run, RunStage, RunState};
 use segments::Segments;
 pub use segments::{Copied, Remote};
@@ -211,8 +190,9 @@ pub struct Cache {
     folder: PathBuf,
     objects: Objects,
     features: Segments,
-    index: Index,
-    lock: Arc<Lock>,
+    records: Records,
+    files: KnownFiles,
+    lock: Lock,
     /// The folder of what is written, if that is gone when the process ends. Declared last, because
     /// it must be removed last.
     temporary: Option<TempDir>,
@@ -221,18 +201,14 @@ pub struct Cache {
 impl Cache {
     /// Opens the cache in `folder`, which is made if it is missing.
     ///
-    /// A damaged index is moved aside with a warning, and a new one begins with what can be read of
-    /// it. A cache that can only be read gives what it has, with a warning that nothing is added. Its
-    /// index is copied to the system's temporary folder: some hundred megabytes for a million files.
+    /// A cache that can only be read gives what it has, with a warning that nothing is added.
     ///
     /// # Errors
-    /// [`Error::File`] if the folder cannot be made, or an index that can only be read not be copied.
-    /// [`Error::Locks`] and [`Error::SharedMemory`] if its file system is not fit for a cache.
-    /// [`Error::Layout`] if another version of Luthier wrote it.
+    /// [`Error::File`] if the folder cannot be made, [`Error::Locks`] if its file system has no locks.
     pub fn open(folder: &Path) -> Result<Self> {
         let has = |name: &str| folder.join(name).exists();
         match Cache::open_writable(folder) {
-            Err(error) if error.is_read_only() && (has("index.sqlite") || has("segments")) => {
+            Err(error) if error.is_read_only() && (has("objects") || has("segments")) => {
                 Cache::open_read_only(folder, &error)
             }
             other => other,
@@ -255,9 +231,8 @@ impl Cache {
     fn open_writable(folder: &Path) -> Result<Self> {
         let root = folder.join("objects");
         fs::create_dir_all(&root).map_err(Error::io(&root))?;
-        let lock = Arc::new(Lock::shared(&folder.join("lock"))?);
-        // SQLite opens the files that are there even in a folder that cannot be written, and fails
-        // only when it needs another file.
+        let lock = Lock::shared(&folder.join("lock"))?;
+        // So that a folder that cannot be written is found now.
         tempfile::Builder::new()
             .prefix(TEMPORARY)
             .tempfile_in(folder)
@@ -267,7 +242,6 @@ impl Cache {
         if !ignore.exists() {
             luthier_artifact::write_atomically(&ignore, b"*\n")?;
         }
-        let index = Index::open(&folder.join("index.sqlite"), lock.clone())?;
         let features = Segments::new(folder.join("segments"));
         if features.are_many_small()?
             && let Ok(_alone) = lock.exclusive()
@@ -278,34 +252,23 @@ impl Cache {
         Ok(Cache {
             folder: folder.to_owned(),
             objects: Objects::new(root),
+            records: Records::new(folder.to_owned()),
+            files: KnownFiles::new(folder.join(FILES)),
             features,
-            index,
             lock,
             temporary: None,
         })
     }
 
-    /// Opens a cache in a temporary folder, which begins with a copy of the index of `folder` and its
-    /// log: some hundred megabytes for a million files, and twice that if a damaged copy is mended.
-    /// Segments and objects are read where they are.
+    /// Opens a cache in a temporary folder, which reads that of `folder` too.
     fn open_read_only(folder: &Path, cause: &Error) -> Result<Self> {
         tracing::warn!("cache cannot be written ({cause}): it is read, and nothing new is kept in it");
-        let temporary = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
-        let index = folder.join("index.sqlite");
-        Index::copy(&index, &temporary.path().join("index.sqlite"))?;
-        let mut cache = Cache::open_writable(temporary.path()).map_err(|error| match error {
-            // The user knows the index, and not the copy.
-            Error::Layout { expected, found, .. } => Error::Layout {
-                path: index,
-                expected,
-                found,
-            },
-            other => other,
-        })?;
-        cache.folder = folder.to_owned();
+        let mut cache = Cache::temporary()?;
+        folder.clone_into(&mut cache.folder);
         cache.objects.read_also(folder.join("objects"));
         cache.features.read_also(folder.join("segments"));
-        cache.temporary = Some(temporary);
+        cache.records.read_also(folder.to_owned());
+        cache.files.read_also(folder.join(FILES));
         Ok(cache)
     }
 
@@ -382,39 +345,42 @@ impl Cache {
     /// What this key gave before, if all its outputs are still there.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a record cannot be read or written.
     pub fn execution(&self, key: &Digest) -> Result<Option<Execution>> {
         let is_there = |output: &Output| self.objects.contains(&output.digest);
-        let execution = self.index.execution(key)?;
+        let execution = self.records.execution(key)?;
         Ok(execution.filter(|execution| execution.outputs.iter().all(is_there)))
     }
 
     /// The parts of a key that was recorded before, even if its outputs are gone.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a record cannot be read or written.
     pub fn recorded_key(&self, key: &Digest) -> Result<Option<Key>> {
-        Ok(self.index.execution(key)?.map(|execution| execution.key))
+        Ok(self.records.execution(key)?.map(|execution| execution.key))
     }
 
     /// The recorded key of the same stage that differs from `key` in the fewest parts. This is
     /// `key` itself if it is recorded.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a record cannot be read or written.
     pub fn nearest_key(&self, key: &Key) -> Result<Option<Key>> {
-        let recorded = self.index.executions_of(&key.stage)?;
-        let keys = recorded.into_iter().map(|execution| execution.key);
+        let keys = self
+            .executions_of(&key.stage)?
+            .into_iter()
+            .map(|execution| execution.key);
         Ok(keys.min_by_key(|other| (key.differences(other).len(), other.digest())))
     }
 
     /// The recorded executions of a stage, even if their outputs are gone, in the order in which runs last used them.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a record cannot be read or written.
     pub fn history(&self, stage: &str) -> Result<Vec<Execution>> {
-        let mut past = self.index.executions_of(stage)?;
-        let runs = self.index.runs()?;
+        let mut past = self.executions_of(stage)?;
+        let mut runs = self.records.runs()?;
+        runs.sort_by_key(|run| (run.time, run.id));
         let stages =
             (runs.iter().enumerate()).flat_map(|(age, run)| run.stages.iter().map(move |stage| (stage.key, age)));
         let last_use: HashMap<Digest, usize> = stages.collect();
@@ -422,21 +388,27 @@ impl Cache {
         Ok(past)
     }
 
+    fn executions_of(&self, stage: &str) -> Result<Vec<Execution>> {
+        let mut executions: Vec<Execution> = self.records.all(EXECUTIONS)?;
+        executions.retain(|execution| execution.key.stage == stage);
+        Ok(executions)
+    }
+
     /// Records what a stage made of a key. The outputs must have been [`put`](Cache::put) before.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a record cannot be read or written.
     pub fn record(&self, execution: &Execution) -> Result<()> {
-        self.index.record(execution)
+        self.records.record(execution)
     }
 
     /// Records that a run has begun to compute, with the keys of the stages that it has reached. If
     /// the run is interrupted, `gc` keeps what it has stored.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a record cannot be read or written.
     pub fn begin_run(&self, project: &str, stages: &[RunStage]) -> Result<()> {
-        self.index.change_runs(project, |runs| {
+        self.records.change_runs(project, |runs| {
             runs.retain(|run| run.state == RunState::Finished || !run.is_part_of(stages));
             runs.push(Run::begun(project.to_owned(), now(), stages.to_vec()));
         })
@@ -446,9 +418,9 @@ impl Cache {
     /// it. A run with the same keys as the last run counts as the last run, used again.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a record cannot be read or written.
     pub fn record_run(&self, project: &str, stages: &[RunStage], reuse: Reuse) -> Result<()> {
-        self.index.change_runs(project, |runs| {
+        self.records.change_runs(project, |runs| {
             // The run has finished what these runs began.
             runs.retain(|run| run.state == RunState::Finished || !run.is_part_of(stages));
             let run = Run::finished(project.to_owned(), now(), stages.to_vec(), reuse);
@@ -464,17 +436,17 @@ impl Cache {
     /// The finished runs of a project that the cache still knows, the oldest first.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a record cannot be read or written.
     pub fn finished_runs(&self, project: &str) -> Result<Vec<Run>> {
-        let mut runs = self.index.runs()?;
-        runs.retain(|run| run.project == project && run.state == RunState::Finished);
+        let mut runs = self.records.runs_of(project)?;
+        runs.retain(|run| run.state == RunState::Finished);
         Ok(runs)
     }
 
     /// The keys of a project's last finished run; empty if there was none.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a record cannot be read or written.
     pub fn last_run(&self, project: &str) -> Result<Vec<RunStage>> {
         let last = self.finished_runs(project)?.pop();
         Ok(last.map(|run| run.stages).unwrap_or_default())
@@ -486,13 +458,13 @@ impl Cache {
     /// `files` are paths below `folder`, in order. `folder` is absolute.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a record cannot be read or written.
     pub fn file_digests<'a>(
         &self,
         folder: &Path,
-        files: impl ExactSizeIterator<Item = (&'a str, FileStat)> + Clone,
+        files: impl ExactSizeIterator<Item = (&'a str, FileStat)>,
     ) -> Result<Vec<Option<Digest>>> {
-        self.index.file_digests(&file_names::name_of(folder), files)
+        self.files.digests(&file_names::name_of(folder), files)
     }
 
     /// Remembers the digests of files below `folder`, the folder that is scanned. A file need not
@@ -502,25 +474,22 @@ impl Cache {
     /// out: it could have changed again under the same stat.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a record cannot be read or written.
     pub fn remember_files<'a>(
         &self,
         folder: &Path,
-        files: impl Iterator<Item = (&'a str, FileStat, Digest)> + Clone,
+        files: impl Iterator<Item = (&'a str, FileStat, Digest)>,
         since: SystemTime,
     ) -> Result<()> {
         let settled = files.filter(|(_, stat, _)| stat.is_settled(since));
-        match settled.clone().next() {
-            Some(_) => self.index.remember_files(&file_names::name_of(folder), settled),
-            None => Ok(()),
-        }
+        self.files.remember(&file_names::name_of(folder), settled)
     }
 
     /// The digests of the vectors of one kind of these images, as far as the cache knows them, in
     /// the order of `images`. `descriptor` is the digest of a [`Descriptor`].
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a segment cannot be read.
     pub fn feature_digests(&self, descriptor: &Digest, images: &[Digest]) -> Result<Vec<Option<Digest>>> {
         self.features.digests(descriptor, images)
     }
@@ -607,19 +576,19 @@ impl Cache {
     /// Whether the file at `path` is still as it was written from `source`.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a record cannot be read or written.
     pub fn is_exported(&self, path: &Path, source: &Digest) -> Result<bool> {
         let Ok(stat) = FileStat::of(path) else { return Ok(false) };
-        Ok(self.index.export(path)? == Some((stat, *source)))
+        self.records.is_exported(path, &stat, source)
     }
 
     /// Remembers that the file with this stat was written to `path` from `source`. Another process
     /// may have written its own file to `path` since.
     ///
     /// # Errors
-    /// [`Error::Index`] if the index fails.
+    /// [`Error::File`] if a record cannot be read or written.
     pub fn remember_export(&self, path: &Path, stat: &FileStat, source: &Digest) -> Result<()> {
-        self.index.remember_export(path, stat, source)
+        self.records.remember_export(path, stat, source)
     }
 }
 

@@ -1,7 +1,6 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{Error, Result};
 
@@ -13,8 +12,6 @@ use crate::{Error, Result};
 pub(super) struct Lock {
     path: PathBuf,
     file: File,
-    /// How often it is held exclusively: what removes may find an index damaged, which needs the lock too.
-    n_exclusive: Mutex<usize>,
 }
 
 /// The lock held exclusively, until this is dropped.
@@ -33,31 +30,22 @@ impl Lock {
         let lock = Lock {
             path: path.to_owned(),
             file,
-            n_exclusive: Mutex::default(),
         };
         lock.share()?;
         Ok(lock)
     }
 
     pub(super) fn exclusive(&self) -> Result<Exclusive<'_>> {
-        let mut n_exclusive = self.n_exclusive();
-        if *n_exclusive == 0 {
-            let Lock { path, file, .. } = self;
-            file.unlock().map_err(Error::io(path))?;
-            if let Err(error) = file.try_lock() {
-                self.share()?;
-                return Err(match error {
-                    TryLockError::WouldBlock => Error::InUse { path: path.clone() },
-                    TryLockError::Error(error) => self.refused(error),
-                });
-            }
+        let Lock { path, file } = self;
+        file.unlock().map_err(Error::io(path))?;
+        if let Err(error) = file.try_lock() {
+            self.share()?;
+            return Err(match error {
+                TryLockError::WouldBlock => Error::InUse { path: path.clone() },
+                TryLockError::Error(error) => self.refused(error),
+            });
         }
-        *n_exclusive += 1;
         Ok(Exclusive(self))
-    }
-
-    fn n_exclusive(&self) -> MutexGuard<'_, usize> {
-        self.n_exclusive.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn share(&self) -> Result<()> {
@@ -79,14 +67,9 @@ impl Lock {
 
 impl Drop for Exclusive<'_> {
     fn drop(&mut self) {
-        let mut n_exclusive = self.0.n_exclusive();
-        *n_exclusive -= 1;
-        if *n_exclusive > 0 {
-            return;
-        }
         // Linux turns an exclusive lock into a shared one in place. Elsewhere it must be released
         // first.
-        let Lock { path, file, .. } = self.0;
+        let Lock { path, file } = self.0;
         if let Err(error) = file.unlock().and_then(|()| file.lock_shared()) {
             tracing::warn!("{}: {error}", path.display());
         }

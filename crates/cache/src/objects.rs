@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use luthier_artifact::{Digest, entries, remove, temporary, write_atomically};
+use luthier_artifact::{Digest, entries, remove, write_atomically};
 
 use crate::{Error, Result};
 
@@ -69,7 +69,7 @@ impl Objects {
         for path in self.paths(digest) {
             let bytes = match fs::read(&path) {
                 Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if is_gone(&error) => continue,
                 Err(error) => return Err(Error::io(&path)(error)),
             };
             if Digest::of(&bytes) == *digest {
@@ -110,42 +110,45 @@ impl Objects {
         self.paths(digest).iter().any(|path| path.is_file())
     }
 
-    /// The temporary files of writers, living or dead.
-    pub(super) fn temporary(&self) -> Result<Vec<PathBuf>> {
-        let mut files = Vec::new();
-        for shard in entries(&self.root)? {
-            files.extend(temporary(&shard)?);
-        }
-        Ok(files)
-    }
-
     /// The size in bytes of every stored file whose name is a digest. Files with other names are left alone.
     pub(super) fn list(&self) -> Result<BTreeMap<Digest, u64>> {
         let mut files = BTreeMap::new();
-        let mut shards = Vec::new();
         for root in self.roots() {
-            shards.extend(entries(root)?);
-        }
-        for shard in shards {
-            for path in entries(&shard)? {
-                let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let Ok(digest) = (name(&shard) + &name(&path)).parse() else {
-                    continue;
-                };
-                let metadata = match fs::metadata(&path) {
-                    Ok(metadata) => metadata,
+            for (digest, path) in digests_below(root)? {
+                match fs::metadata(&path) {
+                    Ok(metadata) => files.insert(digest, metadata.len()),
                     // Removed by another process since the folder was read.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) if is_gone(&error) => None,
                     Err(error) => return Err(Error::io(&path)(error)),
                 };
-                files.insert(digest, metadata.len());
             }
         }
         Ok(files)
     }
 }
 
-fn path_below(root: &Path, digest: &Digest) -> PathBuf {
-    let hex = digest.to_string();
+/// Where something with this name is: `ab/cdef…`.
+pub(super) fn path_below(root: &Path, name: &Digest) -> PathBuf {
+    let hex = name.to_string();
     root.join(&hex[..2]).join(&hex[2..])
+}
+
+/// Whether a file was removed by another process, here or on another machine.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::StaleNetworkFileHandle
+    )
+}
+
+/// All that has a digest for its name, in no order. What has another name is left out.
+pub(super) fn digests_below(root: &Path) -> Result<Vec<(Digest, PathBuf)>> {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut found = Vec::new();
+    for shard in entries(root)? {
+        for path in entries(&shard)? {
+            found.extend((name(&shard) + &name(&path)).parse().ok().map(|digest| (digest, path)));
+        }
+    }
+    Ok(found)
 }

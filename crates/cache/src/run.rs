@@ -36,8 +36,7 @@ pub enum RunState {
 /// A run of a project.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
-    /// A number that no other run of this cache has. Later runs have larger ones. 0 before the run is stored.
-    #[serde(skip)]
+    /// Its number in its project. Later runs have larger ones. 0 before the run is stored.
     pub id: i64,
     /// The folder that it writes to.
     pub project: String,
@@ -68,6 +67,13 @@ impl Run {
             state: RunState::Begun,
             ..Run::finished(project, time, stages, Reuse::default())
         }
+    }
+
+    /// The name of its record. Two runs that end at once may get the same number, and both are kept.
+    pub(super) fn name(&self) -> Digest {
+        let keys = self.stages.iter().flat_map(|stage| *stage.key.as_bytes());
+        let number = self.id.to_le_bytes().into_iter();
+        Digest::of(&number.chain(keys).collect::<Vec<u8>>())
     }
 
     /// Whether every stage of this run is one of `stages`, with the same key.

@@ -1,13 +1,15 @@
 //! What the cache holds, and whether it is sound: `stats`, `verify`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use luthier_artifact::{Digest, KeyPart, Observer, remove, temporary};
+use luthier_artifact::{Digest, KeyPart, Observer, TEMPORARY, entries, remove, temporary};
 use serde::Serialize;
+use tempfile::TempDir;
 
-use crate::index::FILE;
+use crate::files::FILES;
+use crate::records::{EXECUTIONS, EXPORTS, RUNS};
 use crate::segments::Segments;
 use crate::{Cache, Descriptor, Error, Execution, Result, Reuse, RunState};
 
@@ -36,8 +38,8 @@ pub struct CacheStats {
     pub files: u64,
     /// Recorded runs.
     pub runs: u64,
-    /// The size of the index in bytes.
-    pub index_bytes: u64,
+    /// The size in bytes of what is known of executions, runs and files, also those written for the user.
+    pub record_bytes: u64,
     /// The last finished run.
     pub last_run: Option<LastRun>,
 }
@@ -82,8 +84,6 @@ pub struct LastRun {
 /// What [`Cache::verify`] found and forgot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
-    /// What SQLite found wrong with the index. A new index was then made of what can be read.
-    pub damaged_index: Option<String>,
     /// Artifacts that were read.
     pub objects: usize,
     /// Rows of features that were read.
@@ -94,8 +94,7 @@ pub struct VerifyReport {
     pub damaged_features: u64,
     /// Executions whose record or outputs were damaged or gone, now forgotten.
     pub forgotten_executions: u64,
-    /// Other rows that failed their checksum, now removed: runs, exports, folders, files known by
-    /// their stat.
+    /// Other records that failed their digest, now removed: runs, exports, files known by their stat.
     pub damaged_records: u64,
     /// Files that dead processes left behind, now removed. `None` if other processes use the cache:
     /// the files may then be theirs.
@@ -107,15 +106,24 @@ impl Cache {
     /// added to it for itself.
     ///
     /// # Errors
-    /// [`Error::File`] or [`Error::Index`] if it cannot be read.
+    /// [`Error::File`] if it cannot be read.
     pub fn stats(&self) -> Result<CacheStats> {
         let stored = self.objects.list()?;
-        let executions = self.index.executions()?;
+        let executions: Vec<Execution> = self.records.all(EXECUTIONS)?;
         let descriptors = descriptors(&self.features, &executions)?;
         let (segments, segment_bytes) = self.features.size()?;
-        let runs = self.index.runs()?;
-        let index_bytes = ["index.sqlite", "index.sqlite-wal"]
-            .map(|name| fs::metadata(self.folder.join(name)).map_or(0, |metadata| metadata.len()));
+        let runs = self.records.runs()?;
+        let folders: BTreeSet<&Path> = [self.folder()]
+            .into_iter()
+            .chain(self.temporary.as_ref().map(TempDir::path))
+            .collect();
+        let mut record_bytes = 0;
+        for folder in folders {
+            for kind in [EXECUTIONS, RUNS, EXPORTS, FILES] {
+                let sizes = files_below(folder.join(kind))?.into_iter().map(fs::metadata);
+                record_bytes += sizes.filter_map(|metadata| Some(metadata.ok()?.len())).sum::<u64>();
+            }
+        }
         let last_run = (runs.iter().filter(|run| run.state == RunState::Finished)).max_by_key(|run| (run.time, run.id));
         Ok(CacheStats {
             objects: stored.len(),
@@ -127,9 +135,9 @@ impl Cache {
             segments,
             segment_bytes,
             executions: executions.len() as u64,
-            files: self.index.count(FILE)?,
+            files: self.files.count()?,
             runs: runs.len() as u64,
-            index_bytes: index_bytes.iter().sum(),
+            record_bytes,
             last_run: last_run.map(|run| LastRun {
                 project: run.project.clone(),
                 time: run.time,
@@ -141,15 +149,12 @@ impl Cache {
     /// Reads everything against its digest or checksum, and forgets what does not agree.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`] if nothing can be forgotten, [`Error::File`] or [`Error::Index`] if
-    /// something cannot be read at all. [`Error::Interrupted`] soon after the observer says so;
+    /// [`Error::ReadOnly`] if nothing can be forgotten, [`Error::File`] if something
+    /// cannot be read at all. [`Error::Interrupted`] soon after the observer says so;
     /// what was found damaged until then may be forgotten already, and nothing else is.
     pub fn verify(&self, observer: &dyn Observer) -> Result<VerifyReport> {
         self.check_writable()?;
-        let mut report = VerifyReport {
-            damaged_index: self.index.check()?,
-            ..VerifyReport::default()
-        };
+        let mut report = VerifyReport::default();
         for object in self.objects.list()?.keys() {
             go_on(observer)?;
             report.objects += 1;
@@ -157,16 +162,17 @@ impl Cache {
         }
         let verified = self.features.verify(observer)?;
         (report.features, report.damaged_features) = (verified.n_features, verified.n_damaged);
-        let mut forgotten = Vec::new();
-        for key in self.index.execution_keys()? {
+        for key in self.records.names(EXECUTIONS)? {
             go_on(observer)?;
             if self.execution(&key)?.is_none() {
-                forgotten.push(key);
+                self.records.forget(EXECUTIONS, &key)?;
+                report.forgotten_executions += 1;
             }
         }
-        report.forgotten_executions = forgotten.len() as u64;
-        self.index.forget_executions(&forgotten, observer)?;
-        report.damaged_records = self.index.forget_damaged()?;
+        for kind in self.records.projects()?.iter().map(String::as_str).chain([EXPORTS]) {
+            report.damaged_records += self.records.forget_damaged(kind, observer)?;
+        }
+        report.damaged_records += self.files.forget_damaged(observer)?;
         report.left_over_files = match self.lock.exclusive() {
             Ok(_alone) => {
                 let left_over = self.left_over()?;
@@ -191,12 +197,30 @@ impl Cache {
     /// The unfinished files of dead processes. Those of living processes look the same, so the
     /// caller must hold the lock exclusively.
     pub(super) fn left_over(&self) -> Result<Vec<PathBuf>> {
+        let is_temporary = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default();
+            name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes())
+        };
         let mut files = temporary(&self.folder)?;
-        files.extend(temporary(&self.folder.join("segments"))?);
-        files.extend(temporary(&self.folder.join("segments/remote"))?);
-        files.extend(self.objects.temporary()?);
+        for folder in ["objects", "segments", EXECUTIONS, RUNS, EXPORTS, FILES] {
+            files.extend(files_below(self.folder.join(folder))?.into_iter().filter(is_temporary));
+        }
         Ok(files)
     }
+}
+
+/// The files below a folder, in no order. Links are not followed.
+fn files_below(folder: PathBuf) -> Result<Vec<PathBuf>> {
+    let (mut files, mut folders) = (Vec::new(), vec![folder]);
+    while let Some(folder) = folders.pop() {
+        for path in entries(&folder)? {
+            match path.is_dir() && !path.is_symlink() {
+                true => folders.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// Ends work that the user interrupted.

@@ -181,36 +181,15 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
     let hint = match error {
         error if error.is_disk_full() => MAKE_ROOM.to_owned(),
         error if error.lacks_locks() => {
-            "put the cache on a local disk with --cache-dir: network folders often lack locks or shared memory"
-                .to_owned()
-        }
-        error if error.is_busy() => {
-            "another process has it locked, or the locks of its file system do not work: end that process, or put the \
-             cache on a local disk with --cache-dir"
-                .to_owned()
-        }
-        // From this layout on, features lie elsewhere.
-        CacheError::Layout { found: 4, .. } => {
-            "remove this file: the next run makes it again and finds the features; earlier runs are forgotten"
-                .to_owned()
-        }
-        CacheError::Layout { expected, found, .. } if found < expected => {
-            "remove the cache's folder, or use another with --cache-dir: the next run fills it again".to_owned()
-        }
-        CacheError::Layout { .. } => {
-            "update luthier, or use another folder with --cache-dir and leave this one to the newer luthier".to_owned()
+            "put the cache on a local disk with --cache-dir: network folders often lack locks".to_owned()
         }
         CacheError::ReadOnly { .. } => "ask its owner for the right to write; until then, runs only read it".to_owned(),
         CacheError::NothingRecorded { .. } => {
-            "the index may have been lost: run the pipeline on what is to be kept, then try again; `luthier cache gc \
+            "the records of runs were lost: run the pipeline on what is to be kept, then try again; `luthier cache gc \
              --keep-runs 0` removes everything"
                 .to_owned()
         }
         CacheError::InUse { .. } => "wait until it ends, then try again".to_owned(),
-        CacheError::Index { path, .. } => format!(
-            "check that the disk works and has room, and that you may write {}; or use another folder with --cache-dir",
-            path.display()
-        ),
         CacheError::Remote { .. } => {
             "check that it can be reached, and the credentials in the environment; runs go on without it".to_owned()
         }
@@ -219,9 +198,7 @@ fn way_out_of_cache(error: &CacheError) -> Option<String> {
         }
         CacheError::Lost { .. } => "run again; `luthier cache verify` forgets everything that is damaged".to_owned(),
         CacheError::File(luthier_artifact::Error::Io { source, .. }) => return way_out_of_io(source),
-        CacheError::File(_) | CacheError::Locks { .. } | CacheError::SharedMemory { .. } | CacheError::Interrupted => {
-            return None;
-        }
+        CacheError::File(_) | CacheError::Locks { .. } | CacheError::Interrupted => return None,
     };
     Some(hint)
 }
@@ -251,8 +228,7 @@ fn say_once(error: &anyhow::Error) -> String {
         .map(ToString::to_string)
         .fold(String::new(), |message, cause| match message.as_str() {
             "" => cause,
-            // SQLite says it again with the number of its error before it.
-            said if said.ends_with(cause.rsplit(": ").next().unwrap_or(&cause)) => message,
+            said if said.ends_with(&cause) => message,
             said => format!("{said}: {cause}"),
         })
 }

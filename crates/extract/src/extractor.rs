@@ -9,7 +9,7 @@ use crate::network::device;
 use crate::network::gpu::Gpu;
 use crate::network::lanes::Lanes;
 use crate::network::resnet50::{self, Kernels, Network, Target, WIDTH};
-use crate::network::{bridge, calibration, winograd};
+use crate::network::{bridge, calibration};
 use crate::stage::check_weights;
 use crate::{
     Decoding, Device, Error, FeatureKind, InputSize, Limits, Observer, PerceptualHash, Pooling, Precision, Preprocess,
@@ -41,7 +41,7 @@ pub struct ExtractorConfig {
 impl ExtractorConfig {
     /// Changes when the same configuration gives other features, because decoding, preprocessing or
     /// the network changed.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
 
     /// Changes when GPUs give other features.
     pub const GPU_VERSION: u32 = 2;
@@ -116,7 +116,6 @@ impl ExtractorConfig {
                 Precision::Int8 => (key.field("calibration", calibration::VERSION))
                     .field("threads of a layer", 1)
                     .finish(),
-                Precision::Fp32 if !is_gpu => key.field("winograd", winograd::VERSION).finish(),
                 _ => key.finish(),
             }
         };

@@ -18,7 +18,7 @@ const TENSORS: &[&str] = &["tch", "torch-sys"];
 const IMAGES: &[&str] = &["image", "mozjpeg"];
 const STATISTICS: &[&str] = &["faer", "smartcore"];
 const PLOTS: &[&str] = &["resvg"];
-const STORE: &[&str] = &["rusqlite", "luthier-cache"];
+const STORE: &[&str] = &["object_store", "luthier-cache"];
 const NETWORK: &[&str] = &["ureq"];
 const TERMINAL: &[&str] = &["clap", "indicatif", "toml"];
 const PROGRAM: &[&str] = &["luthier", "luthier-cli", "luthier-python", "luthier-benches", "xtask"];
@@ -46,7 +46,7 @@ const RULES: [Rule; 13] = [
     },
     Rule {
         package: "luthier-cache",
-        reaches: &["rusqlite", "luthier-artifact"],
+        reaches: &["object_store", "luthier-artifact"],
         avoids: &[TENSORS, IMAGES, STATISTICS, PLOTS, NETWORK, TERMINAL, STAGES, PROGRAM],
     },
     Rule {

@@ -13,10 +13,12 @@ use luthier_artifact::{
     Artifact, Content, Digest, ExtractorInfo, FeatureTable, FileStat, Key, Manifest, ManifestEntry, Split, Written,
     vector_digest, write_atomically,
 };
-use luthier_cache::{Cache, Descriptor, Error, Execution, GcLimits, Output, References, Reuse, RunStage, StoredTable};
+use luthier_cache::{
+    Cache, Descriptor, DryRun, Error, Execution, GcLimits, GoneFolders, Output, References, Reuse, RunStage,
+    StoredTable,
+};
 use ndarray::{Array2, Axis, array, aview1};
 use proptest::prelude::*;
-use rusqlite::Connection;
 
 struct Folder {
     root: tempfile::TempDir,
@@ -33,12 +35,11 @@ impl Folder {
         Cache::open(self.root.path()).unwrap()
     }
 
-    /// Changes the index behind the cache's back.
-    fn tamper(&self, sql: &str) {
-        Connection::open(self.root.path().join("index.sqlite"))
-            .unwrap()
-            .execute_batch(sql)
-            .unwrap();
+    /// The files below a folder of the cache, such as `runs`.
+    fn records(&self, kind: &str) -> Vec<PathBuf> {
+        let folder = self.root.path().join(kind);
+        let paths = files(&folder).into_iter().map(|(path, _)| folder.join(path));
+        paths.collect()
     }
 
     /// The files that hold features.
@@ -401,6 +402,109 @@ fn files_are_found_whatever_lies_beside_them() {
     let found = cache.file_digests(Path::new("/data"), asked.into_iter().map(|file| (file, STAT)));
     let expected = asked.map(|file| files.contains(&file).then(|| digest(file)));
     assert_eq!(found.unwrap(), expected);
+}
+
+/// The digest that a file has in these tests.
+fn digest_of_file(root: &str, file: &str, stat: FileStat) -> Digest {
+    Digest::of(format!("{root} {file} {stat:?}").as_bytes())
+}
+
+fn remember(cache: &Cache, root: &str, files: &[String], stat: FileStat) {
+    let known = files
+        .iter()
+        .map(|file| (file.as_str(), stat, digest_of_file(root, file, stat)));
+    cache.remember_files(Path::new(root), known, SystemTime::now()).unwrap();
+}
+
+/// How many of the files are known by this stat, all of them with the right digest.
+fn n_known(cache: &Cache, root: &str, files: &[String], stat: FileStat) -> usize {
+    let asked = files.iter().map(|file| (file.as_str(), stat));
+    let found = cache.file_digests(Path::new(root), asked).unwrap();
+    for (file, found) in files.iter().zip(&found) {
+        assert!(
+            found.is_none_or(|found| found == digest_of_file(root, file, stat)),
+            "{root} {file}"
+        );
+    }
+    found.iter().flatten().count()
+}
+
+#[test]
+fn what_many_batches_say_of_a_folder_is_found_there_alone_and_kept_in_few_files() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let mut files: Vec<String> = (0..300).map(|n| format!("{}/{:02}.jpg", n % 3, n / 3)).collect();
+    let (first, later) = (files[..1].to_vec(), FileStat { mtime_ns: 8, ..STAT });
+    for (n, batch) in files.chunks(3).enumerate() {
+        remember(&cache, "/photos", batch, STAT);
+        if n == 50 {
+            remember(&cache, "/photos", &first, later);
+        }
+    }
+    let of_photos = folder.records("files");
+    assert!(of_photos.len() < 40, "{of_photos:?}");
+    remember(&cache, "/other", &first, STAT);
+    files.sort();
+    let second = folder.open();
+    assert_eq!(n_known(&second, "/photos", &files, later), 1);
+    assert!(n_known(&second, "/photos", &files, STAT) >= files.len() - 1);
+    assert_eq!(n_known(&second, "/other", &files, STAT), 1);
+
+    // What lies in another's place is not taken for its own.
+    let mut of_other = folder.records("files");
+    of_other.retain(|path| !of_photos.contains(path));
+    for path in &of_photos {
+        fs::copy(path, of_other[0].with_file_name(path.file_name().unwrap())).unwrap();
+    }
+    assert_eq!(n_known(&folder.open(), "/other", &files, STAT), 1);
+}
+
+#[test]
+fn a_damaged_batch_revives_nothing_that_it_overruled() {
+    let folder = Folder::new();
+    let cache = folder.open();
+    let root = Path::new("/photos");
+    let remember = |bytes: &[u8]| {
+        let learnt = [("a.jpg", STAT, Digest::of(bytes))];
+        cache
+            .remember_files(root, learnt.into_iter(), SystemTime::now())
+            .unwrap();
+    };
+    let ask = || cache.file_digests(root, [("a.jpg", STAT)].into_iter()).unwrap()[0];
+    remember(b"old");
+    // As with --rehash, after the bytes changed and the stat did not.
+    remember(b"new");
+    assert_eq!(ask(), Some(Digest::of(b"new")));
+    let batches = folder.records("files");
+    let is_newest = |path: &&PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("1-");
+    fs::write(batches.iter().find(is_newest).unwrap(), "damaged").unwrap();
+    assert_eq!(ask(), None);
+    // The files that it named may still be there.
+    let refused = cache.prune_images(DryRun::No, GoneFolders::Forget, &());
+    assert!(matches!(refused, Err(Error::Lost { .. })), "{refused:?}");
+    remember(b"newer");
+    assert_eq!(ask(), Some(Digest::of(b"newer")));
+    assert_eq!(cache.verify(&()).unwrap().damaged_records, 1);
+    assert_eq!(ask(), Some(Digest::of(b"newer")));
+}
+
+#[test]
+fn who_remembers_and_asks_at_once_is_never_told_a_wrong_digest() {
+    const ROUNDS: usize = 200;
+    let folder = Folder::new();
+    let files: Vec<String> = (0..2 * ROUNDS).map(|n| format!("{n:03}.jpg")).collect();
+    std::thread::scope(|scope| {
+        for own in files.chunks(ROUNDS) {
+            let (cache, files) = (folder.open(), &files);
+            scope.spawn(move || {
+                for file in own.chunks(1) {
+                    remember(&cache, "/photos", file, STAT);
+                    n_known(&cache, "/photos", files, STAT);
+                }
+            });
+        }
+    });
+    assert_eq!(n_known(&folder.open(), "/photos", &files, STAT), files.len());
 }
 
 #[test]

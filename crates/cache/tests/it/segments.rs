@@ -37,7 +37,7 @@ fn count(cache: &Cache, n: usize) -> usize {
     found.len()
 }
 
-/// The files of a cache whose process was killed after it stored some images, without its index.
+/// The segment of a process that was killed after it stored some images.
 fn killed(n: usize) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = Folder::new();
     let cache = folder.open();

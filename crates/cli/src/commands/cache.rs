@@ -42,8 +42,8 @@ pub(crate) enum Command {
     Pull(Arguments),
     /// Check everything in the cache, and forget what is damaged
     ///
-    /// Every entry is compared with its digest. SQLite checks the index; a damaged index is rebuilt from what is whole.
-    /// Unfinished files of processes that died are removed, unless another process uses the cache.
+    /// Every entry is compared with its digest. Unfinished files of processes that died are removed, unless another
+    /// process uses the cache.
     #[command(after_help = "Example:\n  luthier cache verify")]
     Verify(Arguments),
     /// Remove what recent runs did not use
@@ -259,8 +259,8 @@ fn describe_stats(stats: &CacheStats) -> String {
     }
     text += &format!("segments   {:>8}  {:>10}\n", stats.segments, size(stats.segment_bytes));
     text += &format!(
-        "index                {:>10}  {}, {}, {}\n",
-        size(stats.index_bytes),
+        "records              {:>10}  {}, {}, {}\n",
+        size(stats.record_bytes),
         counted(stats.executions, "execution"),
         counted(stats.files, "known file"),
         counted(stats.runs, "run")
@@ -310,7 +310,6 @@ fn describe_descriptor(descriptor: &DescriptorStats) -> String {
 
 fn is_damaged(report: &VerifyReport) -> bool {
     let VerifyReport {
-        damaged_index,
         objects: _,
         features: _,
         damaged_objects,
@@ -320,15 +319,11 @@ fn is_damaged(report: &VerifyReport) -> bool {
         left_over_files: _,
     } = report;
     let n_damaged = *damaged_objects as u64 + damaged_features + forgotten_executions + damaged_records;
-    damaged_index.is_some() || n_damaged > 0
+    n_damaged > 0
 }
 
 fn describe_check(report: &VerifyReport) -> String {
-    let mut text = String::new();
-    if let Some(complaint) = &report.damaged_index {
-        text += &format!("the index was damaged and has been rebuilt: {complaint}\n");
-    }
-    text += &format!(
+    let mut text = format!(
         "{} read, {} damaged and removed\nfeatures of {} read, {} damaged and removed\n\
          {} without results and {} forgotten\n",
         counted(report.objects, "artifact"),
@@ -362,7 +357,7 @@ fn describe_gc(report: &GcReport, mode: DryRun) -> String {
     if report.left_over_files > 0 {
         text += &format!(
             "and {} ({})\n",
-            counted(report.left_over_files, "unfinished or damaged file"),
+            counted(report.left_over_files, "unfinished file"),
             size(report.left_over_bytes)
         );
     }

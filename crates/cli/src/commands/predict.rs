@@ -174,7 +174,7 @@ pub(crate) fn run(arguments: Arguments, progress: &Progress) -> Result<ExitCode>
 /// with a remote alone it has a temporary one. It goes on without one that it cannot use.
 fn open_cache(settings: &Settings) -> Option<Cache> {
     let folder = settings.cache_dir();
-    let opened = if settings.named_cache_dir().is_some() || folder.join("index.sqlite").is_file() {
+    let opened = if settings.named_cache_dir().is_some() || folder.join("objects").is_dir() {
         Cache::open(&folder)
     } else if settings.cache_remote().is_some() {
         Cache::temporary()

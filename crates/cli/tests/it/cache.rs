@@ -1,4 +1,5 @@
-//! What becomes of a run when its cache is damaged, full, read-only, newer or without locks; and what `luthier cache` says.
+//! What becomes of a run when its cache is damaged, full, read-only, without locks or lost in part; and what
+//! `luthier cache` says.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,6 +11,23 @@ use luthier_testing::{Need, has_run_unprivileged};
 use serde_json::{Value, json};
 
 use crate::{PIPELINE, Project, Ran, luthier_files, photo, results, snapshot};
+
+/// The folders of a cache that hold neither artifacts nor features.
+const RECORDS: [&str; 4] = ["executions", "exports", "files", "runs"];
+
+/// The folders of a cache.
+const FOLDERS: [&str; 6] = ["executions", "exports", "files", "objects", "runs", "segments"];
+
+/// A project whose images are an hour old: its cache knows them by their stats from the first run on.
+fn project_at_rest() -> Project {
+    let project = Project::new();
+    let an_hour_ago = SystemTime::now() - Duration::from_secs(60 * 60);
+    for path in luthier_files(&project.path("data")) {
+        let file = File::options().append(true).open(path).unwrap();
+        file.set_modified(an_hour_ago).unwrap();
+    }
+    project
+}
 
 /// What the user gets, but for the times in it.
 fn outputs(project: &Project) -> Vec<(PathBuf, Vec<u8>)> {
@@ -41,15 +59,15 @@ fn restore(folder: &Path, files: &[(PathBuf, Vec<u8>)]) {
     }
 }
 
-/// Flips bytes in every file of a cache of which a run needs everything and makes nothing. The same, many more times and
-/// place by place, is tested where the cache is made; here the whole program is.
+/// Flips bytes in all kinds of files of a cache of which a run needs everything and makes nothing. The same, many more
+/// times and place by place, is tested where the cache is made; here the whole program is.
 #[test]
 fn a_flipped_byte_changes_no_result() {
     let n_flips: usize = match std::env::var("LUTHIER_TEST_FLIPS") {
         Ok(number) => number.parse().expect("LUTHIER_TEST_FLIPS is a number"),
         Err(_) => 50,
     };
-    let project = Project::new();
+    let project = project_at_rest();
     project.pipeline(&[]);
     let test = project.pipeline(&[])["test"].clone();
     let expected = outputs(&project);
@@ -65,18 +83,16 @@ fn a_flipped_byte_changes_no_result() {
     };
     let mut n_recomputed = 0;
     for flip in 0..n_flips {
-        // Half of the flips are in the index, and a third of those in its header.
-        let index = stored
-            .iter()
-            .position(|(path, _)| path.ends_with("index.sqlite"))
-            .unwrap();
-        let filled: Vec<usize> = (0..stored.len()).filter(|&file| !stored[file].1.is_empty()).collect();
-        let file = match flip % 2 {
-            0 => index,
-            _ => filled[flip / 2 % filled.len()],
-        };
+        // One kind after the other, for there are many files of some; every second time around, the head of a file.
+        let kind = folder.join(FOLDERS[flip % FOLDERS.len()]);
+        let of_kind: Vec<usize> = (0..stored.len())
+            .filter(|&file| stored[file].0.starts_with(&kind))
+            .collect();
+        assert!(!of_kind.is_empty(), "{}", kind.display());
+        let file = of_kind[below(of_kind.len())];
         let length = stored[file].1.len();
-        let byte = below(if flip % 6 == 0 { length.min(100) } else { length });
+        let is_of_head = (flip / FOLDERS.len()).is_multiple_of(2);
+        let byte = below(if is_of_head { length.min(100) } else { length });
         let mask = 1 + below(255) as u8;
         let place = format!("{} byte {byte} ^ {mask:#04x}", stored[file].0.display());
         let mut damaged = stored.clone();
@@ -92,9 +108,6 @@ fn a_flipped_byte_changes_no_result() {
         if ran.stderr.contains("warning: .luthier") || ran.stderr.contains(" ran ") {
             // Files that were written again are others, and the cache of before does not know them.
             project.pipeline(&[]);
-            for left_over in ["index.sqlite.damaged", "index.sqlite.damaged-wal"] {
-                fs::remove_file(folder.join(left_over)).ok();
-            }
             stored = snapshot(&folder);
         }
     }
@@ -249,35 +262,35 @@ fn what_killed_runs_left_in_output_folders_is_removed_when_it_can_be_no_living_o
 }
 
 #[test]
-fn a_cache_of_another_layout_is_left_alone() {
+fn a_cache_without_its_records_gives_the_same_results_and_embeds_nothing() {
+    let project = project_at_rest();
+    project.pipeline(&[]);
+    let expected = outputs(&project);
+    for lost in RECORDS.chunks(1).chain([&RECORDS[..]]) {
+        for kind in lost {
+            fs::remove_dir_all(project.path(&format!(".luthier/{kind}"))).unwrap();
+        }
+        let outcome = project.pipeline(&[]);
+        assert_eq!(
+            outcome["images"],
+            json!({"total": 18, "embedded": 0, "reused": 18, "skipped": 0}),
+            "{lost:?}"
+        );
+        assert!(outputs(&project) == expected, "{lost:?}");
+    }
+}
+
+#[test]
+fn gc_refuses_where_the_records_of_runs_were_lost() {
     let project = Project::new();
     project.pipeline(&[]);
-    let index = project.path(".luthier/index.sqlite");
-    let mut bytes = fs::read(&index).unwrap();
-    for (layout, hint) in [
-        (
-            99,
-            "update luthier, or use another folder with --cache-dir and leave this one to the newer luthier",
-        ),
-        (
-            4,
-            "remove this file: the next run makes it again and finds the features; earlier runs are forgotten",
-        ),
-        (
-            3,
-            "remove the cache's folder, or use another with --cache-dir: the next run fills it again",
-        ),
-    ] {
-        // SQLite's user_version and application_id, both of which say the layout.
-        bytes[63] = layout;
-        bytes[71] = layout;
-        fs::write(&index, &bytes).unwrap();
-        let message = format!(
-            "error: .luthier/index.sqlite: cache has layout {layout}, this luthier reads layout 5\nhint: {hint}"
-        );
-        assert_eq!(project.run(&PIPELINE).error(), (1, message.as_str()));
-        assert!(fs::read(&index).unwrap() == bytes);
-    }
+    fs::remove_dir_all(project.path(".luthier/runs")).unwrap();
+    let ran = project.run(&["cache", "gc"]);
+    let (status, error) = ran.error();
+    assert_eq!(status, 1);
+    assert!(error.contains("\nhint: the records of runs were lost"), "{error}");
+    project.pipeline(&[]);
+    assert_eq!(cache(&project, &["gc"])["features"], 0);
 }
 
 /// Makes a folder read-only, also for a superuser if `chattr` can, and writable again in the end.
@@ -378,18 +391,22 @@ fn what_is_damaged_in_a_cache_that_cannot_be_written_is_made_again_in_the_same_r
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_gives_its_features_without_its_index() {
-    if has_run_unprivileged("cache::a_cache_that_cannot_be_written_gives_its_features_without_its_index") {
+fn a_cache_that_cannot_be_written_gives_its_features_without_its_records() {
+    if has_run_unprivileged("cache::a_cache_that_cannot_be_written_gives_its_features_without_its_records") {
         return;
     }
-    let project = Project::new();
+    let project = project_at_rest();
     project.pipeline(&[]);
     let expected = outputs(&project);
-    let index = project.path(".luthier/index.sqlite");
-    let spoil = || fs::write(&index, [0x55u8; 9000]).unwrap();
-    let remove = || fs::remove_file(&index).unwrap();
-    for damage in [&spoil as &dyn Fn(), &remove] {
-        damage();
+    let folders = RECORDS.map(|kind| project.path(&format!(".luthier/{kind}")));
+    let spoil = |folder: &PathBuf| {
+        for path in luthier_files(folder) {
+            fs::write(path, [0x55u8; 9000]).unwrap();
+        }
+    };
+    let remove = |folder: &PathBuf| fs::remove_dir_all(folder).unwrap();
+    for damage in [&spoil as &dyn Fn(&PathBuf), &remove] {
+        folders.iter().for_each(damage);
         let Some(_read_only) = ReadOnly::new(&project.path(".luthier")) else {
             Need::ReadOnlyFolder.skip();
             return;
@@ -403,11 +420,13 @@ fn a_cache_that_cannot_be_written_gives_its_features_without_its_index() {
     }
 }
 
-/// Runs the pipeline while the system answers a call with an error. `None` where that cannot be arranged.
+/// Runs the pipeline while the system answers a call with an error. `None` where that cannot be arranged. The pipeline
+/// is quiet, so that what it writes goes to files.
 fn run_with_fault(project: &Project, call: &str, fault: &str) -> Option<Ran> {
     let tampered = format!("trace={call}");
     let how = format!("inject={call}:{fault}");
-    let mut traced = project.traced(&["-o", "/dev/null", "-e", &tampered, "-e", &how], &PIPELINE);
+    let options = ["-o", "/dev/null", "-e", &tampered, "-e", &how];
+    let mut traced = project.traced(&options, &[&PIPELINE[..], &["--quiet"]].concat());
     let ran = Ran::of(traced.output().ok()?);
     if ran.stderr.contains("strace: ") {
         return None;
@@ -418,21 +437,17 @@ fn run_with_fault(project: &Project, call: &str, fault: &str) -> Option<Ran> {
 #[test]
 fn a_file_system_without_locks_is_named() {
     let project = Project::new();
-    for (call, fault) in [
-        ("flock", "error=EOPNOTSUPP"),
-        ("flock", "error=ENOLCK"),
-        ("fcntl", "error=EIO"),
-    ] {
-        let Some(ran) = run_with_fault(&project, call, fault) else {
+    for fault in ["error=EOPNOTSUPP", "error=ENOLCK"] {
+        let Some(ran) = run_with_fault(&project, "flock", fault) else {
             Need::Strace.skip();
             return;
         };
         let (status, error) = ran.error();
         assert_eq!(status, 1);
-        assert!(error.starts_with("error: .luthier/"), "{call} {fault}: {error}");
+        assert!(error.starts_with("error: .luthier/"), "{fault}: {error}");
         assert!(
             error.contains("hint: put the cache on a local disk with --cache-dir"),
-            "{call} {fault}: {error}"
+            "{fault}: {error}"
         );
     }
 }
@@ -442,19 +457,19 @@ fn a_full_disk_is_named_and_nothing_is_lost() {
     let project = Project::new();
     project.pipeline(&[]);
     let expected = outputs(&project);
-    for folder in ["features", "models", "reports", ".luthier"] {
-        fs::remove_dir_all(project.path(folder)).unwrap();
-    }
     let mut n_errors = 0;
-    // SQLite writes with one of the calls, everything else with the other.
-    for (call, first) in [
-        ("pwrite64", 1),
-        ("pwrite64", 40),
-        ("pwrite64", 90),
-        ("write", 60),
-        ("fsync", 9),
+    // Of the writes a single one fails: what the error is must still be written.
+    for (call, when) in [
+        ("write", "2"),
+        ("write", "20"),
+        ("write", "40"),
+        ("?rename,?renameat,?renameat2", "5+"),
+        ("fsync", "9+"),
     ] {
-        let Some(ran) = run_with_fault(&project, call, &format!("error=ENOSPC:when={first}+")) else {
+        for folder in ["features", "models", "reports", ".luthier"] {
+            fs::remove_dir_all(project.path(folder)).ok();
+        }
+        let Some(ran) = run_with_fault(&project, call, &format!("error=ENOSPC:when={when}")) else {
             Need::Strace.skip();
             return;
         };
@@ -463,8 +478,8 @@ fn a_full_disk_is_named_and_nothing_is_lost() {
         }
         n_errors += 1;
         let (status, error) = ran.error();
-        assert_eq!(status, 1, "{call} {first}: {}", ran.stderr);
-        assert!(error.contains("\nhint: "), "{call} {first}: {error}");
+        assert_eq!(status, 1, "{call} {when}: {}", ran.stderr);
+        assert!(error.contains("\nhint: "), "{call} {when}: {error}");
         assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
     }
     assert!(n_errors >= 3, "{n_errors}");

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::{PIPELINE, Project, photo};
+use crate::{PIPELINE, Project, luthier_files, photo};
 
 #[track_caller]
 fn check(project: &Project, arguments: &[&str], status: i32, expected: &str) {
@@ -216,16 +216,15 @@ fn too_many_components_and_other_impossible_settings() {
 }
 
 #[test]
-fn a_cache_that_is_no_database_is_set_aside() {
+fn records_that_are_none_are_taken_as_missing() {
     let project = Project::new();
     project.pipeline(&[]);
-    project.write(
-        ".luthier/index.sqlite",
-        b"a text file that somebody put here, longer than a header of a database",
-    );
+    for path in luthier_files(&project.path(".luthier/executions")) {
+        fs::write(path, "a text file that somebody put here").unwrap();
+    }
     let ran = project.run(&PIPELINE).ok();
     assert!(
-        ran.stderr.contains("damaged (file is not a database); moved to"),
+        ran.stderr.contains(": record fails its checksum; taken as missing"),
         "{}",
         ran.stderr
     );

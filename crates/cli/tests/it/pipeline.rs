@@ -289,7 +289,7 @@ fn a_lost_or_damaged_artifact_is_made_again() {
     assert_eq!(plan.status, 3, "{}", plan.stderr);
     fs::remove_dir_all(project.path("reports")).unwrap();
     let outcome = project.pipeline(&[]);
-    assert_eq!(embedded(&outcome), 0, "features are in the index");
+    assert_eq!(embedded(&outcome), 0, "features are in segments");
     assert_same(&results(project.root.path()), &before, "after the damage");
 
     fs::remove_dir_all(project.path(".luthier/objects")).unwrap();

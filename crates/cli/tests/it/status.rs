@@ -62,8 +62,9 @@ fn record_run(project: &Project, executions: &[Execution]) {
 /// A copy of [`BASE`] with a cache that knows one run alone, which `change` makes another than it was.
 fn copy_with_past(change: impl Fn(&mut Execution)) -> Project {
     let project = copy();
-    fs::remove_file(project.path(".luthier/index.sqlite")).unwrap();
-    fs::remove_dir_all(project.path(".luthier/segments")).unwrap();
+    for kind in ["executions", "runs", "segments"] {
+        fs::remove_dir_all(project.path(&format!(".luthier/{kind}"))).unwrap();
+    }
     let cache = Cache::open(&project.path(".luthier")).unwrap();
     let mut executions = BASE.1.clone();
     for execution in &mut executions {

@@ -23,4 +23,4 @@ mod sha256;
 pub(crate) mod weights;
 mod weights_search;
 pub(crate) mod weights_store;
-pub(crate) mod winograd;
+mod winograd;

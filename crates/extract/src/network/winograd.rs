@@ -19,9 +19,6 @@ use tch::{Kind, Tensor};
 use super::bridge::{self, Activation, PackedConv, Shape};
 use crate::Result;
 
-/// Changes when the same convolutions give other numbers.
-pub(crate) const VERSION: u32 = 2;
-
 /// A 3 × 3 convolution with stride 1, padding 1 and a ReLU after it, in single precision, channels
 /// last.
 #[derive(Debug)]

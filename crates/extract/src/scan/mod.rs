@@ -185,10 +185,13 @@ fn digest(
     Ok((entries, n_read))
 }
 
-/// The index knows files by their full path, so that a relative path means the same file from any
+/// The cache knows files by their full path, so that a relative path means the same file from any
 /// folder.
 fn absolute(source: &DataSource, split: Split) -> Result<PathBuf> {
-    std::path::absolute(source.folder(split)).map_err(Error::io(source.folder(split)))
+    let folder = source.folder(split);
+    let absolute = std::path::absolute(folder).map_err(Error::io(folder))?;
+    // Without a separator at its end.
+    Ok(absolute.components().collect())
 }
 
 /// Warns of classes that differ only in upper and lower case.

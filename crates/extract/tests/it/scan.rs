@@ -274,6 +274,12 @@ fn unchanged_files_are_not_read_again_unless_asked() {
     }
     assert_eq!(folders.scan().unwrap().n_read, 4);
     assert_eq!(folders.scan().unwrap().n_read, 0);
+    // As a shell completes the names.
+    let split = DataSource::new(Layout::Split {
+        train: folders.path("train/"),
+        test: folders.path("test/"),
+    });
+    assert_eq!(scan(&split, &folders.cache, Rehash::No, &()).unwrap().n_read, 0);
 
     // The same size and time, other bytes: only a look inside tells.
     let path = folders.path("train/drum/1.jpg");
