@@ -74,6 +74,22 @@ impl KnownFiles {
     pub(super) fn digests<'a>(
         &self,
         folder: &str,
+        files: impl ExactSizeIterator<Item = (&'a str, FileStat)> + Clone,
+    ) -> Result<Vec<Option<Digest>>> {
+        let n_files = files.len();
+        for _ in 0..if n_files == 0 { 0 } else { LISTINGS } {
+            match self.digests_once(folder, files.clone()) {
+                // Another machine has merged a batch that is being read.
+                Err(Error::File(luthier_artifact::Error::Io { source, .. })) if is_gone(&source) => {}
+                other => return other,
+            }
+        }
+        Ok(vec![None; n_files])
+    }
+
+    fn digests_once<'a>(
+        &self,
+        folder: &str,
         files: impl ExactSizeIterator<Item = (&'a str, FileStat)>,
     ) -> Result<Vec<Option<Digest>>> {
         let mut known = self.known(folder)?;
@@ -98,14 +114,22 @@ impl KnownFiles {
         let mut learnt: Vec<(&str, FileStat, Digest)> = files.collect();
         learnt.sort_unstable_by_key(|(name, ..)| *name);
         let place = self.place(folder);
-        let old = stored(&place)?;
-        let number = old.last().map_or(0, |last| last.number + 1);
-        let mut learnt = learnt.into_iter().map(|(name, stat, digest)| Entry {
+        let entry = |&(name, stat, digest): &(&str, FileStat, Digest)| Entry {
             name: name.to_owned(),
             stat,
             digest,
-        });
-        write(&place, folder, number, || Ok(learnt.next()))?;
+        };
+        let old = loop {
+            let old = stored(&place)?;
+            let number = old.last().map_or(0, |last| last.number + 1);
+            let mut entries = learnt.iter().map(entry);
+            let written = write(&place, folder, number, || Ok(entries.next()))?;
+            // What another process has written meanwhile under this number or a larger one would overrule this batch.
+            let is_overruled = |batch: &Stored| batch.number >= number && written.as_ref() != Some(&batch.path);
+            if written.is_none() || !stored(&place)?.iter().any(is_overruled) {
+                break old;
+            }
+        };
         // The disk may have room for the batch, and not for all that is known.
         if old.len() >= MOST
             && let Err(error) = self.rewrite(folder, |_| true)
@@ -144,35 +168,39 @@ impl KnownFiles {
         Ok(())
     }
 
-    /// Removes the batches that are damaged, and counts them.
-    pub(super) fn forget_damaged(&self, observer: &dyn Observer) -> Result<u64> {
-        let damaged = self.damaged(observer)?;
-        damaged.iter().try_for_each(|batch| remove(&batch.path))?;
-        Ok(damaged.len() as u64)
+    /// Removes the batches that are damaged, and those before them, which they may have overruled. The result is how many
+    /// are damaged.
+    pub(super) fn verify(&self, observer: &dyn Observer) -> Result<u64> {
+        let mut n_damaged = 0;
+        for (_, place) in digests_below(&self.root)? {
+            let mut before = Vec::new();
+            for batch in stored(&place)? {
+                go_on(observer)?;
+                let is_damaged = batch.is_whole()? == Some(false);
+                before.push(batch);
+                if is_damaged {
+                    n_damaged += 1;
+                    before.drain(..).try_for_each(|batch| remove(&batch.path))?;
+                }
+            }
+        }
+        Ok(n_damaged)
     }
 
     /// An error if a batch is damaged: it is not known which files it named.
     pub(super) fn check(&self, observer: &dyn Observer) -> Result<()> {
-        match self.damaged(observer)?.first() {
-            Some(batch) => Err(Error::Lost {
-                what: "batch of known files",
-                digest: batch.digest,
-            }),
-            None => Ok(()),
-        }
-    }
-
-    fn damaged(&self, observer: &dyn Observer) -> Result<Vec<Stored>> {
-        let mut damaged = Vec::new();
         for (_, place) in digests_below(&self.root)? {
             for batch in stored(&place)? {
                 go_on(observer)?;
                 if batch.is_whole()? == Some(false) {
-                    damaged.push(batch);
+                    return Err(Error::Lost {
+                        what: "batch of known files",
+                        digest: batch.digest,
+                    });
                 }
             }
         }
-        Ok(damaged)
+        Ok(())
     }
 
     /// How many files are known.
@@ -192,7 +220,6 @@ impl KnownFiles {
         let (Some(last), Some(mut known)) = (old.last(), Merged::new(folder, &old)?) else {
             return Ok(());
         };
-        // What another process learns meanwhile has a larger number.
         let written = write(&place, folder, last.number, || {
             loop {
                 match known.next()? {

@@ -12,7 +12,7 @@ use crate::records::EXECUTIONS;
 use crate::run::{Run, RunState};
 use crate::segments::StoredFeature;
 use crate::upkeep::go_on;
-use crate::{Cache, Error, Execution, References, Result, now};
+use crate::{Cache, Error, Execution, References, Result, RunStage, now};
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -119,9 +119,9 @@ impl Cache {
     /// Removes what no kept run used, and what dead processes left behind.
     ///
     /// # Errors
-    /// [`Error::NothingRecorded`] if there are features, and no run is known that could have
-    /// used them: their records were lost. To keep 0 runs removes them all the same.
-    /// [`Error::Lost`] if the record of a run is damaged; [`verify`](Cache::verify) forgets it.
+    /// [`Error::NothingRecorded`] if there are features, and no run with an execution is known that could
+    /// have used them: their records were lost. To keep 0 runs removes them all the same.
+    /// [`Error::Lost`] if the record of a run or an execution is damaged; [`verify`](Cache::verify) forgets it.
     /// [`Error::InUse`] if another process has the cache open: it may be about to name what it stored.
     /// [`Error::File`] if something cannot be read or removed. [`Error::Interrupted`] soon after the
     /// observer says so; then only a part of what no kept run used is removed.
@@ -132,14 +132,17 @@ impl Cache {
         let features = self.features.features()?;
         let descriptors: HashSet<Digest> = features.iter().map(|feature| feature.descriptor).collect();
 
-        if limits.runs != Some(0) {
-            self.records.check_runs()?;
-        }
         let runs = self.records.runs()?;
-        if runs.is_empty() && !features.is_empty() && limits.runs != Some(0) {
-            return Err(Error::NothingRecorded {
-                path: self.folder.clone(),
-            });
+        if limits.runs != Some(0) {
+            self.records.check_use()?;
+            let mut stages = runs.iter().flat_map(|run| &run.stages);
+            let is_recorded = |stage: &RunStage| Ok::<_, Error>(self.records.execution(&stage.key)?.is_some());
+            let is_known = stages.try_fold(false, |known, stage| Ok::<_, Error>(known || is_recorded(stage)?))?;
+            if !is_known && !features.is_empty() {
+                return Err(Error::NothingRecorded {
+                    path: self.folder.clone(),
+                });
+            }
         }
         let mut used = Used::default();
         let mut kept = HashSet::new();
@@ -228,7 +231,7 @@ impl Cache {
         self.check_writable()?;
         let _alone = self.lock.exclusive()?;
         self.files.check(observer)?;
-        self.records.check_runs()?;
+        self.records.check_use()?;
         let mut images = HashSet::new();
         let mut gone: HashSet<PathBuf> = HashSet::new();
         let mut folders = DataFolders::new(self.files.folders()?);

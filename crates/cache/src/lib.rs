@@ -462,7 +462,7 @@ impl Cache {
     pub fn file_digests<'a>(
         &self,
         folder: &Path,
-        files: impl ExactSizeIterator<Item = (&'a str, FileStat)>,
+        files: impl ExactSizeIterator<Item = (&'a str, FileStat)> + Clone,
     ) -> Result<Vec<Option<Digest>>> {
         self.files.digests(&file_names::name_of(folder), files)
     }

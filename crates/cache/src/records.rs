@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -84,33 +84,45 @@ impl Records {
     pub(super) fn change_runs(&self, project: &str, change: impl FnOnce(&mut Vec<Run>)) -> Result<()> {
         let kind = kind_of_runs(project);
         let before = self.runs_of(project)?;
-        let newest = before.last().map_or(0, |run| run.id);
         let mut after = before.clone();
         change(&mut after);
+        let newest = after.iter().map(|run| run.id).max().unwrap_or_default();
+        for run in after.iter_mut().filter(|run| run.id == 0) {
+            run.id = newest + 1;
+        }
         // First what is new: a process that is killed in between leaves too much.
         for run in after.iter().filter(|run| !before.contains(run)) {
-            let id = if run.id == 0 { newest + 1 } else { run.id };
-            let run = Run { id, ..run.clone() };
-            self.put(&kind, &run.name(), &run)?;
+            self.put(&kind, &run.name(), run)?;
         }
-        let is_kept = |run: &&Run| after.iter().any(|kept| kept.id == run.id);
-        let mut gone = before.iter().filter(|run| !is_kept(run));
-        gone.try_for_each(|run| self.forget(&kind, &run.name()))
+        let kept: HashSet<Digest> = after.iter().map(Run::name).collect();
+        let mut gone = before.iter().map(Run::name).filter(|name| !kept.contains(name));
+        gone.try_for_each(|name| self.forget(&kind, &name))
     }
 
-    /// An error if the record of a run is damaged, or of another version: it is not known what the run used.
-    pub(super) fn check_runs(&self) -> Result<()> {
+    /// An error if a record of a run or an execution is damaged, or of another version: it is not known what it used.
+    pub(super) fn check_use(&self) -> Result<()> {
         for project in self.projects()? {
-            for name in self.names(&project)? {
-                if self.get::<Run>(&project, &name)?.is_none() {
-                    return Err(Error::Lost {
-                        what: "record of a run",
-                        digest: name,
-                    });
-                }
+            self.check::<Run>(&project, "record of a run")?;
+        }
+        self.check::<Execution>(EXECUTIONS, "record of an execution")
+    }
+
+    fn check<T: DeserializeOwned>(&self, kind: &str, what: &'static str) -> Result<()> {
+        for digest in self.names(kind)? {
+            if self.get::<T>(kind, &digest)?.is_none() {
+                return Err(Error::Lost { what, digest });
             }
         }
         Ok(())
+    }
+
+    /// Forgets damaged records of runs and of files written for the user, and counts them.
+    pub(super) fn verify(&self, observer: &dyn Observer) -> Result<u64> {
+        let mut n_damaged = self.forget_damaged::<(FileStat, Digest)>(EXPORTS, observer)?;
+        for project in self.projects()? {
+            n_damaged += self.forget_damaged::<Run>(&project, observer)?;
+        }
+        Ok(n_damaged)
     }
 
     pub(super) fn forget_run(&self, run: &Run) -> Result<()> {
@@ -142,7 +154,7 @@ impl Records {
     fn put(&self, kind: &str, name: &Digest, value: &impl Serialize) -> Result<()> {
         let json = serde_json::to_vec(value).expect("plain data always serialize");
         let path = path_below(&self.folder.join(kind), name);
-        let bytes = [check(kind, name, &json).to_string().as_bytes(), b"\n", &json].concat();
+        let bytes = [digest_of(kind, name, &json).to_string().as_bytes(), b"\n", &json].concat();
         write_atomically(&path, &bytes)?;
         Ok(())
     }
@@ -151,13 +163,13 @@ impl Records {
         Ok(remove(&path_below(&self.folder.join(kind), name))?)
     }
 
-    /// Forgets the records of a kind that fail their digest, and counts them.
-    pub(super) fn forget_damaged(&self, kind: &str, observer: &dyn Observer) -> Result<u64> {
+    /// Forgets the records of a kind that are damaged, or of another version, and counts them.
+    fn forget_damaged<T: DeserializeOwned>(&self, kind: &str, observer: &dyn Observer) -> Result<u64> {
         let mut n_damaged = 0;
         for name in self.names(kind)? {
             go_on(observer)?;
             // Another process may have removed it.
-            if self.json(kind, &name)?.is_none() && path_below(&self.folder.join(kind), &name).exists() {
+            if self.get::<T>(kind, &name)?.is_none() && path_below(&self.folder.join(kind), &name).exists() {
                 self.forget(kind, &name)?;
                 n_damaged += 1;
             }
@@ -181,7 +193,7 @@ impl Records {
             let line = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
             let (line, json) = bytes.split_at(line);
             let json = json.get(1..).unwrap_or_default();
-            if line == check(kind, name, json).to_string().as_bytes() {
+            if line == digest_of(kind, name, json).to_string().as_bytes() {
                 return Ok(Some(json.to_vec()));
             }
             tracing::warn!("{}: record fails its checksum; taken as missing", path.display());
@@ -191,7 +203,7 @@ impl Records {
 }
 
 /// The digest of kind, name and JSON, of which the kind alone has no fixed length.
-fn check(kind: &str, name: &Digest, json: &[u8]) -> Digest {
+fn digest_of(kind: &str, name: &Digest, json: &[u8]) -> Digest {
     Digest::of(&[kind.as_bytes(), b"\n", name.as_bytes(), json].concat())
 }
 

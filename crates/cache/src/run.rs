@@ -72,7 +72,7 @@ impl Run {
     /// The name of its record. Two runs that end at once may get the same number, and both are kept.
     pub(super) fn name(&self) -> Digest {
         let keys = self.stages.iter().flat_map(|stage| *stage.key.as_bytes());
-        let number = self.id.to_le_bytes().into_iter();
+        let number = self.id.to_le_bytes().into_iter().chain([self.state as u8]);
         Digest::of(&number.chain(keys).collect::<Vec<u8>>())
     }
 

@@ -169,10 +169,7 @@ impl Cache {
                 report.forgotten_executions += 1;
             }
         }
-        for kind in self.records.projects()?.iter().map(String::as_str).chain([EXPORTS]) {
-            report.damaged_records += self.records.forget_damaged(kind, observer)?;
-        }
-        report.damaged_records += self.files.forget_damaged(observer)?;
+        report.damaged_records = self.records.verify(observer)? + self.files.verify(observer)?;
         report.left_over_files = match self.lock.exclusive() {
             Ok(_alone) => {
                 let left_over = self.left_over()?;

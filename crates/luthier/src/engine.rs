@@ -379,6 +379,7 @@ impl Engine<'_> {
                 .iter()
                 .filter_map(|entry| entry.content.digest())
                 .collect();
+            runner.begin()?;
             let (embedded, skipped) = pipeline.embed(data, &images, &runner)?;
             runner.finish()?;
             Ok(ShardSummary {
@@ -401,6 +402,7 @@ impl Engine<'_> {
             let (scan, images) = pipeline.scan(data, &mut runner)?;
             let mut part = shard.of(&scan.manifest);
             part.entries.retain(|entry| entry.split == Split::Train);
+            runner.begin()?;
             let (moments, extractor, skipped) = pipeline.moments(data, &part, &runner)?;
             runner.finish()?;
             // Which part has a file that cannot be read, nobody knows: all of them speak of it.

@@ -23,7 +23,7 @@ use crate::{Error, Result};
 /// An earlier run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EarlierRun {
-    /// Its number in the cache.
+    /// Its number in its project.
     pub number: i64,
     /// When it was last used, in seconds since 1970.
     pub time: u64,

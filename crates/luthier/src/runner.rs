@@ -307,7 +307,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Tells the cache, before a stage runs, that what it has stored and stores from now on is in use.
-    fn begin(&self) -> Result<()> {
+    pub(crate) fn begin(&self) -> Result<()> {
         Ok(self.cache.begin_run(&self.project, &self.stages())?)
     }
 

@@ -442,7 +442,7 @@ fn what_many_batches_say_of_a_folder_is_found_there_alone_and_kept_in_few_files(
         }
     }
     let of_photos = folder.records("files");
-    assert!(of_photos.len() < 40, "{of_photos:?}");
+    assert!(of_photos.len() < 10, "{of_photos:?}");
     remember(&cache, "/other", &first, STAT);
     files.sort();
     let second = folder.open();
@@ -482,9 +482,9 @@ fn a_damaged_batch_revives_nothing_that_it_overruled() {
     // The files that it named may still be there.
     let refused = cache.prune_images(DryRun::No, GoneFolders::Forget, &());
     assert!(matches!(refused, Err(Error::Lost { .. })), "{refused:?}");
-    remember(b"newer");
-    assert_eq!(ask(), Some(Digest::of(b"newer")));
     assert_eq!(cache.verify(&()).unwrap().damaged_records, 1);
+    assert_eq!(ask(), None);
+    remember(b"newer");
     assert_eq!(ask(), Some(Digest::of(b"newer")));
 }
 

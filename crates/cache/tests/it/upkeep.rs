@@ -552,6 +552,15 @@ fn without_the_records_of_runs_nothing_is_taken_for_unused() {
     fs::write(record, "damaged").unwrap();
     let refused = cache.gc(&runs(1), DryRun::No, &());
     assert!(matches!(refused, Err(Error::Lost { .. })), "{refused:?}");
+    cache.verify(&()).unwrap();
+    // And where the stages that a run used are not known.
+    let stage = RunStage {
+        stage: "extract".to_owned(),
+        key: Digest::of(b"a key of which nothing is recorded"),
+    };
+    cache.record_run("/project", &[stage], REUSE).unwrap();
+    let refused = cache.gc(&runs(1), DryRun::No, &());
+    assert!(matches!(refused, Err(Error::NothingRecorded { .. })), "{refused:?}");
     fs::remove_dir_all(folder.root.path().join("runs")).unwrap();
     for refused in [
         cache.gc(&runs(1), DryRun::No, &()).map(drop),

@@ -243,7 +243,7 @@ impl Scene {
         }
     }
 
-    /// Kills a run at the entry of each of these calls, or of every seventh.
+    /// Kills a run at the entry of each of these calls, or of as many as [`stride_of`] says.
     fn kill_at_every(&self, calls: &str, expect: Expect) {
         let mut n_kills = 0;
         for place in (1..).step_by(stride_of(calls)) {

@@ -855,7 +855,8 @@ fn times_are_judged_by_earlier_runs_that_compare() {
         }
     });
     let cache = Cache::open(&project.path(".luthier")).unwrap();
-    // Somebody else's run came later: of two that compare, the later one counts.
+    // Somebody else's run came later: of two that compare, the later one counts. Times of runs are whole seconds.
+    std::thread::sleep(Duration::from_secs(1));
     let mut later = BASE.1[3].clone();
     set(&mut later, "variance", Some("0.9"));
     later.seconds = 7.0;
