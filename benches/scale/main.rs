@@ -131,6 +131,10 @@ impl Data {
             count,
             photo: jpeg(96, 96, 1),
         };
+        // Of a measurement that was ended.
+        if folder.exists() {
+            fs::remove_dir_all(folder)?;
+        }
         for split in ["train", "test"] {
             for class in 0..N_CLASSES {
                 fs::create_dir_all(folder.join(split).join(format!("class-{class}")))?;
