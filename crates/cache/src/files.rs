@@ -9,8 +9,8 @@
 //! | head | [`HEAD`], length of the scanned folder's name 4, this name |
 //! | each file, in the order of names | length of its name 4, its name below the folder, size 8, modification time 8, inode 8, digest 32 |
 //!
-//! Numbers are little-endian. A batch never changes. What a later batch says of a file holds. So if a
-//! batch does not have its digest, nothing that was learnt before it holds, with a warning, and the
+//! Numbers are little-endian. A batch never changes. A later batch overrules an earlier one. So a
+//! batch that does not have its digest makes all earlier ones worthless: a warning says so, and the
 //! files are read again. When a folder has many batches, the process that adds one merges them.
 
 use std::collections::BTreeSet;

@@ -12,7 +12,7 @@ use crate::records::EXECUTIONS;
 use crate::run::{Run, RunState};
 use crate::segments::StoredFeature;
 use crate::upkeep::go_on;
-use crate::{Cache, Error, Execution, References, Result, RunStage, now};
+use crate::{Cache, Error, Execution, References, Result, now};
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -134,10 +134,11 @@ impl Cache {
 
         let runs = self.records.runs()?;
         if limits.runs != Some(0) {
-            self.records.check_use()?;
-            let mut stages = runs.iter().flat_map(|run| &run.stages);
-            let is_recorded = |stage: &RunStage| Ok::<_, Error>(self.records.execution(&stage.key)?.is_some());
-            let is_known = stages.try_fold(false, |known, stage| Ok::<_, Error>(known || is_recorded(stage)?))?;
+            self.records.check_use(observer)?;
+            let has_executions = |run| Ok::<_, Error>(!self.executions_in(run)?.is_empty());
+            let is_known = runs
+                .iter()
+                .try_fold(false, |known, run| Ok::<_, Error>(known || has_executions(run)?))?;
             if !is_known && !features.is_empty() {
                 return Err(Error::NothingRecorded {
                     path: self.folder.clone(),
@@ -231,7 +232,7 @@ impl Cache {
         self.check_writable()?;
         let _alone = self.lock.exclusive()?;
         self.files.check(observer)?;
-        self.records.check_use()?;
+        self.records.check_use(observer)?;
         let mut images = HashSet::new();
         let mut gone: HashSet<PathBuf> = HashSet::new();
         let mut folders = DataFolders::new(self.files.folders()?);

@@ -78,9 +78,10 @@
 //! # What is known of files
 //!
 //! The digest of a file is remembered with its size, modification time and inode. While these three
-//! are unchanged, the file is not read again below the same folder. There is one exception: a file that changed less than
-//! two seconds before it was read is not remembered. It could change again within one tick of the
-//! file system's clock, and its modification time would not show it. `--rehash` reads every file.
+//! are unchanged, the file is not read again below the same folder. There is one exception: a file
+//! that changed less than two seconds before it was read is not remembered. It could change again
+//! within one tick of the file system's clock, and its modification time would not show it.
+//! `--rehash` reads every file.
 //!
 //! The folders that were scanned are remembered too. `prune-images` ([`Cache::prune_images`]) takes
 //! a file for deleted only if its folder is there and still holds files. Otherwise the drive may
@@ -345,7 +346,7 @@ impl Cache {
     /// What this key gave before, if all its outputs are still there.
     ///
     /// # Errors
-    /// [`Error::File`] if a record cannot be read or written.
+    /// [`Error::File`] if a record cannot be read.
     pub fn execution(&self, key: &Digest) -> Result<Option<Execution>> {
         let is_there = |output: &Output| self.objects.contains(&output.digest);
         let execution = self.records.execution(key)?;
@@ -355,7 +356,7 @@ impl Cache {
     /// The parts of a key that was recorded before, even if its outputs are gone.
     ///
     /// # Errors
-    /// [`Error::File`] if a record cannot be read or written.
+    /// [`Error::File`] if a record cannot be read.
     pub fn recorded_key(&self, key: &Digest) -> Result<Option<Key>> {
         Ok(self.records.execution(key)?.map(|execution| execution.key))
     }
@@ -364,7 +365,7 @@ impl Cache {
     /// `key` itself if it is recorded.
     ///
     /// # Errors
-    /// [`Error::File`] if a record cannot be read or written.
+    /// [`Error::File`] if a record cannot be read.
     pub fn nearest_key(&self, key: &Key) -> Result<Option<Key>> {
         let keys = self
             .executions_of(&key.stage)?
@@ -376,7 +377,7 @@ impl Cache {
     /// The recorded executions of a stage, even if their outputs are gone, in the order in which runs last used them.
     ///
     /// # Errors
-    /// [`Error::File`] if a record cannot be read or written.
+    /// [`Error::File`] if a record cannot be read.
     pub fn history(&self, stage: &str) -> Result<Vec<Execution>> {
         let mut past = self.executions_of(stage)?;
         let mut runs = self.records.runs()?;
@@ -436,7 +437,7 @@ impl Cache {
     /// The finished runs of a project that the cache still knows, the oldest first.
     ///
     /// # Errors
-    /// [`Error::File`] if a record cannot be read or written.
+    /// [`Error::File`] if a record cannot be read.
     pub fn finished_runs(&self, project: &str) -> Result<Vec<Run>> {
         let mut runs = self.records.runs_of(project)?;
         runs.retain(|run| run.state == RunState::Finished);
@@ -446,7 +447,7 @@ impl Cache {
     /// The keys of a project's last finished run; empty if there was none.
     ///
     /// # Errors
-    /// [`Error::File`] if a record cannot be read or written.
+    /// [`Error::File`] if a record cannot be read.
     pub fn last_run(&self, project: &str) -> Result<Vec<RunStage>> {
         let last = self.finished_runs(project)?.pop();
         Ok(last.map(|run| run.stages).unwrap_or_default())
@@ -458,7 +459,7 @@ impl Cache {
     /// `files` are paths below `folder`, in order. `folder` is absolute.
     ///
     /// # Errors
-    /// [`Error::File`] if a record cannot be read or written.
+    /// [`Error::File`] if a record cannot be read.
     pub fn file_digests<'a>(
         &self,
         folder: &Path,
@@ -576,7 +577,7 @@ impl Cache {
     /// Whether the file at `path` is still as it was written from `source`.
     ///
     /// # Errors
-    /// [`Error::File`] if a record cannot be read or written.
+    /// [`Error::File`] if a record cannot be read.
     pub fn is_exported(&self, path: &Path, source: &Digest) -> Result<bool> {
         let Ok(stat) = FileStat::of(path) else { return Ok(false) };
         self.records.is_exported(path, &stat, source)

@@ -100,29 +100,33 @@ impl Records {
     }
 
     /// An error if a record of a run or an execution is damaged, or of another version: it is not known what it used.
-    pub(super) fn check_use(&self) -> Result<()> {
+    pub(super) fn check_use(&self, observer: &dyn Observer) -> Result<()> {
+        let lost = |what, damaged: Vec<Digest>| match damaged.first() {
+            Some(&digest) => Err(Error::Lost { what, digest }),
+            None => Ok(()),
+        };
         for project in self.projects()? {
-            self.check::<Run>(&project, "record of a run")?;
+            lost("record of a run", self.damaged::<Run>(&project, observer)?)?;
         }
-        self.check::<Execution>(EXECUTIONS, "record of an execution")
-    }
-
-    fn check<T: DeserializeOwned>(&self, kind: &str, what: &'static str) -> Result<()> {
-        for digest in self.names(kind)? {
-            if self.get::<T>(kind, &digest)?.is_none() {
-                return Err(Error::Lost { what, digest });
-            }
-        }
-        Ok(())
+        lost(
+            "record of an execution",
+            self.damaged::<Execution>(EXECUTIONS, observer)?,
+        )
     }
 
     /// Forgets damaged records of runs and of files written for the user, and counts them.
     pub(super) fn verify(&self, observer: &dyn Observer) -> Result<u64> {
-        let mut n_damaged = self.forget_damaged::<(FileStat, Digest)>(EXPORTS, observer)?;
+        let exports = self.damaged::<(FileStat, Digest)>(EXPORTS, observer)?;
+        let mut n_damaged = self.forget_all(EXPORTS, &exports)?;
         for project in self.projects()? {
-            n_damaged += self.forget_damaged::<Run>(&project, observer)?;
+            n_damaged += self.forget_all(&project, &self.damaged::<Run>(&project, observer)?)?;
         }
         Ok(n_damaged)
+    }
+
+    fn forget_all(&self, kind: &str, names: &[Digest]) -> Result<u64> {
+        names.iter().try_for_each(|name| self.forget(kind, name))?;
+        Ok(names.len() as u64)
     }
 
     pub(super) fn forget_run(&self, run: &Run) -> Result<()> {
@@ -163,18 +167,17 @@ impl Records {
         Ok(remove(&path_below(&self.folder.join(kind), name))?)
     }
 
-    /// Forgets the records of a kind that are damaged, or of another version, and counts them.
-    fn forget_damaged<T: DeserializeOwned>(&self, kind: &str, observer: &dyn Observer) -> Result<u64> {
-        let mut n_damaged = 0;
+    /// The names of the records of a kind that are damaged, or of another version.
+    fn damaged<T: DeserializeOwned>(&self, kind: &str, observer: &dyn Observer) -> Result<Vec<Digest>> {
+        let mut damaged = Vec::new();
         for name in self.names(kind)? {
             go_on(observer)?;
             // Another process may have removed it.
             if self.get::<T>(kind, &name)?.is_none() && path_below(&self.folder.join(kind), &name).exists() {
-                self.forget(kind, &name)?;
-                n_damaged += 1;
+                damaged.push(name);
             }
         }
-        Ok(n_damaged)
+        Ok(damaged)
     }
 
     fn folders(&self) -> impl Iterator<Item = &PathBuf> {
